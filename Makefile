@@ -1,0 +1,45 @@
+# `make help` lists the targets. PYTHON is the interpreter that makes the virtual environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lint types imports clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# A stamp for each set of extras, remade when pyproject.toml changes: nothing is installed twice.
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed  ## search, train, certify and report on embedded digits (OUT=runs/demo)
+	$(BIN)/raycrt demo --out $(OUT)
+
+test: $(VENV)/.installed-test  ## run the test suite
+	$(BIN)/python -m pytest
+
+check: format lint types imports test  ## everything that must hold before a commit
+
+format: $(VENV)/.installed-test  ## check the formatting
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.installed-test  ## lint
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-test  ## check the types
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-test  ## check the import direction
+	$(BIN)/lint-imports
+
+clean:  ## remove the virtual environment and everything that was made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs

@@ -1,0 +1,121 @@
+"""Certificates on disk: a directory of Parquet files, a row for each image, and a manifest.
+
+The columns are a public format, see docs/certificates.md; `SCHEMA_VERSION` counts its changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raycrt.certify import Certificates, Status
+from raycrt.checkpoint import write_atomically
+from raycrt.errors import InvalidInput, require
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+ROWS = "rows"
+SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("label", pa.int64()),
+        ("prediction", pa.int64()),
+        ("radius", pa.float64()),
+        ("radius_runner_up", pa.float64()),
+        ("binding", pa.int64()),
+        ("runner_up", pa.int64()),
+        ("curvature", pa.float64()),
+        ("status", pa.string()),
+    ]
+)
+
+
+def columns(certificates: Certificates, first: int, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of the table for images number `first` onwards."""
+    return {
+        "index": np.arange(first, first + len(certificates)),
+        "label": labels.astype(np.int64),
+        "prediction": certificates.prediction.numpy(force=True),
+        "radius": certificates.radius.numpy(force=True),
+        "radius_runner_up": certificates.radius_runner_up.numpy(force=True),
+        "binding": certificates.binding.numpy(force=True),
+        "runner_up": certificates.runner_up.numpy(force=True),
+        "curvature": certificates.curvature.numpy(force=True),
+        "status": np.array([Status(int(s)).name.lower() for s in certificates.status]),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a table of certificates says: shares of all rows, and radii in units of the input."""
+
+    rows: int
+    clean: float
+    mean_radius: float
+    certified: dict[float, float]
+    certified_runner_up: dict[float, float]
+
+
+def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows, sorted by index, and the manifest; refuses a table with lost or doubled rows."""
+    file = directory / MANIFEST
+    if not file.is_file():
+        raise InvalidInput(f"a certificates directory must hold {MANIFEST}, {directory} does not")
+    manifest = json.loads(file.read_text())
+    table = read_rows(directory)
+    check_complete(table, manifest["rows"])
+    return table, manifest
+
+
+def read_rows(directory: Path) -> pa.Table:
+    """Whatever rows have been written so far, sorted by index."""
+    files = sorted((directory / ROWS).glob("*.parquet"))
+    if not files:
+        return SCHEMA.empty_table()
+    tables = [pq.read_table(file, schema=SCHEMA) for file in files]
+    return pa.concat_tables(tables).sort_by("index")
+
+
+def check_complete(table: pa.Table, rows: int) -> None:
+    """Raise unless `table` holds each of the indices 0 .. rows - 1 exactly once."""
+    index = table.column("index").to_numpy()
+    require(len(index) == rows, "as many certificates as images", got=len(index), images=rows)
+    require(
+        bool((index == np.arange(rows)).all()),
+        "each index 0 .. n - 1 exactly once",
+        unique=len(np.unique(index)),
+        images=rows,
+    )
+
+
+def write_rows(file: Path, table: pa.Table) -> None:
+    """Write rows as one Parquet file, whole or not at all."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    write_atomically(file, buffer.getvalue().to_pybytes())
+
+
+def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2)
+    write_atomically(directory / MANIFEST, text.encode())
+
+
+def summarise(table: pa.Table, at: tuple[float, ...]) -> Summary:
+    """Clean and certified accuracy: certified at r means predicted right with radius > r."""
+    right = table.column("prediction").to_numpy() == table.column("label").to_numpy()
+    radius = np.where(right, table.column("radius").to_numpy(), 0.0)
+    runner_up = np.where(right, table.column("radius_runner_up").to_numpy(), 0.0)
+    return Summary(
+        rows=len(right),
+        clean=float(right.mean()),
+        mean_radius=float(radius.mean()),
+        certified={r: float((radius > r).mean()) for r in at},
+        certified_runner_up={r: float((runner_up > r).mean()) for r in at},
+    )

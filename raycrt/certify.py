@@ -1,0 +1,309 @@
+"""Certificates for all classes: around each image a radius in which the prediction cannot change.
+
+The theorem speaks of the network with the stored weights evaluated in exact arithmetic. Everything
+that is proved is evaluated in float64; what rounding can do to it is bounded and subtracted. The
+solver only proposes points (in float32, rounded to float16): `raycrt.dual.radius` turns any point
+into a valid radius.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from raycrt import dual
+from raycrt.curvature import layer_bounds, margin_curvature
+from raycrt.errors import require
+from raycrt.network import Network, margin_direction
+from raycrt.rounding import ErrorModel
+
+EPS = torch.finfo(torch.float64).eps
+# Stored radii are rounded down by this, relatively, so that a checker's own rounding fits below it.
+_ROUND_DOWN = 1 - 1e-9
+
+
+class Status(IntEnum):
+    """Why a radius is what it is. Every status but CERTIFIED has radius 0."""
+
+    CERTIFIED = 0
+    NON_FINITE_INPUT = 1
+    NON_FINITE_NETWORK = 2
+    TIED = 3
+    NO_RADIUS = 4
+
+    @property
+    def sentence(self) -> str:
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.CERTIFIED: "No l2 perturbation below the radius changes the prediction.",
+    Status.NON_FINITE_INPUT: "The image holds NaN or infinite values.",
+    Status.NON_FINITE_NETWORK: "The weights, logits or curvature bounds are not finite.",
+    Status.TIED: "Two classes share the largest logit, up to rounding.",
+    Status.NO_RADIUS: "The bound of some margin proves nothing, up to rounding.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificates:
+    """One entry for each image, all tensors of length n.
+
+    `radius` float64: for every x' with |x' - x|_2 < radius the network predicts `prediction`.
+    `radius_runner_up` float64: the same against the second-largest logit only, for comparison with
+    the literature; it proves nothing about the prediction. `binding` is the class whose margin
+    gives `radius`, `status` a `Status`. `curvature` is the bound m of the binding margin.
+    """
+
+    radius: Tensor
+    radius_runner_up: Tensor
+    prediction: Tensor
+    runner_up: Tensor
+    binding: Tensor
+    status: Tensor
+    curvature: Tensor
+
+    def __len__(self) -> int:
+        return len(self.radius)
+
+    @staticmethod
+    def concatenate(parts: list[Certificates]) -> Certificates:
+        names = [f.name for f in fields(Certificates)]
+        return Certificates(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
+
+
+class Certifier:
+    """A network with its proved curvature: computed once, then any number of images.
+
+    `steps` bounds the solver's gradients for each margin (0: closed form only); `batch_size` the
+    rows at a time. Results do not depend on how images are batched, but for the last bits that
+    matrix products round differently: every one of them is a valid radius.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        steps: int = 60,
+        batch_size: int = 256,
+        curvature: Tensor | None = None,
+    ) -> None:
+        require(steps >= 0, "steps >= 0", steps=steps)
+        require(batch_size > 0, "batch_size > 0", batch_size=batch_size)
+        self.steps, self.batch_size = steps, batch_size
+        self.fast = _copy(network, torch.float32)
+        self.exact = _copy(network, torch.float64)
+        self.finite = all(bool(torch.isfinite(p).all()) for p in network.parameters())
+        if not self.finite:
+            return
+        self.curvature = margin_curvature(network) if curvature is None else curvature
+        self.errors = ErrorModel.of(network, layer_bounds(network))
+
+    def __call__(self, images: Tensor) -> Certificates:
+        """Certify `images` (n, ...) with pixels as the network was trained on."""
+        return Certificates.concatenate(list(self.batches(images)))
+
+    def batches(self, images: Tensor) -> Iterator[Certificates]:
+        """Certificates in order, `batch_size` images at a time."""
+        require(len(images) > 0, "at least one image", images=tuple(images.shape))
+        flat = images.flatten(1)
+        require(
+            flat.shape[1] == self.exact.features,
+            "features of an image == features of the network",
+            image=flat.shape[1],
+            network=self.exact.features,
+        )
+        for rows in flat.split(self.batch_size):
+            yield self._certify(rows)
+
+    @torch.no_grad()
+    def _certify(self, x: Tensor) -> Certificates:
+        if not self.finite:
+            return _failed(len(x), Status.NON_FINITE_NETWORK, x.device)
+        finite = torch.isfinite(x).all(1)
+        x64 = torch.where(finite[:, None], x, 0.0).double()
+        trace = self.exact.trace(x64)
+        logits = trace.logits
+        n, classes = logits.shape
+        rows = torch.arange(n, device=x.device)
+        first = logits.topk(2, dim=1)
+        label, runner_up = first.indices[:, 0], first.indices[:, 1]
+        eye = torch.eye(classes, dtype=x64.dtype, device=x.device)
+        jacobian = self.exact.pull_back(trace.slopes, eye.expand(n, -1, -1))
+        values = logits[rows, label][:, None] - logits
+        gradients = jacobian[rows, label][:, None] - jacobian
+        m = self.curvature.to(x.device)[label]
+        others = torch.arange(classes, device=x.device) != label[:, None]
+        radii = torch.full_like(values, torch.inf)
+        radii[others] = self._proved(
+            x64.norm(dim=1)[:, None].expand_as(values)[others],
+            values[others],
+            gradients[others],
+            m[others],
+        )
+        self._improve(x64, label, runner_up, values, gradients, m, radii)
+        return _collect(label, runner_up, values, m, radii, finite & _all_finite(logits))
+
+    def _proved(
+        self,
+        length: Tensor,
+        value: Tensor,
+        gradient: Tensor,
+        m: Tensor,
+        u: Tensor | None = None,
+    ) -> Tensor:
+        """`dual.radius` less everything that rounding can have added, rows of margins; >= 0.
+
+        `length` is |x0|. The exact gradient g satisfies |g - computed| <= e, so the quadratic bound
+        holds with the computed one if e |x' - x| is taken from the margin, for x' in the ball that
+        is claimed. Second round: the claimed radius itself bounds that distance.
+        """
+        shift = torch.zeros_like(value) if u is None else u.norm(dim=-1)
+        reach = (length + shift) * (1 + 1e-9)
+        off_value = self.errors.margin(reach, EPS)
+        off_gradient = self.errors.gradient(reach, EPS)
+        optimistic = dual.radius(value, gradient, m, u).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+        lowered = value - off_value - off_gradient * (optimistic + 2 * shift)
+        # The formula's own rounding: absolute in its numerator, relative in its denominator.
+        size = gradient.norm(dim=-1)
+        terms = gradient.shape[-1] + 8
+        own = terms * EPS * (2 * value.abs() + 2 * size * shift + m * shift.square())
+        radius = dual.radius(lowered - own, gradient, m, u)
+        radius = torch.minimum(radius, optimistic) * _ROUND_DOWN
+        return radius.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+
+    def _improve(
+        self,
+        x: Tensor,
+        label: Tensor,
+        runner_up: Tensor,
+        values: Tensor,
+        gradients: Tensor,
+        m: Tensor,
+        radii: Tensor,
+    ) -> None:
+        """Raise `radii` (n, classes) in place where a better point can raise the row's minimum."""
+        if self.steps == 0:
+            return
+        first = radii.argmin(1)
+        enough = torch.full_like(radii[:, 0], torch.inf)
+        attacked = self._solve(x, label, first, values, gradients, m, radii, enough, None)
+        rest = radii < attacked[:, None] * (1 - _SETTLED)
+        rows = torch.arange(len(x), device=x.device)
+        rest[rows, first] = False
+        rest[rows, runner_up] |= runner_up != first
+        for target in range(radii.shape[1]):
+            chosen = rest[:, target].nonzero()[:, 0]
+            if len(chosen):
+                self._solve(
+                    x,
+                    label,
+                    torch.full_like(label, target),
+                    values,
+                    gradients,
+                    m,
+                    radii,
+                    attacked,
+                    chosen,
+                )
+
+    def _solve(
+        self,
+        x: Tensor,
+        label: Tensor,
+        target: Tensor,
+        values: Tensor,
+        gradients: Tensor,
+        m: Tensor,
+        radii: Tensor,
+        enough: Tensor,
+        chosen: Tensor | None,
+    ) -> Tensor:
+        rows = torch.arange(len(x), device=x.device) if chosen is None else chosen
+        target = target[rows]
+        found = dual.solve(
+            self.fast,
+            x[rows].float(),
+            label[rows],
+            target,
+            m[rows, target].float(),
+            value=values[rows, target].float(),
+            gradient=gradients[rows, target].float(),
+            enough=enough[rows].float(),
+            steps=self.steps,
+        )
+        u = found.u.half().double()
+        trace = self.exact.trace(x[rows] + u)
+        direction = margin_direction(label[rows], target, trace.logits)
+        proved = self._proved(
+            x[rows].norm(dim=1),
+            (trace.logits * direction).sum(1),
+            self.exact.pull_back(trace.slopes, direction),
+            m[rows, target],
+            u,
+        )
+        radii[rows, target] = torch.maximum(radii[rows, target], proved)
+        return found.attacked.double()
+
+
+# Margins within this of an attacked distance, relatively, are left as they are.
+_SETTLED = 1e-4
+
+
+def _collect(
+    label: Tensor,
+    runner_up: Tensor,
+    values: Tensor,
+    m: Tensor,
+    radii: Tensor,
+    finite: Tensor,
+) -> Certificates:
+    rows = torch.arange(len(label), device=label.device)
+    radius, binding = radii.min(1)
+    status = torch.full_like(label, int(Status.CERTIFIED))
+    status[radius <= 0] = int(Status.NO_RADIUS)
+    status[values[rows, runner_up] <= 0] = int(Status.TIED)
+    status[~_all_finite(m)] = int(Status.NON_FINITE_NETWORK)
+    status[~finite] = int(Status.NON_FINITE_INPUT)
+    good = status == int(Status.CERTIFIED)
+    return Certificates(
+        radius=torch.where(good, radius, 0.0),
+        radius_runner_up=torch.where(good, radii[rows, runner_up], 0.0),
+        prediction=label,
+        runner_up=runner_up,
+        binding=binding,
+        status=status,
+        curvature=m[rows, binding],
+    )
+
+
+def _failed(n: int, status: Status, device: torch.device) -> Certificates:
+    zeros = torch.zeros(n, dtype=torch.float64, device=device)
+    none = torch.zeros(n, dtype=torch.int64, device=device)
+    return Certificates(
+        radius=zeros,
+        radius_runner_up=zeros,
+        prediction=none,
+        runner_up=none,
+        binding=none,
+        status=none + int(status),
+        curvature=zeros,
+    )
+
+
+def _all_finite(values: Tensor) -> Tensor:
+    return torch.isfinite(values).all(1)
+
+
+def _copy(network: Network, dtype: torch.dtype) -> Network:
+    """The same network in another precision, without gradients."""
+    import copy
+
+    twin = copy.deepcopy(network).to(dtype).eval()
+    for parameter in twin.parameters():
+        parameter.requires_grad_(False)
+    return twin

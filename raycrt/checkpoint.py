@@ -1,0 +1,88 @@
+"""Models and training states on disk: written whole or not at all, read without running code.
+
+A model is `model.safetensors` with its `spec.yaml` beside it; a training state is `state.pt`, read
+with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from raycrt import data, network
+from raycrt.errors import InvalidInput
+from raycrt.network import Network
+from raycrt.spec import Spec
+
+MODEL = "model.safetensors"
+STATE = "state.pt"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: readers and crashes see the old file or the new one, whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def save_model(directory: Path, model: Network, spec: Spec) -> None:
+    """Write `model.safetensors` and `spec.yaml` into `directory`, made if it is missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    spec.save(directory)
+    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    write_atomically(directory / MODEL, save(tensors))
+
+
+def load_model(directory: Path) -> tuple[Network, Spec]:
+    """The network and the spec that `save_model` wrote."""
+    file = directory / MODEL
+    if not file.is_file():
+        raise InvalidInput(f"a model directory must hold {MODEL}, but {directory} does not")
+    spec = Spec.load(directory)
+    model = network.build(spec.model, data.features(spec.data), data.CLASSES)
+    tensors = load_file(file)
+    dtype = next(iter(tensors.values())).dtype
+    model = model.to(dtype)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"{file} must fit its spec.yaml: {' '.join(str(error).split())}"
+        ) from None
+    return model.eval(), spec
+
+
+def save_state(directory: Path, state: dict[str, Any]) -> None:
+    """Write a training state (tensors, numbers, strings, containers of them) as `state.pt`."""
+    import io
+
+    directory.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(directory / STATE, buffer.getvalue())
+
+
+def load_state(directory: Path) -> dict[str, Any] | None:
+    """The training state in `directory`, or none."""
+    file = directory / STATE
+    return torch.load(file, weights_only=True) if file.is_file() else None
+
+
+def weights_hash(model: Network | dict[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes, types and bytes of all weights: the identity of a model."""
+    tensors = model if isinstance(model, dict) else model.state_dict()
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The border to Ray: the only place in `raycrt` that imports it."""

@@ -1,0 +1,148 @@
+"""Ray Data: certification shared out over a pool of actors, the same rows as in one process.
+
+The unit of work is a batch of consecutive images, cut the same way whatever the number of actors, so
+that every row is computed by the same products as in `raycrt.certify.Certifier`. A finished batch is
+a Parquet file, written by the driver: a worker that dies loses or doubles no row, and a run that was
+stopped certifies the missing batches only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy
+
+from raycrt import certificates
+from raycrt.certify import Certifier
+from raycrt.checkpoint import weights_hash
+from raycrt.curvature import margin_curvature
+from raycrt.data import Split
+from raycrt.errors import require
+from raycrt.network import Network
+from raycrt.spec import Spec
+
+
+def certify(
+    network: Network,
+    spec: Spec,
+    split: Split,
+    out: Path,
+    *,
+    watch: Callable[[int], None] = lambda rows: None,
+) -> dict[str, Any]:
+    """Certify every image of `split` with `spec.run.workers` actors; the manifest written to `out`.
+
+    `watch` is called with the number of rows of each batch as it finishes.
+    """
+    digest = weights_hash(network)
+    size = spec.certify.batch_size
+    starts = list(range(0, len(split), size))
+    rows = out / certificates.ROWS
+    rows.mkdir(parents=True, exist_ok=True)
+    _refuse_other_model(out, digest, spec)
+    done = {start for start in starts if _file(rows, start).is_file()}
+    pending = [start for start in starts if start not in done]
+    watch(sum(min(size, len(split) - start) for start in done))
+    certificates.write_manifest(out, _manifest(spec, split, digest, complete=False, seconds=0.0))
+    began = time.monotonic()
+    if pending:
+        for table in _run(network, spec, split, pending):
+            certificates.write_rows(_file(rows, table["index"][0].as_py()), table)
+            watch(len(table))
+    table = certificates.read_rows(out)
+    certificates.check_complete(table, len(split))
+    manifest = _manifest(spec, split, digest, complete=True, seconds=time.monotonic() - began)
+    certificates.write_manifest(out, manifest)
+    return manifest
+
+
+def _run(network: Network, spec: Spec, split: Split, pending: list[int]) -> Iterator[pa.Table]:
+    """The certificates of each pending batch, in the order in which they are finished."""
+    arguments = {
+        "network": ray.put(network.cpu()),
+        "images": ray.put((split.images.numpy(), split.labels.numpy())),
+        "curvature": ray.put(margin_curvature(network).numpy()),
+        "spec": spec,
+    }
+    batches = ray.data.from_items([{"start": s} for s in pending], override_num_blocks=len(pending))
+    certified = batches.map_batches(
+        _Certify,
+        fn_constructor_kwargs=arguments,
+        batch_size=1,
+        batch_format="numpy",
+        compute=ActorPoolStrategy(size=min(spec.run.workers, len(pending))),
+        num_cpus=_cpus(spec),
+        num_gpus=spec.run.gpus_per_worker or None,
+    )
+    for block in certified.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield block.cast(certificates.SCHEMA)
+
+
+def _cpus(spec: Spec) -> float:
+    """CPUs for each actor: what was asked for, but leaving Ray Data a share for its own tasks."""
+    available = float(ray.cluster_resources().get("CPU", 1))
+    return min(spec.run.cpus_per_worker, max(0.25, (available - 0.5) / spec.run.workers))
+
+
+class _Certify:
+    """An actor: loads the model and its curvature once, then certifies batches."""
+
+    def __init__(self, network: Any, images: Any, curvature: Any, spec: Spec) -> None:
+        torch.set_num_threads(max(1, int(spec.run.cpus_per_worker)))
+        self.images, self.labels = ray.get(images)
+        self.size = spec.certify.batch_size
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.certifier = Certifier(
+            ray.get(network).to(self.device),
+            steps=spec.certify.steps,
+            batch_size=self.size,
+            curvature=torch.from_numpy(ray.get(curvature).copy()),
+        )
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        start = int(batch["start"][0])
+        chosen = slice(start, start + self.size)
+        found = self.certifier(torch.tensor(self.images[chosen], device=self.device))
+        return certificates.columns(found, start, self.labels[chosen])
+
+
+def _file(rows: Path, start: int) -> Path:
+    return rows / f"{start:09d}.parquet"
+
+
+def _manifest(
+    spec: Spec, split: Split, digest: str, *, complete: bool, seconds: float
+) -> dict[str, Any]:
+    return {
+        "complete": complete,
+        "rows": len(split),
+        "weights_sha256": digest,
+        "seconds": seconds,
+        "spec": spec.model_dump(mode="json"),
+    }
+
+
+def _refuse_other_model(out: Path, digest: str, spec: Spec) -> None:
+    """Rows of another model, data set or solver must not be mixed with ours."""
+    file = out / certificates.MANIFEST
+    if not file.is_file():
+        return
+    before = json.loads(file.read_text())
+    require(
+        before["weights_sha256"] == digest
+        and all(
+            before["spec"][part] == spec.model_dump(mode="json")[part]
+            for part in ("certify", "data")
+        ),
+        "certificates in a directory are of one model, data set and certify section",
+        directory=str(out),
+    )

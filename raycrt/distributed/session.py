@@ -1,0 +1,64 @@
+"""How Ray starts: in one place, the same way for every command.
+
+Inside a cluster or a job the address comes from RAY_ADDRESS. Elsewhere a local Ray is started: its
+dashboard on loopback (never without one: Tune stops trials through it), token authentication on,
+logs quiet.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+_TOKEN = Path.home() / ".ray" / "auth_token"
+
+
+@contextmanager
+def session(cpus: int | None = None) -> Iterator[None]:
+    """Ray for the length of a block; one that already runs is used and left running.
+
+    `cpus` limits a local Ray and has no effect on a cluster.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _quiet()
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
+        if _TOKEN.is_file():
+            _TOKEN.chmod(0o600)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet() -> None:
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    for name in ("ray.data", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,135 @@
+"""Ray Train: the training loop on many workers, checkpoints included."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from ray.util.queue import Empty, Queue
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from raycrt import checkpoint, data, training
+from raycrt.network import Network
+from raycrt.spec import Spec, validate
+from raycrt.training import EpochEnd, Metrics, Workers
+
+# Every report costs seconds of the controller's time: epochs shorter than this share one.
+_SECONDS_BETWEEN_REPORTS = 15.0
+_FAILURES = 3
+
+
+def fit(
+    spec: Spec,
+    out: Path,
+    *,
+    name: str = "train",
+    rows: str = "fit",
+    watch: Callable[[int, Metrics], None] = lambda epoch, metrics: None,
+) -> Network:
+    """Train on `spec.run.workers` workers and write the model into `out`.
+
+    `rows` is the part of the data set trained on ("train", or "fit": train and validation rows
+    together). A run of the same `name` in the same `out` is taken up from its last checkpoint.
+    `watch` is called here with each epoch's metrics while training runs.
+    """
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"spec": spec.model_dump(mode="json"), "rows": rows, "queue": queue},
+        scaling_config=ScalingConfig(
+            num_workers=spec.run.workers,
+            use_gpu=spec.run.gpus_per_worker > 0,
+            resources_per_worker={
+                "CPU": spec.run.cpus_per_worker,
+                **({"GPU": spec.run.gpus_per_worker} if spec.run.gpus_per_worker else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(out.resolve() / "ray"),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(
+                max_failures=_FAILURES, controller_failure_limit=_FAILURES
+            ),
+        ),
+    )
+    finished = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(queue, watch, finished), daemon=True)
+    watcher.start()
+    try:
+        result = trainer.fit()
+    finally:
+        finished.set()
+        watcher.join()
+        queue.shutdown()
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as directory:
+        model, _ = checkpoint.load_model(Path(directory))
+    checkpoint.save_model(out, model, spec)
+    return model
+
+
+def _watch(queue: Queue, watch: Callable[[int, Metrics], None], finished: threading.Event) -> None:
+    while True:
+        try:
+            watch(*queue.get(timeout=0.5))
+        except Empty:
+            if finished.is_set():
+                return
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What runs on every worker."""
+    spec = validate(config["spec"])
+    context = ray.train.get_context()
+    device = get_device()
+    workers = Workers(
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        wrap=lambda module: DistributedDataParallel(module, broadcast_buffers=False),
+        total=_total,
+    )
+    started = ray.train.get_checkpoint()
+    state = None
+    if started is not None:
+        with started.as_directory() as directory:
+            state = checkpoint.load_state(Path(directory))
+    last = time.monotonic()
+
+    def report(end: EpochEnd) -> None:
+        nonlocal last
+        if workers.rank == 0:
+            config["queue"].put((end.epoch, end.metrics))
+        waited = _total(torch.tensor([time.monotonic() - last], device=device)) / workers.size
+        if float(waited) < _SECONDS_BETWEEN_REPORTS and end.epoch < spec.train.epochs:
+            return
+        last = time.monotonic()
+        metrics = {"epoch": end.epoch, **end.metrics}
+        if workers.rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            checkpoint.save_model(Path(directory), end.network, spec)
+            checkpoint.save_state(Path(directory), end.state())
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
+
+    split = getattr(data.load(spec.data), config["rows"])
+    training.train(spec, split, report=report, workers=workers, state=state, device=device)
+
+
+def _total(tensor: Tensor) -> Tensor:
+    """The sum of `tensor` over all workers, the same on each of them."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor

@@ -1,0 +1,20 @@
+"""One error for bad input: the invariant that must hold, then the values received."""
+
+from __future__ import annotations
+
+
+class InvalidInput(ValueError):
+    """Input breaks a stated invariant. Raised before any work starts; the command line exits with 2."""
+
+
+def require(condition: bool, invariant: str, **values: object) -> None:
+    """Raise `InvalidInput` naming `invariant` and the received `values` unless `condition`.
+
+    >>> require(False, "radius > 0", radius=-1)
+    Traceback (most recent call last):
+    ...
+    raycrt.errors.InvalidInput: `radius > 0` must hold, but got (radius=-1)
+    """
+    if not condition:
+        received = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        raise InvalidInput(f"`{invariant}` must hold, but got ({received})")

@@ -1,0 +1,123 @@
+"""The network: affine maps with a smooth activation between them, and its gradients by recursion.
+
+`z_1 = W_1 x + b_1`, `a_I = s(z_I)`, `z_{I+1} = W_{I+1} a_I + b_{I+1}`; the logits are `z_L`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raycrt.activations import Activation, activation
+from raycrt.affine import AffineMap, Dense
+from raycrt.errors import require
+from raycrt.spec import ModelSpec
+
+# softplus is linear to the last bit of float64 above this: exp(-40) < 2^-57.
+_SOFTPLUS_LINEAR = 40.0
+
+TORCH = SimpleNamespace(
+    exp=torch.exp,
+    tanh=torch.tanh,
+    arctan=torch.arctan,
+    erf=torch.erf,
+    sigmoid=torch.sigmoid,
+    softplus=lambda z: F.softplus(z, threshold=_SOFTPLUS_LINEAR),
+    minimum=torch.minimum,
+    maximum=torch.maximum,
+    where=torch.where,
+    clip=torch.clip,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """A forward pass: `logits` (batch, classes) and s'(z_I) of each hidden layer, (batch, width)."""
+
+    logits: Tensor
+    slopes: tuple[Tensor, ...]
+
+
+class Network(nn.Module):
+    """Classifier from images (batch, ...) to logits (batch, classes).
+
+    `maps` are its affine layers, at least two; `activation` stands between neighbours.
+    """
+
+    def __init__(self, maps: Sequence[AffineMap], activation: Activation) -> None:
+        super().__init__()
+        require(len(maps) >= 2, "depth >= 2", depth=len(maps))
+        for before, after in zip(maps, maps[1:], strict=False):
+            require(
+                before.out_features == after.in_features,
+                "out_features of a layer == in_features of the next",
+                out_features=before.out_features,
+                in_features=after.in_features,
+            )
+        self.maps = nn.ModuleList(maps)
+        self.activation = activation
+
+    @property
+    def layers(self) -> list[AffineMap]:
+        """The affine maps W_1 ... W_L, typed."""
+        return list(self.maps)  # type: ignore[arg-type]
+
+    @property
+    def depth(self) -> int:
+        return len(self.maps)
+
+    @property
+    def features(self) -> int:
+        """Length of a flattened input."""
+        return self.layers[0].in_features
+
+    @property
+    def classes(self) -> int:
+        return self.layers[-1].out_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.layers[0](images.flatten(1))
+        for layer in self.layers[1:]:
+            z = layer(self.activation.value(z, TORCH))
+        return z
+
+    def trace(self, x: Tensor) -> Trace:
+        """Logits and activation slopes at flat inputs x (batch, features)."""
+        z = self.layers[0](x)
+        slopes = []
+        for layer in self.layers[1:]:
+            slopes.append(self.activation.slope(z, TORCH))
+            z = layer(self.activation.value(z, TORCH))
+        return Trace(logits=z, slopes=tuple(slopes))
+
+    def pull_back(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
+        """Gradient in the input of `<cotangent, logits>`, from the slopes of a trace.
+
+        `cotangent` is (batch, classes) or, for several at once, (batch, k, classes); the result
+        has `features` in place of `classes`.
+        """
+        for layer, slope in zip(self.layers[:0:-1], reversed(slopes), strict=True):
+            cotangent = layer.transpose(cotangent)
+            cotangent = cotangent * (slope if cotangent.dim() == slope.dim() else slope[:, None])
+        return self.layers[0].transpose(cotangent)
+
+
+def build(spec: ModelSpec, features: int, classes: int) -> Network:
+    """A freshly initialised dense network; draws from torch's global generator."""
+    sizes = [features] + [spec.width] * (spec.depth - 1) + [classes]
+    maps = [Dense(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    return Network(maps, activation(spec.activation, spec.beta))
+
+
+def margin_direction(label: Tensor, target: Tensor, like: Tensor) -> Tensor:
+    """Cotangent e_label - e_target of the margin z_label - z_target.
+
+    `label` and `target` broadcast against each other; `like` (batch, classes) gives width and dtype.
+    """
+    eye = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+    return eye[label] - eye[target]

@@ -1,0 +1,29 @@
+"""Named recipes: complete specs that ship with the package."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+
+from raycrt.errors import InvalidInput
+from raycrt.spec import Spec
+
+
+def names() -> list[str]:
+    """Every recipe that ships, sorted."""
+    files = resources.files(__name__).iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def load(recipe: str) -> Spec:
+    """The spec of a recipe's name or of a path to a YAML file."""
+    if recipe.endswith((".yaml", ".yml")) or "/" in recipe:
+        return Spec.load(Path(recipe))
+    known = names()
+    if recipe not in known:
+        close = difflib.get_close_matches(recipe, known, n=1)
+        hint = f"; the nearest known is {close[0]!r}" if close else ""
+        raise InvalidInput(f"recipe must be one of {known} or a path to YAML, got {recipe!r}{hint}")
+    with resources.as_file(resources.files(__name__) / f"{recipe}.yaml") as file:
+        return Spec.load(file)

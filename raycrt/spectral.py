@@ -1,0 +1,113 @@
+"""Proved upper bounds on eigenvalues and norms, in float64, and estimates for training.
+
+A name ending in `_upper` is a theorem about the value returned, rounding included. A name ending
+in `_estimate` approaches from below and may never enter a certificate.
+
+The proof. Let A be symmetric and t > 0. If the Cholesky factorisation of t I - A, run in floating
+point, completes with finite numbers, then t I - A >= -c I with `c = g / (1 - g) trace(t I - A)`,
+`g = (n + 1) eps / (1 - (n + 1) eps)` (Rump, BIT 46, 2006), so lambda_max(A) <= t + c. How t was
+guessed does not matter: a guess that is too small makes the factorisation break down.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from torch import Tensor
+
+EPS = torch.finfo(torch.float64).eps
+# A guess is raised by this factor until its proof goes through; 1e-9 lies far above rounding.
+_RAISE = 1e-9
+_LANCZOS_FROM = 128
+
+
+def gamma(n: int) -> float:
+    """Higham's `n u / (1 - n u)`, with eps = 2u in place of u: bounds n roundings, generously."""
+    return n * EPS / (1 - n * EPS)
+
+
+def eigenvalue_upper(symmetric: Tensor, guess: float | None = None) -> float:
+    """A number >= lambda_max of the float64 matrix `symmetric` (n, n), its lower triangle mirrored.
+
+    `guess` is any approximation of lambda_max; without one it is computed. Infinity where the
+    matrix holds NaN or infinities.
+    """
+    if not torch.isfinite(symmetric).all():
+        return math.inf
+    n = len(symmetric)
+    scale = float(symmetric.diagonal().abs().max()) + float(torch.linalg.matrix_norm(symmetric)) / n
+    if scale == 0:
+        return 0.0
+    if guess is None:
+        guess = _largest_estimate(symmetric)
+    step = _RAISE * max(abs(guess), scale)
+    while True:
+        proved = _proved(symmetric, guess + step)
+        if proved is not None:
+            return proved
+        step *= 4
+
+
+def _largest_estimate(symmetric: Tensor) -> float:
+    """About lambda_max: all eigenvalues where the matrix is small, else Lanczos."""
+    n = len(symmetric)
+    if n <= _LANCZOS_FROM:
+        return float(torch.linalg.eigvalsh(symmetric)[-1])
+    start = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    try:
+        found = eigsh(
+            symmetric.numpy(force=True),
+            k=1,
+            which="LA",
+            v0=start.numpy(),
+            tol=_RAISE,
+            return_eigenvectors=False,
+        )
+    except ArpackNoConvergence:
+        return float(torch.linalg.eigvalsh(symmetric)[-1])
+    return float(found[0])
+
+
+def _proved(symmetric: Tensor, bound: float) -> float | None:
+    shifted = -symmetric
+    shifted.diagonal().add_(bound)
+    factor, info = torch.linalg.cholesky_ex(shifted)
+    if int(info) != 0 or not torch.isfinite(factor).all():
+        return None
+    n = len(symmetric)
+    g = gamma(n + 1)
+    trace = float(shifted.diagonal().sum()) * (1 + gamma(n))
+    # The subtraction on the diagonal rounds too: eps times what is subtracted.
+    subtraction = EPS * (abs(bound) + float(symmetric.diagonal().abs().max()))
+    return (bound + g / (1 - g) * trace + subtraction) * (1 + EPS if bound > 0 else 1 - EPS)
+
+
+def weighted_gram_upper(matrix: Tensor, weights: Tensor, guess: float | None = None) -> float:
+    """A number >= lambda_max of W^T diag(weights) W and >= 0, for W (rows, columns), any weights.
+
+    For weights >= 0 the smaller of the two Gram matrices is used. The rounding of forming a Gram
+    matrix is at most `gamma(k + 3)` times the sum of all |entries|' bound
+    `sum_i |weights_i| |w_i|^2`, which is added.
+    """
+    matrix, weights = matrix.double(), weights.double()
+    if not (torch.isfinite(matrix).all() and torch.isfinite(weights).all()):
+        return math.inf
+    rows, columns = matrix.shape
+    mass = float((weights.abs() * matrix.square().sum(1)).sum()) * (1 + gamma(rows + columns + 3))
+    if mass == 0:
+        return 0.0
+    if rows < columns and bool((weights >= 0).all()):
+        root = weights.sqrt()
+        gram = root[:, None] * (matrix @ matrix.T) * root
+    else:
+        gram = matrix.T @ (weights[:, None] * matrix)
+    rounding = gamma(max(rows, columns) + 6) * mass
+    return max(0.0, (eigenvalue_upper(gram, guess) + rounding) * (1 + EPS))
+
+
+def norm_upper(matrix: Tensor) -> float:
+    """A number >= the spectral norm |W|_2 of a matrix of any shape."""
+    ones = torch.ones(len(matrix), dtype=torch.float64, device=matrix.device)
+    return math.sqrt(weighted_gram_upper(matrix, ones)) * (1 + 2 * EPS)
