@@ -22,7 +22,7 @@ from raycrt.errors import InvalidInput, require
 Formula = Callable[[Any, Any], Any]
 Range = tuple[float, float]
 
-# Twice the worst error, in units in the last place, that is assumed of a library's exp, log1p, tanh, ...
+# Twice the worst error, in units in the last place, assumed of a library's exp, log1p, tanh, ...
 ULPS = 8
 
 
@@ -73,7 +73,7 @@ class Activation:
 
 
 def _hull(values: list[float], limits: Range) -> Range:
-    """Smallest interval holding `values` and `limits`, widened by the rounding of their evaluation."""
+    """Smallest interval holding `values` and `limits`, widened by their rounding."""
     ends = [*values, *limits]
     width = ULPS * math.ulp(1.0) * max(abs(e) for e in ends)
     lo, hi = min(ends), max(ends)

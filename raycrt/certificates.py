@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from raycrt.certify import Certificates, Status
 from raycrt.checkpoint import write_atomically
 from raycrt.errors import InvalidInput, require
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 ROWS = "rows"
 SCHEMA = pa.schema(
@@ -33,23 +34,39 @@ SCHEMA = pa.schema(
         ("runner_up", pa.int64()),
         ("curvature", pa.float64()),
         ("status", pa.string()),
+        ("witness_classes", pa.list_(pa.int64())),
+        ("witness_points", pa.list_(pa.float16())),
     ]
 )
 
 
-def columns(certificates: Certificates, first: int, labels: np.ndarray) -> dict[str, np.ndarray]:
+def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.Table:
     """The rows of the table for images number `first` onwards."""
-    return {
-        "index": np.arange(first, first + len(certificates)),
-        "label": labels.astype(np.int64),
-        "prediction": certificates.prediction.numpy(force=True),
-        "radius": certificates.radius.numpy(force=True),
-        "radius_runner_up": certificates.radius_runner_up.numpy(force=True),
-        "binding": certificates.binding.numpy(force=True),
-        "runner_up": certificates.runner_up.numpy(force=True),
-        "curvature": certificates.curvature.numpy(force=True),
-        "status": np.array([Status(int(s)).name.lower() for s in certificates.status]),
-    }
+    witnesses = certificates.witnesses
+    counts = torch.bincount(witnesses.row, minlength=len(certificates)).numpy(force=True)
+    ends = np.concatenate([[0], counts.cumsum()])
+    features = witnesses.point.shape[1]
+    points = pa.array(witnesses.point.numpy(force=True).ravel(), pa.float16())
+    return pa.table(
+        {
+            "index": np.arange(first, first + len(certificates)),
+            "label": labels.astype(np.int64),
+            "prediction": certificates.prediction.numpy(force=True),
+            "radius": certificates.radius.numpy(force=True),
+            "radius_runner_up": certificates.radius_runner_up.numpy(force=True),
+            "binding": certificates.binding.numpy(force=True),
+            "runner_up": certificates.runner_up.numpy(force=True),
+            "curvature": certificates.curvature.numpy(force=True),
+            "status": [Status(int(s)).name.lower() for s in certificates.status],
+            "witness_classes": pa.ListArray.from_arrays(
+                pa.array(ends, pa.int32()), pa.array(witnesses.target.numpy(force=True))
+            ),
+            "witness_points": pa.ListArray.from_arrays(
+                pa.array(ends * features, pa.int32()), points
+            ),
+        },
+        schema=SCHEMA,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

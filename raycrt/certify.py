@@ -8,9 +8,11 @@ into a valid radius.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -50,6 +52,38 @@ _SENTENCES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Witnesses:
+    """Points that prove radii: `raycrt.dual.radius` at image + point, for that image and class.
+
+    `row` and `target` (k,) say for which image and class, sorted by row, then class; `point`
+    (k, features) is float16.
+    """
+
+    row: Tensor
+    target: Tensor
+    point: Tensor
+
+    def moved(self, rows: int) -> Witnesses:
+        """The same witnesses for images that stand `rows` further down."""
+        return replace(self, row=self.row + rows)
+
+    def sorted(self, classes: int) -> Witnesses:
+        order = (self.row * classes + self.target).argsort()
+        return Witnesses(row=self.row[order], target=self.target[order], point=self.point[order])
+
+    @staticmethod
+    def none(features: int, device: torch.device) -> Witnesses:
+        empty = torch.empty(0, dtype=torch.int64, device=device)
+        point = torch.empty(0, features, dtype=torch.float16, device=device)
+        return Witnesses(row=empty, target=empty, point=point)
+
+    @staticmethod
+    def concatenate(parts: list[Witnesses]) -> Witnesses:
+        names = [f.name for f in fields(Witnesses)]
+        return Witnesses(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Certificates:
     """One entry for each image, all tensors of length n.
 
@@ -57,6 +91,7 @@ class Certificates:
     `radius_runner_up` float64: the same against the second-largest logit only, for comparison with
     the literature; it proves nothing about the prediction. `binding` is the class whose margin
     gives `radius`, `status` a `Status`. `curvature` is the bound m of the binding margin.
+    `witnesses` are the points that prove what the closed form at the image does not.
     """
 
     radius: Tensor
@@ -66,14 +101,21 @@ class Certificates:
     binding: Tensor
     status: Tensor
     curvature: Tensor
+    witnesses: Witnesses
 
     def __len__(self) -> int:
         return len(self.radius)
 
     @staticmethod
     def concatenate(parts: list[Certificates]) -> Certificates:
-        names = [f.name for f in fields(Certificates)]
-        return Certificates(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
+        """The certificates of several batches of images, in order."""
+        names = [f.name for f in fields(Certificates) if f.name != "witnesses"]
+        starts = accumulate((len(part) for part in parts[:-1]), initial=0)
+        moved = [part.witnesses.moved(start) for part, start in zip(parts, starts, strict=True)]
+        return Certificates(
+            **{n: torch.cat([getattr(p, n) for p in parts]) for n in names},
+            witnesses=Witnesses.concatenate(moved),
+        )
 
 
 class Certifier:
@@ -123,7 +165,7 @@ class Certifier:
     @torch.no_grad()
     def _certify(self, x: Tensor) -> Certificates:
         if not self.finite:
-            return _failed(len(x), Status.NON_FINITE_NETWORK, x.device)
+            return _failed(x, Status.NON_FINITE_NETWORK)
         finite = torch.isfinite(x).all(1)
         x64 = torch.where(finite[:, None], x, 0.0).double()
         trace = self.exact.trace(x64)
@@ -145,8 +187,9 @@ class Certifier:
             gradients[others],
             m[others],
         )
-        self._improve(x64, label, runner_up, values, gradients, m, radii)
-        return _collect(label, runner_up, values, m, radii, finite & _all_finite(logits))
+        margins = _Margins(x=x64, label=label, value=values, gradient=gradients, m=m, radius=radii)
+        witnesses = self._improve(margins, runner_up)
+        return _collect(margins, runner_up, witnesses, finite, torch.isfinite(logits).all(1))
 
     def _proved(
         self,
@@ -176,114 +219,113 @@ class Certifier:
         radius = torch.minimum(radius, optimistic) * _ROUND_DOWN
         return radius.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
 
-    def _improve(
-        self,
-        x: Tensor,
-        label: Tensor,
-        runner_up: Tensor,
-        values: Tensor,
-        gradients: Tensor,
-        m: Tensor,
-        radii: Tensor,
-    ) -> None:
-        """Raise `radii` (n, classes) in place where a better point can raise the row's minimum."""
-        if self.steps == 0:
-            return
-        first = radii.argmin(1)
-        enough = torch.full_like(radii[:, 0], torch.inf)
-        attacked = self._solve(x, label, first, values, gradients, m, radii, enough, None)
-        rest = radii < attacked[:, None] * (1 - _SETTLED)
-        rows = torch.arange(len(x), device=x.device)
-        rest[rows, first] = False
-        rest[rows, runner_up] |= runner_up != first
-        for target in range(radii.shape[1]):
-            chosen = rest[:, target].nonzero()[:, 0]
-            if len(chosen):
-                self._solve(
-                    x,
-                    label,
-                    torch.full_like(label, target),
-                    values,
-                    gradients,
-                    m,
-                    radii,
-                    attacked,
-                    chosen,
-                )
+    def _improve(self, margins: _Margins, runner_up: Tensor) -> Witnesses:
+        """Raise `margins.radius` in place where a better point can raise the row's minimum.
 
-    def _solve(
-        self,
-        x: Tensor,
-        label: Tensor,
-        target: Tensor,
-        values: Tensor,
-        gradients: Tensor,
-        m: Tensor,
-        radii: Tensor,
-        enough: Tensor,
-        chosen: Tensor | None,
-    ) -> Tensor:
-        rows = torch.arange(len(x), device=x.device) if chosen is None else chosen
-        target = target[rows]
+        First the class of the smallest closed form; then those classes that could still lie below
+        it, and only until they no longer do. The runner-up is solved whenever it is not bounded by
+        that minimum, to be compared with certificates of the runner-up alone.
+        """
+        x, radii = margins.x, margins.radius
+        rows = torch.arange(len(x), device=x.device)
+        parts = [Witnesses.none(x.shape[1], x.device)]
+        if self.steps > 0:
+            first = radii.argmin(1)
+            parts.append(self._solve(margins, rows, first, torch.full_like(radii[:, 0], torch.inf)))
+            enough = radii[rows, first, None] * (1 + _CLEAR)
+            rest = radii < enough
+            rest[rows, first] = False
+            rest[rows, runner_up] = runner_up != first
+            enough = enough.expand_as(radii).clone()
+            enough[rows, runner_up] = torch.inf
+            pairs = rest.nonzero()
+            for part in pairs.split(self.batch_size):
+                row, target = part.unbind(1)
+                parts.append(self._solve(margins, row, target, enough[row, target]))
+        return Witnesses.concatenate(parts).sorted(radii.shape[1])
+
+    def _solve(self, margins: _Margins, row: Tensor, target: Tensor, enough: Tensor) -> Witnesses:
+        """Solve margins (row, target), raise their radii, and return the points that did it."""
+        x, label, m = margins.x[row], margins.label[row], margins.m[row, target]
         found = dual.solve(
             self.fast,
-            x[rows].float(),
-            label[rows],
+            x.float(),
+            label,
             target,
-            m[rows, target].float(),
-            value=values[rows, target].float(),
-            gradient=gradients[rows, target].float(),
-            enough=enough[rows].float(),
+            m.float(),
+            value=margins.value[row, target].float(),
+            gradient=margins.gradient[row, target].float(),
+            enough=enough.float(),
             steps=self.steps,
         )
-        u = found.u.half().double()
-        trace = self.exact.trace(x[rows] + u)
-        direction = margin_direction(label[rows], target, trace.logits)
+        point = found.u.half()
+        u = point.double()
+        trace = self.exact.trace(x + u)
+        direction = margin_direction(label, target, trace.logits)
         proved = self._proved(
-            x[rows].norm(dim=1),
+            x.norm(dim=1),
             (trace.logits * direction).sum(1),
             self.exact.pull_back(trace.slopes, direction),
-            m[rows, target],
+            m,
             u,
         )
-        radii[rows, target] = torch.maximum(radii[rows, target], proved)
-        return found.attacked.double()
+        better = proved > margins.radius[row, target]
+        row, target = row[better], target[better]
+        margins.radius[row, target] = proved[better]
+        return Witnesses(row=row, target=target, point=point[better])
 
 
-# Margins within this of an attacked distance, relatively, are left as they are.
-_SETTLED = 1e-4
+# A class whose radius exceeds the row's minimum by this, relatively, stays above it when proved.
+_CLEAR = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Margins:
+    """All margins of a batch at its images: `value`, `m`, `radius` (n, classes) and so on."""
+
+    x: Tensor
+    label: Tensor
+    value: Tensor
+    gradient: Tensor
+    m: Tensor
+    radius: Tensor
 
 
 def _collect(
-    label: Tensor,
+    margins: _Margins,
     runner_up: Tensor,
-    values: Tensor,
-    m: Tensor,
-    radii: Tensor,
-    finite: Tensor,
+    witnesses: Witnesses,
+    finite_input: Tensor,
+    finite_logits: Tensor,
 ) -> Certificates:
+    label = margins.label
     rows = torch.arange(len(label), device=label.device)
-    radius, binding = radii.min(1)
+    radius, binding = margins.radius.min(1)
     status = torch.full_like(label, int(Status.CERTIFIED))
     status[radius <= 0] = int(Status.NO_RADIUS)
-    status[values[rows, runner_up] <= 0] = int(Status.TIED)
-    status[~_all_finite(m)] = int(Status.NON_FINITE_NETWORK)
-    status[~finite] = int(Status.NON_FINITE_INPUT)
+    status[margins.value[rows, runner_up] <= 0] = int(Status.TIED)
+    sound = finite_logits & torch.isfinite(margins.m).all(1)
+    status[~sound] = int(Status.NON_FINITE_NETWORK)
+    status[~finite_input] = int(Status.NON_FINITE_INPUT)
     good = status == int(Status.CERTIFIED)
+    kept = good[witnesses.row]
     return Certificates(
         radius=torch.where(good, radius, 0.0),
-        radius_runner_up=torch.where(good, radii[rows, runner_up], 0.0),
+        radius_runner_up=torch.where(good, margins.radius[rows, runner_up], 0.0),
         prediction=label,
         runner_up=runner_up,
         binding=binding,
         status=status,
-        curvature=m[rows, binding],
+        curvature=margins.m[rows, binding],
+        witnesses=Witnesses(
+            row=witnesses.row[kept], target=witnesses.target[kept], point=witnesses.point[kept]
+        ),
     )
 
 
-def _failed(n: int, status: Status, device: torch.device) -> Certificates:
-    zeros = torch.zeros(n, dtype=torch.float64, device=device)
-    none = torch.zeros(n, dtype=torch.int64, device=device)
+def _failed(x: Tensor, status: Status) -> Certificates:
+    zeros = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     return Certificates(
         radius=zeros,
         radius_runner_up=zeros,
@@ -292,17 +334,12 @@ def _failed(n: int, status: Status, device: torch.device) -> Certificates:
         binding=none,
         status=none + int(status),
         curvature=zeros,
+        witnesses=Witnesses.none(x.shape[1], x.device),
     )
-
-
-def _all_finite(values: Tensor) -> Tensor:
-    return torch.isfinite(values).all(1)
 
 
 def _copy(network: Network, dtype: torch.dtype) -> Network:
     """The same network in another precision, without gradients."""
-    import copy
-
     twin = copy.deepcopy(network).to(dtype).eval()
     for parameter in twin.parameters():
         parameter.requires_grad_(False)

@@ -75,7 +75,7 @@ def _product_norm(product: Tensor, factors: list[Tensor]) -> float:
 
 
 def _product_rounding(factors: list[Tensor]) -> float:
-    """A bound of |fl(W_k ... W_j) - W_k ... W_j|: the Frobenius norms times gamma for each product."""
+    """A bound of |fl(W_k ... W_j) - W_k ... W_j|: Frobenius norms, times gamma for each product."""
     if len(factors) == 1:
         return 0.0
     size = math.prod(float(torch.linalg.matrix_norm(f)) for f in factors)
@@ -84,7 +84,7 @@ def _product_rounding(factors: list[Tensor]) -> float:
 
 
 def _through(spectral: list[float], lipschitz: list[float], middle: float, dev: float) -> float:
-    """Bound of |A D ... W_1| from |A W ... W_{j}| in `spectral[j]` and Lip(z_j) in `lipschitz`."""
+    """Bound of |A D ... W_1| from |A W ... W_j| in `spectral[j]` and Lip(z_j) in `lipschitz`."""
     k = len(spectral) - 1
     total = middle**k * spectral[0]
     for j in range(k):
@@ -93,7 +93,7 @@ def _through(spectral: list[float], lipschitz: list[float], middle: float, dev: 
 
 
 def margin_curvature(network: Network) -> Tensor:
-    """m (classes, classes), float64: `Hess (z_y - z_t) >= -m[y, t] I` everywhere; 0 on the diagonal.
+    """m (classes, classes), float64: `Hess (z_y - z_t) >= -m[y, t] I` everywhere, 0 if y == t.
 
     Holds for the network with the stored weights in exact arithmetic. Infinite where the weights
     are not finite. Cost: a few eigenproblems of the smaller layer size for each ordered pair.
@@ -163,7 +163,7 @@ def _gradient_interval(
     high: Tensor,
     euclidean: float,
 ) -> tuple[Tensor, Tensor, float]:
-    """Bounds of W^T (s' * F) from bounds of F: elementwise, and in the 2-norm; each helps the other."""
+    """Bounds of W^T (s' * F) from bounds of F, elementwise and in the 2-norm."""
     ends = torch.stack([slopes[0] * low, slopes[0] * high, slopes[1] * low, slopes[1] * high])
     g_low, g_high = ends.amin(0), ends.amax(0)
     up, down = matrix.clamp(min=0), matrix.clamp(max=0)

@@ -1,8 +1,8 @@
-"""The certificate of one margin, its sound value at any point, and the solver that looks for it.
+"""The certificate of one margin, its value at any point, and the solver that looks for it.
 
 Let f be a margin with `Hess f >= -m I` and x = x0 + u any point, f and g its value and gradient
-there. Then `f(x') >= f + g.(x' - x) - m/2 |x' - x|^2`, and the right-hand side is positive exactly in
-a ball with centre x + g/m. So f > 0 on every x' nearer to x0 than
+there. Then `f(x') >= f + g.(x' - x) - m/2 |x' - x|^2`, and the right-hand side is positive exactly
+in a ball with centre x + g/m. So f > 0 on every x' nearer to x0 than
 
     r(u) = (2 (f - g.u) - m |u|^2) / (|g + m u| + sqrt(|g|^2 + 2 m f)).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class InvalidInput(ValueError):
-    """Input breaks a stated invariant. Raised before any work starts; the command line exits with 2."""
+    """Input breaks a stated invariant. Raised before any work starts; commands exit with 2."""
 
 
 def require(condition: bool, invariant: str, **values: object) -> None:

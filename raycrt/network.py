@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
 
 import torch
@@ -37,7 +38,7 @@ TORCH = SimpleNamespace(
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """A forward pass: `logits` (batch, classes) and s'(z_I) of each hidden layer, (batch, width)."""
+    """A forward pass: `logits` (batch, classes), `slopes` s'(z_I) of the hidden layers."""
 
     logits: Tensor
     slopes: tuple[Tensor, ...]
@@ -52,7 +53,7 @@ class Network(nn.Module):
     def __init__(self, maps: Sequence[AffineMap], activation: Activation) -> None:
         super().__init__()
         require(len(maps) >= 2, "depth >= 2", depth=len(maps))
-        for before, after in zip(maps, maps[1:], strict=False):
+        for before, after in pairwise(maps):
             require(
                 before.out_features == after.in_features,
                 "out_features of a layer == in_features of the next",
@@ -110,14 +111,14 @@ class Network(nn.Module):
 def build(spec: ModelSpec, features: int, classes: int) -> Network:
     """A freshly initialised dense network; draws from torch's global generator."""
     sizes = [features] + [spec.width] * (spec.depth - 1) + [classes]
-    maps = [Dense(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    maps = [Dense(a, b) for a, b in pairwise(sizes)]
     return Network(maps, activation(spec.activation, spec.beta))
 
 
 def margin_direction(label: Tensor, target: Tensor, like: Tensor) -> Tensor:
     """Cotangent e_label - e_target of the margin z_label - z_target.
 
-    `label` and `target` broadcast against each other; `like` (batch, classes) gives width and dtype.
+    `label` and `target` broadcast against each other; `like` (batch, classes) gives the dtype.
     """
     eye = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
     return eye[label] - eye[target]

@@ -27,7 +27,7 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """forward(images, labels, radius) -> `Losses`; `radius` is a 0-d tensor, the ramped l2 radius."""
+    """forward(images, labels, radius) -> `Losses`; `radius` (0-d) is the ramped l2 radius."""
 
     def __init__(self, network: Network, spec: TrainSpec) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ class CurvatureEstimate(nn.Module):
         return total
 
     def _weights(self, network: Network) -> list[Tensor]:
-        """p_I (classes, classes, width) >= -F_I s'' by interval propagation, for each hidden layer."""
+        """p_I (classes, classes, width) >= -F_I s'', by interval propagation."""
         activation = network.activation
         (low_slope, high_slope), (low, high) = activation.slope_range, activation.curvature_range
         last = network.layers[-1].matrix()
@@ -90,8 +90,8 @@ class CurvatureEstimate(nn.Module):
         return weights
 
     def bound(self, network: Network, label: Tensor, target: Tensor) -> Tensor:
-        """K(y, t) (n,), Theorem 4: `h sum_I r_I^2 max_j S_Ij`, `r_1 = |W_1|`, `r_I = g |W_I| r_{I-1}`,
-        `S_{L-1} = |W_L[y] - W_L[t]|`, `S_I = g |W_{I+1}|^T S_{I+1}`."""
+        """K(y, t) (n,), Theorem 4: `h sum_I r_I^2 max_j S_Ij` with `r_1 = |W_1|`,
+        `r_I = g |W_I| r_{I-1}`, `S_{L-1} = |W_L[y] - W_L[t]|`, `S_I = g |W_{I+1}|^T S_{I+1}`."""
         activation = network.activation
         norms = self.norms(network)
         reaches = [norms[0]]

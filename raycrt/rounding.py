@@ -57,7 +57,7 @@ class ErrorModel:
         return self._forward(length, eps)[-1] * (math.sqrt(2) * _SLACK)
 
     def gradient(self, length: Tensor, eps: float) -> Tensor:
-        """Bound of |computed margin gradient - exact gradient|_2 for inputs of norm `length` (n,)."""
+        """Bound of |computed gradient of a margin - exact|_2 for inputs of norm `length` (n,)."""
         forward = self._forward(length, eps)
         size = torch.full_like(length, math.sqrt(2) * self.spectral[-1])
         error = math.sqrt(2) * self.frobenius[-1] * _gamma(self.widths[-1], eps) * _ones(length)

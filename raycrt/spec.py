@@ -124,12 +124,26 @@ class SearchSpec(Record):
     """Tune and Optuna: what is searched, for how long, and which certified accuracy decides."""
 
     space: dict[str, Domain] = Field(default_factory=dict, description="spec path -> domain")
+    points: tuple[dict[str, str | int | float | bool], ...] = Field(
+        (), description="known good values, tried right after the recipe's own"
+    )
+    algorithm: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
+    scheduler: Literal["asha", "median", "none"] = "asha"
     radius: float = Field(0.5, gt=0, description="l2 radius of the objective")
     trials: int = Field(12, ge=1)
-    concurrent: int = Field(2, ge=1, description="trials at a time")
-    rungs: tuple[int, ...] = Field((), description="epochs at which ASHA compares trials")
+    concurrent: int = Field(2, ge=1, description="trials at a time; 1 makes a search repeatable")
+    rungs: tuple[int, ...] = Field((), description="epochs at which trials are compared")
     reduction: int = Field(3, ge=2, description="of so many trials at a rung one goes on")
     rows: int = Field(500, ge=1, description="validation rows certified by a trial")
+    constraints: dict[Literal["clean", "parameters", "curvature"], float] = Field(
+        default_factory=dict, description="least clean accuracy, most parameters, most curvature"
+    )
+    finalists: int = Field(0, ge=0, description="best trials judged again on all validation rows")
+    seeds: int = Field(3, ge=1, description="trainings of each finalist, with different seeds")
+    failures: int = Field(10, ge=0, description="failed trials after which the search gives up")
+    storage: str | None = Field(
+        None, description="URL of Optuna's database; else a journal file in the output"
+    )
 
 
 class RunSpec(Record):

@@ -34,8 +34,8 @@ class TrainingDiverged(RuntimeError):
 class Workers:
     """Our place among the processes that train one model together.
 
-    Each batch is cut into `size` interleaved shares and ours is number `rank`. `wrap` makes a module
-    average its gradients over the workers, `total` sums a tensor over them.
+    Each batch is cut into `size` interleaved shares and ours is number `rank`. `wrap` makes a
+    module average its gradients over the workers, `total` sums a tensor over them.
     """
 
     rank: int = 0
@@ -178,7 +178,7 @@ def _summary(steps: Tensor, spec: Spec, epoch: int, rows: int) -> Metrics:
 
 
 class _Average:
-    """The exponential moving average of the weights, or, without a decay, the weights themselves."""
+    """The exponential moving average of the weights; without a decay, the weights themselves."""
 
     def __init__(self, model: Network, decay: float | None) -> None:
         self.model, self.decay = model, decay

@@ -1,9 +1,9 @@
 """Ray Data: certification shared out over a pool of actors, the same rows as in one process.
 
-The unit of work is a batch of consecutive images, cut the same way whatever the number of actors, so
-that every row is computed by the same products as in `raycrt.certify.Certifier`. A finished batch is
-a Parquet file, written by the driver: a worker that dies loses or doubles no row, and a run that was
-stopped certifies the missing batches only.
+The unit of work is a batch of consecutive images, cut the same way whatever the number of actors,
+so that every row is computed by the same products as in `raycrt.certify.Certifier`. A finished
+batch is a Parquet file, written by the driver: a worker that dies loses or doubles no row, and a
+run that was stopped certifies the missing batches only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import ray
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy
+from torch import Tensor
 
 from raycrt import certificates
 from raycrt.certify import Certifier
@@ -52,25 +53,35 @@ def certify(
     done = {start for start in starts if _file(rows, start).is_file()}
     pending = [start for start in starts if start not in done]
     watch(sum(min(size, len(split) - start) for start in done))
-    certificates.write_manifest(out, _manifest(spec, split, digest, complete=False, seconds=0.0))
     began = time.monotonic()
+    curvature = margin_curvature(network)
+    facts = {
+        "rows": len(split),
+        "weights_sha256": digest,
+        "region": "global",
+        "margin_curvature": curvature.tolist(),
+        "spec": spec.model_dump(mode="json"),
+    }
+    certificates.write_manifest(out, {"complete": False, **facts})
     if pending:
-        for table in _run(network, spec, split, pending):
+        for table in _run(network, curvature, spec, split, pending):
             certificates.write_rows(_file(rows, table["index"][0].as_py()), table)
             watch(len(table))
     table = certificates.read_rows(out)
     certificates.check_complete(table, len(split))
-    manifest = _manifest(spec, split, digest, complete=True, seconds=time.monotonic() - began)
-    certificates.write_manifest(out, manifest)
-    return manifest
+    seconds = time.monotonic() - began
+    certificates.write_manifest(out, {"complete": True, "seconds": seconds, **facts})
+    return facts | {"seconds": seconds}
 
 
-def _run(network: Network, spec: Spec, split: Split, pending: list[int]) -> Iterator[pa.Table]:
+def _run(
+    network: Network, curvature: Tensor, spec: Spec, split: Split, pending: list[int]
+) -> Iterator[pa.Table]:
     """The certificates of each pending batch, in the order in which they are finished."""
     arguments = {
         "network": ray.put(network.cpu()),
         "images": ray.put((split.images.numpy(), split.labels.numpy())),
-        "curvature": ray.put(margin_curvature(network).numpy()),
+        "curvature": ray.put(curvature.numpy()),
         "spec": spec,
     }
     batches = ray.data.from_items([{"start": s} for s in pending], override_num_blocks=len(pending))
@@ -84,7 +95,7 @@ def _run(network: Network, spec: Spec, split: Split, pending: list[int]) -> Iter
         num_gpus=spec.run.gpus_per_worker or None,
     )
     for block in certified.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield block.cast(certificates.SCHEMA)
+        yield pa.table(block).cast(certificates.SCHEMA)
 
 
 def _cpus(spec: Spec) -> float:
@@ -108,27 +119,15 @@ class _Certify:
             curvature=torch.from_numpy(ray.get(curvature).copy()),
         )
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         start = int(batch["start"][0])
         chosen = slice(start, start + self.size)
         found = self.certifier(torch.tensor(self.images[chosen], device=self.device))
-        return certificates.columns(found, start, self.labels[chosen])
+        return certificates.to_table(found, start, self.labels[chosen])
 
 
 def _file(rows: Path, start: int) -> Path:
     return rows / f"{start:09d}.parquet"
-
-
-def _manifest(
-    spec: Spec, split: Split, digest: str, *, complete: bool, seconds: float
-) -> dict[str, Any]:
-    return {
-        "complete": complete,
-        "rows": len(split),
-        "weights_sha256": digest,
-        "seconds": seconds,
-        "spec": spec.model_dump(mode="json"),
-    }
 
 
 def _refuse_other_model(out: Path, digest: str, spec: Spec) -> None:

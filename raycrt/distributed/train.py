@@ -59,7 +59,7 @@ def fit(
             name=name,
             storage_path=str(out.resolve() / "ray"),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(
+            failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=_FAILURES, controller_failure_limit=_FAILURES
             ),
         ),

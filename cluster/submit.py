@@ -1,0 +1,178 @@
+"""Submit a command to a Ray cluster as a job, show its log, and exit as the job did.
+
+    python -m cluster.submit --address http://127.0.0.1:8265 -- raycrt demo --out /shared/runs/demo
+
+Whether a job is done is asked of the job server. The log is fetched by the same polling and never
+decides anything: a log stream may end, without an error, while its job is still running.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raycrt.errors import InvalidInput, require
+
+if TYPE_CHECKING:
+    from ray.dashboard.modules.job.pydantic_models import JobDetails
+    from ray.job_submission import JobSubmissionClient
+
+# What no job needs, beside the paths in .gitignore and those that Ray leaves out by itself.
+EXCLUDES = ["/runs/", "/data/", "/build/", "/dist/", "/docs/", "/notebooks/", "*.parquet"]
+_POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 120.0
+_INTERRUPTED = 130
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    command: Annotated[
+        list[str],
+        typer.Argument(help="The command and its arguments, after --. They reach it as they are."),
+    ],
+    address: Annotated[
+        str, typer.Option(help="The cluster's dashboard, for example through an ssh tunnel.")
+    ] = "http://127.0.0.1:8265",
+    working_dir: Annotated[
+        Path, typer.Option(help="The directory that the job runs in a copy of.")
+    ] = Path("."),
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME (its value here) or NAME=VALUE, for the job and all its workers."),
+    ] = None,
+    submission_id: Annotated[
+        str | None, typer.Option(help="A name for the job; one is made up otherwise.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Show the log and wait for the job's end; else leave at once.")
+    ] = True,
+) -> None:
+    """Run a command on a Ray cluster; the exit code is the job's own.
+
+    The token is found as Ray finds it: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or
+    ~/.ray/auth_token. Set RAY_AUTH_MODE=disabled for a cluster without one. Ctrl-C stops the
+    watching, not the job.
+    """
+    try:
+        variables = environment(env or [])
+        require((working_dir).is_dir(), "working_dir is a directory", working_dir=str(working_dir))
+        client = connect(address)
+        identity = client.submit_job(
+            entrypoint=shlex.join(command),
+            submission_id=submission_id,
+            runtime_env={
+                "working_dir": str(working_dir.resolve()),
+                "excludes": EXCLUDES,
+                "env_vars": variables,
+            },
+        )
+    except (InvalidInput, ConnectionError) as error:
+        _say(str(error))
+        raise typer.Exit(2) from None
+    _say(f"submitted {identity} to {address}")
+    if not wait:
+        _say(_how_to_go_on(identity, address))
+        return
+    try:
+        info = watch(client, identity)
+    except KeyboardInterrupt:
+        _say(f"stopped watching; the job goes on.\n{_how_to_go_on(identity, address)}")
+        raise typer.Exit(_INTERRUPTED) from None
+    except ConnectionError as error:
+        _say(f"lost sight of the job, which may go on: {error}\n{_how_to_go_on(identity, address)}")
+        raise typer.Exit(1) from None
+    _say(f"{identity} {info.status}: {info.message}")
+    raise typer.Exit(exit_code(info))
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """A client for the job server at `address`, with the token unless RAY_AUTH_MODE says otherwise.
+
+    Ray lets RAY_ADDRESS, which also means the cluster that `ray.init` joins, overrule the address
+    that a client is given; here the address given wins.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise InvalidInput(f"{address} refuses the token: {str(error).splitlines()[0]}") from None
+
+
+def environment(entries: list[str]) -> dict[str, str]:
+    """The variables for a job; `NAME` alone takes the value that it has here."""
+    variables = {}
+    for entry in entries:
+        name, given, value = entry.partition("=")
+        require(bool(name), "an --env has the form NAME or NAME=VALUE", got=entry)
+        if not given:
+            require(name in os.environ, "an --env without a value is set here", name=name)
+            value = os.environ[name]
+        variables[name] = value
+    return variables
+
+
+def watch(client: JobSubmissionClient, identity: str) -> JobDetails:
+    """Print the job's log as it grows until the job has ended; its last details.
+
+    A server that cannot be reached is asked again for two minutes, then `ConnectionError`.
+    """
+    import requests
+
+    shown = 0
+    seen = time.monotonic()
+    while True:
+        try:
+            # The status first: whatever it says has ended has written all of its log by then.
+            info = client.get_job_info(identity)
+            log = client.get_job_logs(identity)
+        except (requests.RequestException, RuntimeError) as error:
+            if time.monotonic() - seen > _PATIENCE_SECONDS:
+                raise ConnectionError(str(error)) from None
+        else:
+            seen = time.monotonic()
+            sys.stdout.write(log[shown:])
+            sys.stdout.flush()
+            shown = len(log)
+            if info.status.is_terminal():
+                return info
+        time.sleep(_POLL_SECONDS)
+
+
+def exit_code(info: JobDetails) -> int:
+    """0 for a job that succeeded; else its own code, 128 + n if signal n ended it, 1 if unknown."""
+    if info.status == "SUCCEEDED":
+        return 0
+    code = info.driver_exit_code
+    if not code:
+        return 1
+    return code if code > 0 else 128 - code
+
+
+def _how_to_go_on(identity: str, address: str) -> str:
+    server = f"--address {address}"
+    return (
+        "  RAY_AUTH_MODE=token goes before each of:\n"
+        f"  ray job logs --follow {server} {identity}\n"
+        f"  ray job status {server} {identity}\n"
+        f"  ray job stop {server} {identity}"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,118 @@
+"""The command line: thin over the library, one spec for every command.
+
+Further commands are found in the entry-point group `raycrt.commands`, so that packages that build
+on this one add theirs without being imported here.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycrt import recipes
+from raycrt.errors import InvalidInput
+from raycrt.spec import Spec, parse_override
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="""Train, search and certify classifiers with a proved l2 radius for every image.
+
+A run is a recipe with overrides. Start with `raycrt demo`; then, step by step:
+
+  raycrt search  --recipe digits --out runs/a        find the best configuration
+  raycrt train   --recipe runs/a/search/best.yaml --out runs/a
+  raycrt certify --out runs/a                        prove a radius for each test image
+  raycrt report  --out runs/a                        Markdown and a plot
+""",
+)
+
+Recipe = Annotated[str, typer.Option(help="Name of a shipped recipe, or a path to YAML.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key: section.key=value. May be repeated."),
+]
+Out = Annotated[Path, typer.Option(help="Directory of the run; made if it is missing.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Directory of the data sets (else RAYCRT_DATA).")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch missing data sets.")]
+
+DEFAULT_RECIPE = "digits"
+
+
+def spec_from(
+    recipe: str, overrides: list[str] | None, data_dir: Path | None, download: bool
+) -> Spec:
+    """The spec that the common options of a command state; its data set is there."""
+    from raycrt import data
+
+    values = dict(parse_override(text) for text in overrides or [])
+    if data_dir is not None:
+        values["data.directory"] = str(data_dir)
+    if download:
+        values["data.download"] = True
+    spec = recipes.load(recipe).override(values)
+    data.check(spec.data)
+    return spec
+
+
+@app.command()
+def train(
+    recipe: Recipe = DEFAULT_RECIPE,
+    set_: Overrides = None,
+    out: Out = Path("runs/train"),
+    data_dir: DataDir = None,
+    download: Download = False,
+) -> None:
+    """Train a recipe on training and validation rows with Ray Train; write OUT/train."""
+    spec = spec_from(recipe, set_, data_dir, download)
+    from raycrt.distributed import stages
+
+    stages.train(spec, out / "train")
+
+
+@app.command()
+def certify(
+    out: Out = Path("runs/train"),
+    set_: Overrides = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+) -> None:
+    """Prove a radius for each test image with the model in OUT/train; write OUT/certificates."""
+    model = out / "train"
+    if not (model / "spec.yaml").is_file():
+        raise InvalidInput(f"--out must hold a trained model, but there is none in {model}")
+    spec = spec_from(str(model / "spec.yaml"), set_, data_dir, download)
+    from raycrt.distributed import stages
+
+    stages.certify(spec, model, out / "certificates")
+
+
+@app.command()
+def report(out: Out = Path("runs/train")) -> None:
+    """Write OUT/report from OUT/certificates (and the trials of OUT/search, if there are any)."""
+    from raycrt import report as reports
+
+    trials = out / "search" / "trials.csv"
+    written = reports.write(
+        out / "certificates", out / "report", trials_csv=trials if trials.is_file() else None
+    )
+    print(written.headline)
+    print(written.markdown)
+    print(written.plot)
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line on standard error and exit code 2."""
+    for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
+        app.command(entry.name)(entry.load())
+    try:
+        app()
+    except InvalidInput as error:
+        print(f"raycrt: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,200 @@
+"""The search space: one declaration in the recipe, in Optuna's define-by-run form and as a grid.
+
+`spec.search.space` maps paths of the spec to domains. A parameter that has no effect under the
+others' values (softplus's beta under tanh, gamma without a regulariser) is not suggested at all, so
+that the sampler learns nothing from its noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from raycrt.errors import InvalidInput, require
+from raycrt.spec import Domain, Spec
+
+Params = dict[str, Any]
+
+# A parameter has effect only where the other one has one of these values.
+_CONDITIONS: dict[str, tuple[str, frozenset[str]]] = {
+    "model.beta": ("model.activation", frozenset({"softplus"})),
+    "train.gamma": ("train.objective", frozenset({"crt", "crt-all"})),
+    "train.radius": ("train.objective", frozenset({"crt", "crt-all"})),
+    "train.ramp": ("train.objective", frozenset({"crt", "crt-all"})),
+    "train.attack_steps": ("train.objective", frozenset({"crt", "crt-all"})),
+    "train.targets": ("train.objective", frozenset({"crt-all"})),
+}
+# What search compares trials by, or holds fixed to compare them fairly.
+_FIXED = ("train.epochs", "train.precision")
+
+
+class Suggests(Protocol):
+    """The part of `optuna.trial.Trial` that a space needs."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = ...) -> int: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = ...) -> float: ...
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+
+
+def suggest(spec: Spec, trial: Suggests) -> Params:
+    """Draw the parameters that have an effect, each from its domain; integers stay integers."""
+    params: Params = {}
+    for path in _ordered(spec):
+        if active(spec, path, params):
+            params[path] = _draw(trial, path, spec.search.space[path])
+    return params
+
+
+def grid(spec: Spec) -> list[Params]:
+    """Every combination of the choices, in order, each once; ranges of integers are enumerated."""
+    paths = _ordered(spec)
+    combinations: list[Params] = []
+    for values in product(*(list(_enumerate(path, spec.search.space[path])) for path in paths)):
+        params: Params = {}
+        for path, value in zip(paths, values, strict=True):
+            if active(spec, path, params):
+                params[path] = value
+        if params not in combinations:
+            combinations.append(params)
+    return combinations
+
+
+def apply(spec: Spec, params: Mapping[str, Any]) -> Spec:
+    """`spec` with `params` in place; a beta that the activation does not have goes back to 1."""
+    values = dict(params)
+    if values.get("model.activation", spec.model.activation) != "softplus":
+        values["model.beta"] = 1.0
+    return spec.override(values)
+
+
+def defaults(spec: Spec) -> Params:
+    """The recipe's own values of the searched parameters that have an effect."""
+    own: Params = {}
+    for path in _ordered(spec):
+        if active(spec, path, own):
+            own[path] = value_at(spec, path)
+    return own
+
+
+def points(spec: Spec) -> list[Params]:
+    """What is tried first: the recipe's own values, then `search.points` (completed by them)."""
+    found = [defaults(spec)]
+    for given in spec.search.points:
+        merged = {path: given.get(path, value_at(spec, path)) for path in _ordered(spec)}
+        point: Params = {}
+        for path in _ordered(spec):
+            if active(spec, path, point):
+                point[path] = merged[path]
+        if point not in found:
+            found.append(point)
+    return found
+
+
+def active(spec: Spec, path: str, params: Mapping[str, Any]) -> bool:
+    """Whether the parameter at `path` has an effect where `params` are set."""
+    if path not in _CONDITIONS:
+        return True
+    other, values = _CONDITIONS[path]
+    return params.get(other, value_at(spec, other)) in values
+
+
+def conditional(spec: Spec) -> bool:
+    """Whether some searched parameter has an effect only under some values of another."""
+    return any(
+        path in _CONDITIONS and _CONDITIONS[path][0] in spec.search.space
+        for path in spec.search.space
+    )
+
+
+def check(spec: Spec) -> None:
+    """Raise `InvalidInput` unless every domain is possible and holds the recipe's own value."""
+    require(bool(spec.search.space), "search.space names a parameter", space={})
+    for path, domain in spec.search.space.items():
+        if path.split(".")[0] not in ("model", "train") or path in _FIXED:
+            raise InvalidInput(
+                f"search.space.{path}: what is searched must lie in model or train, "
+                f"without {' and '.join(_FIXED)}"
+            )
+        integer = kind(path) is int
+        bounds = (domain.low, domain.high) if domain.choices is None else domain.choices
+        for value in bounds:
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if integer and not whole:
+                raise InvalidInput(
+                    f"search.space.{path}: the bounds of an integer must be integers, "
+                    f"but got {value!r}"
+                )
+            if domain.choices is None and kind(path) not in (int, float):
+                raise InvalidInput(f"search.space.{path}: must have choices, it is no number")
+            if path not in _CONDITIONS:
+                spec.override({path: value})
+    for point in points(spec):
+        apply(spec, point)
+        for path, value in point.items():
+            if not contains(spec.search.space[path], value):
+                raise InvalidInput(
+                    f"search.space.{path} must hold the recipe's own value and those of "
+                    f"search.points, which are tried first, but got {value!r}"
+                )
+    for given in spec.search.points:
+        for path in given:
+            require(path in spec.search.space, "search.points name searched paths", path=path)
+
+
+def contains(domain: Domain, value: Any) -> bool:
+    if domain.choices is not None:
+        return value in domain.choices
+    assert domain.low is not None and domain.high is not None
+    return domain.low <= value <= domain.high
+
+
+def value_at(spec: Spec, path: str) -> Any:
+    """The value of `spec` at a dotted path."""
+    found: Any = spec
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def kind(path: str) -> type:
+    """int, float or str: the type of the spec's field, which decides how it is searched."""
+    record: type[BaseModel] = Spec
+    *sections, key = path.split(".")
+    for name in sections:
+        section = record.model_fields[name].annotation
+        assert isinstance(section, type) and issubclass(section, BaseModel)
+        record = section
+    annotation = record.model_fields[key].annotation
+    if annotation is int:
+        return int
+    return float if annotation in (float, float | None) else str
+
+
+def _ordered(spec: Spec) -> list[str]:
+    """The searched paths, those first on which others depend."""
+    deciding = {other for other, _ in _CONDITIONS.values()}
+    return sorted(spec.search.space, key=lambda path: path not in deciding)
+
+
+def _draw(trial: Suggests, path: str, domain: Domain) -> Any:
+    if domain.choices is not None:
+        return trial.suggest_categorical(path, list(domain.choices))
+    assert domain.low is not None and domain.high is not None
+    if kind(path) is int:
+        return trial.suggest_int(path, int(domain.low), int(domain.high), log=domain.log)
+    return trial.suggest_float(path, float(domain.low), float(domain.high), log=domain.log)
+
+
+def _enumerate(path: str, domain: Domain) -> Iterator[Any]:
+    if domain.choices is not None:
+        yield from domain.choices
+    elif kind(path) is int:
+        assert domain.low is not None and domain.high is not None
+        yield from range(int(domain.low), int(domain.high) + 1)
+    else:
+        raise InvalidInput(f"search.space.{path}: a grid needs choices, but got a range")
+
+
