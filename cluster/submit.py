@@ -8,6 +8,7 @@ decides anything: a log stream may end, without an error, while its job is still
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -61,9 +62,11 @@ def main(
     ~/.ray/auth_token. Set RAY_AUTH_MODE=disabled for a cluster without one. Ctrl-C stops the
     watching, not the job.
     """
+    # Ray reports every file that it leaves out of the copy.
+    logging.disable(logging.WARNING)
     try:
         variables = environment(env or [])
-        require((working_dir).is_dir(), "working_dir is a directory", working_dir=str(working_dir))
+        require(working_dir.is_dir(), "working_dir is a directory", working_dir=str(working_dir))
         client = connect(address)
         identity = client.submit_job(
             entrypoint=shlex.join(command),
@@ -74,8 +77,8 @@ def main(
                 "env_vars": variables,
             },
         )
-    except (InvalidInput, ConnectionError) as error:
-        _say(str(error))
+    except (InvalidInput, ConnectionError, RuntimeError) as error:
+        _say(f"not submitted: {str(error).strip().splitlines()[-1]}")
         raise typer.Exit(2) from None
     _say(f"submitted {identity} to {address}")
     if not wait:
@@ -89,7 +92,7 @@ def main(
     except ConnectionError as error:
         _say(f"lost sight of the job, which may go on: {error}\n{_how_to_go_on(identity, address)}")
         raise typer.Exit(1) from None
-    _say(f"{identity} {info.status}: {info.message}")
+    _say(f"{identity} {info.status}: {(info.message or '').partition(chr(10))[0]}")
     raise typer.Exit(exit_code(info))
 
 

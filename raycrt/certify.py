@@ -20,7 +20,7 @@ from torch import Tensor
 from raycrt import dual
 from raycrt.curvature import layer_bounds, margin_curvature
 from raycrt.errors import require
-from raycrt.network import Network, margin_direction
+from raycrt.network import Network, Trace, margin_direction
 from raycrt.rounding import ErrorModel
 
 EPS = torch.finfo(torch.float64).eps
@@ -137,7 +137,10 @@ class Certifier:
         require(steps >= 0, "steps >= 0", steps=steps)
         require(batch_size > 0, "batch_size > 0", batch_size=batch_size)
         self.steps, self.batch_size = steps, batch_size
-        self.fast = _copy(network, torch.float32)
+        # The solver's precision. Where float32 products may be rounded further, it is float64.
+        ieee = torch.get_float32_matmul_precision() == "highest"
+        self.fast_type = torch.float32 if ieee and steps > 0 else torch.float64
+        self.fast = _copy(network, self.fast_type)
         self.exact = _copy(network, torch.float64)
         self.finite = all(bool(torch.isfinite(p).all()) for p in network.parameters())
         if not self.finite:
@@ -170,26 +173,40 @@ class Certifier:
         x64 = torch.where(finite[:, None], x, 0.0).double()
         trace = self.exact.trace(x64)
         logits = trace.logits
-        n, classes = logits.shape
-        rows = torch.arange(n, device=x.device)
-        first = logits.topk(2, dim=1)
-        label, runner_up = first.indices[:, 0], first.indices[:, 1]
-        eye = torch.eye(classes, dtype=x64.dtype, device=x.device)
-        jacobian = self.exact.pull_back(trace.slopes, eye.expand(n, -1, -1))
+        rows = torch.arange(len(x64), device=x.device)
+        label, runner_up = logits.topk(2, dim=1).indices.unbind(1)
         values = logits[rows, label][:, None] - logits
-        gradients = jacobian[rows, label][:, None] - jacobian
         m = self.curvature.to(x.device)[label]
-        others = torch.arange(classes, device=x.device) != label[:, None]
-        radii = torch.full_like(values, torch.inf)
-        radii[others] = self._proved(
-            x64.norm(dim=1)[:, None].expand_as(values)[others],
-            values[others],
-            gradients[others],
-            m[others],
-        )
+        length = x64.norm(dim=1) * (1 + 1e-12)
+        gradients = self._gradients(trace, label)
+        radii = self._closed_forms(length[:, None], values, gradients, m)
+        radii[rows, label] = torch.inf
         margins = _Margins(x=x64, label=label, value=values, gradient=gradients, m=m, radius=radii)
         witnesses = self._improve(margins, runner_up)
         return _collect(margins, runner_up, witnesses, finite, torch.isfinite(logits).all(1))
+
+    def _gradients(self, trace: Trace, label: Tensor) -> Tensor:
+        """Gradients (n, classes, features) of all margins in the solver's precision."""
+        slopes = [s.to(self.fast_type) for s in trace.slopes]
+        eye = torch.eye(self.fast.classes, dtype=self.fast_type, device=label.device)
+        first = self.fast.pull_back(slopes, eye[label] - eye[0])
+        gradients = first.new_empty(len(label), len(eye), first.shape[1])
+        gradients[:, 0] = first
+        for target in range(1, len(eye)):
+            gradients[:, target] = self.fast.pull_back(slopes, eye[label] - eye[target])
+        return gradients
+
+    def _closed_forms(self, length: Tensor, value: Tensor, gradient: Tensor, m: Tensor) -> Tensor:
+        """Proved radii (n, classes) from the images themselves; `length` (n, 1) bounds |x0|.
+
+        The closed form falls with |g| and grows with f, so bounds of both give a bound of it.
+        """
+        eps = torch.finfo(self.fast_type).eps
+        off = self.errors.gradient(length, eps, forward_eps=EPS)
+        size = torch.linalg.vector_norm(gradient, dim=2, dtype=torch.float64) * (1 + 1e-12) + off
+        lowered = value - self.errors.margin(length, EPS) - 2 * EPS * value.abs()
+        radius = 2 * lowered / (size + (size.square() + 2 * m * lowered).sqrt())
+        return (radius * _ROUND_DOWN).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
 
     def _proved(
         self,
@@ -197,15 +214,15 @@ class Certifier:
         value: Tensor,
         gradient: Tensor,
         m: Tensor,
-        u: Tensor | None = None,
+        u: Tensor,
     ) -> Tensor:
-        """`dual.radius` less everything that rounding can have added, rows of margins; >= 0.
+        """`dual.radius` at points u, less everything that rounding can have added; >= 0.
 
         `length` is |x0|. The exact gradient g satisfies |g - computed| <= e, so the quadratic bound
         holds with the computed one if e |x' - x| is taken from the margin, for x' in the ball that
         is claimed. Second round: the claimed radius itself bounds that distance.
         """
-        shift = torch.zeros_like(value) if u is None else u.norm(dim=-1)
+        shift = u.norm(dim=-1)
         reach = (length + shift) * (1 + 1e-9)
         off_value = self.errors.margin(reach, EPS)
         off_gradient = self.errors.gradient(reach, EPS)
@@ -249,13 +266,13 @@ class Certifier:
         x, label, m = margins.x[row], margins.label[row], margins.m[row, target]
         found = dual.solve(
             self.fast,
-            x.float(),
+            x.to(self.fast_type),
             label,
             target,
-            m.float(),
-            value=margins.value[row, target].float(),
-            gradient=margins.gradient[row, target].float(),
-            enough=enough.float(),
+            m.to(self.fast_type),
+            value=margins.value[row, target].to(self.fast_type),
+            gradient=margins.gradient[row, target],
+            enough=enough.to(self.fast_type),
             steps=self.steps,
         )
         point = found.u.half()

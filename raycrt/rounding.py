@@ -20,6 +20,8 @@ from raycrt.network import TORCH, Network
 
 # The bounds themselves are sums of a few hundred positive float64 terms.
 _SLACK = 1 + 1e-9
+# Products that underflow in float32 (below 2^-126), all of them in a network, add less than this.
+_UNDERFLOW = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +58,24 @@ class ErrorModel:
         """Bound of |computed margin - exact margin| for inputs of norm `length` (n,)."""
         return self._forward(length, eps)[-1] * (math.sqrt(2) * _SLACK)
 
-    def gradient(self, length: Tensor, eps: float) -> Tensor:
-        """Bound of |computed gradient of a margin - exact|_2 for inputs of norm `length` (n,)."""
-        forward = self._forward(length, eps)
+    def gradient(self, length: Tensor, eps: float, *, forward_eps: float | None = None) -> Tensor:
+        """Bound of |computed gradient of a margin - exact|_2 for inputs of norm `length` (n,).
+
+        `eps` is the precision of the backward pass, and of the forward pass that its slopes come
+        from unless `forward_eps` says otherwise. Rounding the weights and slopes to `eps` is
+        counted, and so is underflow.
+        """
+        forward = self._forward(length, eps if forward_eps is None else forward_eps)
         size = torch.full_like(length, math.sqrt(2) * self.spectral[-1])
-        error = math.sqrt(2) * self.frobenius[-1] * _gamma(self.widths[-1], eps) * _ones(length)
+        error = math.sqrt(2) * self.frobenius[-1] * _gamma(self.widths[-1] + 2, eps) * _ones(length)
         for k in range(len(self.spectral) - 2, -1, -1):
             slope_error = self.bend * forward[k] + 4 * ULPS * eps * max(1.0, self.slope)
             error = self.slope * error + (slope_error + 2 * eps * self.slope) * (size + error)
             size = self.slope * size
-            local = _gamma(self.widths[k], eps) * self.frobenius[k]
+            local = _gamma(self.widths[k] + 2, eps) * self.frobenius[k]
             error = self.spectral[k] * error + local * (size + error)
             size = self.spectral[k] * size
-        return error * _SLACK
+        return (error + _UNDERFLOW) * _SLACK
 
     def _forward(self, length: Tensor, eps: float) -> list[Tensor]:
         """Bounds of |computed z_k - exact z_k|_2 for every layer."""

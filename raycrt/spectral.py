@@ -40,13 +40,15 @@ def eigenvalue_upper(symmetric: Tensor, guess: float | None = None) -> float:
     scale = float(symmetric.diagonal().abs().max()) + float(torch.linalg.matrix_norm(symmetric)) / n
     if scale == 0:
         return 0.0
-    if guess is None:
-        guess = _largest_estimate(symmetric)
-    step = _RAISE * max(abs(guess), scale)
+    # A power of two is divided out exactly, so that no threshold of a library is met.
+    unit = math.ldexp(1.0, math.frexp(scale)[1])
+    symmetric = symmetric / unit
+    guess = _largest_estimate(symmetric) if guess is None else guess / unit
+    step = _RAISE * max(abs(guess), 1.0)
     while True:
         proved = _proved(symmetric, guess + step)
         if proved is not None:
-            return proved
+            return proved * unit
         step *= 4
 
 

@@ -51,20 +51,18 @@ def evaluate(
 ) -> Measurement:
     """Train `spec` on the training rows and measure it on the first `rows` validation rows.
 
-    `report` gets a measurement at each of the `rungs` and at the end. At a rung it is a lower bound:
-    the radii come from the closed form alone.
+    `report` gets a measurement at each of the `rungs` and at the end, all on the same rows with the
+    same solver, so that they can be compared.
     """
     began = time.monotonic()
     split = dataset.validation.take(slice(rows))
     last: list[Measurement] = []
 
     def at_epoch(end: EpochEnd) -> None:
-        final = end.epoch == spec.train.epochs
-        if not final and end.epoch not in rungs:
+        if end.epoch not in (*rungs, spec.train.epochs):
             return
-        steps = spec.certify.steps if final else 0
         seconds = time.monotonic() - began
-        last[:] = [measure(end.network, split, spec, steps, epoch=end.epoch, seconds=seconds)]
+        last[:] = [measure(end.network, split, spec, epoch=end.epoch, seconds=seconds)]
         report(last[0], end)
 
     training.train(spec, dataset.train, report=at_epoch, state=state, device=_device())
@@ -72,10 +70,11 @@ def evaluate(
 
 
 def measure(
-    network: Network, split: Split, spec: Spec, steps: int, *, epoch: int, seconds: float
+    network: Network, split: Split, spec: Spec, *, epoch: int, seconds: float
 ) -> Measurement:
-    """Certify `split` with at most `steps` solver steps for each class."""
-    certifier = Certifier(network, steps=steps, batch_size=spec.certify.batch_size)
+    """Certify every row of `split`, as `spec.certify` says."""
+    steps, batch_size = spec.certify.steps, spec.certify.batch_size
+    certifier = Certifier(network, steps=steps, batch_size=batch_size)
     found = certifier(split.images.to(_device()))
     right = found.prediction.cpu() == split.labels
     radius = torch.where(right, found.radius.cpu(), 0.0)
@@ -88,6 +87,20 @@ def measure(
         rows=len(split),
         epoch=epoch,
         seconds=seconds,
+    )
+
+
+def worthless(rows: int) -> Measurement:
+    """The measurement of a training that came to nothing: nothing is certified."""
+    return Measurement(
+        certified=0.0,
+        clean=0.0,
+        mean_radius=0.0,
+        curvature=0.0,
+        parameters=0,
+        rows=rows,
+        epoch=0,
+        seconds=0.0,
     )
 
 

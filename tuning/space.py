@@ -196,5 +196,3 @@ def _enumerate(path: str, domain: Domain) -> Iterator[Any]:
         yield from range(int(domain.low), int(domain.high) + 1)
     else:
         raise InvalidInput(f"search.space.{path}: a grid needs choices, but got a range")
-
-

@@ -94,12 +94,7 @@ def _work(config: dict[str, Any]) -> None:
     spec = validate(config["spec"])
     context = ray.train.get_context()
     device = get_device()
-    workers = Workers(
-        rank=context.get_world_rank(),
-        size=context.get_world_size(),
-        wrap=lambda module: DistributedDataParallel(module, broadcast_buffers=False),
-        total=_total,
-    )
+    workers = data_parallel(context.get_world_rank(), context.get_world_size())
     started = ray.train.get_checkpoint()
     state = None
     if started is not None:
@@ -126,6 +121,16 @@ def _work(config: dict[str, Any]) -> None:
 
     split = getattr(data.load(spec.data), config["rows"])
     training.train(spec, split, report=report, workers=workers, state=state, device=device)
+
+
+def data_parallel(rank: int, size: int) -> Workers:
+    """Worker `rank` of `size` in the process group that has been joined: gradients are averaged."""
+    return Workers(
+        rank=rank,
+        size=size,
+        wrap=lambda module: DistributedDataParallel(module, broadcast_buffers=False),
+        total=_total,
+    )
 
 
 def _total(tensor: Tensor) -> Tensor:

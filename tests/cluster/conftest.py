@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60
 _STOP_SECONDS = 40
+_COMMAND_SECONDS = 200
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +33,14 @@ class Head:
     address: str
     environment: dict[str, str]
 
-    def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a command as a user at the project's root would; its output as text."""
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**self.environment, **more},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+    def run(self, *command: str, **more: str | None) -> subprocess.CompletedProcess[str]:
+        """Run a command at the project's root; `more` sets variables, or removes them by None."""
+        return run(command, {**self.environment, **more})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
-    """`ray start --head --block` with two CPUs and token authentication, ended by its own SIGTERM."""
+    """`ray start --head --block` with two CPUs and a token; SIGTERM ends it and nothing else."""
     # Sockets have paths of at most 107 characters, so the directory must have a short name.
     base = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))
     token = base / "token"
@@ -94,6 +89,33 @@ def head() -> Iterator[Head]:
             process.wait(_STOP_SECONDS)
         finally:
             shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def laptop() -> Iterator[Run]:
+    """Run a command where no cluster is known: it starts a Ray of its own."""
+    base = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))
+    (base / "ray").mkdir()
+    environment = plain_environment(base)
+    try:
+        yield lambda *command: run(command, environment)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def run(
+    command: tuple[str, ...], environment: Mapping[str, str | None]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user at the project's root would; its output as text."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={name: value for name, value in environment.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_SECONDS,
+        check=False,
+    )
 
 
 def plain_environment(home: Path) -> dict[str, str]:

@@ -1,0 +1,85 @@
+"""The job that runs everything on a cluster: search, train, certify, report.
+
+    ray job submit --working-dir . -- python -m cluster.pipeline --out /shared/raycrt/digits
+
+It is `raycrt demo` behind one check that a laptop needs no more than a cluster can do without: what
+a job writes must be there when the job's own copy of the project, and the nodes, are gone.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycrt.cli import DEFAULT_RECIPE, DataDir, Download, Overrides, Recipe, spec_from
+from raycrt.errors import InvalidInput, require
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    out: Annotated[Path, typer.Option(help="An absolute path on storage that all nodes share.")],
+    recipe: Recipe = DEFAULT_RECIPE,
+    set_: Overrides = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+) -> None:
+    """Search, train, certify and report as one job; exit code 2 if that could not work from here.
+
+    Started again with the same --out it takes up what is there.
+    """
+    try:
+        require(out.is_absolute(), "--out is an absolute path, on shared storage", out=str(out))
+        spec = spec_from(recipe, set_, data_dir, download)
+        from raycrt.distributed.session import session
+
+        with session():
+            check_shared(out)
+            from tuning import pipeline
+
+            pipeline.run(spec, out)
+    except InvalidInput as error:
+        print(f"raycrt: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def check_shared(out: Path) -> None:
+    """Raise `InvalidInput` unless every node that is alive sees what this process writes to `out`.
+
+    Nodes that join later are not asked.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def sees(path: str) -> bool:
+        return Path(path).is_file()
+
+    out.mkdir(parents=True, exist_ok=True)
+    mark = out / f".shared-{uuid.uuid4().hex}"
+    mark.touch()
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        answers = [
+            sees.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(mark))
+            for node in nodes
+        ]
+        blind = [
+            node["NodeManagerAddress"]
+            for node, seen in zip(nodes, ray.get(answers), strict=True)
+            if not seen
+        ]
+    finally:
+        mark.unlink()
+    require(not blind, "--out is a directory that all nodes share", out=str(out), not_on=blind)
+
+
+if __name__ == "__main__":
+    app()

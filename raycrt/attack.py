@@ -1,0 +1,85 @@
+"""Attacks: distances from above, to hold certificates against.
+
+A certificate is a lower bound of the distance to the nearest image of another class; an attack finds
+such an image and gives an upper bound. Where the two meet, both are exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raycrt.errors import require
+from raycrt.network import Network, margin_direction
+
+_BISECTIONS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial:
+    """`distance` (n,) float64 and `perturbation` (n, features): `image + perturbation` is predicted
+    as another class than the image. Infinite and zero where none was found."""
+
+    distance: Tensor
+    perturbation: Tensor
+
+
+@torch.no_grad()
+def attack(network: Network, images: Tensor, *, steps: int = 50, classes: int = 9) -> Adversarial:
+    """The nearest adversarial perturbation found for `images` (n, ...), unbounded in pixel range.
+
+    For each of the `classes` margins that are nearest by the linearised distance, the projection
+    onto the linearised boundary `u <- -(f - g.u) g / |g|^2` is repeated `steps` times; points beyond
+    the boundary are drawn back to it by bisection. Everything is float64 and every distance is that
+    of a point whose prediction was seen to differ.
+    """
+    require(steps > 0, "steps > 0", steps=steps)
+    network = _float64(network)
+    x = images.flatten(1).double()
+    trace = network.trace(x)
+    label = trace.logits.argmax(1)
+    n, total = trace.logits.shape
+    rows = torch.arange(n, device=x.device)
+    eye = torch.eye(total, dtype=x.dtype, device=x.device)
+    jacobian = network.pull_back(trace.slopes, eye.expand(n, -1, -1))
+    margins = trace.logits[rows, label][:, None] - trace.logits
+    slopes = (jacobian[rows, label][:, None] - jacobian).norm(dim=2).clamp(min=1e-300)
+    linear = (margins / slopes).scatter(1, label[:, None], torch.inf)
+    best = torch.zeros_like(x)
+    distance = torch.full_like(x[:, 0], torch.inf)
+    for target in linear.argsort(1)[:, : min(classes, total - 1)].T:
+        u = torch.zeros_like(x)
+        for _ in range(steps):
+            trace = network.trace(x + u)
+            direction = margin_direction(label, target, trace.logits)
+            g = network.pull_back(trace.slopes, direction)
+            f = (trace.logits * direction).sum(1)
+            wanted = (f - (g * u).sum(1)).clamp(min=0) / g.square().sum(1).clamp(min=1e-300)
+            u = -wanted[:, None] * g * (1 + 1e-9)
+            crossed = network.trace(x + u).logits.argmax(1) != label
+            nearer = crossed & (u.norm(dim=1) < distance)
+            best[nearer], distance[nearer] = u[nearer], u.norm(dim=1)[nearer]
+    found = torch.isfinite(distance)
+    if bool(found.any()):
+        best[found] = _draw_back(network, x[found], best[found], label[found])
+        distance[found] = best[found].norm(dim=1)
+    return Adversarial(distance=distance, perturbation=best)
+
+
+def _draw_back(network: Network, x: Tensor, u: Tensor, label: Tensor) -> Tensor:
+    """The nearest point to x on the way to x + u, of a fixed number of bisections, that crosses."""
+    low = torch.zeros(len(x), 1, dtype=x.dtype, device=x.device)
+    high = torch.ones_like(low)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        crossed = (network(x + middle * u).argmax(1) != label)[:, None]
+        low, high = torch.where(crossed, low, middle), torch.where(crossed, middle, high)
+    return high * u
+
+
+def _float64(network: Network) -> Network:
+    import copy
+
+    return copy.deepcopy(network).double().eval()

@@ -1,0 +1,102 @@
+"""Models in files as networks: run directories, ONNX files, weights with a spec."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from raycrt import checkpoint, network, onnx_graph
+from raycrt.errors import InvalidInput
+from raycrt.network import Network
+from raycrt.sequential import as_network
+from raycrt.spec import ModelSpec
+
+SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth")
+
+
+def load(
+    path: Path | str, spec: ModelSpec | None = None, input_shape: Sequence[int] | None = None
+) -> Network:
+    """The network in a file or a directory, by its kind.
+
+    A directory that raycrt wrote; an ONNX file; or weights (`.safetensors`, `.pt`, `.pth`, read
+    without running code), for which `spec` states the model. `input_shape`, without the batch, is
+    needed where convolutions come first and the file does not state it. Raises `InvalidInput`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return checkpoint.load_model(path)[0]
+    if path.suffix not in SUFFIXES:
+        raise InvalidInput(
+            f"a model must be a run directory or a file in {SUFFIXES}, but got {path}"
+        )
+    if not path.is_file():
+        raise InvalidInput(f"a model file must exist, but there is none at {path}")
+    if path.suffix == ".onnx":
+        model, stated = onnx_graph.read(path)
+        return as_network(model, input_shape or stated)
+    if spec is None:
+        raise InvalidInput(f"a spec of the model must be given with a file of weights, {path}")
+    return from_state_dict(_read_weights(path), spec)
+
+
+def from_state_dict(tensors: dict[str, Tensor], spec: ModelSpec) -> Network:
+    """The network of `spec` with `tensors` as its weights.
+
+    Names that are the network's own decide; others are taken in their order: weight and bias of
+    the first layer, of the second, ... Raises `InvalidInput` where numbers or shapes differ.
+    """
+    weights = [t for t in tensors.values() if t.dim() == 2]
+    if not weights:
+        raise InvalidInput(
+            f"weights must hold a matrix for each layer, but got {_listing(tensors)}"
+        )
+    model = network.build(spec, weights[0].shape[1], weights[-1].shape[0])
+    own = model.state_dict()
+    named = tensors if set(tensors) == set(own) else dict(zip(own, tensors.values(), strict=False))
+    wanted = [tuple(t.shape) for t in own.values()]
+    if len(tensors) != len(own) or any(named[n].shape != t.shape for n, t in own.items()):
+        raise InvalidInput(
+            f"weights must have the spec's shapes {wanted} in this order, but got "
+            f"{_listing(tensors)}"
+        )
+    model = model.to(weights[0].dtype)
+    model.load_state_dict(named)
+    return model.eval()
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, in the model's order: as stored, or by the numbers in their names."""
+    try:
+        if path.suffix == ".safetensors":
+            # This format stores tensors by size, so that only the names tell the order.
+            found = load_file(path)
+            return {name: found[name] for name in sorted(found, key=_natural)}
+        stored = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise InvalidInput(
+            f"{path} must hold tensors only, as torch.save(model.state_dict()) writes them: {first}"
+        ) from None
+    if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
+        stored = stored["state_dict"]
+    if not isinstance(stored, dict) or not all(isinstance(t, Tensor) for t in stored.values()):
+        raise InvalidInput(f"{path} must hold tensors by name, but holds {type(stored).__name__}")
+    return dict(stored)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts `layers.10` after `layers.2`, and a layer's weight before its bias."""
+    ordered = re.sub(r"bias$", "~bias", name)
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", ordered)]
+
+
+def _listing(tensors: dict[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items()) or "nothing"

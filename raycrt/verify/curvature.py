@@ -1,0 +1,157 @@
+"""Curvature of every margin, proved a second time: `Hess (z_y - z_t) >= -m[y, t] I`.
+
+Hidden layers are k = 0 .. L - 2, J_k is the Jacobian of z_k in the input and F_k the gradient of
+the margin in s(z_k). Differentiating twice gives
+
+    Hess f = sum_k J_k^T diag(F_k * s''(z_k)) J_k.
+
+So m may be the sum over k of the smaller of two bounds of `lambda_max(-J_k^T diag(..) J_k)`:
+
+* with numbers p >= max(0, -F_k * s'') that hold everywhere, `|sqrt(p) J_k|^2`. Here `J_k = W_k
+  D_{k-1} J_{k-1}` with slopes D in [lo, hi]: writing D = (lo + hi)/2 + (hi - lo)/2 S, |S| <= 1,
+
+      |A D J_k| <= (lo + hi)/2 |(A W_k) D J_{k-1}| + (hi - lo)/2 |A| |J_k|;
+
+* by Cauchy-Schwarz over the neurons, `sup|s''| |F_k| |diag(|w_i|) W_k| (sup|s'| |J_{k-1}|)^2`.
+
+For k = 0 the first is an eigenvalue of `W_0^T diag(p) W_0`, which a claimed m has to exceed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycrt.verify.model import Model
+from raycrt.verify.norms import SLACK, UNIT, frobenius, gamma, gram_upper, norm_upper
+
+
+def curvature_upper(model: Model, claims: np.ndarray) -> np.ndarray:
+    """m (classes, classes), proved: a claim itself where its Cholesky proof goes through.
+
+    Infinite where nothing can be proved (weights that are not finite); 0 on the diagonal.
+    """
+    classes = model.classes
+    m = np.full((classes, classes), math.inf)
+    np.fill_diagonal(m, 0.0)
+    if not model.finite:
+        return m
+    layers = _layers(model)
+    for y, t in zip(*np.nonzero(m), strict=True):
+        m[y, t] = _margin_upper(model, layers, int(y), int(t), float(claims[y, t]))
+    return m
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """Of a hidden layer: `chain[j]` = (W_k .. W_{k-j}, error of that product), and proved bounds.
+
+    `lipschitz` >= |J_k|, `norm` >= |W_k|, `quadratic` >= |diag(|w_i|) W_k|, `columns` >= the norms
+    of W_k's columns.
+    """
+
+    chain: list[tuple[np.ndarray, float]]
+    lipschitz: float
+    norm: float
+    quadratic: float
+    columns: np.ndarray
+
+
+def _layers(model: Model) -> list[_Layer]:
+    layers: list[_Layer] = []
+    for k, weight in enumerate(model.weights[:-1]):
+        chain = [(weight, 0.0)]
+        for j in range(k - 1, -1, -1):
+            product, error = chain[-1]
+            factor = model.weights[j]
+            rounding = gamma(len(factor)) * frobenius(product) * frobenius(factor)
+            chain.append((product @ factor, (error * layers[j].norm + rounding) * SLACK))
+        norms = [norm_upper(product) + error for product, error in chain]
+        lengths = np.sqrt((weight * weight).sum(1))
+        layers.append(
+            _Layer(
+                chain=chain,
+                lipschitz=_expand(model, norms, layers),
+                norm=norms[0],
+                quadratic=norm_upper(lengths[:, None] * weight) * (1 + gamma(weight.size + 8)),
+                columns=np.sqrt((weight * weight).sum(0)) * (1 + gamma(len(weight) + 2)),
+            )
+        )
+    return layers
+
+
+def _expand(model: Model, norms: list[float], before: list[_Layer]) -> float:
+    """The bound of |A D J_{k-1}| from `norms[j]` >= |A W_{k-1} .. W_{k-j}|, by the layers below."""
+    low, high = model.activation.slope_range
+    middle, deviation = abs(low + high) / 2, (high - low) / 2
+    total = norms[len(before)]
+    for j in range(len(before) - 1, -1, -1):
+        total = middle * total + deviation * norms[j] * before[len(before) - 1 - j].lipschitz
+    return total * SLACK
+
+
+def _margin_upper(model: Model, layers: list[_Layer], y: int, t: int, claim: float) -> float:
+    activation = model.activation
+    last = model.weights[-1]
+    gradient = last[y] - last[t]
+    low, high = _widen(gradient, gradient, np.abs(gradient) * 2 * UNIT)
+    length = _length(low, high)
+    total = 0.0
+    for k in range(len(layers) - 1, -1, -1):
+        bend_low, bend_high = activation.curvature_range
+        corners = [-f * bend for f in (low, high) for bend in (bend_low, bend_high)]
+        p = np.maximum(np.max(corners, axis=0), 0.0) * SLACK
+        reach = activation.slope_bound * layers[k - 1].lipschitz if k > 0 else 1.0
+        by_neurons = activation.curvature_bound * length * layers[k].quadratic * reach**2
+        claimed = claim if len(layers) == 1 else None
+        total += min(_weighted_upper(model, layers[: k + 1], p, claimed), by_neurons * SLACK)
+        if k > 0:
+            low, high, length = _gradient_below(model, k, layers[k], low, high, length)
+    return total * SLACK
+
+
+def _weighted_upper(
+    model: Model, layers: list[_Layer], p: np.ndarray, claim: float | None
+) -> float:
+    """|sqrt(p) J_k|^2 for the last of `layers`, at every input."""
+    root = np.sqrt(p)[:, None]
+    largest = float(root.max())
+    if len(layers) == 1:
+        scaled = root * layers[0].chain[0][0]
+        # Its entries are off by three roundings, which the claim, if given, has to leave room for.
+        return gram_upper(scaled, claim) + 8 * UNIT * frobenius(scaled) ** 2
+    norms = []
+    for product, error in layers[-1].chain:
+        scaled = root * product
+        norms.append(norm_upper(scaled) + 4 * UNIT * frobenius(scaled) + largest * error * SLACK)
+    return _expand(model, norms, layers[:-1]) ** 2 * SLACK
+
+
+def _gradient_below(
+    model: Model, k: int, layer: _Layer, low: np.ndarray, high: np.ndarray, length: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Elementwise bounds of `F_{k-1} = W_k^T (s'(z_k) * F_k)` and a bound of its 2-norm."""
+    slopes = model.activation.slope_range
+    ends = [slope * f for slope in slopes for f in (low, high)]
+    low, high = np.min(ends, axis=0), np.max(ends, axis=0)
+    length = min(model.activation.slope_bound * length, _length(low, high)) * SLACK
+    weight = model.weights[k]
+    centre, radius = (low + high) / 2, (high - low) / 2
+    reach = np.abs(weight).T @ radius
+    rounding = 2 * gamma(len(weight) + 4) * (np.abs(weight).T @ np.maximum(-low, high))
+    middle = weight.T @ centre
+    low, high = _widen(middle - reach, middle + reach, rounding)
+    cauchy = layer.columns * length * SLACK
+    low, high = np.maximum(low, -cauchy), np.minimum(high, cauchy)
+    return low, high, min(layer.norm * length * SLACK, _length(low, high))
+
+
+def _widen(low: np.ndarray, high: np.ndarray, by: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return low - by, high + by
+
+
+def _length(low: np.ndarray, high: np.ndarray) -> float:
+    """A bound of the 2-norm of every vector between `low` and `high`."""
+    return frobenius(np.maximum(np.abs(low), np.abs(high)))

@@ -1,0 +1,120 @@
+"""The stored network in numpy: its weights, its forward pass and the gradients of margins."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from scipy.special import erf, expit
+
+from raycrt.activations import Activation, activation
+from raycrt.errors import InvalidInput, require
+from raycrt.spec import ModelSpec
+
+NUMPY = SimpleNamespace(
+    exp=np.exp,
+    tanh=np.tanh,
+    arctan=np.arctan,
+    erf=erf,
+    sigmoid=expit,
+    softplus=lambda z: np.logaddexp(0.0, z),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """`z_k = W_k h_{k-1} + b_k`, `h_k = s(z_k)`, counted from 0 with h_{-1} the flat input.
+
+    `weights[k]` (outputs, inputs) and `biases[k]` (outputs,) are the stored numbers as float64,
+    `sha256` the identity of the file's content.
+    """
+
+    weights: tuple[np.ndarray, ...]
+    biases: tuple[np.ndarray, ...]
+    activation: Activation
+    sha256: str
+
+    @staticmethod
+    def load(file: Path, spec: ModelSpec) -> Model:
+        """Read a `model.safetensors` whose tensors are `maps.K.weight` and `maps.K.bias`."""
+        if not file.is_file():
+            raise InvalidInput(f"a model file must exist, but there is none at {file}")
+        try:
+            tensors = load_file(file)
+        except SafetensorError as error:
+            raise InvalidInput(f"{file} must be a safetensors file: {error}") from None
+        names = [(f"maps.{k}.weight", f"maps.{k}.bias") for k in range(spec.depth)]
+        require(
+            set(tensors) == {name for pair in names for name in pair},
+            "the tensors are maps.K.weight and maps.K.bias, K = 0 .. model.depth - 1",
+            tensors=sorted(tensors),
+            depth=spec.depth,
+        )
+        weights = tuple(tensors[weight].astype(np.float64) for weight, _ in names)
+        biases = tuple(tensors[bias].astype(np.float64) for _, bias in names)
+        sizes = [w.shape for w in weights]
+        require(
+            all(
+                w.ndim == 2 and b.shape == w.shape[:1] for w, b in zip(weights, biases, strict=True)
+            )
+            and all(a.shape[0] == b.shape[1] for a, b in pairwise(weights)),
+            "the layers fit together",
+            sizes=sizes,
+        )
+        return Model(
+            weights=weights,
+            biases=biases,
+            activation=activation(spec.activation, spec.beta),
+            sha256=weights_sha256(tensors),
+        )
+
+    @property
+    def depth(self) -> int:
+        return len(self.weights)
+
+    @property
+    def features(self) -> int:
+        return self.weights[0].shape[1]
+
+    @property
+    def classes(self) -> int:
+        return self.weights[-1].shape[0]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(np.isfinite(a).all()) for a in (*self.weights, *self.biases))
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Logits (n, classes) and the slopes s'(z_k) of all hidden layers at x (n, features)."""
+        z = x @ self.weights[0].T + self.biases[0]
+        slopes = []
+        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
+            slopes.append(self.activation.slope(z, NUMPY))
+            z = self.activation.value(z, NUMPY) @ weight.T + bias
+        return z, slopes
+
+    def margin_gradient(
+        self, slopes: list[np.ndarray], label: np.ndarray, target: np.ndarray
+    ) -> np.ndarray:
+        """Gradient in x of `z_label - z_target`, (n, features), for label and target (n,)."""
+        gradient = self.weights[-1][label] - self.weights[-1][target]
+        for weight, slope in zip(self.weights[-2::-1], reversed(slopes), strict=True):
+            gradient = (gradient * slope) @ weight
+        return gradient
+
+
+def weights_sha256(tensors: dict[str, np.ndarray]) -> str:
+    """SHA-256 over `name (shape) torch.dtype;` and the raw bytes of each tensor, sorted by name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {tensor.shape} torch.{tensor.dtype.name};".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""Largest eigenvalues and spectral norms, proved from above by a completed Cholesky factorisation.
+
+If the factorisation of a symmetric M of order n, run in floating point, completes, its factor has
+`R^T R = M + E` with `|E|_2 <= g / (1 - g) trace(M)`, `g = gamma(n + 1)` (Demmel 1989; Rump, BIT 46,
+2006), and `R^T R >= 0`, so `M >= -|E|_2 I`. With M = t I - A that bounds the eigenvalues of A.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+# The unit roundoff of float64: an operation is off by at most this, relatively.
+UNIT = 2.0**-53
+# Covers the rounding of a bound that is itself a short sum of positive float64 terms.
+SLACK = 1 + 2.0**-48
+_RAISE = 2e-10
+
+
+def gamma(n: int, unit: float = UNIT) -> float:
+    """Higham's `n u / (1 - n u)`: bounds what n roundings do, relatively; infinite if n u >= 1."""
+    return n * unit / (1 - n * unit) if n * unit < 1 else math.inf
+
+
+def frobenius(matrix: np.ndarray) -> float:
+    """A number >= the Frobenius norm of `matrix`."""
+    return float(np.sqrt((matrix * matrix).sum())) * (1 + gamma(matrix.size + 2))
+
+
+def gram_upper(matrix: np.ndarray, claim: float | None = None) -> float:
+    """A number >= |matrix|_2^2, at most `claim` where that claim can be proved.
+
+    The smaller Gram matrix is formed; its rounding is at most `gamma(k)` times the Gram matrix of
+    the absolute values, whose norm is at most the sum of all squares.
+    """
+    if not np.isfinite(matrix).all():
+        return math.inf
+    rows, columns = matrix.shape
+    gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+    rounding = gamma(max(rows, columns) + 2) * frobenius(matrix) ** 2 * SLACK
+    if rounding == 0:
+        return 0.0
+    if claim is not None:
+        # Twice what has to be spared, so that the sum stays below the claim in floating point.
+        target = claim - 2 * (_shift(gram, claim) + rounding)
+        if _completes(gram, target):
+            return claim
+    target = float(np.linalg.eigvalsh(gram)[-1])
+    step = _RAISE * abs(target) + rounding
+    while not _completes(gram, target + step):
+        step *= 2
+    target += step
+    return (target + _shift(gram, target) + rounding) * SLACK
+
+
+def norm_upper(matrix: np.ndarray) -> float:
+    """A number >= the spectral norm of `matrix`."""
+    return math.sqrt(gram_upper(matrix)) * SLACK
+
+
+def _completes(symmetric: np.ndarray, target: float) -> bool:
+    """Whether `target I - symmetric` has a Cholesky factor in floating point."""
+    shifted = -symmetric
+    shifted[np.diag_indices(len(shifted))] += target
+    try:
+        return bool(np.isfinite(np.linalg.cholesky(shifted)).all())
+    except np.linalg.LinAlgError:
+        return False
+
+
+def _shift(symmetric: np.ndarray, target: float) -> float:
+    """If `_completes`, no eigenvalue exceeds `target` by more: |E|_2, and rounding the diagonal."""
+    n = len(symmetric)
+    trace = n * abs(target) + float(np.abs(symmetric.diagonal()).sum())
+    g = gamma(n + 1)
+    return (g / (1 - g) + UNIT) * trace * SLACK

@@ -1,0 +1,158 @@
+"""From a margin's value and gradient at one point to a radius, with all rounding subtracted.
+
+Let f be a margin with `Hess f >= -m I`, value v and gradient g at x0 + u. By Taylor's theorem, for
+x' = x0 + d,
+
+    f(x') >= v + g.(d - u) - m/2 |d - u|^2
+          >= [v - g.u - m/2 |u|^2] - |g + m u| |d| - m/2 |d|^2.
+
+The right-hand side, a `Floor`, falls with |d| and is positive exactly for |d| below the positive
+root of a quadratic. Computed values that are off, v by at most e and g by at most h, cost
+`e + h |d - u| <= e + h |u| + h |d|`: they lower the constant and steepen the slope.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycrt.verify.model import NUMPY, Model
+from raycrt.verify.norms import UNIT, frobenius, gamma, norm_upper
+
+FLOAT32_UNIT = 2.0**-24
+# Library functions (exp, tanh, erf, ...) are assumed right to 4 units in the last place. Then each
+# activation's value is off by at most this many units of |s(z)| + |z| ...
+_VALUE_UNITS = 16
+# ... and its slope by as many units of max(1, sup|s'|): the worst is z (1 - sigmoid(z)) in SiLU,
+# where 1 - sigmoid(z) is off by 4 units and not yet zero up to z = 37.
+_SLOPE_UNITS = 256
+# The bounds are themselves sums of a few thousand positive terms.
+_SLACK = 1 + 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """`f(x0 + d) >= constant - slope |d| - m/2 |d|^2` for every d; arrays of one shape."""
+
+    constant: np.ndarray
+    slope: np.ndarray
+    m: np.ndarray
+
+    def radius(self) -> np.ndarray:
+        """f > 0 where |d| is smaller; 0 where the floor proves nothing, NaN included."""
+        with np.errstate(all="ignore"):
+            root = np.sqrt(self.slope**2 + 2 * self.m * self.constant)
+            radius = 2 * self.constant / (self.slope + root) * (1 - 16 * UNIT)
+            return np.where((self.constant > 0) & (radius > 0), radius, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errors:
+    """A priori bounds of what rounding does to margins and gradients (Higham, ch. 3).
+
+    A product with n terms, summed in any order, is off by at most gamma(n) times the product of the
+    absolute values; what enters a layer wrong grows by its spectral norm, `_SLACK` covers the rest.
+    Norms of `spectral`, `frobenius`, `bias` are those of each layer. Underflow is left out.
+    """
+
+    model: Model
+    spectral: tuple[float, ...]
+    frobenius: tuple[float, ...]
+    bias: tuple[float, ...]
+
+    @staticmethod
+    def of(model: Model) -> Errors:
+        return Errors(
+            model=model,
+            spectral=tuple(norm_upper(w) for w in model.weights),
+            frobenius=tuple(frobenius(w) for w in model.weights),
+            bias=tuple(frobenius(b) for b in model.biases),
+        )
+
+    def margin(self, length: np.ndarray, unit: float = UNIT) -> np.ndarray:
+        """>= |computed margin - exact margin| at inputs of 2-norm `length`; affine in `length`."""
+        last, size = self._forward(length, unit)[-1]
+        # Two logits, each off by a component of `last`, and their subtraction.
+        return math.sqrt(2) * (last + unit * (size + last)) * _SLACK
+
+    def gradient(self, length: np.ndarray) -> np.ndarray:
+        """>= |computed gradient of a margin - exact gradient|_2 at inputs of 2-norm `length`."""
+        activation = self.model.activation
+        steepest = activation.slope_bound
+        layers = self._forward(length, UNIT)
+        size = math.sqrt(2) * self.spectral[-1]
+        error = UNIT * size * np.ones_like(length)
+        for k in range(self.model.depth - 2, -1, -1):
+            wrong = activation.curvature_bound * layers[k][0]
+            wrong = wrong + _SLOPE_UNITS * UNIT * max(1.0, steepest)
+            error = steepest * error + (wrong + UNIT * (steepest + wrong)) * (size + error)
+            size = steepest * size
+            local = gamma(len(self.model.weights[k])) * self.frobenius[k] * (size + error)
+            error = self.spectral[k] * error + local
+            size = self.spectral[k] * size
+        return error * _SLACK
+
+    def _forward(self, length: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each layer bounds of |computed z - z|_2 and of |z|_2."""
+        activation = self.model.activation
+        resting = abs(float(activation.value(0.0, NUMPY)))
+        size, error = length, np.zeros_like(length)
+        found = []
+        for k, weight in enumerate(self.model.weights):
+            rows, columns = weight.shape
+            # columns products, the bias, and, in less than float64, the stored weight itself.
+            local = gamma(columns + 2, unit)
+            local = local * (self.frobenius[k] * (size + error) + self.bias[k])
+            error = self.spectral[k] * error + local
+            size = self.spectral[k] * size + self.bias[k]
+            found.append((error, size))
+            value = activation.slope_bound * size + resting * math.sqrt(rows)
+            local = _VALUE_UNITS * unit * (value + size + 2 * error)
+            error, size = activation.slope_bound * error + local, value
+        return found
+
+
+def floor(
+    errors: Errors,
+    *,
+    length: np.ndarray,
+    value: np.ndarray,
+    gradient: np.ndarray,
+    m: np.ndarray,
+    u: np.ndarray | None = None,
+    deployed: float | None = None,
+) -> Floor:
+    """The floor of margins with `value` and `m` (...) and `gradient` and `u` (..., features).
+
+    `length` (...) is |x0|. Without `u` the point is x0 itself. With `deployed`, the unit roundoff
+    of a coarser arithmetic, the floor lies under the margin as computed in that arithmetic.
+    """
+    features = gradient.shape[-1]
+    if u is None:
+        shift, dot, tilt = np.zeros_like(value), np.zeros_like(value), gradient
+    else:
+        shift, dot = _norm(u), (gradient * u).sum(-1)
+        tilt = gradient + m[..., None] * u
+    steepness, reach = _norm(gradient), (length + shift) * _SLACK
+    off_gradient = errors.gradient(reach)
+    # x0 + u is rounded too: the point used lies at u + e, |e| <= moved.
+    moved = UNIT * reach
+    terms = gamma(features + 16)
+    constant = value - dot - m / 2 * shift**2
+    rounding = terms * (np.abs(value) + steepness * shift + m * shift**2)
+    rounding = rounding + moved * (steepness + m * (shift + moved))
+    lowered = errors.margin(reach) + off_gradient * shift + rounding
+    steeper = off_gradient + terms * (steepness + m * shift) + m * moved
+    if deployed is not None:
+        # Affine in |x'| <= |x0| + |d|.
+        here = errors.margin(length * _SLACK, deployed)
+        zero, one = errors.margin(np.array([0.0, 1.0]), deployed)
+        lowered = lowered + here
+        steeper = steeper + (one - zero + one * 1e-9)
+    return Floor(constant=constant - lowered * _SLACK, slope=_norm(tilt) + steeper * _SLACK, m=m)
+
+
+def _norm(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("...d,...d->...", vectors, vectors))

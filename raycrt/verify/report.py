@@ -1,0 +1,154 @@
+"""A whole run: its manifest, its weights, its curvature, and each of its rows exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raycrt import data
+from raycrt.errors import InvalidInput, require
+from raycrt.spec import Spec, validate
+from raycrt.verify.checker import DEPLOYMENTS, Checked, Checker, Finding, check_files
+from raycrt.verify.curvature import curvature_upper
+from raycrt.verify.model import Model
+from raycrt.verify.table import VERSION, read_manifest, row_files
+
+CheckFiles = Callable[[Checker, list[Path]], Iterable[Checked]]
+# A curvature may lie below ours by this, relatively: two proofs of one number round differently.
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """`checked` rows were checked and `failed` failed; `findings` says all that is wrong."""
+
+    data: str
+    images: int
+    checked: int
+    failed: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every image has exactly one row and each is proved."""
+        return not self.findings
+
+
+def verify_run(
+    run: Path, *, data_directory: Path | None = None, check: CheckFiles = check_files
+) -> Report:
+    """Re-prove the certificates in `run / "certificates"` of the model in `run / "train"`.
+
+    `data_directory` stands in for the one named in the manifest; `check` checks the files, here or
+    elsewhere. `InvalidInput` where a part of the run is missing; what is there but wrong is
+    reported.
+    """
+    directory, trained = run / "certificates", run / "train"
+    manifest = read_manifest(directory)
+    spec = _spec(manifest, data_directory)
+    model = Model.load(trained / "model.safetensors", Spec.load(trained).model)
+    test = data.load(spec.data).test
+    images = test.images.numpy().reshape(len(test), -1)
+    labels = test.labels.numpy()
+    require(
+        images.shape[1] == model.features,
+        "features of an image == features of the network",
+        image=images.shape[1],
+        network=model.features,
+    )
+    findings = _check_manifest(manifest, Spec.load(trained), model, len(labels))
+    stated = _stated_curvature(manifest, model.classes)
+    curvature = curvature_upper(model, stated)
+    findings += _check_curvature(stated, curvature)
+    checker = Checker(
+        model,
+        curvature=np.fmax(curvature, stated),
+        stated=stated,
+        images=images,
+        labels=labels,
+        deployment=_deployment(manifest),
+    )
+    results = list(check(checker, row_files(directory)))
+    indices = np.concatenate([np.empty(0, np.int64), *(r.indices for r in results)])
+    findings += [finding for result in results for finding in result.findings]
+    findings += _check_indices(indices, len(labels))
+    return Report(
+        data=spec.data.name,
+        images=len(labels),
+        checked=len(indices),
+        failed=len({finding.index for finding in findings if finding.index >= 0}),
+        findings=tuple(sorted(findings)),
+    )
+
+
+def _spec(manifest: dict[str, Any], data_directory: Path | None) -> Spec:
+    spec = validate(manifest.get("spec"))
+    if data_directory is None:
+        return spec
+    return spec.override({"data.directory": str(data_directory)})
+
+
+def _check_manifest(
+    manifest: dict[str, Any], trained: Spec, model: Model, images: int
+) -> list[Finding]:
+    found = validate(manifest["spec"])
+    wrong = {
+        f"schema_version must be {VERSION}": manifest.get("schema_version") != VERSION,
+        "complete must be true": manifest.get("complete") is not True,
+        f"rows must be {images}, the images of the test set": manifest.get("rows") != images,
+        "region must be 'global'": manifest.get("region") != "global",
+        "weights_sha256 must be that of the model": manifest.get("weights_sha256") != model.sha256,
+        "spec.model must be that of the model": found.model != trained.model,
+    }
+    return [Finding(sentence=f"{text} in the manifest.") for text, bad in wrong.items() if bad]
+
+
+def _deployment(manifest: dict[str, Any]) -> str:
+    named = manifest.get("deployment", "exact")
+    if named not in DEPLOYMENTS:
+        raise InvalidInput(f"deployment must be one of {sorted(DEPLOYMENTS)}, but got {named!r}")
+    return str(named)
+
+
+def _stated_curvature(manifest: dict[str, Any], classes: int) -> np.ndarray:
+    try:
+        stated = np.array(manifest["margin_curvature"], dtype=np.float64)
+    except (KeyError, TypeError, ValueError):
+        raise InvalidInput("margin_curvature must be a matrix of numbers in the manifest") from None
+    require(
+        stated.shape == (classes, classes),
+        "margin_curvature has a number for each pair of classes",
+        shape=stated.shape,
+        classes=classes,
+    )
+    return stated
+
+
+def _check_curvature(stated: np.ndarray, proved: np.ndarray) -> list[Finding]:
+    """Ours may be larger by rounding, or infinite together with the one stated."""
+    good = (stated * (1 + _TOLERANCE) >= proved) | (np.isinf(proved) & ~np.isfinite(stated))
+    return [
+        Finding(
+            sentence=f"margin_curvature[{y}][{t}] is {stated[y, t]!r}, "
+            f"but only {proved[y, t]!r} can be proved."
+        )
+        for y, t in zip(*np.nonzero(~good), strict=True)
+    ]
+
+
+def _check_indices(indices: np.ndarray, images: int) -> list[Finding]:
+    inside = indices[(indices >= 0) & (indices < images)]
+    counts = np.bincount(inside, minlength=images)
+    return [
+        Finding(
+            index=int(index),
+            sentence="the row is missing."
+            if counts[index] == 0
+            else f"the row is there {counts[index]} times.",
+        )
+        for index in np.nonzero(counts != 1)[0]
+    ]

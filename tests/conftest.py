@@ -1,0 +1,50 @@
+"""Fixtures for the whole suite."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = """
+model: {depth: 2, width: 16, activation: tanh}
+train: {objective: crt-all, radius: 0.5, gamma: 0.001, epochs: 3, batch_size: 128,
+        learning_rate: 0.01, targets: 1}
+data: {name: digits, validation: 0.2}
+certify: {at: [0.1, 0.5], steps: 10, batch_size: 120}
+search:
+  radius: 0.1
+  trials: 5
+  rungs: [1]
+  rows: 100
+  finalists: 1
+  seeds: 2
+  points: [{train.learning_rate: 1.0e+30}]
+  space:
+    model.depth: {low: 2, high: 3}
+    model.activation: {choices: [softplus, tanh]}
+    train.gamma: {low: 0.0001, high: 0.1, log: true}
+    train.learning_rate: {choices: [0.01, 0.003, 1.0e+30]}
+"""
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny finished `raycrt demo`; what it printed is in `demo.log` there.
+
+    Its trial 1 has a learning rate that makes the loss infinite.
+    """
+    out = tmp_path_factory.mktemp("finished") / "run"
+    recipe = out.parent / "tiny.yaml"
+    recipe.write_text(TINY)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "raycrt", "demo", "--recipe", recipe, "--out", out],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (out / "demo.log").write_text(done.stdout)
+    return out

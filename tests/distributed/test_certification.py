@@ -1,0 +1,106 @@
+"""Certification over actors: the same rows as in one process, whoever dies and however often."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from raycrt import Certifier, certificates, data, training
+from raycrt.distributed import certification
+from raycrt.distributed.session import session
+from raycrt.errors import InvalidInput
+from raycrt.spec import validate
+
+pytestmark = pytest.mark.cluster
+
+SPEC = validate(
+    {
+        "model": {"width": 24},
+        "train": {"epochs": 3, "batch_size": 64, "radius": 0.4},
+        "data": {"limit": 130},
+        "certify": {"batch_size": 20, "steps": 30},
+        "run": {"workers": 2, "cpus_per_worker": 0.5},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return training.train(SPEC, data.load(SPEC.data).train)
+
+
+@pytest.fixture(scope="module")
+def twin(network):
+    """The table that one process makes."""
+    torch.set_num_threads(1)
+    test = data.load(SPEC.data).test
+    found = Certifier(network, steps=30, batch_size=20)(test.images)
+    return certificates.to_table(found, 0, test.labels.numpy())
+
+
+@pytest.fixture(scope="module")
+def ray_running():
+    with session(2):
+        yield
+
+
+def test_sharded_equals_unsharded_and_resumes(tmp_path, ray_running, network, twin):
+    test = data.load(SPEC.data).test
+    killed = []
+
+    def kill_an_actor(rows: int) -> None:
+        """After the first batch one of the actors dies without a word."""
+        from ray.util.state import list_actors
+
+        if killed or rows == 0:
+            return
+        actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+        pids = [actor.pid for actor in actors if "_Certify" in actor.class_name]
+        if pids:
+            killed.append(pids[0])
+            os.kill(pids[0], signal.SIGKILL)
+
+    certification.certify(network, SPEC, test, tmp_path, watch=kill_an_actor)
+    table, manifest = certificates.read(tmp_path)
+    assert killed
+    assert table.equals(twin)
+    assert manifest["complete"] and manifest["rows"] == 130
+
+    files = sorted((tmp_path / certificates.ROWS).glob("*.parquet"))
+    kept = {file: file.stat().st_mtime_ns for file in files[2:]}
+    for file in files[:2]:
+        file.unlink()
+    with pytest.raises(InvalidInput, match="as many certificates as images"):
+        certificates.read(tmp_path)
+    certification.certify(network, SPEC, test, tmp_path)
+    assert certificates.read(tmp_path)[0].equals(twin)
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_rows_of_another_model_are_not_mixed_in(tmp_path, network):
+    manifest = {"weights_sha256": "other", "spec": SPEC.model_dump(mode="json"), "rows": 1}
+    certificates.write_manifest(tmp_path, manifest)
+    with pytest.raises(InvalidInput, match="one model, data set and certify section"):
+        certification.certify(network, SPEC, data.load(SPEC.data).test, tmp_path)
+
+
+def test_a_doubled_row_is_refused(tmp_path, twin):
+    certificates.write_manifest(tmp_path, {"rows": 130})
+    (tmp_path / certificates.ROWS).mkdir()
+    certificates.write_rows(tmp_path / certificates.ROWS / "a.parquet", twin.slice(0, 129))
+    certificates.write_rows(tmp_path / certificates.ROWS / "b.parquet", twin.slice(0, 1))
+    with pytest.raises(InvalidInput, match="exactly once"):
+        certificates.read(tmp_path)
+
+
+def test_the_summary_counts_right_predictions_with_a_larger_radius(twin):
+    summary = certificates.summarise(twin, (0.1, 0.3))
+    right = twin["prediction"].to_numpy() == twin["label"].to_numpy()
+    assert summary.clean == pytest.approx(right.mean())
+    expected = (right & (twin["radius"].to_numpy() > 0.3)).mean()
+    assert summary.certified[0.3] == pytest.approx(expected)
+    assert json.dumps(summary.certified)
+    assert np.all(twin["radius"].to_numpy() <= twin["radius_runner_up"].to_numpy())

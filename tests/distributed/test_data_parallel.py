@@ -1,0 +1,60 @@
+"""Gradients over several workers are those of one worker with the same global batch."""
+
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from raycrt import data, training
+from raycrt.objectives import OBJECTIVES
+from raycrt.spec import validate
+
+# 130 rows in batches of 64: the last batch has 2 rows, fewer than three workers.
+SPEC = validate(
+    {
+        "model": {"width": 16, "depth": 3},
+        "train": {"epochs": 2, "batch_size": 64, "radius": 0.3, "gamma": 1e-3,
+                  "precision": "float64"},
+        "data": {"limit": 130},
+    }
+)
+
+
+def _worker(rank: int, size: int, folder: str) -> None:
+    from raycrt.distributed.train import data_parallel
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    split = data.load(SPEC.data).train
+    for objective in OBJECTIVES:
+        spec = SPEC.override({"train.objective": objective})
+        metrics: list[dict[str, float]] = []
+        network = training.train(
+            spec,
+            split,
+            workers=data_parallel(rank, size),
+            report=lambda end, seen=metrics: seen.append(end.metrics),
+        )
+        torch.save((network.state_dict(), metrics), f"{folder}/{objective}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_workers_agree_with_one_worker(tmp_path, size):
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    mp.spawn(_worker, args=(size, str(tmp_path)), nprocs=size)
+    split = data.load(SPEC.data).train
+    for objective in OBJECTIVES:
+        alone: list[dict[str, float]] = []
+        one = training.train(
+            SPEC.override({"train.objective": objective}),
+            split,
+            report=lambda end, seen=alone: seen.append(end.metrics),
+        ).state_dict()
+        for rank in range(size):
+            weights, metrics = torch.load(tmp_path / f"{objective}-{rank}.pt", weights_only=True)
+            for name, value in one.items():
+                assert torch.allclose(weights[name], value, rtol=0, atol=1e-8), (objective, name)
+            assert metrics[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-8)

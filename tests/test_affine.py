@@ -1,0 +1,242 @@
+"""Every affine map states one linear function, whichever way it is asked, and bounds that hold."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raycrt import affine
+from raycrt.affine import AffineMap, Chain, Dense, Normalization
+from raycrt.convolution import AveragePool, Convolution, Correlation
+from raycrt.errors import InvalidInput
+from raycrt.torus import torus_norm_upper
+
+
+def convolution(in_shape=(3, 9, 8), out_channels=4, kernel=(3, 3), **geometry) -> Convolution:
+    return Convolution(in_shape, out_channels, kernel, **geometry)
+
+
+def normalization(channels: int, positions: int) -> Normalization:
+    made = Normalization(channels, positions, 1e-5)
+    made.mean, made.variance = torch.randn(channels), torch.rand(channels) + 0.1
+    nn.init.normal_(made.weight)
+    nn.init.normal_(made.bias)
+    return made
+
+
+def pool_and_dense() -> Chain:
+    conv = convolution(padding=(1, 1))
+    pool = AveragePool(conv.out_shape, (3, 3), stride=(2, 2))
+    return Chain([conv, normalization(4, 72), pool, Dense(pool.out_features, 5)])
+
+
+CASES = {
+    "dense": lambda: Dense(6, 4),
+    "normalization": lambda: normalization(3, 5),
+    "convolution": convolution,
+    "padded": lambda: convolution(padding=(1, 2)),
+    "strided": lambda: convolution(kernel=(4, 3), stride=(2, 3), padding=(1, 1)),
+    "dilated": lambda: convolution(kernel=(3, 2), dilation=(2, 3), padding=(2, 1)),
+    "grouped": lambda: convolution((4, 6, 6), 6, groups=2, stride=(2, 2), padding=(1, 1)),
+    "everything": lambda: convolution(
+        (4, 11, 10), 8, (3, 2), stride=(3, 2), padding=(2, 1), dilation=(2, 2), groups=4
+    ),
+    "pool": lambda: AveragePool((2, 7, 6), (3, 2), stride=(2, 2), padding=(1, 0)),
+    "pool-divisor": lambda: AveragePool((2, 6, 6), (2, 2), stride=(1, 1), divisor=3),
+    "chain": pool_and_dense,
+}
+
+
+@pytest.fixture(params=CASES)
+def layer(request: pytest.FixtureRequest) -> AffineMap:
+    torch.manual_seed(0)
+    return CASES[request.param]().double()
+
+
+@pytest.fixture
+def undense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No matrix is small enough to be formed for a bound."""
+    monkeypatch.setattr(affine, "DENSE_ENTRIES", 0)
+
+
+class TestContract:
+    def test_forward_is_matrix_and_offset(self, layer: AffineMap) -> None:
+        x = torch.randn(2, 3, layer.in_features, dtype=torch.float64)
+        expected = x @ layer.matrix().T + layer.offset()
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(layer.linear(x) + layer.offset(), expected, rtol=0, atol=1e-12)
+        assert layer.matrix().shape == (layer.out_features, layer.in_features)
+        assert layer.offset().shape == (layer.out_features,)
+
+    def test_transpose_is_the_adjoint(self, layer: AffineMap) -> None:
+        c = torch.randn(2, 3, layer.out_features, dtype=torch.float64)
+        torch.testing.assert_close(layer.transpose(c), c @ layer.matrix(), rtol=0, atol=1e-12)
+
+    def test_one_vector_needs_no_batch(self, layer: AffineMap) -> None:
+        x = torch.randn(layer.in_features, dtype=torch.float64)
+        assert layer(x).shape == (layer.out_features,)
+        assert layer.transpose(layer(x)).shape == (layer.in_features,)
+
+    def test_all_four_train_the_same_weights(self, layer: AffineMap) -> None:
+        parameters = [p for name, p in layer.named_parameters() if name.endswith("weight")]
+        if not parameters:
+            pytest.skip("nothing is trained in it")
+        x = torch.randn(layer.in_features, dtype=torch.float64)
+        c = torch.randn(layer.out_features, dtype=torch.float64)
+        ways = [
+            torch.autograd.grad(value, parameters)
+            for value in (c @ layer.linear(x), layer.transpose(c) @ x, c @ layer.matrix() @ x)
+        ]
+        for other in ways[1:]:
+            for first, second in zip(ways[0], other, strict=True):
+                torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-11)
+
+    def test_only_convolutions_may_round_otherwise_in_float32(self, layer: AffineMap) -> None:
+        convolves = any(isinstance(part, Correlation) for part in layer.modules())
+        assert layer.sums_in_float32 != convolves
+
+    def test_interval_holds_every_member(self, layer: AffineMap) -> None:
+        low = torch.randn(layer.out_features, dtype=torch.float64)
+        high = low + torch.rand_like(low)
+        below, above = layer.transpose_interval(low, high)
+        members = layer.transpose(low + torch.rand(200, len(low)).double() * (high - low))
+        assert (members >= below - 1e-12).all()
+        assert (members <= above + 1e-12).all()
+        if not isinstance(layer, Chain):  # of one matrix the range is attained
+            matrix = layer.matrix()
+            best = (torch.where(matrix > 0, high[:, None], low[:, None]) * matrix).sum(0)
+            torch.testing.assert_close(above, best, rtol=0, atol=1e-12)
+
+
+class TestBounds:
+    """Proved numbers against what the dense matrix gives, formed for the bound or not."""
+
+    @pytest.fixture(params=["dense", "undense"], autouse=True)
+    def _way(self, request: pytest.FixtureRequest) -> None:
+        if request.param == "undense":
+            request.getfixturevalue("undense")
+
+    def test_norm(self, layer: AffineMap) -> None:
+        exact = float(torch.linalg.matrix_norm(layer.matrix().detach(), 2))
+        assert layer.norm_upper() >= exact
+
+    def test_weighted_gram(self, layer: AffineMap) -> None:
+        weights = torch.rand(layer.out_features, dtype=torch.float64) ** 3
+        matrix = layer.matrix().detach()
+        exact = float(torch.linalg.eigvalsh(matrix.T @ (weights[:, None] * matrix))[-1])
+        assert layer.gram_upper(weights) >= exact
+        assert layer.gram_upper(weights) <= float(weights.max()) * layer.norm_upper() ** 2 * 1.001
+
+    def test_rows_and_columns(self, layer: AffineMap) -> None:
+        matrix = layer.matrix()
+        assert (layer.row_norms_upper() >= matrix.norm(dim=1)).all()
+        assert (layer.column_norms_upper() >= matrix.norm(dim=0)).all()
+
+    def test_magnitude(self, layer: AffineMap) -> None:
+        exact = float(torch.linalg.matrix_norm(layer.matrix().detach().abs(), 2))
+        assert layer.magnitude_upper() >= exact * (1 - 1e-12)
+        assert layer.offset_norm_upper() >= float(layer.offset().detach().norm()) * (1 - 1e-12)
+
+    def test_float32_errors_are_within_the_stated_roundings(self, layer: AffineMap) -> None:
+        single = copy.deepcopy(layer).float()
+        exact = copy.deepcopy(single).double()
+        x = torch.randn(50, layer.in_features)
+        c = torch.randn(50, layer.out_features)
+        allowed = layer.terms * torch.finfo(torch.float32).eps * exact.magnitude_upper()
+        forward = (single.linear(x).double() - exact.linear(x.double())).norm(dim=1)
+        back = (single.transpose(c).double() - exact.transpose(c.double())).norm(dim=1)
+        assert (forward <= allowed * x.double().norm(dim=1)).all()
+        assert (back <= allowed * c.double().norm(dim=1)).all()
+        error = torch.linalg.matrix_norm(single.matrix().double() - exact.matrix(), 2).detach()
+        assert float(error) <= single.matrix_error_upper() + 1e-15
+
+
+class TestTorus:
+    @pytest.mark.parametrize(
+        ("size", "kernel", "stride", "padding", "groups", "within"),
+        [
+            (16, 3, 1, 1, 1, 1.03),
+            (15, 5, 1, 2, 1, 1.05),
+            (16, 4, 2, 1, 1, 1.03),
+            (17, 3, 2, 0, 1, 1.05),
+            (15, 3, 3, 0, 1, 1.0 + 1e-5),
+            (14, 3, 1, 1, 2, 1.05),
+        ],
+    )
+    def test_is_above_the_dense_norm_and_near(
+        self, size: int, kernel: int, stride: int, padding: int, groups: int, within: float
+    ) -> None:
+        torch.manual_seed(1)
+        layer = Convolution(
+            (4, size, size),
+            6,
+            (kernel, kernel),
+            stride=(stride, stride),
+            padding=(padding, padding),
+            groups=groups,
+        ).double()
+        exact = float(torch.linalg.matrix_norm(layer.matrix().detach(), 2))
+        assert exact <= layer.torus_norm_upper() <= within * exact
+
+    def test_closed_form_of_one_channel(self) -> None:
+        """A kernel of non-negative taps has its largest gain at frequency zero: the taps' sum."""
+        kernel = torch.rand(1, 1, 3, 3, dtype=torch.float64)
+        bound = torus_norm_upper(kernel, (8, 8), (1, 1), (1, 1))
+        assert float(kernel.sum()) <= bound <= float(kernel.sum()) * (1 + 1e-5)
+
+    def test_pool_of_disjoint_windows(self) -> None:
+        pool = AveragePool((2, 8, 8), (2, 2), stride=(2, 2))
+        assert 0.5 <= pool.torus_norm_upper() <= 0.5 * (1 + 1e-5)
+
+    def test_a_hidden_frequency_is_not_missed(self) -> None:
+        """The gain sits in one alternating pattern, to which a flat start is orthogonal."""
+        sign = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+        layer = Convolution((1, 8, 8), 1, (2, 2)).double()
+        layer.weight.data.copy_(sign[None, None])
+        exact = float(torch.linalg.matrix_norm(layer.matrix().detach(), 2))
+        assert exact <= layer.torus_norm_upper() <= 4 * (1 + 1e-5)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
+    def test_what_is_not_finite_has_an_infinite_bound(self, value: float) -> None:
+        kernel = torch.full((2, 2, 3, 3), value, dtype=torch.float64)
+        assert torus_norm_upper(kernel, (8, 8), (1, 1), (1, 1)) == math.inf
+
+    def test_zero_kernel(self) -> None:
+        kernel = torch.zeros(2, 2, 3, 3, dtype=torch.float64)
+        assert torus_norm_upper(kernel, (8, 8), (1, 1), (1, 1)) == 0.0
+
+    def test_large_layers_form_no_matrix(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layer = Convolution((8, 24, 24), 16, (3, 3), padding=(1, 1)).double()
+
+        def refuse(self: Convolution) -> Tensor:
+            raise AssertionError("the dense matrix was formed")
+
+        monkeypatch.setattr(Convolution, "matrix", refuse)
+        assert not layer.dense
+        x = nn.functional.normalize(torch.randn(4, layer.in_features).double(), dim=1)
+        for _ in range(20):
+            x = nn.functional.normalize(layer.transpose(layer.linear(x)).detach(), dim=1)
+        estimate = float(layer.linear(x).detach().norm(dim=1).max())
+        assert estimate <= layer.norm_upper() <= 1.05 * estimate
+
+
+class TestBadInput:
+    def test_sizes_of_a_chain(self) -> None:
+        with pytest.raises(InvalidInput, match="out_features of a map == in_features of the next"):
+            Chain([Dense(3, 4), Dense(5, 2)])
+
+    def test_empty_chain(self) -> None:
+        with pytest.raises(InvalidInput, match="at least one map"):
+            Chain([])
+
+    def test_kernel_larger_than_the_image(self) -> None:
+        with pytest.raises(InvalidInput, match="kernel fits into the padded image"):
+            convolution((1, 4, 4), 2, (6, 6))
+
+    def test_groups(self) -> None:
+        with pytest.raises(InvalidInput, match="groups divides"):
+            convolution((3, 8, 8), 4, groups=2)

@@ -1,0 +1,142 @@
+"""Certificates: exact where the truth is known, below every attack, and closed where they fail."""
+
+import math
+
+import pytest
+import torch
+
+from raycrt import Certifier, InvalidInput, Status
+from raycrt.activations import ACTIVATIONS
+from raycrt.attack import attack
+from tests.models import LINEAR, random_network
+
+
+def _images(n=40, features=5, seed=0):
+    return torch.randn(n, features, generator=torch.Generator().manual_seed(seed))
+
+
+def test_linear_network_radius_is_margin_over_norm():
+    network = random_network(3, name=LINEAR, classes=5)
+    images = _images(100)
+    found = Certifier(network)(images)
+    exact = network.double()
+    with torch.no_grad():
+        jacobian = torch.func.jacrev(lambda x: exact(x[None])[0])(images[0].double())
+        logits = exact(images.double())
+    for i in range(len(images)):
+        y = int(logits[i].argmax())
+        others = [t for t in range(5) if t != y]
+        truth = min(
+            float((logits[i, y] - logits[i, t]) / (jacobian[y] - jacobian[t]).norm())
+            for t in others
+        )
+        assert float(found.radius[i]) == pytest.approx(truth, rel=1e-8, abs=1e-12)
+        assert float(found.radius[i]) <= truth
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 5])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_no_attack_lies_inside_a_radius(depth, name):
+    network = random_network(depth, name=name, seed=10 + depth)
+    images = _images(30)
+    found = Certifier(network)(images)
+    distance = attack(network, images).distance
+    assert (found.radius <= distance).all()
+    assert (found.radius <= found.radius_runner_up).all()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_no_point_of_a_fine_grid_inside_the_radius_changes_class(name):
+    network = random_network(2, features=2, width=20, classes=3, name=name, gain=3.0)
+    images = 2 * _images(12, features=2)
+    found = Certifier(network)(images)
+    angle = torch.linspace(0, 2 * math.pi, 721, dtype=torch.float64)
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    exact = network.double()
+    for image, radius, label in zip(images, found.radius, found.prediction, strict=True):
+        rings = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None, None] * radius * circle
+        assert (exact((image.double() + rings).reshape(-1, 2)).argmax(1) == label).all()
+
+
+def test_zero_gap_on_gentle_networks():
+    """Where the curvature is small the certificate meets the attack: the radius is exact."""
+    network = random_network(2, gain=0.7)
+    images = _images(60)
+    found = Certifier(network)(images)
+    ratio = found.radius / attack(network, images).distance
+    assert float(ratio.median()) > 0.999
+
+
+def test_the_solver_only_raises_radii():
+    network = random_network(2, gain=1.5)
+    images = _images(60)
+    closed, solved = Certifier(network, steps=0)(images), Certifier(network)(images)
+    assert (solved.radius >= closed.radius).all()
+    assert float(solved.radius.mean()) > float(closed.radius.mean())
+    assert len(closed.witnesses.row) == 0 < len(solved.witnesses.row)
+
+
+def test_all_classes_bind_not_only_the_runner_up():
+    network = random_network(2, classes=10, gain=1.5)
+    found = Certifier(network)(_images(300))
+    assert (found.binding != found.runner_up).any()
+    assert (found.radius < found.radius_runner_up)[found.binding != found.runner_up].any()
+
+
+def test_bad_rows_fail_alone():
+    network = random_network(2)
+    images = _images(6)
+    alone = Certifier(network)(images)
+    images[1, 2], images[4, 0] = math.nan, math.inf
+    found = Certifier(network)(images)
+    assert found.status.tolist() == [0, 1, 0, 0, 1, 0]
+    assert found.radius[[1, 4]].tolist() == [0, 0]
+    good = [0, 2, 3, 5]
+    assert torch.allclose(found.radius[good], alone.radius[good], rtol=1e-6)
+
+
+def test_tied_logits_have_no_radius():
+    network = random_network(2)
+    with torch.no_grad():
+        last = network.layers[-1]
+        last.weight[1], last.bias[1] = last.weight[0], last.bias[0]
+        last.bias[:2] += 100
+    found = Certifier(network)(_images(5))
+    assert (found.radius == 0).all() and (found.status == Status.TIED).all()
+
+
+def test_non_finite_weights_prove_nothing():
+    network = random_network(2)
+    with torch.no_grad():
+        network.layers[0].weight[0, 0] = math.nan
+    found = Certifier(network)(_images(5))
+    assert (found.radius == 0).all() and (found.status == Status.NON_FINITE_NETWORK).all()
+
+
+def test_a_dead_class_and_a_zero_gradient():
+    """A constant network predicts by its bias: no gradient, no curvature, an infinite margin ball."""
+    network = random_network(2)
+    with torch.no_grad():
+        network.layers[-1].weight.zero_()
+        network.layers[-1].bias.copy_(torch.tensor([3.0, 2.0, 1.0, 0.0]))
+    found = Certifier(network)(_images(3))
+    assert (found.radius >= 0).all()
+    assert (found.status[found.radius == 0] == Status.NO_RADIUS).all()
+
+
+def test_batches_do_not_change_rows():
+    network = random_network(3)
+    images = _images(50)
+    whole, parts = Certifier(network, batch_size=50)(images), Certifier(network, batch_size=7)(images)
+    assert torch.allclose(whole.radius, parts.radius, rtol=1e-5)
+    assert (whole.prediction == parts.prediction).all()
+
+
+def test_bad_input():
+    certifier = Certifier(random_network(2))
+    with pytest.raises(InvalidInput, match="features of an image == features of the network"):
+        certifier(torch.zeros(2, 7))
+    with pytest.raises(InvalidInput, match="at least one image"):
+        certifier(torch.zeros(0, 5))
+    with pytest.raises(InvalidInput, match=r"`steps >= 0` must hold, but got \(steps=-1\)"):
+        Certifier(random_network(2), steps=-1)

@@ -1,0 +1,69 @@
+"""Proved bounds lie above the truth, also where iterations lie, and not far above it."""
+
+import math
+
+import pytest
+import torch
+
+from raycrt.spectral import eigenvalue_upper, norm_upper, weighted_gram_upper
+
+
+def _with_spectrum(values: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    q, _ = torch.linalg.qr(
+        torch.randn(len(values), len(values), dtype=torch.float64, generator=generator)
+    )
+    matrix = q @ torch.diag(values.double()) @ q.T
+    return (matrix + matrix.T) / 2
+
+
+PLANTED = {
+    "tight cluster": torch.cat([torch.linspace(1 - 1e-7, 1, 40), torch.rand(160)]),
+    "equal": torch.ones(150),
+    "rank one plus noise": torch.cat([torch.ones(1), 1e-9 * torch.rand(199)]),
+    "indefinite": torch.linspace(-2, 1, 180),
+    "negative": -torch.linspace(1, 2, 140),
+    "tiny": 1e-30 * torch.rand(160),
+    "huge": 1e30 * torch.rand(160),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_largest_eigenvalue(name):
+    values = PLANTED[name].double()
+    bound = eigenvalue_upper(_with_spectrum(values))
+    largest, size = float(values.max()), float(values.abs().max())
+    assert largest * (1 - 1e-12) <= bound + 1e-12 * size
+    assert bound <= largest + 1e-6 * size
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999, 1 - 1e-7])
+def test_a_guess_that_is_too_small_proves_nothing(share):
+    """What power iteration gives when its start is nearly orthogonal to the first eigenvector."""
+    values = torch.linspace(0.1, 3, 60)
+    assert eigenvalue_upper(_with_spectrum(values), guess=3 * share) >= 3 * (1 - 1e-12)
+
+
+def test_weighted_gram_of_both_signs():
+    generator = torch.Generator().manual_seed(1)
+    for rows, columns in [(7, 30), (30, 7), (12, 12)]:
+        w = torch.randn(rows, columns, dtype=torch.float64, generator=generator)
+        for p in (torch.rand(rows, generator=generator), torch.randn(rows, generator=generator)):
+            p = p.double()
+            truth = max(0.0, float(torch.linalg.eigvalsh(w.T @ (p[:, None] * w))[-1]))
+            assert truth * (1 - 1e-12) <= weighted_gram_upper(w, p) <= truth * (1 + 1e-6) + 1e-9
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (40, 3), (200, 150)])
+def test_norm(shape):
+    w = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    truth = float(torch.linalg.matrix_norm(w, 2))
+    assert truth * (1 - 1e-13) <= norm_upper(w) <= truth * (1 + 1e-6)
+
+
+def test_zero_and_non_finite_matrices():
+    assert norm_upper(torch.zeros(4, 3)) == 0
+    bad = torch.ones(4, 3)
+    bad[1, 2] = math.nan
+    assert norm_upper(bad) == math.inf
+    assert eigenvalue_upper(torch.full((2, 2), math.inf, dtype=torch.float64)) == math.inf

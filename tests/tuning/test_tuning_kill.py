@@ -1,0 +1,86 @@
+"""kill -9 in the middle of a search: of the driver, and of a trial."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+from tuning import study
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+RAYCRT = Path(sys.executable).parent / "raycrt"
+
+
+def command(tmp_path: Path) -> list[str]:
+    """A search whose trials are long enough to be caught in the middle."""
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(TINY.replace("epochs: 3", "epochs: 150").replace("rungs: [1]", "rungs: [20]"))
+    arguments = ["search", "--recipe", str(recipe), "--out", str(tmp_path / "run")]
+    return [str(RAYCRT), *arguments, "--set", "search.trials=6"]
+
+
+def start(tmp_path: Path) -> subprocess.Popen[bytes]:
+    """A driver that has finished a trial and stored the state of one that runs."""
+    driver = subprocess.Popen(
+        command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    search = tmp_path / "run" / "search"
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline and driver.poll() is None:
+        table = search / study.TRIALS
+        states = list((search / "states").glob("*/state.pt"))
+        if table.is_file() and "complete" in table.read_text() and states:
+            break
+        time.sleep(0.02)
+    assert driver.poll() is None
+    return driver
+
+
+def check_finished(tmp_path: Path) -> list[study.TrialRecord]:
+    trials = study.load(tmp_path / "run")[1]
+    assert [trial.number for trial in trials] == list(range(6))
+    assert {trial.state for trial in trials} <= {"complete", "pruned", "failed"}
+    assert {trial.number for trial in trials if trial.state == "failed"} <= {
+        trial.number for trial in trials if trial.params["train.learning_rate"] == 1e30
+    }
+    assert (tmp_path / "run" / "search" / study.BEST).is_file()
+    assert not (tmp_path / "run" / "search" / "states").exists()
+    return trials
+
+
+def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path) -> None:
+    driver = start(tmp_path)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    before = study.load(tmp_path / "run")[1]
+    ended = [trial for trial in before if trial.state not in ("running", "waiting")]
+    interrupted = [trial for trial in before if trial.state == "running"]
+    assert ended
+    assert interrupted
+
+    resumed = [*command(tmp_path), "--resume"]
+    done = subprocess.run(resumed, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = check_finished(tmp_path)
+    for trial in ended:
+        assert after[trial.number] == trial
+    for trial in interrupted:
+        assert after[trial.number].params == trial.params
+        assert trial.rungs.items() <= after[trial.number].rungs.items()
+
+
+def test_after_a_kill_of_a_trial_the_search_goes_on_by_itself(tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil", reason="psutil finds the trial's process")
+    driver = start(tmp_path)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    busy = [child for child in children if "ImplicitFunc.train" in " ".join(child.cmdline())]
+    assert busy
+    busy[0].kill()
+    assert driver.wait(timeout=250) == 0
+    check_finished(tmp_path)

@@ -1,0 +1,139 @@
+"""A real search and the whole pipeline on a real Ray: what it leaves, and who can read it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import optuna
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+
+from raycrt import InvalidInput, certificates, checkpoint, recipes
+from tuning import pipeline, space, study
+
+pytestmark = pytest.mark.cluster
+RAYCRT = Path(sys.executable).parent / "raycrt"
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "search_analysis.ipynb"
+
+
+def raycrt(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [RAYCRT, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def test_every_test_image_has_a_certificate_of_the_trained_winner(finished_run: Path) -> None:
+    table, manifest = certificates.read(finished_run / "certificates")
+    assert len(table) == 360
+    model, spec = checkpoint.load_model(finished_run / "train")
+    assert manifest["weights_sha256"] == checkpoint.weights_hash(model)
+    assert spec == study.winner(finished_run)
+
+
+def test_the_log_ends_with_the_headline_and_files_that_exist(finished_run: Path) -> None:
+    lines = (finished_run / "demo.log").read_text().strip().splitlines()
+    files = [line for line in lines if line.startswith(str(finished_run))]
+    assert lines[-6:] == files[-6:]
+    assert all(Path(file).exists() for file in files)
+    assert any("certified (all classes)" in line for line in lines)
+    assert sum(line.startswith("trial ") for line in lines) == 5
+
+
+def test_the_table_has_a_row_for_each_trial_with_its_end(finished_run: Path) -> None:
+    table = pd.read_csv(finished_run / "search" / "trials.csv")
+    assert list(table["number"]) == list(range(5))
+    assert table["state"][0] == "complete"
+    assert set(table["state"]) <= {"complete", "pruned", "failed"}
+    own = space.defaults(recipes.load(str(finished_run / "search" / "spec.yaml")))
+    assert table["train.gamma"][0] == own["train.gamma"]
+    assert (table["epochs"][table["state"] == "pruned"] == 1).all()
+
+
+def test_a_trial_that_diverged_is_failed_with_its_reason(finished_run: Path) -> None:
+    table = pd.read_csv(finished_run / "search" / "trials.csv")
+    assert table["state"][1] == "failed"
+    assert "TrainingDiverged" in table["reason"][1]
+
+
+def test_the_winner_is_not_below_the_default_in_the_finals(finished_run: Path) -> None:
+    order = study.standings(study.finalists(finished_run))
+    assert 0 in {row["number"] for row in order}
+    assert {row["seeds"] for row in order} == {2}
+    winner = study.winner(finished_run)
+    spec, trials, _ = study.load(finished_run)
+    [best] = [trial for trial in trials if trial.number == order[0]["number"]]
+    assert space.apply(spec, best.params) == winner
+
+
+def test_optuna_opens_the_journal(finished_run: Path) -> None:
+    journal = str(finished_run / "search" / "study.journal")
+    backend = optuna.storages.journal.JournalFileBackend(journal)
+    loaded = optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
+    assert len(loaded.trials) == 5
+    states = {trial.state for trial in loaded.trials}
+    assert optuna.trial.TrialState.RUNNING not in states
+
+
+def test_tensorboard_opens_the_logs(finished_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    [logs] = (finished_run / "search" / "tune").glob("part-*/trial-00000")
+    events = EventAccumulator(str(logs)).Reload()
+    values = [event.value for event in events.Scalars("ray/tune/certified")]
+    table = pd.read_csv(finished_run / "search" / "trials.csv")
+    assert values[-1] == pytest.approx(table["certified"][0])
+
+
+def test_a_rerun_skips_what_has_finished(finished_run: Path) -> None:
+    before = (finished_run / "train" / "model.safetensors").stat().st_mtime_ns
+    again = raycrt("demo", "--recipe", finished_run / "search" / "spec.yaml", "--out", finished_run)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 3
+    assert (finished_run / "train" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_recipe_in_the_same_directory_is_refused(finished_run: Path) -> None:
+    spec = recipes.load(str(finished_run / "search" / "spec.yaml"))
+    with pytest.raises(InvalidInput, match="a run of the same spec"):
+        pipeline.run(spec.override({"model.width": 17}), finished_run)
+
+
+def test_study_speaks_to_scripts_and_exports_a_recipe(finished_run: Path, tmp_path: Path) -> None:
+    exported = tmp_path / "winner.yaml"
+    said = raycrt("study", finished_run, "--json", "--export", exported)
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    assert sum(found["states"].values()) == 5
+    assert found["failures"][0]["number"] == 1
+    low, high = found["best"][0]["interval"]
+    assert low <= found["best"][0]["certified"] <= high
+    assert recipes.load(str(exported)) == study.winner(finished_run)
+    assert "Pareto" in raycrt("study", finished_run).stdout
+
+
+def test_a_search_is_not_started_over_by_mistake(finished_run: Path) -> None:
+    refused = raycrt(
+        "search", "--recipe", finished_run / "search" / "spec.yaml", "--out", finished_run
+    )
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+
+
+def test_the_notebook_reads_a_finished_run(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYCRT_RUN", str(finished_run))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    drawn = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(drawn) >= 3

@@ -1,0 +1,158 @@
+"""The searcher and the scheduler, driven as Tune drives them."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import optuna
+import pytest
+
+from raycrt.spec import Spec
+from tests.tuning.driver import LANDSCAPE, drive, result
+from tuning import space, store, study
+from tuning.searcher import StudySearch
+
+
+def landscape(params: dict[str, Any], epoch: int) -> float:
+    """A known peak of 0.9 at gamma 0.03, rate 0.01, depth 4, tanh; curves that keep their order."""
+    distance = (
+        math.log10(params["train.gamma"] / 0.03) ** 2
+        + math.log10(params["train.learning_rate"] / 0.01) ** 2
+        + ((params["model.depth"] - 4) / 2) ** 2
+        + (0 if params["model.activation"] == "tanh" else 1)
+    )
+    return 0.9 * math.exp(-distance / 4) * (1 - math.exp(-epoch / 6))
+
+
+def test_tpe_with_asha_beats_random_at_the_same_budget(tmp_path: Path) -> None:
+    budget = 15 * LANDSCAPE.train.epochs
+    best: dict[str, list[float]] = {"tpe": [], "random": []}
+    for seed in range(5):
+        for algorithm, scheduler in (("tpe", "asha"), ("random", "none")):
+            spec = LANDSCAPE.override(
+                {
+                    "search.algorithm": algorithm,
+                    "search.scheduler": scheduler,
+                    "run.seed": seed,
+                }
+            )
+            trials = drive(spec, tmp_path / f"{algorithm}-{seed}", landscape, budget=budget)
+            best[algorithm].append(study.ranking(trials)[0].certified)
+    assert mean(best["tpe"]) > mean(best["random"]) + 0.05
+
+
+def test_the_same_seed_gives_the_same_trials_and_another_seed_others(tmp_path: Path) -> None:
+    def params(home: str, spec: Spec) -> list[dict[str, Any]]:
+        return [t.params for t in drive(spec, tmp_path / home, landscape, budget=200)]
+
+    first = params("a", LANDSCAPE)
+    assert len(first) > 10
+    assert params("b", LANDSCAPE) == first
+    assert params("c", LANDSCAPE.override({"run.seed": 1}))[1:] != first[1:]
+
+
+def test_a_search_that_died_goes_on_exactly_as_it_would_have(tmp_path: Path) -> None:
+    whole = drive(LANDSCAPE, tmp_path / "whole", landscape, budget=250)
+    victim = next(t.number for t in whole if t.number > 5 and t.complete)
+    home = tmp_path / "died"
+    died = drive(LANDSCAPE, home, landscape, budget=250, die_at=(victim, 9))
+    assert died[-1].state == "running"
+    resumed = drive(LANDSCAPE, home, landscape, budget=250)
+    assert [(t.number, t.params, t.state, t.rungs) for t in resumed] == [
+        (t.number, t.params, t.state, t.rungs) for t in whole
+    ]
+
+
+def test_the_default_is_first_and_runs_to_the_end_whatever_it_is_worth(tmp_path: Path) -> None:
+    own = space.defaults(LANDSCAPE)
+
+    def hopeless_default(params: dict[str, Any], epoch: int) -> float:
+        return 0.0 if all(params[k] == v for k, v in own.items()) else landscape(params, epoch)
+
+    trials = drive(LANDSCAPE, tmp_path, hopeless_default, budget=200)
+    assert trials[0].params == own
+    assert trials[0].complete
+
+
+def test_a_stopped_trial_is_pruned_with_the_value_of_its_last_rung(tmp_path: Path) -> None:
+    trials = drive(LANDSCAPE, tmp_path, landscape, budget=250)
+    pruned = [trial for trial in trials if trial.state == "pruned"]
+    assert pruned
+    for trial in pruned:
+        assert trial.epochs in LANDSCAPE.search.rungs
+        assert trial.certified == trial.rungs[trial.epochs] == landscape(trial.params, trial.epochs)
+    assert study.saved_epochs(trials, LANDSCAPE) == sum(27 - t.epochs for t in pruned)
+
+
+def test_a_failed_trial_keeps_its_reason_and_too_many_end_the_search(tmp_path: Path) -> None:
+    spec = LANDSCAPE.override({"search.failures": 1})
+    record = store.open_study(spec, tmp_path)
+    search = StudySearch(spec, tmp_path, record)
+    for name in ("a", "b"):
+        search.suggest(name)
+        failed = {"certified": 0.0, "epoch": 0, "reason": "TrainingDiverged: nan at step 3"}
+        search.on_trial_complete(name, failed)
+    assert search.suggest("c") == StudySearch.FINISHED
+    trials = study.trials(record, spec)
+    assert [(t.state, t.reason) for t in trials] == [
+        ("failed", "TrainingDiverged: nan at step 3")
+    ] * 2
+    assert study.ranking(trials) == []
+
+
+def test_a_lost_process_is_a_failure(tmp_path: Path) -> None:
+    record = store.open_study(LANDSCAPE, tmp_path)
+    search = StudySearch(LANDSCAPE, tmp_path, record)
+    search.suggest("a")
+    search.on_trial_complete("a", error=True)
+    [trial] = study.trials(record, LANDSCAPE)
+    assert trial.state == "failed"
+    assert "process died" in trial.reason
+
+
+def test_constraints_reach_the_study_and_rule_a_winner_out(tmp_path: Path) -> None:
+    spec = LANDSCAPE.override({"search.constraints": {"clean": 0.5, "parameters": 20}})
+    record = store.open_study(spec, tmp_path)
+    search = StudySearch(spec, tmp_path, record)
+    for name, certified in (("a", 0.9), ("b", 0.6), ("c", 0.4)):
+        search.suggest(name)
+        found = result(certified, 27)
+        found["parameters"] = 100 if name == "a" else 10
+        search.on_trial_complete(name, found)
+    assert [t.number for t in study.ranking(study.trials(record, spec))] == [1]
+    assert record.get_trials()[0].constraints == {"clean": pytest.approx(-0.4), "parameters": 80}
+
+
+def test_two_searches_share_one_database_and_its_password_is_not_pickled(tmp_path: Path) -> None:
+    spec = LANDSCAPE.override({"search.storage": f"sqlite:///{tmp_path}/shared.db?secret"})
+    drive(spec, tmp_path / "a", landscape, budget=60)
+    trials = drive(spec, tmp_path / "b", landscape, budget=150)
+    record = store.load_study(spec, tmp_path / "b")
+    homes = {trial.user_attrs[store.HOME] for trial in record.get_trials()}
+    assert homes == {str(tmp_path / "a"), str(tmp_path / "b")}
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    assert sum(t.user_attrs.get(store.DEFAULT, False) for t in record.get_trials()) == 1
+    assert b"secret" not in pickle.dumps(StudySearch(spec, tmp_path, record))
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "gp", "cmaes", "nsga2", "random"])
+def test_every_algorithm_draws_valid_trials(algorithm: str, tmp_path: Path) -> None:
+    spec = LANDSCAPE.override({"search.algorithm": algorithm, "search.trials": 8})
+    trials = drive(spec, tmp_path, landscape, budget=120)
+    assert len(trials) >= 5
+    for trial in trials:
+        space.apply(spec, trial.params)
+
+
+def test_the_journal_opens_with_optuna_alone(tmp_path: Path) -> None:
+    trials = drive(LANDSCAPE, tmp_path, landscape, budget=100)
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / store.JOURNAL))
+    )
+    loaded = optuna.load_study(study_name=None, storage=storage)
+    assert len(loaded.trials) == len(trials)
+    assert loaded.best_value == study.ranking(trials)[0].certified

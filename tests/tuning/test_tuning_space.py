@@ -1,0 +1,134 @@
+"""One declaration of the space, in every form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from raycrt import InvalidInput, recipes
+from raycrt.spec import Spec, validate
+from tuning import space
+
+
+def spec_with(domains: dict[str, Any], **sections: Any) -> Spec:
+    search = {"space": domains, **sections.pop("search", {})}
+    return validate({"search": search, **sections})
+
+
+def draws(spec: Spec, n: int = 60) -> list[dict[str, Any]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [space.suggest(spec, study.ask()) for _ in range(n)]
+
+
+MIXED = spec_with(
+    {
+        "model.beta": {"low": 0.5, "high": 20, "log": True},
+        "model.activation": {"choices": ["softplus", "tanh"]},
+        "train.gamma": {"low": 0, "high": 1},
+        "train.objective": {"choices": ["standard", "crt", "crt-all"]},
+        "train.targets": {"low": 1, "high": 9},
+        "model.width": {"low": 8, "high": 512, "log": True},
+    }
+)
+
+
+def test_integers_stay_integers_and_float_fields_floats() -> None:
+    for params in draws(MIXED):
+        assert type(params["model.width"]) is int
+        if "train.gamma" in params:
+            assert type(params["train.gamma"]) is float
+        if "train.targets" in params:
+            assert type(params["train.targets"]) is int
+    assert len({p.get("train.gamma") for p in draws(MIXED)} - {None, 0.0, 1.0}) > 10
+
+
+def test_parameters_without_effect_are_not_drawn() -> None:
+    seen = set()
+    for params in draws(MIXED):
+        activation, objective = params["model.activation"], params["train.objective"]
+        assert ("model.beta" in params) == (activation == "softplus")
+        assert ("train.gamma" in params) == (objective != "standard")
+        assert ("train.targets" in params) == (objective == "crt-all")
+        seen.add((activation, objective))
+    assert len(seen) == 6
+
+
+def test_every_draw_is_a_valid_spec_even_where_the_recipe_sets_beta() -> None:
+    base = MIXED.override({"model.beta": 4.0})
+    for params in draws(base):
+        applied = space.apply(base, params)
+        assert applied.model.beta == params.get("model.beta", 1.0)
+        assert applied.model.width == params["model.width"]
+
+
+def test_the_recipe_itself_comes_first_then_the_given_points() -> None:
+    spec = spec_with(
+        {
+            "train.gamma": {"low": 1e-4, "high": 1.0, "log": True},
+            "model.depth": {"low": 2, "high": 4},
+        },
+        train={"gamma": 0.01},
+        search={"points": [{"model.depth": 4}, {"train.gamma": 0.01}]},
+    )
+    assert space.points(spec) == [
+        {"train.gamma": 0.01, "model.depth": 2},
+        {"train.gamma": 0.01, "model.depth": 4},
+    ]
+
+
+def test_a_grid_holds_each_effective_combination_once() -> None:
+    spec = spec_with(
+        {
+            "model.activation": {"choices": ["softplus", "tanh"]},
+            "model.beta": {"choices": [1.0, 5.0]},
+            "model.depth": {"low": 2, "high": 3},
+        },
+        search={"algorithm": "grid"},
+    )
+    grid = space.grid(spec)
+    assert len(grid) == 6
+    assert {"model.activation": "tanh", "model.depth": 3} in grid
+
+
+@pytest.mark.parametrize(
+    ("domains", "match"),
+    [
+        ({}, "names a parameter"),
+        ({"data.validation": {"low": 0.1, "high": 0.5}}, "must lie in model or train"),
+        ({"train.epochs": {"low": 1, "high": 5}}, "must lie in model or train"),
+        ({"model.depth": {"low": 2.5, "high": 4}}, "bounds of an integer must be integers"),
+        ({"model.depth": {"low": 2, "high": 40}}, r"model\.depth"),
+        ({"model.depth": {"low": 3, "high": 4}}, "must hold the recipe's own value"),
+        ({"model.activation": {"choices": ["softplus", "relu"]}}, r"model\.activation"),
+        ({"model.activation": {"low": 0, "high": 1}}, "must have choices"),
+    ],
+)
+def test_an_impossible_space_is_refused_in_one_line(domains: dict[str, Any], match: str) -> None:
+    with pytest.raises(InvalidInput, match=match) as caught:
+        space.check(spec_with(domains))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_point_off_the_space_is_refused() -> None:
+    domains = {"model.depth": {"low": 2, "high": 4}}
+    with pytest.raises(InvalidInput, match="must hold"):
+        space.check(spec_with(domains, search={"points": [{"model.depth": 9}]}))
+    with pytest.raises(InvalidInput, match="name searched paths"):
+        space.check(spec_with(domains, search={"points": [{"model.width": 9}]}))
+
+
+def test_a_grid_of_a_continuous_range_is_refused() -> None:
+    spec = spec_with({"train.learning_rate": {"low": 1e-4, "high": 1e-2}})
+    with pytest.raises(InvalidInput, match="a grid needs choices"):
+        space.grid(spec)
+
+
+def test_every_shipped_recipe_with_a_space_can_be_searched(tmp_path: Path) -> None:
+    searched = [recipes.load(name) for name in recipes.names()]
+    searched = [spec for spec in searched if spec.search.space]
+    assert searched
+    for spec in searched:
+        space.check(spec)

@@ -1,0 +1,76 @@
+"""Writes small runs of random networks on digits, certified in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from raycrt import Certifier, certificates, checkpoint, data, network
+from raycrt.spec import Spec, validate
+
+ROWS_IN_A_FILE = 16
+
+
+def spec_of(depth: int = 2, name: str = "softplus", rows: int = 40, width: int = 24) -> Spec:
+    return validate(
+        {
+            "model": {"depth": depth, "width": width, "activation": name},
+            "data": {"name": "digits", "limit": rows},
+            "certify": {"steps": 20, "batch_size": ROWS_IN_A_FILE},
+        }
+    )
+
+
+def write_run(run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0) -> Path:
+    """A model with random weights in `run / "train"` and its certificates beside it."""
+    torch.manual_seed(seed)
+    model = network.build(spec.model, data.features(spec.data), data.CLASSES)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= gain
+    checkpoint.save_model(run / "train", model, spec)
+    test = data.load(spec.data).test
+    certifier = Certifier(model, steps=spec.certify.steps, batch_size=ROWS_IN_A_FILE)
+    directory = run / "certificates"
+    (directory / "rows").mkdir(parents=True)
+    batches = zip(certifier.batches(test.images), test.labels.split(ROWS_IN_A_FILE), strict=True)
+    for number, (found, labels) in enumerate(batches):
+        first = number * ROWS_IN_A_FILE
+        table = certificates.to_table(found, first, labels.numpy())
+        certificates.write_rows(directory / "rows" / f"{first:09d}.parquet", table)
+    manifest = {
+        "complete": True,
+        "rows": len(test),
+        "weights_sha256": checkpoint.weights_hash(model),
+        "seconds": 1.0,
+        "spec": spec.model_dump(mode="json"),
+        "region": "global",
+        "margin_curvature": certifier.curvature.tolist(),
+    }
+    certificates.write_manifest(directory, manifest)
+    return run
+
+
+def rows_of(run: Path) -> pa.Table:
+    return certificates.read_rows(run / "certificates")
+
+
+def rewrite_rows(run: Path, rows: list[dict]) -> None:
+    """Put `rows` (as of `Table.to_pylist`) in place of all that are stored."""
+    directory = run / "certificates" / "rows"
+    for file in directory.glob("*.parquet"):
+        file.unlink()
+    table = pa.Table.from_pylist(rows, schema=certificates.SCHEMA)
+    certificates.write_rows(directory / "000000000.parquet", table)
+
+
+def edit_manifest(run: Path, **values) -> None:
+    file = run / "certificates" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def manifest_of(run: Path) -> dict:
+    return json.loads((run / "certificates" / "manifest.json").read_text())

@@ -1,0 +1,229 @@
+"""The checker's own bounds: they hold where exact values are known, and are not idle."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import raycrt.verify
+from raycrt.activations import ACTIVATIONS, Activation
+from raycrt.verify.curvature import curvature_upper
+from raycrt.verify.model import NUMPY, Model
+from raycrt.verify.norms import gram_upper, norm_upper
+from raycrt.verify.radius import FLOAT32_UNIT, UNIT, Errors, floor
+from tests.models import LINEAR, random_network
+
+
+def _model(depth: int, name: str | Activation, **options) -> Model:
+    """The random network of `random_network`, as the checker sees it."""
+    layers = random_network(depth, name=name, **options).layers
+    return Model(
+        weights=tuple(layer.matrix().detach().double().numpy() for layer in layers),
+        biases=tuple(layer.offset().detach().double().numpy() for layer in layers),
+        activation=ACTIVATIONS[name] if isinstance(name, str) else name,
+        sha256="",
+    )
+
+
+def _nothing_claimed(model: Model) -> np.ndarray:
+    return np.full((model.classes, model.classes), np.nan)
+
+
+# Norms
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (40, 40), (90, 30)])
+def test_norms_lie_above_the_singular_value_and_close_to_it(shape):
+    rng = np.random.default_rng(0)
+    for matrix in (rng.normal(size=shape), np.outer(*(rng.normal(size=n) for n in shape))):
+        exact = np.linalg.svd(matrix, compute_uv=False)[0]
+        assert exact <= norm_upper(matrix) <= exact * (1 + 1e-8)
+
+
+def test_a_tight_cluster_does_not_hide_the_largest_eigenvalue():
+    """Eigenvalues 1, ..., 1 and 1 + 1e-7, in a direction that no simple start vector sees."""
+    n = 60
+    v = np.zeros(n)
+    v[0], v[1] = np.sqrt(0.5), -np.sqrt(0.5)
+    matrix = np.eye(n) + (np.sqrt(1 + 1e-7) - 1) * np.outer(v, v)
+    assert gram_upper(matrix) >= 1 + 1e-7
+    assert gram_upper(matrix, claim=1 + 0.9e-7) > 1 + 0.9e-7
+    assert gram_upper(matrix, claim=1 + 1.1e-7) == 1 + 1.1e-7
+
+
+def test_norms_of_nothing():
+    assert norm_upper(np.zeros((3, 4))) == 0
+    assert norm_upper(np.array([[np.nan, 1.0]])) == np.inf
+
+
+# Curvature
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_no_hessian_bends_more_than_the_curvature(depth, name):
+    model = _model(depth, name, seed=depth)
+    network = random_network(depth, name=name, seed=depth).double()
+    m = curvature_upper(model, _nothing_claimed(model))
+    points = 2 * torch.randn(400, 5, dtype=torch.float64)
+    for y, t in [(0, 1), (1, 0), (2, 3)]:
+
+        def margin(x, y=y, t=t):
+            logits = network(x[None])[0]
+            return logits[y] - logits[t]
+
+        hessians = torch.func.vmap(torch.func.hessian(margin))(points).detach()
+        assert -float(torch.linalg.eigvalsh(hessians)[:, 0].min()) <= m[y, t]
+    assert np.isfinite(m).all() and (m.diagonal() == 0).all()
+
+
+def test_a_claim_is_kept_where_it_can_be_proved_and_only_there():
+    model = _model(2, "softplus")
+    own = curvature_upper(model, _nothing_claimed(model))
+    assert np.allclose(curvature_upper(model, own * (1 + 1e-7)), own * (1 + 1e-7), rtol=1e-12)
+    assert np.allclose(curvature_upper(model, own * 0.98), own, rtol=1e-9)
+
+
+def test_a_linear_network_has_no_curvature():
+    model = _model(3, LINEAR)
+    assert (curvature_upper(model, _nothing_claimed(model)) == 0).all()
+
+
+# Rounding
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("name", ["softplus", "tanh", "arctan", "silu"])
+def test_rounding_stays_within_its_bound(depth, name):
+    """Against the same network in the long double of the machine, and in float32."""
+    model = _model(depth, name, features=30, width=40, seed=depth)
+    x = np.random.default_rng(depth).normal(size=(200, 30)).astype(np.float32).astype(np.float64)
+    label, target = np.zeros(200, int), np.ones(200, int)
+    errors = Errors.of(model)
+    length = np.linalg.norm(x, axis=1)
+
+    def evaluate(kind):
+        twin = Model(
+            weights=tuple(w.astype(kind) for w in model.weights),
+            biases=tuple(b.astype(kind) for b in model.biases),
+            activation=model.activation,
+            sha256="",
+        )
+        logits, slopes = twin.forward(x.astype(kind))
+        return logits[:, 0] - logits[:, 1], twin.margin_gradient(slopes, label, target)
+
+    value, gradient = evaluate(np.float64)
+    exact_value, exact_gradient = evaluate(np.longdouble)
+    assert (np.abs(value - exact_value) <= errors.margin(length)).all()
+    off = np.sqrt(((gradient - exact_gradient) ** 2).sum(1))
+    assert (off <= errors.gradient(length)).all()
+    single = evaluate(np.float32)[0]
+    assert (np.abs(single - exact_value) <= errors.margin(length, FLOAT32_UNIT)).all()
+    assert FLOAT32_UNIT / UNIT == 2.0**29
+
+
+# Radii
+
+
+def _radii(model: Model, x: np.ndarray, label: int, target: int, m: float, u=None, **options):
+    """The radius that each row of `u` (k, features), or none, proves for the point x."""
+    points = x[None] if u is None else x + u
+    n = len(points)
+    logits, slopes = model.forward(points)
+    labels, targets = np.full(n, label), np.full(n, target)
+    return floor(
+        Errors.of(model),
+        length=np.full(n, np.linalg.norm(x)),
+        value=logits[:, label] - logits[:, target],
+        gradient=model.margin_gradient(slopes, labels, targets),
+        m=np.full(n, m),
+        u=u,
+        **options,
+    ).radius()
+
+
+def test_the_radius_of_a_linear_model_is_its_margin_over_its_slope():
+    """And every witness proves the same."""
+    model = _model(3, LINEAR)
+    x = np.random.default_rng(1).normal(size=5)
+    matrix = model.weights[2] @ model.weights[1] @ model.weights[0]
+    logits = model.forward(x[None])[0][0]
+    order = np.argsort(logits)
+    y, t = order[-1], order[0]
+    exact = (logits[y] - logits[t]) / np.linalg.norm(matrix[y] - matrix[t])
+    u = np.random.default_rng(2).normal(size=(6, 5))
+    for found in (_radii(model, x, y, t, 0.0), _radii(model, x, y, t, 0.0, u=u)):
+        assert (found <= exact).all() and np.allclose(found, exact, rtol=1e-9)
+    coarse = _radii(model, x, y, t, 0.0, deployed=FLOAT32_UNIT)
+    assert (coarse < exact * (1 - 1e-7)).all() and np.allclose(coarse, exact, rtol=1e-3)
+
+
+def test_points_that_prove_nothing_have_radius_0():
+    model = _model(2, "tanh")
+    x = np.zeros(5)
+    y = int(model.forward(x[None])[0].argmax())
+    t = (y + 1) % 4
+    m = float(curvature_upper(model, _nothing_claimed(model))[y, t])
+    u = np.stack([np.full(5, 1e4), np.full(5, np.inf), np.full(5, np.nan)])
+    with np.errstate(all="ignore"):
+        assert (_radii(model, x, y, t, m, u=u) == 0).all()
+        assert (_radii(model, x, t, y, m) == 0).all()
+        assert (_radii(model, x, y, t, np.inf) == 0).all()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("depth", [2, 3])
+def test_no_point_of_a_fine_grid_contradicts_a_radius(depth, name):
+    """In the plane every witness, good or hostile, is tried against a grid around the point."""
+    model = _model(depth, name, features=2, width=8, classes=3, gain=3.0, seed=depth)
+    m = curvature_upper(model, _nothing_claimed(model))
+    rng = np.random.default_rng(depth)
+    angle = np.linspace(0, 2 * np.pi, 720, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1)
+    positive = 0
+    for x in rng.normal(size=(12, 2)):
+        y = int(model.forward(x[None])[0].argmax())
+        for t in set(range(3)) - {y}:
+            u = np.concatenate(
+                [rng.normal(size=(200, 2)) * size for size in (0.01, 0.1, 1.0)]
+            ).astype(np.float16)
+            best = float(_radii(model, x, y, t, m[y, t], u=u.astype(float)).max())
+            best = max(best, float(_radii(model, x, y, t, m[y, t])[0]))
+            positive += best > 0
+            inside = np.linspace(0, best, 40)[:, None, None] * circle * (1 - 1e-12)
+            logits = model.forward(x + inside.reshape(-1, 2))[0]
+            assert (logits[:, y] > logits[:, t]).all()
+    assert positive >= 20
+
+
+# Independence
+
+
+def test_nothing_is_shared_with_the_solver():
+    """The checker imports no torch, and of raycrt the definitions only."""
+    allowed = {"activations", "errors", "spec", "data", "verify", "distributed"}
+    for file in Path(raycrt.verify.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                module = str(node.module)
+                names = [module] if module != "raycrt" else [f"raycrt.{a.name}" for a in node.names]
+            for name in names:
+                package, *rest = name.split(".")
+                assert package not in {"torch", "ray"}, (file.name, name)
+                if package == "raycrt":
+                    assert rest and rest[0] in allowed, (file.name, name)
+                    assert rest[0] != "distributed" or file.name == "cli.py"
+
+
+def test_the_activations_have_their_derivatives_in_numpy_too():
+    z = np.linspace(-6, 6, 241)
+    step = 1e-5
+    for record in ACTIVATIONS.values():
+        up, down = record.value(z + step, NUMPY), record.value(z - step, NUMPY)
+        assert np.allclose((up - down) / (2 * step), record.slope(z, NUMPY), atol=1e-8)

@@ -1,0 +1,261 @@
+"""The checker accepts what the certifier wrote and nothing that was changed since."""
+
+import shutil
+
+import numpy as np
+import pytest
+import typer
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from raycrt.activations import ACTIVATIONS
+from raycrt.errors import InvalidInput
+from raycrt.verify import verify_run
+from raycrt.verify.cli import verify
+from raycrt.verify.model import weights_sha256
+from tests.verify.runs import (
+    edit_manifest,
+    manifest_of,
+    rewrite_rows,
+    rows_of,
+    spec_of,
+    write_run,
+)
+
+APP = typer.Typer()
+APP.command()(verify)
+
+
+def _invoke(run, *options):
+    return CliRunner().invoke(APP, [str(run), *options])
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("honest") / "run", spec_of())
+
+
+@pytest.fixture
+def run(honest, tmp_path):
+    """A copy that may be changed."""
+    return shutil.copytree(honest, tmp_path / "run")
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_honest_runs_pass(tmp_path, depth, name):
+    run = write_run(tmp_path, spec_of(depth, name, rows=20), seed=depth)
+    assert sum(row["status"] == "certified" for row in rows_of(run).to_pylist()) >= 15
+    report = verify_run(run)
+    assert report.sound, report.findings[:3]
+    assert (report.checked, report.failed) == (20, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0])
+def test_honest_runs_pass_whatever_the_size_of_the_weights(tmp_path, scale):
+    run = write_run(tmp_path, spec_of(3, "tanh", rows=20), gain=scale)
+    report = verify_run(run)
+    assert report.sound, report.findings[:3]
+
+
+def test_the_command_exits_with_0_and_counts(honest):
+    result = _invoke(honest)
+    assert result.exit_code == 0, result.output
+    assert "40 rows checked against 40 images of digits: each is proved." in result.output
+
+
+def test_witnesses_are_needed(run):
+    """Some stored radii rest on a witness: without them the checker proves less."""
+    rows = rows_of(run).to_pylist()
+    assert any(row["witness_classes"] for row in rows)
+    rewrite_rows(run, [{**row, "witness_classes": [], "witness_points": []} for row in rows])
+    assert verify_run(run).failed > 0
+
+
+def _raise_radius(run, rows):
+    rows[7]["radius"] *= 1.01
+
+
+def _raise_runner_up(run, rows):
+    rows[7]["radius_runner_up"] *= 1.01
+
+
+def _drop_row(run, rows):
+    del rows[11]
+
+
+def _double_row(run, rows):
+    rows.append(rows[3])
+
+
+def _replace_row_by_another(run, rows):
+    rows[3] = {**rows[4], "index": rows[3]["index"]}
+
+
+def _swap_witnesses(run, rows):
+    classes = [set(row["witness_classes"]) for row in rows]
+    a, b = next(
+        (i, j)
+        for i in range(len(rows))
+        for j in range(i)
+        if classes[i] == classes[j] and rows[i]["binding"] in classes[i]
+    )
+    for key in ("witness_points",):
+        rows[a][key], rows[b][key] = rows[b][key], rows[a][key]
+
+
+def _alter_prediction(run, rows):
+    rows[5]["prediction"] = rows[5]["binding"]
+
+
+def _alter_label(run, rows):
+    rows[5]["label"] = (rows[5]["label"] + 1) % 10
+
+
+def _alter_status(run, rows):
+    rows[5]["status"] = "tied"
+
+
+def _excuse_row(run, rows):
+    rows[5] |= {"status": "non_finite_input", "radius": 0.0, "radius_runner_up": 0.0}
+
+
+def _alter_runner_up(run, rows):
+    row = rows[5]
+    row["runner_up"] = next(t for t in range(10) if t not in (row["runner_up"], row["prediction"]))
+    row["radius_runner_up"] = row["radius"] / 2
+
+
+def _alter_curvature_column(run, rows):
+    rows[5]["curvature"] *= 0.9
+
+
+def _infinite_radius(run, rows):
+    rows[5]["radius"] = float("inf")
+
+
+def _nan_radius(run, rows):
+    rows[5]["radius"] = float("nan")
+
+
+def _lower_curvature(run, rows):
+    matrix = manifest_of(run)["margin_curvature"]
+    edit_manifest(run, margin_curvature=(0.98 * np.array(matrix)).tolist())
+
+
+def _change_weights(run, rows):
+    """The hash is made to fit, so that only the mathematics can tell."""
+    file = run / "train" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["maps.0.weight"] = tensors["maps.0.weight"].copy()
+    tensors["maps.0.weight"][0] += 0.02
+    save_file(tensors, file)
+    edit_manifest(run, weights_sha256=weights_sha256(tensors))
+
+
+def _forget_hash(run, rows):
+    edit_manifest(run, weights_sha256="0" * 64)
+
+
+def _incomplete(run, rows):
+    edit_manifest(run, complete=False)
+
+
+def _other_version(run, rows):
+    edit_manifest(run, schema_version=1)
+
+
+def _other_region(run, rows):
+    edit_manifest(run, region="local")
+
+
+def _claim_deployment(run, rows):
+    """Radii of exact arithmetic are a little too large for float32."""
+    edit_manifest(run, deployment="float32")
+
+
+@pytest.mark.parametrize(
+    "tamper, message",
+    [
+        (_raise_radius, "row 7: radius is"),
+        (_raise_runner_up, "row 7: radius_runner_up is"),
+        (_drop_row, "row 11: the row is missing"),
+        (_double_row, "row 3: the row is there 2 times"),
+        (_replace_row_by_another, "row 3:"),
+        (_swap_witnesses, "no more than"),
+        (_alter_prediction, "row 5: the predicted class is"),
+        (_alter_label, "row 5: the label is"),
+        (_alter_status, "row 5: radius is"),
+        (_excuse_row, "row 5: the status is 'non_finite_input', but the image is finite"),
+        (_alter_runner_up, "row 5: the runner-up"),
+        (_alter_curvature_column, "row 5: the curvature is"),
+        (_infinite_radius, "row 5: radius is inf"),
+        (_nan_radius, "row 5: radius is nan"),
+        (_lower_curvature, "margin_curvature[0][1] is"),
+        (_change_weights, "can be proved"),
+        (_forget_hash, "weights_sha256 must be that of the model"),
+        (_incomplete, "complete must be true"),
+        (_other_version, "schema_version must be 2"),
+        (_other_region, "region must be 'global'"),
+        (_claim_deployment, "no more than"),
+    ],
+)
+def test_tampering_is_caught(run, tamper, message):
+    rows = rows_of(run).to_pylist()
+    tamper(run, rows)
+    rewrite_rows(run, rows)
+    result = _invoke(run)
+    assert result.exit_code == 1, result.output
+    assert message in result.output
+
+
+def test_a_broken_file_is_a_finding_and_its_rows_are_missing(run):
+    file = sorted((run / "certificates" / "rows").iterdir())[1]
+    file.write_bytes(file.read_bytes()[:-100])
+    report = verify_run(run)
+    assert "cannot be read" in report.findings[0].sentence
+    assert (report.checked, report.failed) == (24, 16)
+
+
+def test_weights_that_are_not_finite_prove_nothing(run):
+    file = run / "train" / "model.safetensors"
+    tensors = {name: tensor.copy() for name, tensor in load_file(file).items()}
+    tensors["maps.1.bias"][2] = np.nan
+    save_file(tensors, file)
+    edit_manifest(run, weights_sha256=weights_sha256(tensors))
+    assert verify_run(run).failed == 40
+
+
+def test_a_missing_part_is_bad_input(run):
+    (run / "certificates" / "manifest.json").unlink()
+    with pytest.raises(InvalidInput, match=r"must hold manifest\.json"):
+        verify_run(run)
+
+
+def test_the_hash_is_the_one_that_the_certifier_writes(honest):
+    tensors = load_file(honest / "train" / "model.safetensors")
+    assert weights_sha256(tensors) == manifest_of(honest)["weights_sha256"]
+
+
+@pytest.mark.cluster
+def test_actors_find_what_one_process_finds(run):
+    from raycrt.distributed import session, verification
+
+    rows = rows_of(run)
+    changed = rows.to_pylist()
+    for i in (2, 19, 33):
+        changed[i]["radius"] *= 1.01
+    rewrite_rows(run, changed[:16])
+    directory = run / "certificates" / "rows"
+    for start in (16, 32):
+        part = pa.Table.from_pylist(changed[start : start + 16], schema=rows.schema)
+        from raycrt.certificates import write_rows
+
+        write_rows(directory / f"{start:09d}.parquet", part)
+    alone = verify_run(run)
+    with session.session(cpus=2):
+        shared = verify_run(
+            run, check=lambda checker, files: verification.check_files(checker, files, workers=2)
+        )
+    assert shared == alone
+    assert {finding.index for finding in alone.findings} == {2, 19, 33}

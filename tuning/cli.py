@@ -1,0 +1,88 @@
+"""The commands that search: `raycrt search`, `raycrt study`, `raycrt demo`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from raycrt import cli
+from raycrt.cli import DEFAULT_RECIPE, DataDir, Download, Out, Overrides, Recipe
+
+
+def search(
+    recipe: Recipe = DEFAULT_RECIPE,
+    set_: Overrides = None,
+    out: Out = Path("runs/search"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search in OUT/search.")
+    ] = False,
+    data_dir: DataDir = None,
+    download: Download = False,
+) -> None:
+    """Search the recipe's space with Ray Tune and Optuna; write OUT/search.
+
+    The first trial is the recipe itself. The winner is in OUT/search/best.yaml, a recipe.
+    """
+    spec = cli.spec_from(recipe, set_, data_dir, download)
+    from tuning import search as searches
+
+    with _failure_in_one_line():
+        searches.run(spec, out / "search", resume=resume)
+    typer.echo(out / "search" / "best.yaml")
+
+
+def study(
+    run: Annotated[Path, typer.Argument(help="Directory of a run, or its search directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the winner as a recipe to this file.")
+    ] = None,
+) -> None:
+    """Say what a search has found: best trials, Pareto front, importances, cost, pruning."""
+    from tuning import study as studies
+    from tuning import tables
+
+    found = tables.summary(run)
+    spec = studies.load(run)[0]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        tables.show(found, spec, Console())
+    if export is not None:
+        export.write_text(studies.winner(run).to_yaml())
+
+
+def demo(
+    recipe: Recipe = DEFAULT_RECIPE,
+    set_: Overrides = None,
+    out: Out = Path("runs/demo"),
+    data_dir: DataDir = None,
+    download: Download = False,
+) -> None:
+    """The whole job: search, train the winner, certify the test images, report.
+
+    Run again with the same OUT, it goes on where it stopped.
+    """
+    spec = cli.spec_from(recipe, set_, data_dir, download)
+    from tuning import pipeline
+
+    with _failure_in_one_line():
+        pipeline.run(spec, out)
+
+
+@contextmanager
+def _failure_in_one_line() -> Iterator[None]:
+    """A search that gave up ends in one line on standard error and exit code 1."""
+    from tuning.search import SearchFailed
+
+    try:
+        yield
+    except SearchFailed as error:
+        typer.echo(f"raycrt: {error}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,90 @@
+"""The finals: the best trials and the default, trained with several seeds, on all validation rows.
+
+A search looks at many configurations on few rows, so its best value is partly luck. The finals
+judge again, and the default competes: the winner is not below it on the validation rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import ray
+import torch
+from rich.console import Console
+
+from raycrt import checkpoint, data
+from raycrt.errors import require
+from raycrt.spec import Spec, validate
+from raycrt.training import TrainingDiverged
+from tuning import space, study
+from tuning.objective import Measurement, evaluate, worthless
+from tuning.study import TrialRecord
+
+
+def choose(spec: Spec, home: Path, records: list[TrialRecord], console: Console) -> TrialRecord:
+    """The winner: highest `certified` over the seeds, or without finals the best trial."""
+    ranked = study.ranking(records)
+    require(
+        bool(ranked), "a trial ran to the end and keeps search.constraints", trials=len(records)
+    )
+    if spec.search.finalists == 0:
+        return ranked[0]
+    default = [trial for trial in ranked if trial.number == 0]
+    chosen = ranked[: spec.search.finalists]
+    chosen += [trial for trial in default if trial not in chosen]
+    rows = _train_all(spec, home, chosen)
+    order = study.standings([row for row in rows if row["number"] in {t.number for t in chosen}])
+    for row in order:
+        console.print(
+            f"finalist {row['number']}: certified {row['certified']:.1%}, "
+            f"clean {row['clean']:.1%} over {row['seeds']} seeds",
+            highlight=False,
+        )
+    return next(trial for trial in chosen if trial.number == order[0]["number"])
+
+
+def _train_all(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[study.Row]:
+    """All trainings that are not in `finalists.csv` yet, as many at a time as there is room for."""
+    file = home / study.FINALISTS
+    rows = study.finalists(home)
+    done = {(row["number"], row["seed"]) for row in rows}
+    seeds = range(spec.run.seed, spec.run.seed + spec.search.seeds)
+    need = {"num_cpus": spec.run.cpus_per_worker, "num_gpus": spec.run.gpus_per_worker}
+    task = ray.remote(_train).options(**need)
+    tree = spec.model_dump(mode="json")
+    pending = {
+        task.remote(tree, trial.params, seed): (trial.number, seed)
+        for trial in chosen
+        for seed in seeds
+        if (trial.number, seed) not in done
+    }
+    while pending:
+        [ready], _ = ray.wait(list(pending), num_returns=1)
+        number, seed = pending.pop(ready)
+        measured = ray.get(ready).as_dict()
+        named = {"number": number, "seed": seed, **measured}
+        rows.append({name: named[name] for name in study.FINALIST_COLUMNS})
+        rows.sort(key=lambda row: (row["number"], row["seed"]))
+        _write(file, rows)
+    return rows
+
+
+def _train(tree: dict[str, object], params: space.Params, seed: int) -> Measurement:
+    torch.set_num_threads(1)
+    base = validate(tree)
+    spec = space.apply(base, {**params, "run.seed": seed})
+    dataset = data.load(base.data)
+    try:
+        return evaluate(spec, dataset, rows=None)
+    except TrainingDiverged:
+        return worthless(len(dataset.validation))
+
+
+def _write(file: Path, rows: list[study.Row]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, study.FINALIST_COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    checkpoint.write_atomically(file, text.getvalue().encode())

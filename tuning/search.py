@@ -1,0 +1,204 @@
+"""Run a search: Ray Tune runs the trials, Optuna draws them, ASHA stops the hopeless ones early.
+
+Everything ends up in one directory:
+
+    spec.yaml      what was searched             best.yaml   the winner, a recipe
+    study.journal  Optuna's record of the trials trials.csv  the same as a table
+    finalists.csv  the finalists, seed by seed   tune/       Tune's logs, TensorBoard's included
+    states/        training states of trials that have not ended
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+import torch
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from rich.console import Console
+
+from raycrt import checkpoint, data
+from raycrt.distributed.session import session
+from raycrt.errors import InvalidInput, require
+from raycrt.spec import Spec, validate
+from raycrt.training import EpochEnd
+from tuning import finals, progress, space, store, study
+from tuning.objective import Measurement, evaluate
+from tuning.searcher import METRIC, NUMBER, Halving, Median, StudySearch
+
+STATES, TUNE = "states", "tune"
+# A trial whose process dies (not one whose training fails) is started again so many times.
+_DEATHS = 2
+
+
+class SearchFailed(RuntimeError):
+    """Too many trials failed, or all of them; the message says how the last one did."""
+
+
+def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None = None) -> Spec:
+    """Search `spec.search.space` and return the winner as a full spec, also written as `best.yaml`.
+
+    The first trial is the recipe itself, so the winner is never below it on the validation rows. A
+    search that was stopped in any way goes on with `resume`: finished trials count, trials that ran
+    continue from their last rung. With `search.concurrent=1` the same seed gives the same trials.
+    """
+    console = console or Console()
+    space.check(spec)
+    data.check(spec.data)
+    _claim(spec, home, resume)
+    with session():
+        record = store.open_study(spec, home)
+        store.queue_points(record, spec, _first(spec))
+        _run_trials(spec, home, record, console)
+        trials = study.trials(record, spec)
+        study.write_csv(home / study.TRIALS, trials, spec)
+        _check_outcome(spec, record, home)
+        winner = finals.choose(spec, home, trials, console)
+    best = space.apply(spec, winner.params)
+    checkpoint.write_atomically(home / study.BEST, best.to_yaml().encode())
+    shutil.rmtree(home / STATES, ignore_errors=True)
+    return best
+
+
+def _claim(spec: Spec, home: Path, resume: bool) -> None:
+    """Make `home` the directory of this search, or check that it already is."""
+    home.mkdir(parents=True, exist_ok=True)
+    if (home / "spec.yaml").is_file():
+        same = store.study_name(Spec.load(home)) == store.study_name(spec)
+        require(same, "a directory holds the search of one recipe", directory=str(home))
+        if not resume:
+            raise InvalidInput(f"{home} holds a search already; go on with it by --resume")
+    spec.save(home)
+
+
+def _first(spec: Spec) -> list[space.Params]:
+    """What is queued: the points that are tried first or, for a grid, all of it."""
+    first = space.points(spec)
+    if spec.search.algorithm != "grid":
+        return first
+    combinations = space.grid(spec)
+    require(
+        len(combinations) <= spec.search.trials,
+        "search.trials covers the grid",
+        trials=spec.search.trials,
+        grid=len(combinations),
+    )
+    return first + [point for point in combinations if point not in first]
+
+
+def _run_trials(spec: Spec, home: Path, record: optuna.Study, console: Console) -> None:
+    finished = store.own(record, home, *store.FINISHED)
+    total = spec.search.trials
+    if spec.search.algorithm == "grid":
+        total = len(_first(spec))
+    if len(finished) >= total:
+        return
+    need = {"cpu": spec.run.cpus_per_worker, "gpu": spec.run.gpus_per_worker}
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(
+                _trial, tree=spec.model_dump(mode="json"), home=str(home.resolve())
+            ),
+            {name: amount for name, amount in need.items() if amount},
+        ),
+        tune_config=tune.TuneConfig(
+            num_samples=total - len(finished),
+            search_alg=StudySearch(spec, home, record),
+            scheduler=_scheduler(spec, record),
+            max_concurrent_trials=_at_a_time(spec, need),
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=f"part-{len(list((home / TUNE).glob('part-*')))}",
+            storage_path=str((home / TUNE).resolve()),
+            failure_config=tune.FailureConfig(max_failures=_DEATHS),
+            verbose=0,
+        ),
+    )
+    with progress.watching(partial(store.open_study, spec, home), spec, home, total, console):
+        tuner.fit()
+
+
+def _scheduler(spec: Spec, record: optuna.Study) -> TrialScheduler | None:
+    if spec.search.scheduler == "asha" and spec.search.rungs:
+        return Halving(spec, record)
+    if spec.search.scheduler == "median" and spec.search.rungs:
+        return Median(spec)
+    return None
+
+
+def _at_a_time(spec: Spec, need: dict[str, float]) -> int:
+    """As many trials as are wanted and as the cluster has room for."""
+    have = ray.cluster_resources()
+    room = spec.search.concurrent
+    for name, amount in need.items():
+        if amount:
+            room = min(room, int(have.get(name.upper(), 0) / amount))
+    require(
+        room >= 1,
+        "the cluster has room for one trial",
+        needed=need,
+        cluster={name: have.get(name.upper(), 0) for name in need},
+    )
+    return room
+
+
+def _name(trial: Any) -> str:
+    return f"trial-{trial.config[NUMBER]:05d}"
+
+
+def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
+    """What runs in a trial's process: measurements to Tune, the training state beside them."""
+    torch.set_num_threads(1)
+    base = validate(tree)
+    params = {path: value for path, value in config.items() if path != NUMBER}
+    folder = Path(home) / STATES / f"{config[NUMBER]:05d}"
+    epoch = 0
+
+    def report(measured: Measurement, end: EpochEnd) -> None:
+        nonlocal epoch
+        epoch = end.epoch
+        if end.epoch < base.train.epochs:
+            checkpoint.save_state(folder, end.state())
+        tune.report(measured.as_dict())
+
+    try:
+        evaluate(
+            space.apply(base, params),
+            _dataset(base.data.model_dump_json()),
+            rows=base.search.rows,
+            rungs=base.search.rungs,
+            state=checkpoint.load_state(folder),
+            report=report,
+        )
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        tune.report({METRIC: 0.0, "epoch": epoch, store.REASON: said})
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@lru_cache(maxsize=1)
+def _dataset(spec: str) -> data.Dataset:
+    """Read once in a process, which runs many trials."""
+    from raycrt.spec import DataSpec
+
+    return data.load(DataSpec.model_validate_json(spec))
+
+
+def _check_outcome(spec: Spec, record: optuna.Study, home: Path) -> None:
+    failed = store.own(record, home, TrialState.FAIL)
+    complete = record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(failed) > spec.search.failures or not complete:
+        last = failed[-1].user_attrs.get(store.REASON, "unknown") if failed else "none"
+        raise SearchFailed(
+            f"{len(failed)} trials failed (search.failures={spec.search.failures}), "
+            f"{len(complete)} ran to the end; the last failure: {last}"
+        )

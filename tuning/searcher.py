@@ -1,0 +1,153 @@
+"""Between Tune and Optuna: which trial comes next, and what the study learns of it.
+
+Tune's `OptunaSearch` is extended where it forgets: a trial that an earlier process left running is
+taken up under its own number; a trial that ASHA stopped is told as pruned with the value of its
+last rung, not as complete; a trial that failed is told as failed with its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from raycrt.spec import Spec
+from tuning import space, store
+from tuning.objective import Measurement
+
+METRIC, MODE = "certified", "max"
+NUMBER = "trial"
+_MEASURED = [field.name for field in fields(Measurement)]
+
+
+class StudySearch(OptunaSearch):
+    """Draws trials from `study` for Tune and tells it their results, for the search in `home`."""
+
+    def __init__(self, spec: Spec, home: Path, study: optuna.Study) -> None:
+        self._home, self._spec, self._study = home, spec, study
+        self._orphans = store.own(study, home, TrialState.RUNNING)
+        self._failures = 0
+        super().__init__(
+            space=lambda trial: space.suggest(spec, trial),
+            metric=METRIC,
+            mode=MODE,
+            study_name=study.study_name,
+            storage=store.storage(spec, home),
+        )
+
+    def suggest(self, trial_id: str) -> Any:
+        """The parameters of the next trial, by path, and its number in the study."""
+        if self._failures > self._spec.search.failures:
+            return Searcher.FINISHED
+        if self._orphans:
+            trial = Trial(self._study, self._orphans.pop(0)._trial_id)
+        else:
+            waiting = self._study.get_trials(deepcopy=False)
+            drawn = [t for t in waiting if t.state != TrialState.WAITING]
+            self._study.sampler = store.sampler(self._spec, len(drawn))
+            trial = self._study.ask()
+            trial.set_user_attr(store.HOME, str(self._home.resolve()))
+        self._ot_trials[trial_id] = trial
+        params = space.suggest(self._spec, trial)
+        return {**params, NUMBER: trial.number}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._note(self._ot_trials[trial_id], result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        trial = self._ot_trials.pop(trial_id)
+        result = result or {}
+        self._note(trial, result)
+        if error or store.REASON in result:
+            self._failures += 1
+            reason = result.get(store.REASON, "its process died; see error.txt beside its logs")
+            trial.set_user_attr(store.REASON, reason)
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif result.get("epoch") == self._spec.train.epochs:
+            for name, violation in violations(self._spec, result).items():
+                trial.set_constraint(name, violation)
+            self._study.tell(trial, result[METRIC])
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _note(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Store what was measured, once: Tune tells the last result of a trial twice."""
+        epoch = result.get("epoch")
+        before = trial.user_attrs.get(store.MEASURED, {})
+        if epoch is None or store.REASON in result or before.get("epoch") == epoch:
+            return
+        trial.set_user_attr(store.MEASURED, {name: result[name] for name in _MEASURED})
+        trial.report(result[METRIC], epoch)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is stored already, and its database's password stays there."""
+        Path(checkpoint_path).touch()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune pickles its searcher for a restore that this project does not use.
+        return (OptunaSearch, ())
+
+
+class KeepsDefault(TrialScheduler):
+    """Lets trial 0, the default, run to its end: the winner is compared with it."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        action = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if trial.config[NUMBER] == 0 else action
+
+
+class Halving(KeepsDefault, ASHAScheduler):
+    """Tune's ASHA with rungs at the given epochs, filled with what earlier processes measured."""
+
+    def __init__(self, spec: Spec, study: optuna.Study) -> None:
+        rungs = spec.search.rungs
+        super().__init__(
+            time_attr="epoch",
+            metric=METRIC,
+            mode=MODE,
+            grace_period=rungs[0],
+            max_t=spec.train.epochs + 1,
+            reduction_factor=spec.search.reduction,
+        )
+        earlier = study.get_trials(deepcopy=False)
+        self._brackets[0]._rungs = [
+            (
+                rung,
+                {
+                    f"study-{trial.number}": trial.intermediate_values[rung]
+                    for trial in earlier
+                    if rung in trial.intermediate_values
+                },
+            )
+            for rung in reversed(rungs)
+        ]
+
+
+class Median(KeepsDefault, MedianStoppingRule):
+    """Tune's median rule: stops a trial whose best is below the median of the others' means."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(
+            time_attr="epoch",
+            metric=METRIC,
+            mode=MODE,
+            grace_period=spec.search.rungs[0],
+            min_samples_required=3,
+        )
+
+
+def violations(spec: Spec, measured: dict[str, Any]) -> dict[str, float]:
+    """How far each of `search.constraints` is broken; a value <= 0 keeps it."""
+    bounds = spec.search.constraints
+    return {
+        name: bound - measured[name] if name == "clean" else measured[name] - bound
+        for name, bound in bounds.items()
+    }

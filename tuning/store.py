@@ -1,0 +1,122 @@
+"""The study: Optuna's record of every trial, which is the only truth about a search.
+
+It lives in a journal file in the output, or in a database that several searches may share. What Ray
+Tune keeps beside it can be lost without loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from raycrt.errors import InvalidInput, require
+from raycrt.spec import Spec
+from tuning import space
+
+JOURNAL = "study.journal"
+# User attributes of a trial: the directory of the search that runs it, and what came of it.
+HOME, MEASURED, REASON = "home", "measured", "reason"
+DEFAULT = "default"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def storage(spec: Spec, home: Path) -> BaseStorage:
+    """The database of `search.storage`, or the journal file in `home`."""
+    if spec.search.storage is None:
+        return JournalStorage(JournalFileBackend(str(home / JOURNAL)))
+    try:
+        return RDBStorage(spec.search.storage)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(f"search.storage must be a database that opens: {said}") from None
+
+
+def study_name(spec: Spec) -> str:
+    """The same for searches whose trials can be compared: what is trained, and what is searched."""
+    tree = spec.model_dump(mode="json")
+    same = {part: tree[part] for part in ("model", "train", "certify")}
+    same["data"] = {k: v for k, v in tree["data"].items() if k not in ("directory", "download")}
+    search = ("space", "radius", "rows", "rungs", "constraints")
+    same["search"] = {key: tree["search"][key] for key in search}
+    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+    return f"raycrt-{spec.data.name}-{digest[:12]}"
+
+
+def open_study(spec: Spec, home: Path) -> optuna.Study:
+    """The study of `spec`, made if it is missing."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=study_name(spec),
+        storage=storage(spec, home),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    require(
+        study.direction == StudyDirection.MAXIMIZE,
+        "the stored study maximises",
+        study=study.study_name,
+    )
+    return study
+
+
+def load_study(spec: Spec, home: Path) -> optuna.Study:
+    """The study of `spec`; `InvalidInput` where there is none."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if spec.search.storage is None and not (home / JOURNAL).is_file():
+        raise InvalidInput(f"a search must hold {JOURNAL}, but {home} does not")
+    try:
+        return optuna.load_study(study_name=study_name(spec), storage=storage(spec, home))
+    except KeyError:
+        raise InvalidInput(f"the study of {home} must exist, but its storage has none") from None
+
+
+def queue_points(study: optuna.Study, spec: Spec, points: list[space.Params]) -> None:
+    """Queue what is tried first, once for a study: the first of `points` is the default."""
+    if study.get_trials(deepcopy=False):
+        return
+    for index, point in enumerate(points):
+        study.enqueue_trial(point, user_attrs={DEFAULT: index == 0})
+
+
+def own(study: optuna.Study, home: Path, *states: TrialState) -> list[FrozenTrial]:
+    """The trials that the search in `home` started and that are in one of `states`."""
+    mark = str(home.resolve())
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [trial for trial in trials if trial.user_attrs.get(HOME) == mark]
+
+
+def sampler(spec: Spec, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler that draws trial `number`.
+
+    It is made anew for each trial from seed and number, so that a draw is a function of the seed,
+    the number and the finished trials: an interrupted search goes on as it would have.
+    """
+    seed = (spec.run.seed * 1_000_003 + number) % 2**32
+    startup = max(4, spec.search.trials // 4)
+    samplers = optuna.samplers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match spec.search.algorithm:
+            case "gp":
+                return samplers.GPSampler(seed=seed, n_startup_trials=startup)
+            case "cmaes":
+                return samplers.CmaEsSampler(seed=seed, n_startup_trials=startup)
+            case "nsga2":
+                return samplers.NSGAIISampler(seed=seed)
+            case "random" | "grid":
+                return samplers.RandomSampler(seed=seed)
+            case "tpe":
+                return samplers.TPESampler(
+                    seed=seed,
+                    n_startup_trials=startup,
+                    multivariate=True,
+                    group=space.conditional(spec),
+                )

@@ -1,0 +1,223 @@
+"""What a search has found: its trials as records, tables, and what they teach."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import kendalltau
+
+from raycrt import checkpoint
+from raycrt.errors import InvalidInput
+from raycrt.spec import Spec
+from tuning import store
+
+TRIALS, BEST, FINALISTS = "trials.csv", "best.yaml", "finalists.csv"
+# The 97.5 % point of the normal distribution: intervals of 95 %.
+_Z = 1.959963984540054
+
+_NAMES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+STATES = tuple(_NAMES.values())
+
+
+_JUDGED = ("certified", "clean", "mean_radius")
+FINALIST_COLUMNS = ("number", "seed", *_JUDGED, "rows")
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One trial and its last measurement, 0 where none was; `rungs` maps epochs to `certified`."""
+
+    number: int
+    state: str
+    reason: str
+    params: dict[str, Any]
+    epochs: int
+    certified: float
+    clean: float
+    mean_radius: float
+    curvature: float
+    parameters: int
+    rows: int
+    seconds: float
+    feasible: bool
+    rungs: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return self.state == "complete"
+
+
+def trials(record: optuna.Study, spec: Spec) -> list[TrialRecord]:
+    """Every trial of the study that has been started, by number."""
+    return [_record(trial, spec) for trial in record.get_trials() if _started(trial)]
+
+
+def load(run: Path) -> tuple[Spec, list[TrialRecord], optuna.Study]:
+    """The spec, trials and Optuna study of a search's directory, or of the run that holds it."""
+    spec = Spec.load(home(run))
+    record = store.load_study(spec, home(run))
+    return spec, trials(record, spec), record
+
+
+def home(run: Path) -> Path:
+    """The search's directory in that of a run; the directory itself if it is a search's."""
+    found = run / "search" if (run / "search").is_dir() else run
+    if not (found / "spec.yaml").is_file():
+        raise InvalidInput(f"a run must hold a search, but there is none in {run}")
+    return found
+
+
+def winner(run: Path) -> Spec:
+    """The winner of a finished search as a full spec."""
+    file = home(run) / BEST
+    if not file.is_file():
+        raise InvalidInput(f"a search must have finished to have a winner; {file} is missing")
+    return Spec.load(file)
+
+
+def ranking(records: list[TrialRecord]) -> list[TrialRecord]:
+    """Trials that ran to the end and keep the constraints, best first; ties go to the earlier."""
+    ended = [trial for trial in records if trial.complete and trial.feasible]
+    return sorted(ended, key=lambda t: (-t.certified, -t.mean_radius, t.number))
+
+
+def pareto(records: list[TrialRecord]) -> list[TrialRecord]:
+    """The trials that no other one matches or beats in both clean and certified accuracy."""
+    front: list[TrialRecord] = []
+    ended = [trial for trial in records if trial.complete]
+    for trial in sorted(ended, key=lambda t: (-t.certified, -t.clean, t.number)):
+        if not front or trial.clean > front[-1].clean:
+            front.append(trial)
+    return front
+
+
+def wilson(share: float, rows: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share observed on `rows` independent rows."""
+    if rows == 0:
+        return 0.0, 1.0
+    z2 = _Z**2
+    centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = _Z / (1 + z2 / rows) * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def importances(record: optuna.Study) -> dict[str, float]:
+    """fANOVA: each parameter's share of the variance of `certified` over the complete trials.
+
+    A parameter that is not drawn in every trial is left out. Empty with fewer than four trials or
+    when all are equal.
+    """
+    complete = record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return optuna.importance.get_param_importances(record, evaluator=evaluator)
+
+
+def agreement(records: list[TrialRecord]) -> dict[int, float]:
+    """Kendall's tau between the value at each rung and at the end, over trials that have both."""
+    ended = [trial for trial in records if trial.complete]
+    found: dict[int, float] = {}
+    for rung in sorted({epoch for trial in ended for epoch in trial.rungs}):
+        pairs = [(t.rungs[rung], t.certified) for t in ended if rung in t.rungs]
+        if rung == max(t.epochs for t in ended) or len(pairs) < 3:
+            continue
+        tau = kendalltau(*zip(*pairs, strict=True)).statistic
+        if math.isfinite(tau):
+            found[rung] = float(tau)
+    return found
+
+
+def history(records: list[TrialRecord]) -> list[tuple[int, float]]:
+    """(number, best `certified` of the complete trials up to it)."""
+    best, line = 0.0, []
+    for trial in records:
+        if trial.complete:
+            best = max(best, trial.certified)
+            line.append((trial.number, best))
+    return line
+
+
+def saved_epochs(records: list[TrialRecord], spec: Spec) -> int:
+    """Epochs that pruned trials did not run."""
+    return sum(spec.train.epochs - t.epochs for t in records if t.state == "pruned")
+
+
+def finalists(run: Path) -> list[Row]:
+    """What the finals measured: a row for each training of a finalist with a seed."""
+    file = home(run) / FINALISTS
+    if not file.is_file():
+        return []
+    with file.open() as lines:
+        return [
+            {k: float(v) if k in _JUDGED else int(v) for k, v in row.items()}
+            for row in csv.DictReader(lines)
+        ]
+
+
+def standings(rows: list[Row]) -> list[Row]:
+    """Means over the seeds of each finalist, the winner first."""
+    found: list[Row] = []
+    for number in sorted({row["number"] for row in rows}):
+        runs = [row for row in rows if row["number"] == number]
+        means = {name: mean(run[name] for run in runs) for name in _JUDGED}
+        found.append({"number": number, "seeds": len(runs), **means})
+    return sorted(found, key=lambda row: (-row["certified"], -row["mean_radius"], row["number"]))
+
+
+def write_csv(file: Path, records: list[TrialRecord], spec: Spec) -> None:
+    """A row for each trial: what it was, how it ended, what was measured last."""
+    paths = list(spec.search.space)
+    head = ["number", *paths, "state", "reason", "epochs"]
+    numbers = ["certified", "clean", "mean_radius", "curvature", "parameters", "rows", "seconds"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(head + numbers)
+    for trial in records:
+        params = [trial.params.get(path, "") for path in paths]
+        outcome = [trial.state, trial.reason, trial.epochs]
+        table.writerow(
+            [trial.number, *params, *outcome, *(getattr(trial, name) for name in numbers)]
+        )
+    checkpoint.write_atomically(file, text.getvalue().encode())
+
+
+def _started(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.WAITING
+
+
+def _record(trial: FrozenTrial, spec: Spec) -> TrialRecord:
+    measured = trial.user_attrs.get(store.MEASURED, {})
+    return TrialRecord(
+        number=trial.number,
+        state=_NAMES[trial.state],
+        reason=trial.user_attrs.get(store.REASON, ""),
+        params={path: trial.params[path] for path in spec.search.space if path in trial.params},
+        epochs=int(measured.get("epoch", 0)),
+        certified=float(measured.get("certified", 0.0)),
+        clean=float(measured.get("clean", 0.0)),
+        mean_radius=float(measured.get("mean_radius", 0.0)),
+        curvature=float(measured.get("curvature", 0.0)),
+        parameters=int(measured.get("parameters", 0)),
+        rows=int(measured.get("rows", 0)),
+        seconds=float(measured.get("seconds", 0.0)),
+        feasible=all(value <= 0 for value in trial.constraints.values())
+        if trial.constraints
+        else True,
+        rungs={int(epoch): value for epoch, value in trial.intermediate_values.items()},
+    )

@@ -1,0 +1,100 @@
+"""What a search has found, as one dictionary for scripts and as tables for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from raycrt.spec import Spec
+from tuning import study
+from tuning.study import TrialRecord
+
+_SHOWN = 10
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """Everything `raycrt study` says, in plain numbers, lists and dictionaries."""
+    spec, trials, record = study.load(run)
+    count = {state: sum(t.state == state for t in trials) for state in study.STATES}
+    saved = study.saved_epochs(trials, spec)
+    ran = sum(trial.epochs for trial in trials)
+    return {
+        "study": record.study_name,
+        "radius": spec.search.radius,
+        "states": count,
+        "best": [_entry(trial) for trial in study.ranking(trials)[:_SHOWN]],
+        "finalists": study.standings(study.finalists(run)),
+        "pareto": [_entry(trial) for trial in study.pareto(trials)],
+        "importances": study.importances(record),
+        "history": [{"number": n, "best": value} for n, value in study.history(trials)],
+        "cost": {
+            "seconds": sum(trial.seconds for trial in trials),
+            "epochs": ran,
+            "epochs_saved_by_pruning": saved,
+            "share_saved": saved / (saved + ran) if saved + ran else 0.0,
+        },
+        "rung_agreement": study.agreement(trials),
+        "failures": [{"number": t.number, "reason": t.reason} for t in trials if t.reason],
+    }
+
+
+def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
+    """Print `summary` for people."""
+    states = ", ".join(f"{count} {state}" for state, count in found["states"].items() if count)
+    console.print(f"study {found['study']}: {states}", highlight=False)
+    _print_trials(f"best trials (certified at {found['radius']:g})", found["best"], spec, console)
+    _print_trials("Pareto front, certified against clean", found["pareto"], spec, console)
+    if found["finalists"]:
+        table = Table("trial", "certified", "clean", "seeds", title="finals")
+        for row in found["finalists"]:
+            shares = (f"{row['certified']:.1%}", f"{row['clean']:.1%}")
+            table.add_row(str(row["number"]), *shares, str(row["seeds"]))
+        console.print(table)
+    for title, values in (
+        ("importance (fANOVA)", found["importances"]),
+        ("Kendall tau of a rung with the end, by epoch", found["rung_agreement"]),
+    ):
+        text = ", ".join(f"{name} {value:.2f}" for name, value in values.items())
+        console.print(f"{title}: {text or 'too few trials'}", highlight=False)
+    cost = found["cost"]
+    console.print(
+        f"cost: {cost['seconds']:.0f} s of trials, {cost['epochs']} epochs; pruning saved "
+        f"{cost['epochs_saved_by_pruning']} ({cost['share_saved']:.0%})",
+        highlight=False,
+    )
+    for failure in found["failures"]:
+        console.print(f"trial {failure['number']} failed: {failure['reason']}", markup=False)
+
+
+def _entry(trial: TrialRecord) -> dict[str, Any]:
+    low, high = study.wilson(trial.certified, trial.rows)
+    return {
+        "number": trial.number,
+        "certified": trial.certified,
+        "interval": [low, high],
+        "clean": trial.clean,
+        "mean_radius": trial.mean_radius,
+        "seconds": trial.seconds,
+        "params": trial.params,
+    }
+
+
+def _print_trials(title: str, entries: list[dict[str, Any]], spec: Spec, console: Console) -> None:
+    names = [path.split(".")[-1] for path in spec.search.space]
+    table = Table("trial", "certified", "95 %", "clean", "radius", "s", *names, title=title)
+    for entry in entries:
+        low, high = entry["interval"]
+        values = [entry["params"].get(path, "") for path in spec.search.space]
+        table.add_row(
+            str(entry["number"]),
+            f"{entry['certified']:.1%}",
+            f"{100 * low:.1f} - {100 * high:.1f}",
+            f"{entry['clean']:.1%}",
+            f"{entry['mean_radius']:.3f}",
+            f"{entry['seconds']:.1f}",
+            *(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values),
+        )
+    console.print(table)
