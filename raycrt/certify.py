@@ -222,19 +222,24 @@ class Certifier:
         holds with the computed one if e |x' - x| is taken from the margin, for x' in the ball that
         is claimed. Second round: the claimed radius itself bounds that distance.
         """
-        shift = u.norm(dim=-1)
+        gg, gu, uu = (gradient * gradient).sum(1), (gradient * u).sum(1), (u * u).sum(1)
+        # Products of n terms, each off by at most this share of the product of the lengths.
+        share = (gradient.shape[1] + 8) * EPS
+        size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
         reach = (length + shift) * (1 + 1e-9)
         off_value = self.errors.margin(reach, EPS)
         off_gradient = self.errors.gradient(reach, EPS)
-        optimistic = dual.radius(value, gradient, m, u).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+        optimistic = dual.radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
         lowered = value - off_value - off_gradient * (optimistic + 2 * shift)
-        # The formula's own rounding: absolute in its numerator, relative in its denominator.
-        size = gradient.norm(dim=-1)
-        terms = gradient.shape[-1] + 8
-        own = terms * EPS * (2 * value.abs() + 2 * size * shift + m * shift.square())
-        radius = dual.radius(lowered - own, gradient, m, u)
+        lowered = lowered - share * (2 * value.abs() + 2 * size * shift + m * uu)
+        numerator = 2 * (lowered - gu) - m * uu
+        # Both roots from above: what cancels in |g + m u| is added before the root is taken.
+        across = gg + 2 * m * gu + m * m * uu + 2 * share * (size + m * shift).square()
+        reach = gg * (1 + share) + 2 * m * value.clamp(min=0)
+        radius = numerator / (across.clamp(min=0).sqrt() + reach.sqrt())
+        real = gg * (1 - share) + 2 * m * lowered > 0
         radius = torch.minimum(radius, optimistic) * _ROUND_DOWN
-        return radius.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+        return torch.where(real, radius, 0.0).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
 
     def _improve(self, margins: _Margins, runner_up: Tensor) -> Witnesses:
         """Raise `margins.radius` in place where a better point can raise the row's minimum.

@@ -24,32 +24,29 @@ from raycrt.network import Network, margin_direction
 # A margin is settled when its radius rose by less than this, relatively, in `_PATIENCE` steps.
 _PROGRESS = 1e-4
 _PATIENCE = 3
+# The active set is compacted when less than this share of it is still open.
+_SHRINK = 0.8
+# Multipliers stay this far, relatively, below the pole at 1/m.
+_CAP = 1e-3
 
 
-def radius(value: Tensor, gradient: Tensor, m: Tensor, u: Tensor | None = None) -> Tensor:
-    """r(u) for rows of margins: `value` (n,), `gradient` and `u` (n, features), `m` (n,).
+def radius(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor) -> Tensor:
+    """r(u) from f and the products g.g, g.u, u.u; all of one shape.
 
-    Negative or zero where the point proves nothing; NaN where no real radius exists. The formula
-    is evaluated as it stands, without its rounding: `raycrt.certify` accounts for that.
+    Negative or zero where the point proves nothing, NaN where no real radius exists. The formula is
+    evaluated as it stands; `raycrt.certify` accounts for its rounding.
     """
-    if u is None:
-        length = gradient.norm(dim=-1)
-        return 2 * value / (length + (length.square() + 2 * m * value).sqrt())
-    numerator = 2 * (value - (gradient * u).sum(-1)) - m * u.square().sum(-1)
-    reach = (gradient.square().sum(-1) + 2 * m * value).sqrt()
-    return numerator / ((gradient + m[..., None] * u).norm(dim=-1) + reach)
+    across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
+    reach = (gg + 2 * m * value).sqrt()
+    return (2 * (value - gu) - m * uu) / (across + reach)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """For each margin the best point found: `u` (n, features), its `radius` (n,), estimates only.
-
-    `attacked` (n,) is the smallest |u| met at which the margin was not positive, else infinity.
-    """
+    """For each margin the best point found, `u` (n, features), and its `radius` (n,): estimates."""
 
     u: Tensor
     radius: Tensor
-    attacked: Tensor
 
 
 @torch.no_grad()
@@ -68,88 +65,106 @@ def solve(
     """Look for points u of large r(u) for n margins `z_label - z_target` around x0 (n, features).
 
     `value` and `gradient` are those at x0, from which the iteration starts. A margin is left alone
-    as soon as its radius reaches `enough` (n,), meets an attack found on it, or stops to grow; the
-    work goes on with the others. Steps are of the fixed point `u <- -eta g`, `eta` the root of the
-    linearised margin capped below 1/m, damped by the curvature seen along the last step.
+    as soon as its radius reaches `enough` (n,), equals |u| at the boundary, or stops to grow; the
+    work goes on with the others.
     """
-    n = len(x0)
-    best_u = torch.zeros_like(x0)
-    best = radius(value, gradient, m).nan_to_num(0.0, 0.0, 0.0)
-    attacked = torch.full_like(best, torch.inf)
-    active = torch.arange(n, device=x0.device)
     state = _State(
+        row=torch.arange(len(x0), device=x0.device),
         x0=x0,
         direction=margin_direction(label, target, x0.new_empty(0, network.classes)),
         m=m,
         enough=enough,
         u=torch.zeros_like(x0),
+        best_u=torch.zeros_like(x0),
+        best=torch.zeros_like(m),
+        before=torch.zeros_like(m),
         value=value,
         gradient=gradient,
-        before=best.clone(),
+        gg=_dot(gradient, gradient),
+        gu=torch.zeros_like(m),
+        uu=torch.zeros_like(m),
+        bend=torch.zeros_like(m),
     )
+    state.judge()
+    u, best = torch.zeros_like(x0), state.best.clone()
     for step in range(steps):
         state.advance(network)
-        r = radius(state.value, state.gradient, state.m, state.u).nan_to_num(0.0, 0.0, 0.0)
-        length = state.u.norm(dim=-1)
-        beyond = torch.where(state.value <= 0, length, torch.inf)
-        attacked[active] = torch.minimum(attacked[active], beyond)
-        better = r > best[active]
-        rows = active[better]
-        best[rows], best_u[rows] = r[better], state.u[better]
-        now = best[active]
-        open_ = (now < state.enough) & (now < attacked[active] * (1 - _PROGRESS))
+        state.judge()
+        # On the boundary |u| is an upper bound of every radius: nothing is left to gain.
+        limit = torch.where(state.value <= 0, state.uu.sqrt() * (1 - _PROGRESS), torch.inf)
+        is_open = (state.best < state.enough) & (state.best < limit)
         if step % _PATIENCE == _PATIENCE - 1:
-            open_ &= now > state.before * (1 + _PROGRESS)
-            state.before = now.clone()
-        if not bool(open_.any()):
+            is_open &= state.best > state.before * (1 + _PROGRESS)
+            state.before = state.best
+        share = float(is_open.float().mean())
+        if share < _SHRINK:
+            closed = ~is_open
+            u[state.row[closed]] = state.best_u[closed]
+            best[state.row[closed]] = state.best[closed]
+            state = state.keep(is_open)
+        if share == 0:
             break
-        if float(open_.float().mean()) < _SHRINK:
-            active = active[open_]
-            state = state.keep(open_)
-    return Solution(u=best_u, radius=best, attacked=attacked)
-
-
-# The active set is compacted when less than this share of it is still open.
-_SHRINK = 0.8
+    u[state.row], best[state.row] = state.best_u, state.best
+    return Solution(u=u, radius=best)
 
 
 @dataclass(kw_only=True)
 class _State:
-    """The iterates of the margins that are still open."""
+    """The iterates of the margins that are still open, and the products they need."""
 
+    row: Tensor
     x0: Tensor
     direction: Tensor
     m: Tensor
     enough: Tensor
     u: Tensor
+    best_u: Tensor
+    best: Tensor
+    before: Tensor
     value: Tensor
     gradient: Tensor
-    before: Tensor
-    bend: Tensor | None = None
+    gg: Tensor
+    gu: Tensor
+    uu: Tensor
+    bend: Tensor
 
     def advance(self, network: Network) -> None:
-        g = self.gradient
-        square = g.square().sum(-1).clamp(min=torch.finfo(g.dtype).tiny)
-        eta = (self.value - (g * self.u).sum(-1)) / square
-        eta = torch.minimum(eta.clamp(min=0), (1 - _CAP) / self.m.clamp(min=1e-30))
-        bend = torch.zeros_like(eta) if self.bend is None else self.bend
-        damping = 1 / (1 + eta * bend)
-        du = damping[:, None] * (-eta[:, None] * g - self.u)
-        self.u = self.u + du
+        """A step of `u <- -eta g`: eta is the root of the linearised margin, capped below 1/m, and
+        the step is damped by the curvature seen along the one before."""
+        tiny = torch.finfo(self.gg.dtype).tiny
+        eta = ((self.value - self.gu) / self.gg.clamp(min=tiny)).clamp(min=0)
+        eta = torch.minimum(eta, (1 - _CAP) / self.m.clamp(min=1e-30))
+        pull = 1 / (1 + eta * self.bend)
+        keep, along = 1 - pull, -pull * eta
+        # All products with the new u = keep u + along g that g and the old u give.
+        g_dot_new = keep * self.gu + along * self.gg
+        u_dot_new = keep * self.uu + along * self.gu
+        uu = keep * u_dot_new + along * g_dot_new
+        moved = (uu - 2 * u_dot_new + self.uu).clamp(min=tiny)
+        old_u, old_gu = self.u, self.gu
+        self.u = torch.addcmul(keep[:, None] * self.u, along[:, None], self.gradient)
         trace = network.trace(self.x0 + self.u)
-        self.value = (trace.logits * self.direction).sum(-1)
+        self.value = _dot(trace.logits, self.direction)
         self.gradient = network.pull_back(trace.slopes, self.direction)
-        moved = du.square().sum(-1).clamp(min=torch.finfo(g.dtype).tiny)
-        self.bend = (((self.gradient - g) * du).sum(-1) / moved).clamp(min=0)
+        self.gg = _dot(self.gradient, self.gradient)
+        self.gu = _dot(self.gradient, self.u)
+        turned = self.gu - _dot(self.gradient, old_u) - g_dot_new + old_gu
+        self.bend = (turned / moved).clamp(min=0)
+        self.uu = uu.clamp(min=0)
+
+    def judge(self) -> None:
+        """Keep the point if it is the best so far."""
+        found = radius(self.value, self.gg, self.gu, self.uu, self.m).nan_to_num(0.0, 0.0, 0.0)
+        better = found > self.best
+        if bool(better.all()):
+            self.best_u = self.u
+        else:
+            self.best_u = torch.where(better[:, None], self.u, self.best_u)
+        self.best = torch.maximum(self.best, found)
 
     def keep(self, rows: Tensor) -> _State:
-        return _State(
-            **{
-                name: value[rows] if isinstance(value, Tensor) else value
-                for name, value in vars(self).items()
-            }
-        )
+        return _State(**{name: value[rows] for name, value in vars(self).items()})
 
 
-# Multipliers stay this far, relatively, below the pole at 1/m.
-_CAP = 1e-3
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a, b)

@@ -34,6 +34,11 @@ def pool_and_dense() -> Chain:
     return Chain([conv, normalization(4, 72), pool, Dense(pool.out_features, 5)])
 
 
+def scaled(layer: Dense, factor: float) -> Dense:
+    layer.weight.data *= factor
+    return layer
+
+
 CASES = {
     "dense": lambda: Dense(6, 4),
     "normalization": lambda: normalization(3, 5),
@@ -48,6 +53,8 @@ CASES = {
     "pool": lambda: AveragePool((2, 7, 6), (3, 2), stride=(2, 2), padding=(1, 0)),
     "pool-divisor": lambda: AveragePool((2, 6, 6), (2, 2), stride=(1, 1), divisor=3),
     "chain": pool_and_dense,
+    "loud-first": lambda: Chain([scaled(Dense(5, 6), 100), scaled(Dense(6, 4), 0.01)]),
+    "loud-last": lambda: Chain([scaled(Dense(5, 6), 0.01), scaled(Dense(6, 4), 100)]),
 }
 
 
@@ -191,6 +198,12 @@ class TestTorus:
     def test_pool_of_disjoint_windows(self) -> None:
         pool = AveragePool((2, 8, 8), (2, 2), stride=(2, 2))
         assert 0.5 <= pool.torus_norm_upper() <= 0.5 * (1 + 1e-5)
+
+    def test_padding_makes_room_on_the_torus(self) -> None:
+        """On a torus of the image's own size the two taps would cancel at every frequency."""
+        layer = Convolution((1, 1, 2), 1, (1, 3), padding=(0, 1)).double()
+        layer.weight.data.copy_(torch.tensor([1.0, 0.0, -1.0]))
+        assert 1 <= layer.torus_norm_upper() <= 2
 
     def test_a_hidden_frequency_is_not_missed(self) -> None:
         """The gain sits in one alternating pattern, to which a flat start is orthogonal."""

@@ -49,7 +49,7 @@ def watching(
             if fresh:
                 study.write_csv(home / study.TRIALS, trials, spec)
             rate = len(_ended(trials)) - len(before)
-            eta = _eta(total - len(_ended(trials)), rate, time.monotonic() - began)
+            eta = remaining(total - len(_ended(trials)), rate, time.monotonic() - began)
             if live:
                 live.update(Group(_summary(trials, total, eta), _table(trials, spec)))
             for trial in [] if live else fresh:
@@ -73,7 +73,8 @@ def _ended(trials: list[TrialRecord]) -> list[TrialRecord]:
     return [trial for trial in trials if trial.state in _ENDED]
 
 
-def _eta(left: int, done: int, seconds: float) -> str:
+def remaining(left: int, done: int, seconds: float) -> str:
+    """The time for `left` trials as m:ss, when `done` ones took `seconds`."""
     if left <= 0:
         return "0:00"
     if done == 0:

@@ -10,7 +10,6 @@ Everything ends up in one directory:
 
 from __future__ import annotations
 
-import shutil
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,13 @@ from rich.console import Console
 from raycrt import checkpoint, data
 from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import Spec, validate
+from raycrt.spec import DataSpec, Spec, validate
 from raycrt.training import EpochEnd
 from tuning import finals, progress, space, store, study
 from tuning.objective import Measurement, evaluate
 from tuning.searcher import METRIC, NUMBER, Halving, Median, StudySearch
 
-STATES, TUNE = "states", "tune"
+TUNE = "tune"
 # A trial whose process dies (not one whose training fails) is started again so many times.
 _DEATHS = 2
 
@@ -62,7 +61,6 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
         winner = finals.choose(spec, home, trials, console)
     best = space.apply(spec, winner.params)
     checkpoint.write_atomically(home / study.BEST, best.to_yaml().encode())
-    shutil.rmtree(home / STATES, ignore_errors=True)
     return best
 
 
@@ -160,7 +158,7 @@ def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
     torch.set_num_threads(1)
     base = validate(tree)
     params = {path: value for path, value in config.items() if path != NUMBER}
-    folder = Path(home) / STATES / f"{config[NUMBER]:05d}"
+    folder = store.state_folder(Path(home), config[NUMBER])
     epoch = 0
 
     def report(measured: Measurement, end: EpochEnd) -> None:
@@ -182,14 +180,11 @@ def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         tune.report({METRIC: 0.0, "epoch": epoch, store.REASON: said})
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @lru_cache(maxsize=1)
 def _dataset(spec: str) -> data.Dataset:
     """Read once in a process, which runs many trials."""
-    from raycrt.spec import DataSpec
-
     return data.load(DataSpec.model_validate_json(spec))
 
 

@@ -7,6 +7,7 @@ last rung, not as complete; a trial that failed is told as failed with its reaso
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class StudySearch(OptunaSearch):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         trial = self._ot_trials.pop(trial_id)
+        shutil.rmtree(store.state_folder(self._home, trial.number), ignore_errors=True)
         result = result or {}
         self._note(trial, result)
         if error or store.REASON in result:

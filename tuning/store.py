@@ -39,6 +39,11 @@ def storage(spec: Spec, home: Path) -> BaseStorage:
         raise InvalidInput(f"search.storage must be a database that opens: {said}") from None
 
 
+def state_folder(home: Path, number: int) -> Path:
+    """Where a trial that has not ended keeps its training state; shared by driver and trials."""
+    return home / "states" / f"{number:05d}"
+
+
 def study_name(spec: Spec) -> str:
     """The same for searches whose trials can be compared: what is trained, and what is searched."""
     tree = spec.model_dump(mode="json")

@@ -49,6 +49,8 @@ def head() -> Iterator[Head]:
     environment = plain_environment(base) | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        # SIGTERM would wait half a minute for actors that outlive their job.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
     ports = _free_ports(9)
     names = (

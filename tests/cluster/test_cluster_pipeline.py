@@ -67,3 +67,4 @@ def test_the_pipeline_as_a_job_equals_the_pipeline_on_a_laptop(
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("finished before") == 3
     assert (there / "train" / MODEL).stat().st_mtime_ns == written
+    assert not list(there.glob(".shared-*"))

@@ -20,24 +20,25 @@ RAYCRT = Path(sys.executable).parent / "raycrt"
 def command(tmp_path: Path) -> list[str]:
     """A search whose trials are long enough to be caught in the middle."""
     recipe = tmp_path / "long.yaml"
-    recipe.write_text(TINY.replace("epochs: 3", "epochs: 150").replace("rungs: [1]", "rungs: [20]"))
+    recipe.write_text(TINY.replace("epochs: 3", "epochs: 300").replace("rungs: [1]", "rungs: [20]"))
     arguments = ["search", "--recipe", str(recipe), "--out", str(tmp_path / "run")]
     return [str(RAYCRT), *arguments, "--set", "search.trials=6"]
 
 
 def start(tmp_path: Path) -> subprocess.Popen[bytes]:
-    """A driver that has finished a trial and stored the state of one that runs."""
+    """A driver that has finished a trial and runs one that is past its rung."""
     driver = subprocess.Popen(
         command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    search = tmp_path / "run" / "search"
+    journal = tmp_path / "run" / "search" / "study.journal"
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline and driver.poll() is None:
-        table = search / study.TRIALS
-        states = list((search / "states").glob("*/state.pt"))
-        if table.is_file() and "complete" in table.read_text() and states:
-            break
-        time.sleep(0.02)
+        if journal.is_file():
+            trials = study.load(tmp_path / "run")[1]
+            running = [trial for trial in trials if trial.state == "running" and trial.rungs]
+            if running and any(trial.complete for trial in trials):
+                break
+        time.sleep(0.1)
     assert driver.poll() is None
     return driver
 
@@ -50,7 +51,7 @@ def check_finished(tmp_path: Path) -> list[study.TrialRecord]:
         trial.number for trial in trials if trial.params["train.learning_rate"] == 1e30
     }
     assert (tmp_path / "run" / "search" / study.BEST).is_file()
-    assert not (tmp_path / "run" / "search" / "states").exists()
+    assert not list((tmp_path / "run" / "search" / "states").iterdir())
     return trials
 
 
@@ -79,8 +80,11 @@ def test_after_a_kill_of_a_trial_the_search_goes_on_by_itself(tmp_path: Path) ->
     psutil = pytest.importorskip("psutil", reason="psutil finds the trial's process")
     driver = start(tmp_path)
     children = psutil.Process(driver.pid).children(recursive=True)
-    busy = [child for child in children if "ImplicitFunc.train" in " ".join(child.cmdline())]
-    assert busy
+    titles = {child: " ".join(child.cmdline()) for child in children}
+    busy = [
+        child for child, title in titles.items() if title.startswith("ray::") and "train" in title
+    ]
+    assert busy, titles
     busy[0].kill()
     assert driver.wait(timeout=250) == 0
     check_finished(tmp_path)

@@ -58,13 +58,15 @@ def rows_of(run: Path) -> pa.Table:
     return certificates.read_rows(run / "certificates")
 
 
-def rewrite_rows(run: Path, rows: list[dict]) -> None:
+def rewrite_rows(run: Path, rows: list[dict], in_a_file: int = 1000) -> None:
     """Put `rows` (as of `Table.to_pylist`) in place of all that are stored."""
     directory = run / "certificates" / "rows"
     for file in directory.glob("*.parquet"):
         file.unlink()
-    table = pa.Table.from_pylist(rows, schema=certificates.SCHEMA)
-    certificates.write_rows(directory / "000000000.parquet", table)
+    for first in range(0, len(rows), in_a_file):
+        part = rows[first : first + in_a_file]
+        table = pa.Table.from_pylist(part, schema=certificates.SCHEMA)
+        certificates.write_rows(directory / f"{first:09d}.parquet", table)
 
 
 def edit_manifest(run: Path, **values) -> None:

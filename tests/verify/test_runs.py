@@ -1,6 +1,7 @@
 """The checker accepts what the certifier wrote and nothing that was changed since."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -241,21 +242,12 @@ def test_the_hash_is_the_one_that_the_certifier_writes(honest):
 def test_actors_find_what_one_process_finds(run):
     from raycrt.distributed import session, verification
 
-    rows = rows_of(run)
-    changed = rows.to_pylist()
+    rows = rows_of(run).to_pylist()
     for i in (2, 19, 33):
-        changed[i]["radius"] *= 1.01
-    rewrite_rows(run, changed[:16])
-    directory = run / "certificates" / "rows"
-    for start in (16, 32):
-        part = pa.Table.from_pylist(changed[start : start + 16], schema=rows.schema)
-        from raycrt.certificates import write_rows
-
-        write_rows(directory / f"{start:09d}.parquet", part)
+        rows[i]["radius"] *= 1.01
+    rewrite_rows(run, rows, in_a_file=16)
     alone = verify_run(run)
     with session.session(cpus=2):
-        shared = verify_run(
-            run, check=lambda checker, files: verification.check_files(checker, files, workers=2)
-        )
+        shared = verify_run(run, check=partial(verification.check_files, workers=2))
     assert shared == alone
     assert {finding.index for finding in alone.findings} == {2, 19, 33}

@@ -1,0 +1,51 @@
+"""What a search shows, in a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from tests.tuning.driver import LANDSCAPE, drive
+from tuning import progress, store
+
+
+def value(params: dict[str, Any], epoch: int) -> float:
+    return epoch / 100 * params["model.depth"] / 8
+
+
+def shown(home: Path, *, terminal: bool) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=160)
+    store.open_study(LANDSCAPE, home)
+    with progress.watching(lambda: store.open_study(LANDSCAPE, home), LANDSCAPE, home, 30, console):
+        drive(LANDSCAPE, home, value, budget=80)
+    return console.file.getvalue()
+
+
+def test_each_trial_that_ended_has_one_line_where_there_is_no_terminal(tmp_path: Path) -> None:
+    text = shown(tmp_path, terminal=False)
+    table = pd.read_csv(tmp_path / "trials.csv")
+    lines = [line for line in text.splitlines() if line.startswith("trial ")]
+    assert [int(line.split()[1]) for line in lines] == list(table["number"])
+    assert "gamma 0.001" in lines[0]
+    assert f"{len(table)}/30 trials, best" in lines[-1]
+    assert "pruned" in lines[-1]
+    assert "eta" in lines[-1]
+
+
+def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
+    text = shown(tmp_path, terminal=True)
+    assert "certified" in text
+    assert "30 trials, best" in text
+
+
+@pytest.mark.parametrize(
+    ("left", "done", "seconds", "expected"),
+    [(10, 5, 60.0, "2:00"), (3, 0, 5.0, "?"), (0, 4, 9.0, "0:00")],
+)
+def test_the_time_left_is_extrapolated(left: int, done: int, seconds: float, expected: str) -> None:
+    assert progress.remaining(left, done, seconds) == expected

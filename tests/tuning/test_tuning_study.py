@@ -1,0 +1,129 @@
+"""What is learned from trials: intervals, fronts, agreement, tables, and bad runs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+
+from raycrt import InvalidInput
+from raycrt.spec import Spec
+from tests.tuning.driver import LANDSCAPE, drive
+from tuning import search, study, tables
+from tuning.study import TrialRecord
+
+
+def record(number: int, certified: float, clean: float, **more: Any) -> TrialRecord:
+    values: dict[str, Any] = {
+        "number": number,
+        "state": "complete",
+        "reason": "",
+        "params": {},
+        "epochs": 27,
+        "certified": certified,
+        "clean": clean,
+        "mean_radius": certified,
+        "curvature": 1.0,
+        "parameters": 10,
+        "rows": 100,
+        "seconds": 1.0,
+        "feasible": True,
+    }
+    return TrialRecord(**{**values, **more})
+
+
+@pytest.mark.parametrize(("hits", "rows"), [(0, 10), (7, 10), (250, 359), (359, 359)])
+def test_the_interval_is_wilsons(hits: int, rows: int) -> None:
+    expected = binomtest(hits, rows).proportion_ci(0.95, method="wilson")
+    assert study.wilson(hits / rows, rows) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_front_holds_what_nothing_beats_in_both() -> None:
+    trials = [record(0, 0.5, 0.9), record(1, 0.6, 0.8), record(2, 0.5, 0.8), record(3, 0.4, 0.95)]
+    trials.append(record(4, 0.9, 0.99, state="pruned"))
+    assert [trial.number for trial in study.pareto(trials)] == [1, 0, 3]
+
+
+def test_the_ranking_leaves_out_what_was_stopped_or_is_not_allowed() -> None:
+    trials = [
+        record(0, 0.5, 0.9),
+        record(1, 0.9, 0.9, state="pruned"),
+        record(2, 0.8, 0.9, feasible=False),
+        record(3, 0.5, 0.9),
+        record(4, 0.6, 0.9),
+    ]
+    assert [trial.number for trial in study.ranking(trials)] == [4, 0, 3]
+
+
+def test_agreement_is_one_where_rungs_keep_the_order_and_minus_one_where_they_turn_it() -> None:
+    trials = [
+        record(n, n / 10, 0.9, rungs={3: n / 20, 9: 1 - n / 10, 27: n / 10}) for n in range(5)
+    ]
+    assert study.agreement(trials) == {3: pytest.approx(1), 9: pytest.approx(-1)}
+
+
+def test_the_importance_of_what_decides_is_the_greatest(tmp_path: Path) -> None:
+    def value(params: dict[str, Any], epoch: int) -> float:
+        return params["model.depth"] / 10 + epoch / 1000
+
+    spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
+    drive(spec, tmp_path, value, budget=27 * 20)
+    spec.save(tmp_path)
+    found = tables.summary(tmp_path)
+    assert max(found["importances"], key=found["importances"].get) == "model.depth"
+    assert found["importances"]["model.depth"] > 0.9
+    assert found["cost"]["epochs"] == 27 * 20
+    assert found["history"][-1]["best"] == found["best"][0]["certified"]
+
+
+def test_the_table_can_be_read_back(tmp_path: Path) -> None:
+    params = {"model.activation": "tanh", "train.gamma": 0.1}
+    trials = [record(0, 0.5, 0.9, params=params), record(1, 0, 0, state="failed", reason="a, b")]
+    study.write_csv(tmp_path / "trials.csv", trials, LANDSCAPE)
+    rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
+    assert [row["number"] for row in rows] == ["0", "1"]
+    assert rows[0]["model.activation"] == "tanh"
+    assert float(rows[0]["train.gamma"]) == 0.1
+    assert rows[0]["model.depth"] == ""
+    assert rows[1]["reason"] == "a, b"
+
+
+def test_the_winner_of_the_finals_has_the_best_mean_not_the_best_run(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(LANDSCAPE.to_yaml())
+    (tmp_path / study.FINALISTS).write_text(
+        "number,seed,certified,clean,mean_radius,rows\n"
+        "0,0,0.7,0.9,0.5,100\n0,1,0.7,0.9,0.5,100\n"
+        "4,0,0.8,0.9,0.5,100\n4,1,0.5,0.9,0.5,100\n"
+    )
+    order = study.standings(study.finalists(tmp_path))
+    assert [row["number"] for row in order] == [0, 4]
+    assert order[0]["certified"] == pytest.approx(0.7)
+
+
+def test_a_directory_without_a_search_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="must hold a search"):
+        study.load(tmp_path)
+    LANDSCAPE.save(tmp_path)
+    with pytest.raises(InvalidInput, match=r"must hold study\.journal"):
+        study.load(tmp_path)
+    with pytest.raises(InvalidInput, match="must have finished"):
+        study.winner(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"search.space": {}}, "names a parameter"),
+        ({"search.storage": "nonsense://here"}, "must be a database that opens"),
+        ({"data.name": "mnist", "data.directory": "/nonexistent"}, "must hold mnist"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused_before_it_starts(
+    values: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    spec: Spec = LANDSCAPE.override(values)
+    with pytest.raises(InvalidInput, match=match):
+        search.run(spec, tmp_path / "search")
