@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types imports clean
+.PHONY: help demo test bench check format lint types imports clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ demo: $(VENV)/.installed  ## search, train, certify and report on embedded digit
 
 test: $(VENV)/.installed-test  ## run the test suite
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-test  ## measure speed as ratios within one run (MNIST in RAYCRT_DATA)
+	$(BIN)/python -m tests.benchmarks.certification --out runs/bench/certification.json
 
 check: format lint types imports test  ## everything that must hold before a commit
 

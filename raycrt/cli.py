@@ -27,6 +27,7 @@ A run is a recipe with overrides. Start with `raycrt demo`; then, step by step:
   raycrt search  --recipe digits --out runs/a        find the best configuration
   raycrt train   --recipe runs/a/search/best.yaml --out runs/a
   raycrt certify --out runs/a                        prove a radius for each test image
+  raycrt verify  runs/a                              prove them again, independently
   raycrt report  --out runs/a                        Markdown and a plot
 """,
 )
@@ -109,6 +110,9 @@ def report(out: Out = Path("runs/train")) -> None:
 
 def main() -> None:
     """Run the command line; bad input ends in one line on standard error and exit code 2."""
+    from raycrt.verify.cli import verify
+
+    app.command()(verify)
     for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
         app.command(entry.name)(entry.load())
     try:

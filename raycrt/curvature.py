@@ -23,73 +23,97 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raycrt.affine import DENSE_ENTRIES, AffineMap
 from raycrt.network import Network
-from raycrt.spectral import norm_upper, weighted_gram_upper
+from raycrt.spectral import weighted_gram_upper
 
 _SLACK = 1 + 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerBounds:
-    """Proved norms of a network, the same for every margin.
+    """Proved norms of a network, the same for every margin; layers are counted from 0.
 
-    `products[k][j]` = W_k ... W_j (float64, k >= j, counted from 0), `norms[k]` >= |W_k|,
-    `lipschitz[k]` >= Lipschitz constant of z_k in the input.
+    `layers` are the float64 maps. `products[k][j]` is W_k ... W_j rounded, where it is small
+    enough to be formed, and `rounding[k][j]` bounds its distance from the exact product.
+    `norms[k]` >= |W_k| and `lipschitz[k]` >= the Lipschitz constant of z_k in the input. Slopes are `middle` plus or
+    minus `deviation`.
     """
 
-    products: list[list[Tensor]]
+    layers: list[AffineMap]
+    products: list[list[Tensor | None]]
+    rounding: list[list[float]]
     norms: list[float]
     lipschitz: list[float]
     middle: float
     deviation: float
 
+    def through(self, weights: Tensor, k: int) -> float:
+        """Bound of `|diag(weights)^(1/2) B|` for the Jacobian B of z_k; weights >= 0."""
+        largest = math.sqrt(float(weights.max()))
+        spectral = []
+        for j in range(k + 1):
+            product = self.products[k][j]
+            if product is None:
+                root = math.sqrt(self.layers[k].gram_upper(weights)) * math.prod(self.norms[j:k])
+            else:
+                root = math.sqrt(weighted_gram_upper(product, weights))
+                root += largest * self.rounding[k][j]
+            spectral.append(root)
+        total = self.middle**k * spectral[0]
+        for j in range(k):
+            path = self.middle ** (k - 1 - j) * self.deviation
+            total += path * spectral[j + 1] * self.lipschitz[j]
+        return total * _SLACK
+
 
 def layer_bounds(network: Network) -> LayerBounds:
     """The proved norms that the bounds of all margins share."""
-    matrices = [layer.matrix().detach().double() for layer in network.layers]
+    network = network.in_float64()
     low, high = network.activation.slope_range
-    middle, deviation = (low + high) / 2, (high - low) / 2 * _SLACK
-    products: list[list[Tensor]] = []
-    lipschitz: list[float] = []
-    norms: list[float] = []
-    for k, matrix in enumerate(matrices):
-        row = [matrix]
-        for j in range(k - 1, -1, -1):
-            row.insert(0, row[0] @ matrices[j])
-        products.append(row)
-        spectral = [_product_norm(row[j], matrices[j : k + 1]) for j in range(k + 1)]
-        norms.append(spectral[k])
-        lipschitz.append(_through(spectral, lipschitz, middle, deviation))
-    return LayerBounds(
-        products=products,
-        norms=norms,
-        lipschitz=lipschitz,
-        middle=middle,
-        deviation=deviation,
+    bounds = LayerBounds(
+        layers=network.layers,
+        products=[],
+        rounding=[],
+        norms=[],
+        lipschitz=[],
+        middle=abs(low + high) / 2,
+        deviation=(high - low) / 2 * _SLACK,
     )
+    for k, layer in enumerate(network.layers):
+        row, rounding = _products(network.layers[: k + 1])
+        bounds.products.append(row)
+        bounds.rounding.append(rounding)
+        bounds.norms.append(layer.norm_upper())
+        ones = torch.ones(layer.out_features, dtype=torch.float64, device=layer.offset().device)
+        bounds.lipschitz.append(bounds.through(ones, k))
+    return bounds
 
 
-def _product_norm(product: Tensor, factors: list[Tensor]) -> float:
-    """A bound of the norm of the exact product, of which `product` is the rounded value."""
-    return norm_upper(product) + _product_rounding(factors)
+def _products(layers: list[AffineMap]) -> tuple[list[Tensor | None], list[float]]:
+    """W_k ... W_j for j = 0 ... k where it can be formed, and bounds of their rounding.
 
-
-def _product_rounding(factors: list[Tensor]) -> float:
-    """A bound of |fl(W_k ... W_j) - W_k ... W_j|: Frobenius norms, times gamma for each product."""
-    if len(factors) == 1:
-        return 0.0
-    size = math.prod(float(torch.linalg.matrix_norm(f)) for f in factors)
-    steps = sum(max(f.shape) + 2 for f in factors)
-    return 2 * steps * 2.0**-52 * size
-
-
-def _through(spectral: list[float], lipschitz: list[float], middle: float, dev: float) -> float:
-    """Bound of |A D ... W_1| from |A W ... W_j| in `spectral[j]` and Lip(z_j) in `lipschitz`."""
-    k = len(spectral) - 1
-    total = middle**k * spectral[0]
-    for j in range(k):
-        total += middle ** (k - 1 - j) * dev * spectral[j + 1] * lipschitz[j]
-    return total * _SLACK
+    A product of factors, each off by e_i, is off by at most
+    `sum_i e_i prod_{j != i} (|W_j|_F + e_j)`, and each multiplication rounds by gamma.
+    """
+    last = layers[-1]
+    row: list[Tensor | None] = [last.matrix() if last.dense else None]
+    rounding = [last.matrix_error_upper()]
+    sizes = [last.magnitude_upper() + rounding[0]]
+    off = [rounding[0] / sizes[0] if sizes[0] else 0.0]
+    steps = 0
+    for layer in reversed(layers[:-1]):
+        after = row[0]
+        small = last.out_features * layer.in_features <= DENSE_ENTRIES
+        row.insert(
+            0, after @ layer.matrix() if after is not None and layer.dense and small else None
+        )
+        error = layer.matrix_error_upper()
+        sizes.append(layer.magnitude_upper() + error)
+        off.append(error / sizes[-1] if sizes[-1] else 0.0)
+        steps += layer.out_features + 2
+        rounding.insert(0, (sum(off) + 2 * steps * 2.0**-52) * math.prod(sizes) * _SLACK)
+    return row, rounding
 
 
 def margin_curvature(network: Network) -> Tensor:
@@ -109,26 +133,28 @@ def margin_curvature(network: Network) -> Tensor:
 
 
 def _margin_bound(network: Network, bounds: LayerBounds, y: int, t: int) -> float:
-    last = bounds.products[-1][-1]
-    direction = last[y] - last[t]
+    last = bounds.layers[-1]
+    matrix = last.matrix()
+    direction = matrix[y] - matrix[t]
     if not torch.isfinite(direction).all():
         return math.inf
-    low, high = network.activation.slope_range
     bend_low, bend_high = network.activation.curvature_range
-    slack = direction.abs() * 2.0**-50
-    f_low, f_high = direction - slack, direction + slack
-    f_norm = float(torch.linalg.vector_norm(f_high.abs().maximum(f_low.abs()))) * _SLACK
+    slack = direction.abs() * 2.0**-50 + 2 * last.matrix_error_upper()
+    low, high = direction - slack, direction + slack
+    length = float(torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()))) * _SLACK
     total = 0.0
     for layer in range(network.depth - 2, -1, -1):
-        weights = torch.maximum(
-            torch.maximum(-bend_high * f_low, -bend_low * f_high),
-            torch.maximum(-bend_high * f_high, -bend_low * f_low),
-        ).clamp(min=0)
-        total += _term(bounds, layer, weights * _SLACK, network.activation.curvature_bound * f_norm)
+        ends = [-bend_high * low, -bend_low * low, -bend_high * high, -bend_low * high]
+        weights = torch.stack(ends).amax(0).clamp(min=0) * _SLACK
+        total += _term(bounds, layer, weights, network.activation.curvature_bound * length)
         if layer > 0:
-            matrix = bounds.products[layer][layer]
-            f_low, f_high, f_norm = _gradient_interval(
-                matrix, bounds.norms[layer], (low, high), f_low, f_high, f_norm
+            low, high, length = _gradient_interval(
+                bounds.layers[layer],
+                bounds.norms[layer],
+                network.activation.slope_range,
+                low,
+                high,
+                length,
             )
     return total * _SLACK
 
@@ -139,39 +165,33 @@ def _term(bounds: LayerBounds, layer: int, weights: Tensor, bend: float) -> floa
     `bend` >= |F|_2 sup|s''| gives a second bound, `bend |diag(|w_i|) W| Lip^2` (Entesari et al.,
     ICML 2024); the smaller holds.
     """
-    factors = [bounds.products[i][i] for i in range(layer + 1)]
-    spectral = []
-    for j in range(layer + 1):
-        rounding = math.sqrt(float(weights.max())) * _product_rounding(factors[j:])
-        root = math.sqrt(weighted_gram_upper(bounds.products[layer][j], weights))
-        spectral.append(root + rounding)
-    interval = _through(spectral, bounds.lipschitz, bounds.middle, bounds.deviation) ** 2
+    interval = bounds.through(weights, layer) ** 2
     if layer == 0:
         return interval
-    matrix = factors[layer]
-    rows = torch.linalg.vector_norm(matrix, dim=1)
+    rows = bounds.layers[layer].row_norms_upper()
     before = bounds.lipschitz[layer - 1] * (bounds.middle + bounds.deviation)
-    compositional = bend * norm_upper(rows[:, None] * matrix) * before**2 * _SLACK
-    return min(interval, compositional)
+    compositional = bend * math.sqrt(bounds.layers[layer].gram_upper(rows.square() * _SLACK))
+    return min(interval, compositional * before**2 * _SLACK)
 
 
 def _gradient_interval(
-    matrix: Tensor,
+    layer: AffineMap,
     norm: float,
     slopes: tuple[float, float],
     low: Tensor,
     high: Tensor,
-    euclidean: float,
+    length: float,
 ) -> tuple[Tensor, Tensor, float]:
     """Bounds of W^T (s' * F) from bounds of F, elementwise and in the 2-norm."""
     ends = torch.stack([slopes[0] * low, slopes[0] * high, slopes[1] * low, slopes[1] * high])
     g_low, g_high = ends.amin(0), ends.amax(0)
-    up, down = matrix.clamp(min=0), matrix.clamp(max=0)
-    slack = matrix.abs().T @ torch.maximum(g_low.abs(), g_high.abs()) * (_SLACK - 1)
-    new_low = up.T @ g_low + down.T @ g_high - slack
-    new_high = up.T @ g_high + down.T @ g_low + slack
     slope = max(abs(s) for s in slopes)
-    cauchy = torch.linalg.vector_norm(matrix, dim=0) * slope * euclidean * _SLACK
-    new_low, new_high = torch.maximum(new_low, -cauchy), torch.minimum(new_high, cauchy)
+    reach = torch.maximum(g_low.abs(), g_high.abs())
+    slack = layer.transpose_absolute(reach) * (_SLACK - 1)
+    slack += layer.matrix_error_upper() * float(reach.norm()) * _SLACK
+    new_low, new_high = layer.transpose_interval(g_low, g_high)
+    cauchy = layer.column_norms_upper() * slope * length * _SLACK
+    new_low = torch.maximum(new_low - slack, -cauchy)
+    new_high = torch.minimum(new_high + slack, cauchy)
     widest = float(torch.linalg.vector_norm(torch.maximum(new_low.abs(), new_high.abs())))
-    return new_low, new_high, min(norm * slope * euclidean, widest) * _SLACK
+    return new_low, new_high, min(norm * slope * length, widest) * _SLACK

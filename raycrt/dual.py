@@ -34,7 +34,7 @@ def radius(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor) -> Tens
     """r(u) from f and the products g.g, g.u, u.u; all of one shape.
 
     Negative or zero where the point proves nothing, NaN where no real radius exists. The formula is
-    evaluated as it stands; `raycrt.certify` accounts for its rounding.
+    evaluated as it stands; `raycrt.certifier` accounts for its rounding.
     """
     across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
     reach = (gg + 2 * m * value).sqrt()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -86,6 +87,14 @@ class Network(nn.Module):
         for layer in self.layers[1:]:
             z = layer(self.activation.value(z, TORCH))
         return z
+
+    def in_float64(self) -> Network:
+        """The same network in float64, in evaluation mode and without gradients."""
+        return self.copied(torch.float64)
+
+    def copied(self, dtype: torch.dtype) -> Network:
+        """A copy with weights of `dtype`, in evaluation mode and without gradients."""
+        return copy.deepcopy(self).to(dtype).eval().requires_grad_(False)
 
     def trace(self, x: Tensor) -> Trace:
         """Logits and activation slopes at flat inputs x (batch, features)."""

@@ -2,8 +2,8 @@
 
 A priori bounds by norms (Higham, Accuracy and Stability, ch. 3): a product with n terms, summed in
 any order with or without fused multiply-add, is off by at most `gamma(n)` times the product of
-absolute values. Errors that enter a layer grow by its spectral norm; errors made in it by its
-Frobenius norm. All bounds are Euclidean, a number for each row.
+absolute values. Errors that enter a layer grow by its spectral norm; errors made in it by the norm
+of its absolute values. All bounds are Euclidean, a number for each row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from raycrt.activations import ULPS
-from raycrt.curvature import LayerBounds, layer_bounds
 from raycrt.network import TORCH, Network
 
 # The bounds themselves are sums of a few hundred positive float64 terms.
@@ -26,10 +25,10 @@ _UNDERFLOW = 1e-30
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorModel:
-    """What the error bounds need of a network: for each layer norms, sizes and the bias length."""
+    """What the error bounds need of a network, for each layer and of the activation."""
 
     spectral: tuple[float, ...]
-    frobenius: tuple[float, ...]
+    magnitude: tuple[float, ...]
     bias: tuple[float, ...]
     terms: tuple[int, ...]
     widths: tuple[int, ...]
@@ -38,16 +37,15 @@ class ErrorModel:
     at_zero: float
 
     @staticmethod
-    def of(network: Network, bounds: LayerBounds | None = None) -> ErrorModel:
-        bounds = bounds or layer_bounds(network)
+    def of(network: Network) -> ErrorModel:
+        network = network.in_float64()
         layers = network.layers
-        matrices = [row[-1] for row in bounds.products]
         zero = torch.zeros((), dtype=torch.float64)
         return ErrorModel(
-            spectral=tuple(bounds.norms),
-            frobenius=tuple(float(torch.linalg.matrix_norm(w)) for w in matrices),
-            bias=tuple(float(layer.offset().detach().double().norm()) for layer in layers),
-            terms=tuple(layer.in_features for layer in layers),
+            spectral=tuple(layer.norm_upper() for layer in layers),
+            magnitude=tuple(layer.magnitude_upper() for layer in layers),
+            bias=tuple(layer.offset_norm_upper() for layer in layers),
+            terms=tuple(layer.terms for layer in layers),
             widths=tuple(layer.out_features for layer in layers),
             slope=network.activation.slope_bound,
             bend=network.activation.curvature_bound,
@@ -67,12 +65,12 @@ class ErrorModel:
         """
         forward = self._forward(length, eps if forward_eps is None else forward_eps)
         size = torch.full_like(length, math.sqrt(2) * self.spectral[-1])
-        error = math.sqrt(2) * self.frobenius[-1] * _gamma(self.widths[-1] + 2, eps) * _ones(length)
+        error = math.sqrt(2) * self.magnitude[-1] * _gamma(self.terms[-1] + 2, eps) * _ones(length)
         for k in range(len(self.spectral) - 2, -1, -1):
             slope_error = self.bend * forward[k] + 4 * ULPS * eps * max(1.0, self.slope)
             error = self.slope * error + (slope_error + 2 * eps * self.slope) * (size + error)
             size = self.slope * size
-            local = _gamma(self.widths[k] + 2, eps) * self.frobenius[k]
+            local = _gamma(self.terms[k] + 2, eps) * self.magnitude[k]
             error = self.spectral[k] * error + local * (size + error)
             size = self.spectral[k] * size
         return (error + _UNDERFLOW) * _SLACK
@@ -82,7 +80,7 @@ class ErrorModel:
         errors = []
         size, error = length, torch.zeros_like(length)
         for k in range(len(self.spectral)):
-            reach = self.frobenius[k] * (size + error) + self.bias[k]
+            reach = self.magnitude[k] * (size + error) + self.bias[k]
             error = self.spectral[k] * error + _gamma(self.terms[k] + 2, eps) * reach
             size = self.spectral[k] * size + self.bias[k]
             errors.append(error)

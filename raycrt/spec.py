@@ -138,12 +138,19 @@ class SearchSpec(Record):
     constraints: dict[Literal["clean", "parameters", "curvature"], float] = Field(
         default_factory=dict, description="least clean accuracy, most parameters, most curvature"
     )
+    pareto: bool = Field(False, description="draw for clean accuracy too, not certified alone")
     finalists: int = Field(0, ge=0, description="best trials judged again on all validation rows")
     seeds: int = Field(3, ge=1, description="trainings of each finalist, with different seeds")
     failures: int = Field(10, ge=0, description="failed trials after which the search gives up")
     storage: str | None = Field(
         None, description="URL of Optuna's database; else a journal file in the output"
     )
+
+    @model_validator(mode="after")
+    def _several_objectives(self) -> SearchSpec:
+        if self.pareto and self.algorithm == "cmaes":
+            raise ValueError("algorithm cmaes draws for one objective; pareto needs another")
+        return self
 
 
 class RunSpec(Record):

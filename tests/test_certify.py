@@ -7,7 +7,7 @@ import torch
 
 from raycrt import Certifier, InvalidInput, Status
 from raycrt.activations import ACTIVATIONS
-from raycrt.attack import attack
+from raycrt.attacks import attack
 from tests.models import LINEAR, random_network
 
 

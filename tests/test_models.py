@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from raycrt import models, network
-from raycrt.certify import Certifier
+from raycrt.certifier import Certifier
 from raycrt.elementwise import Elementwise
 from raycrt.errors import InvalidInput
 from raycrt.network import Network

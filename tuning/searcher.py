@@ -76,7 +76,7 @@ class StudySearch(OptunaSearch):
         elif result.get("epoch") == self._spec.train.epochs:
             for name, violation in violations(self._spec, result).items():
                 trial.set_constraint(name, violation)
-            self._study.tell(trial, result[METRIC])
+            self._study.tell(trial, [result[name] for name in store.objectives(self._spec)])
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
 
@@ -87,7 +87,10 @@ class StudySearch(OptunaSearch):
         if epoch is None or store.REASON in result or before.get("epoch") == epoch:
             return
         trial.set_user_attr(store.MEASURED, {name: result[name] for name in _MEASURED})
-        trial.report(result[METRIC], epoch)
+        rungs = {**trial.user_attrs.get(store.RUNGS, {}), str(epoch): result[METRIC]}
+        trial.set_user_attr(store.RUNGS, rungs)
+        if not self._spec.search.pareto:
+            trial.report(result[METRIC], epoch)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is stored already, and its database's password stays there."""
@@ -124,9 +127,9 @@ class Halving(KeepsDefault, ASHAScheduler):
             (
                 rung,
                 {
-                    f"study-{trial.number}": trial.intermediate_values[rung]
+                    f"study-{trial.number}": trial.user_attrs[store.RUNGS][str(rung)]
                     for trial in earlier
-                    if rung in trial.intermediate_values
+                    if str(rung) in trial.user_attrs.get(store.RUNGS, {})
                 },
             )
             for rung in reversed(rungs)

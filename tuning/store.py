@@ -22,8 +22,9 @@ from raycrt.spec import Spec
 from tuning import space
 
 JOURNAL = "study.journal"
-# User attributes of a trial: the directory of the search that runs it, and what came of it.
-HOME, MEASURED, REASON = "home", "measured", "reason"
+# User attributes of a trial: the directory of the search that runs it, what was measured last, the
+# value at each rung (Optuna keeps none for several objectives), why it failed.
+HOME, MEASURED, RUNGS, REASON = "home", "measured", "rungs", "reason"
 DEFAULT = "default"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -49,7 +50,7 @@ def study_name(spec: Spec) -> str:
     tree = spec.model_dump(mode="json")
     same = {part: tree[part] for part in ("model", "train", "certify")}
     same["data"] = {k: v for k, v in tree["data"].items() if k not in ("directory", "download")}
-    search = ("space", "radius", "rows", "rungs", "constraints")
+    search = ("space", "radius", "rows", "rungs", "constraints", "pareto")
     same["search"] = {key: tree["search"][key] for key in search}
     digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
     return f"raycrt-{spec.data.name}-{digest[:12]}"
@@ -58,18 +59,24 @@ def study_name(spec: Spec) -> str:
 def open_study(spec: Spec, home: Path) -> optuna.Study:
     """The study of `spec`, made if it is missing."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions = [StudyDirection.MAXIMIZE] * len(objectives(spec))
     study = optuna.create_study(
         study_name=study_name(spec),
         storage=storage(spec, home),
-        direction="maximize",
+        directions=directions,
         load_if_exists=True,
     )
     require(
-        study.direction == StudyDirection.MAXIMIZE,
-        "the stored study maximises",
+        study.directions == directions,
+        "the stored study maximises the same number of objectives",
         study=study.study_name,
     )
     return study
+
+
+def objectives(spec: Spec) -> tuple[str, ...]:
+    """What Optuna maximises: certified accuracy, or its front with clean accuracy."""
+    return ("certified", "clean") if spec.search.pareto else ("certified",)
 
 
 def load_study(spec: Spec, home: Path) -> optuna.Study:

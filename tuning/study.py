@@ -123,10 +123,12 @@ def importances(record: optuna.Study) -> dict[str, float]:
     when all are equal.
     """
     complete = record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
+    if len(complete) < 4 or len({trial.values[0] for trial in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return optuna.importance.get_param_importances(record, evaluator=evaluator)
+    return optuna.importance.get_param_importances(
+        record, evaluator=evaluator, target=lambda trial: trial.values[0]
+    )
 
 
 def agreement(records: list[TrialRecord]) -> dict[int, float]:
@@ -219,5 +221,5 @@ def _record(trial: FrozenTrial, spec: Spec) -> TrialRecord:
         feasible=all(value <= 0 for value in trial.constraints.values())
         if trial.constraints
         else True,
-        rungs={int(epoch): value for epoch, value in trial.intermediate_values.items()},
+        rungs={int(e): value for e, value in trial.user_attrs.get(store.RUNGS, {}).items()},
     )

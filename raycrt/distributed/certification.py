@@ -1,7 +1,7 @@
 """Ray Data: certification shared out over a pool of actors, the same rows as in one process.
 
 The unit of work is a batch of consecutive images, cut the same way whatever the number of actors,
-so that every row is computed by the same products as in `raycrt.certify.Certifier`. A finished
+so that every row is computed by the same products as in `raycrt.Certifier`. A finished
 batch is a Parquet file, written by the driver: a worker that dies loses or doubles no row, and a
 run that was stopped certifies the missing batches only.
 """
@@ -23,7 +23,7 @@ from ray.data import ActorPoolStrategy
 from torch import Tensor
 
 from raycrt import certificates
-from raycrt.certify import Certifier
+from raycrt.certifier import Certifier
 from raycrt.checkpoint import weights_hash
 from raycrt.curvature import margin_curvature
 from raycrt.data import Split

@@ -22,7 +22,8 @@ def command(tmp_path: Path) -> list[str]:
     recipe = tmp_path / "long.yaml"
     recipe.write_text(TINY.replace("epochs: 3", "epochs: 300").replace("rungs: [1]", "rungs: [20]"))
     arguments = ["search", "--recipe", str(recipe), "--out", str(tmp_path / "run")]
-    return [str(RAYCRT), *arguments, "--set", "search.trials=6"]
+    options = ["--set", "search.trials=6", "--set", "search.scheduler=none"]
+    return [str(RAYCRT), *arguments, *options]
 
 
 def start(tmp_path: Path) -> subprocess.Popen[bytes]:
@@ -30,10 +31,10 @@ def start(tmp_path: Path) -> subprocess.Popen[bytes]:
     driver = subprocess.Popen(
         command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    journal = tmp_path / "run" / "search" / "study.journal"
+    table = tmp_path / "run" / "search" / study.TRIALS
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline and driver.poll() is None:
-        if journal.is_file():
+        if table.is_file():
             trials = study.load(tmp_path / "run")[1]
             running = [trial for trial in trials if trial.state == "running" and trial.rungs]
             if running and any(trial.complete for trial in trials):

@@ -156,3 +156,15 @@ def test_the_journal_opens_with_optuna_alone(tmp_path: Path) -> None:
     loaded = optuna.load_study(study_name=None, storage=storage)
     assert len(loaded.trials) == len(trials)
     assert loaded.best_value == study.ranking(trials)[0].certified
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "nsga2"])
+def test_certified_and_clean_accuracy_are_searched_together(algorithm: str, tmp_path: Path) -> None:
+    spec = LANDSCAPE.override({"search.pareto": True, "search.algorithm": algorithm})
+    trials = drive(spec, tmp_path, landscape, budget=300)
+    record = store.load_study(spec, tmp_path)
+    complete = [trial for trial in trials if trial.complete]
+    assert len(complete) > 3
+    assert any(trial.state == "pruned" for trial in trials)
+    assert {t.number for t in record.best_trials} >= {t.number for t in study.pareto(trials)}
+    assert study.importances(record)

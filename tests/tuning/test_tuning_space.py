@@ -132,3 +132,8 @@ def test_every_shipped_recipe_with_a_space_can_be_searched(tmp_path: Path) -> No
     assert searched
     for spec in searched:
         space.check(spec)
+
+
+def test_an_algorithm_of_one_objective_is_refused_for_two() -> None:
+    with pytest.raises(InvalidInput, match="cmaes draws for one objective"):
+        spec_with({}, search={"pareto": True, "algorithm": "cmaes"})

@@ -1,7 +1,7 @@
 """Attacks: distances from above, to hold certificates against.
 
-A certificate is a lower bound of the distance to the nearest image of another class; an attack finds
-such an image and gives an upper bound. Where the two meet, both are exact.
+A certificate is a lower bound of the distance to the nearest image of another class; an attack
+finds such an image and gives an upper bound. Where the two meet, both are exact.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def attack(network: Network, images: Tensor, *, steps: int = 50, classes: int = 
     """The nearest adversarial perturbation found for `images` (n, ...), unbounded in pixel range.
 
     For each of the `classes` margins that are nearest by the linearised distance, the projection
-    onto the linearised boundary `u <- -(f - g.u) g / |g|^2` is repeated `steps` times; points beyond
-    the boundary are drawn back to it by bisection. Everything is float64 and every distance is that
-    of a point whose prediction was seen to differ.
+    onto the linearised boundary `u <- -(f - g.u) g / |g|^2` is repeated `steps` times; points
+    beyond the boundary are drawn back to it by bisection. Everything is float64 and every distance
+    is that of a point whose prediction was seen to differ.
     """
     require(steps > 0, "steps > 0", steps=steps)
-    network = _float64(network)
+    network = network.in_float64()
     x = images.flatten(1).double()
     trace = network.trace(x)
     label = trace.logits.argmax(1)
@@ -77,9 +77,3 @@ def _draw_back(network: Network, x: Tensor, u: Tensor, label: Tensor) -> Tensor:
         crossed = (network(x + middle * u).argmax(1) != label)[:, None]
         low, high = torch.where(crossed, low, middle), torch.where(crossed, middle, high)
     return high * u
-
-
-def _float64(network: Network) -> Network:
-    import copy
-
-    return copy.deepcopy(network).double().eval()

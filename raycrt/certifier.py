@@ -8,7 +8,6 @@ into a valid radius.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from raycrt import dual
-from raycrt.curvature import layer_bounds, margin_curvature
+from raycrt.curvature import margin_curvature
 from raycrt.errors import require
 from raycrt.network import Network, Trace, margin_direction
 from raycrt.rounding import ErrorModel
@@ -137,16 +136,18 @@ class Certifier:
         require(steps >= 0, "steps >= 0", steps=steps)
         require(batch_size > 0, "batch_size > 0", batch_size=batch_size)
         self.steps, self.batch_size = steps, batch_size
-        # The solver's precision. Where float32 products may be rounded further, it is float64.
-        ieee = torch.get_float32_matmul_precision() == "highest"
-        self.fast_type = torch.float32 if ieee and steps > 0 else torch.float64
-        self.fast = _copy(network, self.fast_type)
-        self.exact = _copy(network, torch.float64)
-        self.finite = all(bool(torch.isfinite(p).all()) for p in network.parameters())
+        # The solver's precision. Where float32 results may be rounded further, it is float64.
+        plain = torch.get_float32_matmul_precision() == "highest" and all(
+            layer.sums_in_float32 for layer in network.layers
+        )
+        self.fast_type = torch.float32 if plain and steps > 0 else torch.float64
+        self.fast = network.copied(self.fast_type)
+        self.exact = network.in_float64()
+        self.finite = all(bool(torch.isfinite(t).all()) for t in network.state_dict().values())
         if not self.finite:
             return
         self.curvature = margin_curvature(network) if curvature is None else curvature
-        self.errors = ErrorModel.of(network, layer_bounds(network))
+        self.errors = ErrorModel.of(network)
 
     def __call__(self, images: Tensor) -> Certificates:
         """Certify `images` (n, ...) with pixels as the network was trained on."""
@@ -358,11 +359,3 @@ def _failed(x: Tensor, status: Status) -> Certificates:
         curvature=zeros,
         witnesses=Witnesses.none(x.shape[1], x.device),
     )
-
-
-def _copy(network: Network, dtype: torch.dtype) -> Network:
-    """The same network in another precision, without gradients."""
-    twin = copy.deepcopy(network).to(dtype).eval()
-    for parameter in twin.parameters():
-        parameter.requires_grad_(False)
-    return twin

@@ -1,0 +1,164 @@
+"""`make bench`: the certifier's speed, as ratios against named baselines in the same run.
+
+    python -m tests.benchmarks.certification [--out FILE] [--rows N]
+
+(a) images/s for all classes against the published algorithm for the runner-up class alone;
+(b) the solver's arithmetic rate against the machine's matrix-multiply rate;
+(c) cost against width, depth and classes, with fitted exponents;
+(d) peak memory;
+and how near the radii are to the truth. Needs MNIST in RAYCRT_DATA; trains its own network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycrt import Certifier, data, dual, network, training
+from raycrt.attacks import attack
+from raycrt.network import Network
+from raycrt.spec import ModelSpec, validate
+from tests.benchmarks import paper
+
+SPEC = validate(
+    {
+        "model": {"depth": 2, "width": 1024},
+        "train": {"epochs": 2, "radius": 1.58, "learning_rate": 2e-3, "targets": 2},
+        "data": {"name": "mnist"},
+    }
+)
+PAPER_ROWS = 300
+REPEATS = 3
+
+
+def seconds(work: Callable[[], Any], repeats: int = REPEATS) -> float:
+    """The median time of `work` over `repeats` runs after a first one."""
+    work()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def against_the_paper(model: Network, images: Tensor) -> dict[str, float]:
+    """(a): ratio of images/s and both mean radii on the runner-up class."""
+    certifier = Certifier(model)
+    ours = seconds(lambda: certifier(images)) / len(images)
+    few = images[:PAPER_ROWS]
+    theirs = seconds(lambda: paper.certify(model, few), repeats=1) / len(few)
+    found = certifier(few)
+    return {
+        "images_per_second": 1 / ours,
+        "paper_images_per_second": 1 / theirs,
+        "ratio": theirs / ours,
+        "mean_radius_runner_up": float(found.radius_runner_up.mean()),
+        "paper_mean_radius_runner_up": float(paper.certify(model, few).mean()),
+    }
+
+
+def against_matrix_multiply(model: Network, images: Tensor) -> dict[str, float]:
+    """(b): float32 operations per second while solving, over those of a plain product."""
+    n, width = 512, model.layers[0].out_features
+    a, b = torch.randn(n, model.features), torch.randn(model.features, width)
+    plain = 2 * n * model.features * width / seconds(lambda: a @ b, repeats=20)
+    certifier = Certifier(model, batch_size=n)
+    work = {"operations": 0.0, "seconds": 0.0}
+    inner, trace = dual.solve, certifier.fast.trace
+    products = 2 * sum(layer.in_features * layer.out_features for layer in model.layers)
+
+    def counted(x: Tensor) -> Any:
+        work["operations"] += 2 * products * len(x)
+        return trace(x)
+
+    def timed(*args: Any, **options: Any) -> dual.Solution:
+        began = time.perf_counter()
+        found = inner(*args, **options)
+        work["seconds"] += time.perf_counter() - began
+        return found
+
+    certifier(images[: 2 * n])
+    certifier.fast.trace = counted  # type: ignore[method-assign]
+    dual.solve = timed
+    try:
+        certifier(images)
+    finally:
+        dual.solve = inner
+    rate = work["operations"] / work["seconds"]
+    return {"matmul_flops": plain, "solver_flops": rate, "share": rate / plain}
+
+
+def cost_curves(features: int = 784, rows: int = 512) -> dict[str, Any]:
+    """(c): seconds for `rows` random images against width, depth and classes (random weights)."""
+    axes: dict[str, tuple[list[int], Callable[[int], tuple[ModelSpec, int]]]] = {
+        "width": ([256, 512, 1024, 2048, 4096], lambda v: (ModelSpec(width=v), 10)),
+        "depth": ([2, 3, 4, 5, 6], lambda v: (ModelSpec(width=512, depth=v), 10)),
+        "classes": ([10, 30, 100], lambda v: (ModelSpec(width=512), v)),
+    }
+    images = torch.rand(rows, features)
+    curves: dict[str, Any] = {}
+    for axis, (values, make) in axes.items():
+        cost = []
+        for value in values:
+            spec, classes = make(value)
+            torch.manual_seed(0)
+            model = network.build(spec, features, classes)
+            # Curvature is once per model and not what is measured here.
+            certifier = Certifier(model, curvature=torch.full((classes, classes), 0.5).double())
+            cost.append(seconds(lambda c=certifier: c(images), repeats=2))
+        slope = float(np.polyfit(np.log(values), np.log(cost), 1)[0])
+        curves[axis] = {"values": values, "seconds": cost, "exponent": slope}
+    return curves
+
+
+def nearness(model: Network, images: Tensor) -> dict[str, float]:
+    """Share of rows with an adversarial example at the certified distance; median of the ratio."""
+    certified = Certifier(model)(images).radius
+    attacked = attack(model, images).distance
+    ratio = certified / attacked
+    return {
+        "zero_gap_share": float((ratio > 1 - 1e-3).double().mean()),
+        "median_certified_over_attacked": float(ratio.median()),
+        "largest": float(ratio.max()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/certification.json"))
+    parser.add_argument("--rows", type=int, default=4096)
+    options = parser.parse_args()
+    found = data.load(SPEC.data)
+    model = training.train(SPEC, found.train).requires_grad_(False)
+    images = found.test.images[: options.rows]
+    results = {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": len(images),
+        "paper": against_the_paper(model, images),
+        "matrix_multiply": against_matrix_multiply(model, images),
+        "nearness": nearness(model, images[:1000]),
+        "cost": cost_curves(),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    text = json.dumps(results, indent=2)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
