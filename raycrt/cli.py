@@ -80,18 +80,35 @@ def train(
 @app.command()
 def certify(
     out: Out = Path("runs/train"),
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Another model: .onnx, .safetensors, .pt or a model directory."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe for --model: its data, and the model of bare weights."),
+    ] = None,
     set_: Overrides = None,
     data_dir: DataDir = None,
     download: Download = False,
 ) -> None:
-    """Prove a radius for each test image with the model in OUT/train; write OUT/certificates."""
-    model = out / "train"
-    if not (model / "spec.yaml").is_file():
-        raise InvalidInput(f"--out must hold a trained model, but there is none in {model}")
-    spec = spec_from(str(model / "spec.yaml"), set_, data_dir, download)
+    """Prove a radius for each test image; write OUT/certificates.
+
+    The model is the one in OUT/train, or --model with the --recipe that says what its images are.
+    """
+    trained = out / "train"
+    if model is None and recipe is not None:
+        raise InvalidInput("--recipe goes with --model; the model in OUT/train has its own spec")
+    if model is None and not (trained / "spec.yaml").is_file():
+        raise InvalidInput(f"--out must hold a trained model, but there is none in {trained}")
+    stated = str(trained / "spec.yaml") if model is None else recipe or DEFAULT_RECIPE
+    spec = spec_from(stated, set_, data_dir, download)
+    from raycrt import data, models
+
+    network = models.load(model or trained, spec.model, data.image_shape(spec.data))
     from raycrt.distributed import stages
 
-    stages.certify(spec, model, out / "certificates")
+    stages.certify(spec, network, out / "certificates")
 
 
 @app.command()

@@ -36,8 +36,8 @@ class LayerBounds:
 
     `layers` are the float64 maps. `products[k][j]` is W_k ... W_j rounded, where it is small
     enough to be formed, and `rounding[k][j]` bounds its distance from the exact product.
-    `norms[k]` >= |W_k| and `lipschitz[k]` >= the Lipschitz constant of z_k in the input. Slopes are `middle` plus or
-    minus `deviation`.
+    `norms[k]` >= |W_k| and `lipschitz[k]` >= the Lipschitz constant of z_k in the input. Slopes
+    are `middle` plus or minus `deviation`.
     """
 
     layers: list[AffineMap]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from raycrt.activations import Activation, activation
@@ -32,7 +34,7 @@ def random_network(
     """A network with random weights, `gain` times the usual size so that it bends."""
     torch.manual_seed(seed)
     sizes = [features] + [width] * (depth - 1) + [classes]
-    maps = [Dense(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    maps = [Dense(a, b) for a, b in pairwise(sizes)]
     record = activation(name) if isinstance(name, str) else name
     network = Network(maps, record)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Every activation: its formulas are derivatives of each other and its ranges hold, and are tight."""
+"""Every activation: its formulas are derivatives of each other, its ranges hold and are tight."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_softplus_is_exact_far_from_the_origin():
 
 
 def test_bad_names_and_sharpness_are_refused():
-    with pytest.raises(InvalidInput, match="activation must be one of .* but got 'relu'"):
+    with pytest.raises(InvalidInput, match=r"activation must be one of .* but got 'relu'"):
         activation("relu")
     with pytest.raises(InvalidInput, match=r"`beta > 0 and finite` must hold, .*beta=-1"):
         softplus(-1)

@@ -114,7 +114,7 @@ def test_non_finite_weights_prove_nothing():
 
 
 def test_a_dead_class_and_a_zero_gradient():
-    """A constant network predicts by its bias: no gradient, no curvature, an infinite margin ball."""
+    """A constant network predicts by its bias: no gradient and no curvature."""
     network = random_network(2)
     with torch.no_grad():
         network.layers[-1].weight.zero_()
@@ -127,7 +127,10 @@ def test_a_dead_class_and_a_zero_gradient():
 def test_batches_do_not_change_rows():
     network = random_network(3)
     images = _images(50)
-    whole, parts = Certifier(network, batch_size=50)(images), Certifier(network, batch_size=7)(images)
+    whole, parts = (
+        Certifier(network, batch_size=50)(images),
+        Certifier(network, batch_size=7)(images),
+    )
     assert torch.allclose(whole.radius, parts.radius, rtol=1e-5)
     assert (whole.prediction == parts.prediction).all()
 

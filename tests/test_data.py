@@ -47,8 +47,9 @@ def test_idx_files(tmp_path, monkeypatch, place, compress):
     folder = tmp_path / place
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
-    images = {name: generator.integers(0, 256, (n, 28, 28)) for name, n in
-              [("train", 20), ("t10k", 6)]}
+    images = {
+        name: generator.integers(0, 256, (n, 28, 28)) for name, n in [("train", 20), ("t10k", 6)]
+    }
     for name, array in images.items():
         _write_idx(folder / f"{name}-images-idx3-ubyte", array, compress)
         _write_idx(folder / f"{name}-labels-idx1-ubyte", np.arange(len(array)) % 10, compress)

@@ -12,9 +12,15 @@ MISTAKES = {
     "impossible value": ({"model": {"depth": 1}}, r"model.depth: .*greater than or equal to 2.* 1"),
     "not a number": ({"train": {"gamma": float("nan")}}, r"train.gamma: .*finite"),
     "wrong type": ({"train": {"epochs": "many"}}, r"train.epochs: .*integer.*'many'"),
-    "activation": ({"model": {"activation": "sofplus"}}, r"model.activation: .*nearest.*'softplus'"),
+    "activation": (
+        {"model": {"activation": "sofplus"}},
+        r"model.activation: .*nearest.*'softplus'",
+    ),
     "beta of tanh": ({"model": {"activation": "tanh", "beta": 2}}, r"beta must be left at 1"),
-    "radii": ({"certify": {"at": [1, 0.5]}}, r"certify.at: must be positive and strictly increasing"),
+    "radii": (
+        {"certify": {"at": [1, 0.5]}},
+        r"certify.at: must be positive and strictly increasing",
+    ),
     "data": ({"data": {"name": "mnits"}}, r"data.name: .*'mnits'"),
     "searched key": (
         {"search": {"space": {"train.gama": {"low": 1, "high": 2}}}},
@@ -66,7 +72,7 @@ def test_override_text(text, expected):
 
 @pytest.mark.parametrize("text", ["train.gamma", "=3", "train.gamma=[1"])
 def test_bad_override_text(text):
-    with pytest.raises(InvalidInput, match="override|must be YAML"):
+    with pytest.raises(InvalidInput, match=r"override|must be YAML"):
         parse_override(text)
 
 

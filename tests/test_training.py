@@ -32,8 +32,9 @@ def test_every_objective_learns(objective):
     network = training.train(
         spec, split.train, report=lambda end: losses.append(end.metrics["loss"])
     )
-    accuracy = float((network(split.validation.images).argmax(1) == split.validation.labels)
-                     .double().mean())
+    accuracy = float(
+        (network(split.validation.images).argmax(1) == split.validation.labels).double().mean()
+    )
     assert accuracy > 0.6
 
 
@@ -45,8 +46,9 @@ def test_every_objective_has_a_gradient_and_a_loss_for_each_row(objective):
     losses = module(images, labels, torch.tensor(0.3))
     assert losses.loss.shape == losses.correct.shape == losses.robust.shape == (7,)
     losses.loss.sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all()
-               for p in module.network.parameters())
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in module.network.parameters()
+    )
     empty = module(images[:0], labels[:0], torch.tensor(0.3))
     assert float(empty.loss.sum()) == 0
 
@@ -143,9 +145,9 @@ def test_models_survive_the_disk(tmp_path):
 
 def test_a_model_that_does_not_fit_its_spec_is_refused(tmp_path):
     checkpoint.save_model(tmp_path, training.fresh(TINY), TINY.override({"model.width": 25}))
-    with pytest.raises(InvalidInput, match="must fit its spec.yaml"):
+    with pytest.raises(InvalidInput, match=r"must fit its spec\.yaml"):
         checkpoint.load_model(tmp_path)
-    with pytest.raises(InvalidInput, match="must hold model.safetensors"):
+    with pytest.raises(InvalidInput, match=r"must hold model\.safetensors"):
         checkpoint.load_model(tmp_path / "none")
 
 

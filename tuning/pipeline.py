@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raycrt import data, report
+from raycrt import checkpoint, data, report
 from raycrt.distributed import stages
 from raycrt.distributed.session import session
 from raycrt.errors import require
@@ -38,7 +38,13 @@ def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Repo
         title = f"2/4 train: {best.train.epochs} epochs on {best.run.workers} workers"
         _stage(model, best, console, title, lambda: stages.train(best, model))
         title = f"3/4 certify: the test images on {best.run.workers} actors"
-        _stage(proofs, best, console, title, lambda: stages.certify(best, model, proofs))
+        _stage(
+            proofs,
+            best,
+            console,
+            title,
+            lambda: stages.certify(best, checkpoint.load_model(model)[0], proofs),
+        )
     console.print("4/4 report", style="bold")
     trials = home / study.TRIALS
     written = report.write(proofs, out / REPORT, trials_csv=trials)

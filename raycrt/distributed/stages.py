@@ -9,6 +9,7 @@ from raycrt import checkpoint, data, progress
 from raycrt.distributed import certification
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session
+from raycrt.network import Network
 from raycrt.spec import Spec
 from raycrt.training import Metrics
 
@@ -27,9 +28,8 @@ def train(spec: Spec, out: Path) -> None:
     print(f"model: {out / checkpoint.MODEL}")
 
 
-def certify(spec: Spec, model: Path, out: Path) -> dict[str, Any]:
-    """Certify the test images with the model in directory `model`; the manifest."""
-    network, _ = checkpoint.load_model(model)
+def certify(spec: Spec, network: Network, out: Path) -> dict[str, Any]:
+    """Certify the test images; the manifest of the table in `out`."""
     test = data.load(spec.data).test
     with session(), progress.bars() as bar:
         task = bar.add_task("certify", total=len(test), note="")

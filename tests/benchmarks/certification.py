@@ -38,7 +38,7 @@ SPEC = validate(
         "data": {"name": "mnist"},
     }
 )
-PAPER_ROWS = 300
+PAPER_ROWS = 200
 REPEATS = 3
 
 
@@ -58,14 +58,16 @@ def against_the_paper(model: Network, images: Tensor) -> dict[str, float]:
     certifier = Certifier(model)
     ours = seconds(lambda: certifier(images)) / len(images)
     few = images[:PAPER_ROWS]
-    theirs = seconds(lambda: paper.certify(model, few), repeats=1) / len(few)
+    began = time.perf_counter()
+    stated = paper.certify(model, few)
+    theirs = (time.perf_counter() - began) / len(few)
     found = certifier(few)
     return {
         "images_per_second": 1 / ours,
         "paper_images_per_second": 1 / theirs,
         "ratio": theirs / ours,
         "mean_radius_runner_up": float(found.radius_runner_up.mean()),
-        "paper_mean_radius_runner_up": float(paper.certify(model, few).mean()),
+        "paper_mean_radius_runner_up": float(stated.mean()),
     }
 
 

@@ -15,8 +15,13 @@ from raycrt.spec import validate
 SPEC = validate(
     {
         "model": {"width": 16, "depth": 3},
-        "train": {"epochs": 2, "batch_size": 64, "radius": 0.3, "gamma": 1e-3,
-                  "precision": "float64"},
+        "train": {
+            "epochs": 2,
+            "batch_size": 64,
+            "radius": 0.3,
+            "gamma": 1e-3,
+            "precision": "float64",
+        },
         "data": {"limit": 130},
     }
 )
