@@ -20,7 +20,7 @@ from raycrt.certifier import Certificates, Status
 from raycrt.checkpoint import write_atomically
 from raycrt.errors import InvalidInput, require
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 ROWS = "rows"
 SCHEMA = pa.schema(
@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("witness_classes", pa.list_(pa.int64())),
         ("witness_points", pa.list_(pa.float16())),
+        ("witness_curvatures", pa.list_(pa.float64())),
+        ("region_radius", pa.float64()),
     ]
 )
 
@@ -64,6 +66,10 @@ def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.T
             "witness_points": pa.ListArray.from_arrays(
                 pa.array(ends * features, pa.int32()), points
             ),
+            "witness_curvatures": pa.ListArray.from_arrays(
+                pa.array(ends, pa.int32()), pa.array(witnesses.curvature.numpy(force=True))
+            ),
+            "region_radius": certificates.region_radius.numpy(force=True),
         },
         schema=SCHEMA,
     )

@@ -6,6 +6,7 @@ on this one add theirs without being imported here.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from raycrt import recipes
-from raycrt.errors import InvalidInput
+from raycrt.errors import InvalidInput, require
 from raycrt.spec import Spec, parse_override
 
 app = typer.Typer(
@@ -37,7 +38,18 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key: section.key=value. May be repeated."),
 ]
-Out = Annotated[Path, typer.Option(help="Directory of the run; made if it is missing.")]
+
+
+def _lasting(out: Path) -> Path:
+    """`out`, unless it lies in the copy of the project that a Ray job runs in and leaves behind."""
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    require(out.is_absolute() or not in_job, "--out is absolute inside a Ray job", out=str(out))
+    return out
+
+
+Out = Annotated[
+    Path, typer.Option(callback=_lasting, help="Directory of the run; made if it is missing.")
+]
 DataDir = Annotated[
     Path | None, typer.Option(help="Directory of the data sets (else RAYCRT_DATA).")
 ]

@@ -54,7 +54,7 @@ class ErrorModel:
 
     def margin(self, length: Tensor, eps: float) -> Tensor:
         """Bound of |computed margin - exact margin| for inputs of norm `length` (n,)."""
-        return self._forward(length, eps)[-1] * (math.sqrt(2) * _SLACK)
+        return self.layers(length, eps)[-1] * (math.sqrt(2) * _SLACK)
 
     def gradient(self, length: Tensor, eps: float, *, forward_eps: float | None = None) -> Tensor:
         """Bound of |computed gradient of a margin - exact|_2 for inputs of norm `length` (n,).
@@ -63,7 +63,7 @@ class ErrorModel:
         from unless `forward_eps` says otherwise. Rounding the weights and slopes to `eps` is
         counted, and so is underflow.
         """
-        forward = self._forward(length, eps if forward_eps is None else forward_eps)
+        forward = self.layers(length, eps if forward_eps is None else forward_eps)
         size = torch.full_like(length, math.sqrt(2) * self.spectral[-1])
         error = math.sqrt(2) * self.magnitude[-1] * _gamma(self.terms[-1] + 2, eps) * _ones(length)
         for k in range(len(self.spectral) - 2, -1, -1):
@@ -75,7 +75,7 @@ class ErrorModel:
             size = self.spectral[k] * size
         return (error + _UNDERFLOW) * _SLACK
 
-    def _forward(self, length: Tensor, eps: float) -> list[Tensor]:
+    def layers(self, length: Tensor, eps: float) -> list[Tensor]:
         """Bounds of |computed z_k - exact z_k|_2 for every layer."""
         errors = []
         size, error = length, torch.zeros_like(length)

@@ -83,6 +83,12 @@ class CertifySpec(Record):
     at: tuple[float, ...] = Field((0.5, 1.0, 1.58), min_length=1, description="stated l2 radii")
     steps: int = Field(60, ge=0, description="solver steps per class at most")
     batch_size: int = Field(256, ge=1, description="rows certified at a time")
+    region: Literal["global", "local"] = Field(
+        "global", description="curvature holds everywhere, or also on a ball around each image"
+    )
+    deployment: Literal["exact", "float32"] = Field(
+        "exact", description="arithmetic of the network that the radii speak of"
+    )
 
     @field_validator("at")
     @classmethod

@@ -46,7 +46,7 @@ def eigenvalue_upper(symmetric: Tensor, guess: float | None = None) -> float:
     guess = _largest_estimate(symmetric) if guess is None else guess / unit
     step = _RAISE * max(abs(guess), 1.0)
     while True:
-        proved = _proved(symmetric, guess + step)
+        proved = cholesky_upper(symmetric, guess + step)
         if proved is not None:
             return proved * unit
         step *= 4
@@ -72,7 +72,7 @@ def _largest_estimate(symmetric: Tensor) -> float:
     return float(found[0])
 
 
-def _proved(symmetric: Tensor, bound: float) -> float | None:
+def cholesky_upper(symmetric: Tensor, bound: float) -> float | None:
     shifted = -symmetric
     shifted.diagonal().add_(bound)
     factor, info = torch.linalg.cholesky_ex(shifted)

@@ -58,7 +58,8 @@ def certify(
     facts = {
         "rows": len(split),
         "weights_sha256": digest,
-        "region": "global",
+        "region": spec.certify.region,
+        "deployment": spec.certify.deployment,
         "margin_curvature": curvature.tolist(),
         "spec": spec.model_dump(mode="json"),
     }
@@ -117,6 +118,9 @@ class _Certify:
             steps=spec.certify.steps,
             batch_size=self.size,
             curvature=torch.from_numpy(ray.get(curvature).copy()),
+            region=spec.certify.region,
+            at=spec.certify.at,
+            deployment=spec.certify.deployment,
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
