@@ -8,10 +8,10 @@ into a valid radius.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from raycrt import dual
 from raycrt.curvature import margin_curvature
 from raycrt.errors import require
+from raycrt.local import LocalCurvature
 from raycrt.network import Network, Trace, margin_direction
 from raycrt.rounding import ErrorModel
 
@@ -55,26 +56,30 @@ class Witnesses:
     """Points that prove radii: `raycrt.dual.radius` at image + point, for that image and class.
 
     `row` and `target` (k,) say for which image and class, sorted by row, then class; `point`
-    (k, features) is float16.
+    (k, features) is float16; `curvature` (k,) float64 is the m that the radius was proved with.
     """
 
     row: Tensor
     target: Tensor
     point: Tensor
+    curvature: Tensor
 
     def moved(self, rows: int) -> Witnesses:
         """The same witnesses for images that stand `rows` further down."""
         return replace(self, row=self.row + rows)
 
     def sorted(self, classes: int) -> Witnesses:
-        order = (self.row * classes + self.target).argsort()
-        return Witnesses(row=self.row[order], target=self.target[order], point=self.point[order])
+        return self.take((self.row * classes + self.target).argsort())
+
+    def take(self, chosen: Tensor) -> Witnesses:
+        """Those of the given numbers, or where a mask is true."""
+        return Witnesses(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
     @staticmethod
     def none(features: int, device: torch.device) -> Witnesses:
         empty = torch.empty(0, dtype=torch.int64, device=device)
         point = torch.empty(0, features, dtype=torch.float16, device=device)
-        return Witnesses(row=empty, target=empty, point=point)
+        return Witnesses(row=empty, target=empty, point=point, curvature=empty.double())
 
     @staticmethod
     def concatenate(parts: list[Witnesses]) -> Witnesses:
@@ -89,8 +94,10 @@ class Certificates:
     `radius` float64: for every x' with |x' - x|_2 < radius the network predicts `prediction`.
     `radius_runner_up` float64: the same against the second-largest logit only, for comparison with
     the literature; it proves nothing about the prediction. `binding` is the class whose margin
-    gives `radius`, `status` a `Status`. `curvature` is the bound m of the binding margin.
-    `witnesses` are the points that prove what the closed form at the image does not.
+    gives `radius`, `status` a `Status`. `curvature` is the global bound m of the binding margin.
+    `witnesses` are the points that prove what the closed form at the image does not. Where
+    `region_radius` is finite, curvatures of the row's witnesses hold on the ball of that radius
+    around the image, which holds the points and the certified ball; else they hold everywhere.
     """
 
     radius: Tensor
@@ -100,6 +107,7 @@ class Certificates:
     binding: Tensor
     status: Tensor
     curvature: Tensor
+    region_radius: Tensor
     witnesses: Witnesses
 
     def __len__(self) -> int:
@@ -123,6 +131,16 @@ class Certifier:
     `steps` bounds the solver's gradients for each margin (0: closed form only); `batch_size` the
     rows at a time. Results do not depend on how images are batched, but for the last bits that
     matrix products round differently: every one of them is a valid radius.
+
+    With `region` "local", rows whose radius does not exceed each of the increasing radii `at` get
+    their curvature proved again on a ball that just reaches beyond the first such radius, or to
+    where the solver met the decision boundary; radii are raised where that proves more.
+
+    With `deployment` "float32" the theorem speaks of the logits as float32 arithmetic computes
+    them: for every float32 input nearer than the radius, sums in any order, with or without fused
+    multiply-add, rounding to nearest, library functions right to a few units in the last place; no
+    product of reduced precision (TF32, bfloat16) and no fast transform. The float32 rounding on the
+    whole ball is then taken off the margins too.
     """
 
     def __init__(
@@ -132,9 +150,23 @@ class Certifier:
         steps: int = 60,
         batch_size: int = 256,
         curvature: Tensor | None = None,
+        region: str = "global",
+        at: Sequence[float] = (),
+        deployment: str = "exact",
     ) -> None:
         require(steps >= 0, "steps >= 0", steps=steps)
         require(batch_size > 0, "batch_size > 0", batch_size=batch_size)
+        require(region in ("global", "local"), "region is global or local", region=region)
+        require(region == "global" or len(at) > 0, "`at` has a radius if region is local", at=at)
+        require(
+            all(a < b for a, b in pairwise((0, *at))), "at increases strictly from above 0", at=at
+        )
+        require(
+            deployment == "exact"
+            or (deployment == "float32" and all(n.sums_in_float32 for n in network.layers)),
+            "deployment is exact, or float32 for layers that are plain sums of products",
+            deployment=deployment,
+        )
         self.steps, self.batch_size = steps, batch_size
         # The solver's precision. Where float32 results may be rounded further, it is float64.
         plain = torch.get_float32_matmul_precision() == "highest" and all(
@@ -148,6 +180,9 @@ class Certifier:
             return
         self.curvature = margin_curvature(network) if curvature is None else curvature
         self.errors = ErrorModel.of(network)
+        self.deployed = torch.finfo(torch.float32).eps if deployment == "float32" else None
+        self.at = torch.tensor(at, dtype=torch.float64)
+        self.local = LocalCurvature.of(network, self.errors) if region == "local" else None
 
     def __call__(self, images: Tensor) -> Certificates:
         """Certify `images` (n, ...) with pixels as the network was trained on."""
@@ -184,7 +219,11 @@ class Certifier:
         radii[rows, label] = torch.inf
         margins = _Margins(x=x64, label=label, value=values, gradient=gradients, m=m, radius=radii)
         witnesses = self._improve(margins, runner_up)
-        return _collect(margins, runner_up, witnesses, finite, torch.isfinite(logits).all(1))
+        region = torch.full_like(length, torch.inf)
+        if self.local is not None:
+            witnesses = self._localise(self.local, margins, witnesses, region)
+        finite_logits = torch.isfinite(logits).all(1)
+        return _collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
     def _gradients(self, trace: Trace, label: Tensor) -> Tensor:
         """Gradients (n, classes, features) of all margins in the solver's precision."""
@@ -206,8 +245,12 @@ class Certifier:
         off = self.errors.gradient(length, eps, forward_eps=EPS)
         size = torch.linalg.vector_norm(gradient, dim=2, dtype=torch.float64) * (1 + 1e-12) + off
         lowered = value - self.errors.margin(length, EPS) - 2 * EPS * value.abs()
-        radius = 2 * lowered / (size + (size.square() + 2 * m * lowered).sqrt())
-        return (radius * _ROUND_DOWN).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+        radius = _root(lowered, size, m)
+        if self.deployed is not None:
+            # Every input of the ball that is claimed has at most this length.
+            lowered = lowered - self.errors.margin(length + radius, self.deployed)
+            radius = _root(lowered, size, m)
+        return radius * _ROUND_DOWN
 
     def _proved(
         self,
@@ -233,6 +276,8 @@ class Certifier:
         optimistic = dual.radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
         lowered = value - off_value - off_gradient * (optimistic + 2 * shift)
         lowered = lowered - share * (2 * value.abs() + 2 * size * shift + m * uu)
+        if self.deployed is not None:
+            lowered = lowered - self.errors.margin(length + optimistic, self.deployed)
         numerator = 2 * (lowered - gu) - m * uu
         # Both roots from above: what cancels in |g + m u| is added before the root is taken.
         across = gg + 2 * m * gu + m * m * uu + 2 * share * (size + m * shift).square()
@@ -283,23 +328,130 @@ class Certifier:
         )
         point = found.u.half()
         u = point.double()
-        trace = self.exact.trace(x + u)
-        direction = margin_direction(label, target, trace.logits)
-        proved = self._proved(
-            x.norm(dim=1),
-            (trace.logits * direction).sum(1),
-            self.exact.pull_back(trace.slopes, direction),
-            m,
-            u,
-        )
+        value, gradient = self._at(margins, row, target, u)
+        proved = self._proved(x.norm(dim=1), value, gradient, m, u)
         better = proved > margins.radius[row, target]
-        row, target = row[better], target[better]
-        margins.radius[row, target] = proved[better]
-        return Witnesses(row=row, target=target, point=point[better])
+        margins.radius[row[better], target[better]] = proved[better]
+        return Witnesses(row=row, target=target, point=point, curvature=m).take(better)
+
+    def _at(
+        self, margins: _Margins, row: Tensor, target: Tensor, u: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Values (k,) and gradients (k, features) in float64 of margins (row, target) at x + u."""
+        trace = self.exact.trace(margins.x[row] + u)
+        direction = margin_direction(margins.label[row], target, trace.logits)
+        return (trace.logits * direction).sum(1), self.exact.pull_back(trace.slopes, direction)
+
+    def _localise(
+        self, local: LocalCurvature, margins: _Margins, witnesses: Witnesses, region: Tensor
+    ) -> Witnesses:
+        """Raise `margins.radius` by curvatures on balls, and set `region` (n,) where that pays.
+
+        The class of the smallest radius decides how far a row can get; then the classes below it.
+        """
+        n, classes = margins.radius.shape
+        radius, first = margins.radius.min(1)
+        u = _points(witnesses, torch.arange(n, device=radius.device), first, n, classes)
+        value, gradient = self._at(margins, torch.arange(n, device=radius.device), first, u)
+        slope, shift = gradient.norm(dim=1), u.norm(dim=1)
+        # Near the boundary of the class nothing is to be gained beyond it.
+        beyond = shift + value.clamp(min=0) / slope
+        beyond = torch.where(value <= _NEAR * slope * shift, beyond, torch.inf)
+        stated = torch.cat([self.at * (1 + _BEYOND), self.at.new_tensor([torch.inf])])
+        stated = stated.to(radius.device)[torch.searchsorted(self.at.to(radius.device), radius)]
+        able = torch.isfinite(stated) & (radius > 0) & (radius * (1 + _GAIN) < beyond)
+        ball = torch.minimum(stated, beyond * (1 + _GAIN))
+        row = able.nonzero()[:, 0]
+        witnesses = self._on_balls(local, margins, witnesses, region, row, first[row], ball, ball)
+        enough = margins.radius.gather(1, first[:, None])[:, 0]
+        row, target = ((margins.radius < enough[:, None]) & able[:, None]).nonzero().unbind(1)
+        return self._on_balls(local, margins, witnesses, region, row, target, ball, enough)
+
+    def _on_balls(
+        self,
+        local: LocalCurvature,
+        margins: _Margins,
+        witnesses: Witnesses,
+        region: Tensor,
+        row: Tensor,
+        target: Tensor,
+        ball: Tensor,
+        enough: Tensor,
+    ) -> Witnesses:
+        """Raise the radii of margins (row, target) on balls of radius `ball` (n,), to no more than
+        `enough` (n,) where that is cheaper; the witnesses with the new ones in place of the old."""
+        n, classes = margins.radius.shape
+        for part in torch.stack([row, target], 1).split(self.batch_size):
+            row, target = part.unbind(1)
+            x, label, reach = margins.x[row], margins.label[row], ball[row]
+            u = _points(witnesses, row, target, n, classes)
+            value, gradient = self._at(margins, row, target, u)
+            allowed = dual.largest_curvature(value, gradient, u, enough[row] * (1 + _BEYOND))
+            allowed = torch.where(u.norm(dim=1) < reach, allowed, 0.0)
+            m = margins.m[row, target].clone()
+            for i in row.unique().tolist():
+                at = row == i
+                proved = local(
+                    margins.x[i],
+                    float(ball[i]),
+                    int(margins.label[i]),
+                    target[at],
+                    enough=allowed[at],
+                )
+                m[at] = torch.minimum(m[at], proved)
+            open_ = ((m > allowed) & (m < margins.m[row, target])).nonzero()[:, 0]
+            if len(open_):
+                found = dual.solve(
+                    self.fast,
+                    x[open_].to(self.fast_type),
+                    label[open_],
+                    target[open_],
+                    m[open_].to(self.fast_type),
+                    value=margins.value[row, target][open_].to(self.fast_type),
+                    gradient=margins.gradient[row, target][open_],
+                    enough=(enough[row][open_] * (1 + 1e-5)).to(self.fast_type),
+                    steps=self.steps,
+                ).u.double()
+                longest = reach[open_] * (1 - _GAIN)
+                shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
+                u[open_] = (found * shrink[:, None]).half().double()
+                value, gradient = self._at(margins, row, target, u)
+            proved = self._proved(x.norm(dim=1), value, gradient, m, u)
+            proved = torch.minimum(proved, reach * _ROUND_DOWN)
+            inside = u.norm(dim=1) * (1 + 1e-9) <= reach
+            better = inside & (proved > margins.radius[row, target])
+            new = Witnesses(row=row, target=target, point=u.half(), curvature=m).take(better)
+            margins.radius[new.row, new.target] = proved[better]
+            region[new.row] = ball[new.row]
+            old = ~torch.isin(
+                witnesses.row * classes + witnesses.target, new.row * classes + new.target
+            )
+            witnesses = Witnesses.concatenate([witnesses.take(old), new])
+        return witnesses.sorted(classes)
 
 
 # A class whose radius exceeds the row's minimum by this, relatively, stays above it when proved.
 _CLEAR = 1e-4
+# A local ball reaches this far, relatively, beyond the stated radius it is to prove.
+_BEYOND = 1e-6
+# Less than this is not worth a curvature of its own, relatively.
+_GAIN = 1e-3
+# A witness lies near the boundary if its margin is this small beside |g| |u|.
+_NEAR = 0.05
+
+
+def _root(value: Tensor, size: Tensor, m: Tensor) -> Tensor:
+    """The closed form of margins `value` with gradients of length `size`; 0 where there is none."""
+    radius = 2 * value / (size + (size.square() + 2 * m * value).sqrt())
+    return radius.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+
+
+def _points(witnesses: Witnesses, row: Tensor, target: Tensor, rows: int, classes: int) -> Tensor:
+    """The witness points (k, features) of margins (row, target), 0 where there is none, float64."""
+    known = torch.full((rows, classes), len(witnesses.row), device=row.device)
+    known[witnesses.row, witnesses.target] = torch.arange(len(witnesses.row), device=row.device)
+    nothing = witnesses.point.new_zeros(1, witnesses.point.shape[1])
+    return torch.cat([witnesses.point, nothing])[known[row, target]].double()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +470,7 @@ def _collect(
     margins: _Margins,
     runner_up: Tensor,
     witnesses: Witnesses,
+    region: Tensor,
     finite_input: Tensor,
     finite_logits: Tensor,
 ) -> Certificates:
@@ -340,9 +493,8 @@ def _collect(
         binding=binding,
         status=status,
         curvature=margins.m[rows, binding],
-        witnesses=Witnesses(
-            row=witnesses.row[kept], target=witnesses.target[kept], point=witnesses.point[kept]
-        ),
+        region_radius=torch.where(good, region, torch.inf),
+        witnesses=witnesses.take(kept),
     )
 
 
@@ -357,5 +509,6 @@ def _failed(x: Tensor, status: Status) -> Certificates:
         binding=none,
         status=none + int(status),
         curvature=zeros,
+        region_radius=zeros + torch.inf,
         witnesses=Witnesses.none(x.shape[1], x.device),
     )

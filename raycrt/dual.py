@@ -28,6 +28,7 @@ _PATIENCE = 3
 _SHRINK = 0.8
 # Multipliers stay this far, relatively, below the pole at 1/m.
 _CAP = 1e-3
+_BISECTIONS = 50
 
 
 def radius(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor) -> Tensor:
@@ -39,6 +40,27 @@ def radius(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor) -> Tens
     across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
     reach = (gg + 2 * m * value).sqrt()
     return (2 * (value - gu) - m * uu) / (across + reach)
+
+
+def largest_curvature(value: Tensor, gradient: Tensor, u: Tensor, wanted: Tensor) -> Tensor:
+    """About the largest m (n,) with r(u; m) >= `wanted`; 0 where there is none. No proof.
+
+    r falls as m grows: the bound of f, lowest on the sphere of radius `wanted`, falls with m.
+    """
+    gg, gu, uu = _dot(gradient, gradient), _dot(gradient, u), _dot(u, u)
+
+    def lowest(m: Tensor) -> Tensor:
+        across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
+        return value - gu - m / 2 * (uu + wanted * wanted) - across * wanted
+
+    # Beyond this even a point without slope proves no such radius.
+    high = 2 * (value - gu).clamp(min=0) / (uu + wanted * wanted)
+    low = torch.zeros_like(high)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        enough = lowest(middle) >= 0
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    return torch.where(lowest(low) >= 0, low, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,13 @@ With J_k the Jacobian of z_k and C_kj = W_k M_{k-1} W_{k-1} ... M_j W_j,
 
 which bounds the rows of J_k, hence the intervals of z_k, layer by layer. The gradient F_k of the
 margin in s(z_k) is bounded by interval arithmetic, and weights p_k >= -F_k s''(z_k) follow, with
-their signs. Negative ones cancel: exactly at k = 0, where J_0 = W_0; at k > 0 they are set to 0. So
+their signs. Negative ones cancel: exactly at k = 0, where J_0 = W_0; at k > 0 they are set to 0.
+With A_k = p_k^(1/2) and e_k >= |A_k E_k|,
 
-    m = lambda_max(sum_k C_k0^T diag(p_k) C_k0) + sum_k (2 |A_k C_k0| e_k + e_k^2),  A_k = p_k^(1/2),
+    m = lambda_max(sum_k C_k0^T diag(p_k) C_k0) + sum_k (2 |A_k C_k0| e_k + e_k^2),
 
-with e_k >= |A_k E_k|: one eigenvalue for all layers, zero e_k for two. All sums are taken in float64
-and the rounding of every product is added.
+one eigenvalue for all layers; for two layers no e_k is left. All sums are taken in float64 and the
+rounding of every product is added.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ class LocalCurvature:
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """A hidden layer on the ball: ranges of slope and curvature of each neuron, and |J| <= lipschitz.
+    """A hidden layer on the ball: ranges of each neuron's slope and curvature; |J_k| <= lipschitz.
 
     Slopes are `middle` plus or minus `deviation` and at most `steepest` in size.
     """

@@ -67,7 +67,7 @@ class ErrorModel:
         size = torch.full_like(length, math.sqrt(2) * self.spectral[-1])
         error = math.sqrt(2) * self.magnitude[-1] * _gamma(self.terms[-1] + 2, eps) * _ones(length)
         for k in range(len(self.spectral) - 2, -1, -1):
-            slope_error = self.bend * forward[k] + 4 * ULPS * eps * max(1.0, self.slope)
+            slope_error = self.bend * forward[k] + 16 * ULPS * eps * max(1.0, self.slope)
             error = self.slope * error + (slope_error + 2 * eps * self.slope) * (size + error)
             size = self.slope * size
             local = _gamma(self.terms[k] + 2, eps) * self.magnitude[k]

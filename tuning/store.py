@@ -46,12 +46,17 @@ def state_folder(home: Path, number: int) -> Path:
 
 
 def study_name(spec: Spec) -> str:
-    """The same for searches whose trials can be compared: what is trained, and what is searched."""
-    tree = spec.model_dump(mode="json")
-    same = {part: tree[part] for part in ("model", "train", "certify")}
-    same["data"] = {k: v for k, v in tree["data"].items() if k not in ("directory", "download")}
-    search = ("space", "radius", "rows", "rungs", "constraints", "pareto")
-    same["search"] = {key: tree["search"][key] for key in search}
+    """The same for searches whose trials can be compared: what is trained, and what is searched.
+
+    Values left at their defaults do not count, so that a later version that knows more keys
+    finds the study again.
+    """
+    tree = spec.model_dump(mode="json", exclude_defaults=True)
+    same = {part: tree.get(part, {}) for part in ("model", "train", "certify", "data", "search")}
+    for place in ("directory", "download"):
+        same["data"].pop(place, None)
+    counted = ("space", "radius", "rows", "rungs", "constraints", "pareto")
+    same["search"] = {key: same["search"][key] for key in counted if key in same["search"]}
     digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
     return f"raycrt-{spec.data.name}-{digest[:12]}"
 

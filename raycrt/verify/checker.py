@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raycrt.verify.local import local_curvature_upper
 from raycrt.verify.model import Model
 from raycrt.verify.radius import FLOAT32_UNIT, Errors, floor
 from raycrt.verify.table import STATUSES, Malformed, Rows, read_rows
@@ -15,6 +16,9 @@ from raycrt.verify.table import STATUSES, Malformed, Rows, read_rows
 # Rows taken at a time: n * classes * width float64 numbers have to fit into memory.
 _AT_ONCE = 128
 DEPLOYMENTS = {"exact": None, "float32": FLOAT32_UNIT}
+REGIONS = ("global", "local")
+# A curvature may lie below ours by this, relatively: two proofs of one number round differently.
+TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -49,10 +53,12 @@ class Checker:
         images: np.ndarray,
         labels: np.ndarray,
         deployment: str = "exact",
+        region: str = "global",
     ) -> None:
         self.model, self.curvature, self.stated = model, curvature, stated
         self.images, self.labels = images, labels
         self.unit = DEPLOYMENTS[deployment]
+        self.region = region
         self.errors = Errors.of(model) if model.finite else None
 
     def check_file(self, file: Path) -> Checked:
@@ -141,7 +147,13 @@ class Checker:
             "the runner-up {} does not have the second-largest logit.",
             rows.runner_up,
         )
-        proved = self._proved(rows, x, length, logits, slopes, prediction)
+        local = np.isfinite(rows.region_radius)
+        notes.must(
+            (rows.region_radius > 0) & ((self.region == "local") | ~local),
+            "region_radius is {}, which does not fit the manifest.",
+            rows.region_radius,
+        )
+        proved = self._proved(rows, x, length, logits, slopes, prediction, certified, notes)
         proved[each, prediction] = np.inf
         weakest = proved.argmin(1)
         for name, target in (("radius", weakest), ("radius_runner_up", runner_up)):
@@ -168,6 +180,8 @@ class Checker:
         logits: np.ndarray,
         slopes: list[np.ndarray],
         prediction: np.ndarray,
+        certified: np.ndarray,
+        notes: _Notes,
     ) -> np.ndarray:
         """The radius that the image itself or a witness proves, (n, classes)."""
         assert self.errors is not None
@@ -193,17 +207,68 @@ class Checker:
             u = rows.witness_point[known].astype(np.float64)
             z, bent = self.model.forward(x[row] + u)
             each = np.arange(len(row))
+            claim = rows.witness_curvature[known]
+            m, reach = self._witness_curvature(rows, x, row, label, target, claim, certified, notes)
             found = floor(
                 self.errors,
                 length=length[row],
                 value=z[each, label] - z[each, target],
                 gradient=self.model.margin_gradient(bent, label, target),
-                m=self.curvature[label, target],
+                m=m,
                 u=u,
                 deployed=self.unit,
             ).radius()
-            np.maximum.at(proved, (row, target), found)
+            inside = np.sqrt((u * u).sum(1)) * (1 + TOLERANCE) <= reach
+            np.maximum.at(proved, (row, target), np.where(inside, np.minimum(found, reach), 0.0))
         return proved
+
+    def _witness_curvature(
+        self,
+        rows: Rows,
+        x: np.ndarray,
+        row: np.ndarray,
+        label: np.ndarray,
+        target: np.ndarray,
+        claim: np.ndarray,
+        certified: np.ndarray,
+        notes: _Notes,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Proved curvatures (k,) of witnesses, and the radii of the balls on which they hold."""
+        assert self.errors is not None
+        m, reach = self.curvature[label, target], np.full(len(row), np.inf)
+        ours = _Notes(rows.index[row])
+        everywhere = claim == self.stated[label, target]
+        radius = rows.region_radius[row]
+        local = ~everywhere & np.isfinite(radius) & (radius > 0) & certified[row]
+        ours.must(
+            everywhere | local | ~certified[row],
+            "the curvature of class {} is {} everywhere, but {} in the manifest.",
+            target,
+            claim,
+            self.stated[label, target],
+        )
+        for i in np.unique(row[local]):
+            at = np.nonzero(local & (row == i))[0]
+            m[at] = local_curvature_upper(
+                self.model,
+                self.errors,
+                x=x[i],
+                radius=float(rows.region_radius[i]),
+                label=int(label[at[0]]),
+                targets=target[at],
+                claims=claim[at],
+            )
+            reach[at] = rows.region_radius[i]
+        ours.must(
+            ~local | (m <= claim * (1 + TOLERANCE)),
+            "the curvature of class {} is {} on a ball of radius {}, but only {} can be proved.",
+            target,
+            claim,
+            radius,
+            m,
+        )
+        notes.findings += ours.findings
+        return m, reach
 
 
 class _Notes:

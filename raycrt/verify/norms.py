@@ -39,6 +39,14 @@ def gram_upper(matrix: np.ndarray, claim: float | None = None) -> float:
     rows, columns = matrix.shape
     gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
     rounding = gamma(max(rows, columns) + 2) * frobenius(matrix) ** 2 * SLACK
+    return eigenvalue_upper(gram, rounding, claim)
+
+
+def eigenvalue_upper(gram: np.ndarray, rounding: float, claim: float | None = None) -> float:
+    """A number >= lambda_max of any matrix within `rounding` of `gram` in the 2-norm, and >= 0.
+
+    It is at most `claim` where that can be proved.
+    """
     if rounding == 0:
         return 0.0
     if claim is not None:
@@ -51,7 +59,7 @@ def gram_upper(matrix: np.ndarray, claim: float | None = None) -> float:
     while not _completes(gram, target + step):
         step *= 2
     target += step
-    return (target + _shift(gram, target) + rounding) * SLACK
+    return max(0.0, (target + _shift(gram, target) + rounding) * SLACK)
 
 
 def norm_upper(matrix: np.ndarray) -> float:

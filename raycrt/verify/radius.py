@@ -73,7 +73,7 @@ class Errors:
 
     def margin(self, length: np.ndarray, unit: float = UNIT) -> np.ndarray:
         """>= |computed margin - exact margin| at inputs of 2-norm `length`; affine in `length`."""
-        last, size = self._forward(length, unit)[-1]
+        last, size = self.layers(length, unit)[-1]
         # Two logits, each off by a component of `last`, and their subtraction.
         return math.sqrt(2) * (last + unit * (size + last)) * _SLACK
 
@@ -81,7 +81,7 @@ class Errors:
         """>= |computed gradient of a margin - exact gradient|_2 at inputs of 2-norm `length`."""
         activation = self.model.activation
         steepest = activation.slope_bound
-        layers = self._forward(length, UNIT)
+        layers = self.layers(length, UNIT)
         size = math.sqrt(2) * self.spectral[-1]
         error = UNIT * size * np.ones_like(length)
         for k in range(self.model.depth - 2, -1, -1):
@@ -94,7 +94,7 @@ class Errors:
             size = self.spectral[k] * size
         return error * _SLACK
 
-    def _forward(self, length: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    def layers(self, length: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each layer bounds of |computed z - z|_2 and of |z|_2."""
         activation = self.model.activation
         resting = abs(float(activation.value(0.0, NUMPY)))

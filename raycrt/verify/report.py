@@ -12,7 +12,7 @@ import numpy as np
 from raycrt import data
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import Spec, validate
-from raycrt.verify.checker import DEPLOYMENTS, Checked, Checker, Finding, check_files
+from raycrt.verify.checker import DEPLOYMENTS, REGIONS, Checked, Checker, Finding, check_files
 from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.model import Model
 from raycrt.verify.table import VERSION, read_manifest, row_files
@@ -71,6 +71,7 @@ def verify_run(
         images=images,
         labels=labels,
         deployment=_deployment(manifest),
+        region=str(manifest.get("region")),
     )
     results = list(check(checker, row_files(directory)))
     indices = np.concatenate([np.empty(0, np.int64), *(r.indices for r in results)])
@@ -100,7 +101,7 @@ def _check_manifest(
         f"schema_version must be {VERSION}": manifest.get("schema_version") != VERSION,
         "complete must be true": manifest.get("complete") is not True,
         f"rows must be {images}, the images of the test set": manifest.get("rows") != images,
-        "region must be 'global'": manifest.get("region") != "global",
+        f"region must be one of {REGIONS}": manifest.get("region") not in REGIONS,
         "weights_sha256 must be that of the model": manifest.get("weights_sha256") != model.sha256,
         "spec.model must be that of the model": found.model != trained.model,
     }

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from raycrt.errors import InvalidInput
 
 # The version of the format that is read here, see docs/certificates.md.
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
 ROWS = "rows"
 STATUSES = ("certified", "non_finite_input", "non_finite_network", "tied", "no_radius")
 _INTEGERS = ("index", "label", "prediction", "binding", "runner_up")
-_FLOATS = ("radius", "radius_runner_up", "curvature")
+_FLOATS = ("radius", "radius_runner_up", "curvature", "region_radius")
 
 
 class Malformed(ValueError):
@@ -30,7 +30,7 @@ class Malformed(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """Some rows, arrays (n,); `witness_row` and `witness_class` (k,) say which row and class each
-    `witness_point` (k, features) belongs to."""
+    `witness_point` (k, features) and `witness_curvature` (k,) belongs to."""
 
     index: np.ndarray
     label: np.ndarray
@@ -40,10 +40,12 @@ class Rows:
     binding: np.ndarray
     runner_up: np.ndarray
     curvature: np.ndarray
+    region_radius: np.ndarray
     status: np.ndarray
     witness_row: np.ndarray
     witness_class: np.ndarray
     witness_point: np.ndarray
+    witness_curvature: np.ndarray
 
     def __len__(self) -> int:
         return len(self.index)
@@ -80,6 +82,7 @@ def read_rows(file: Path, features: int, at_once: int) -> Iterator[Rows]:
         "status": pa.string(),
         "witness_classes": pa.list_(pa.int64()),
         "witness_points": pa.list_(pa.float16()),
+        "witness_curvatures": pa.list_(pa.float64()),
     }
     for name, kind in columns.items():
         if name not in table.column_names:
@@ -102,8 +105,15 @@ def _rows(table: pa.Table, features: int) -> Rows:
         raise Malformed(
             f"row {plain['index'][wrong[0]]} must hold {features} numbers for each witness class"
         )
+    curvatures = table.column("witness_curvatures").combine_chunks()
+    wrong = np.nonzero(curvatures.value_lengths().to_numpy() != counts)[0]
+    if len(wrong):
+        raise Malformed(
+            f"row {plain['index'][wrong[0]]} must hold a curvature for each witness class"
+        )
     flat_classes, flat_points = classes.flatten(), points.flatten()
-    if flat_classes.null_count or flat_points.null_count:
+    flat_curvatures = curvatures.flatten()
+    if flat_classes.null_count or flat_points.null_count or flat_curvatures.null_count:
         raise Malformed("a witness holds nulls")
     return Rows(
         **plain,
@@ -111,4 +121,5 @@ def _rows(table: pa.Table, features: int) -> Rows:
         witness_row=np.repeat(np.arange(len(table)), counts),
         witness_class=flat_classes.to_numpy(),
         witness_point=flat_points.to_numpy().reshape(-1, features),
+        witness_curvature=flat_curvatures.to_numpy(),
     )

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,22 +28,27 @@ def command(tmp_path: Path) -> list[str]:
     return [str(RAYCRT), *arguments, *options]
 
 
-def start(tmp_path: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def started(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A driver that has finished a trial and runs one that is past its rung."""
     driver = subprocess.Popen(
         command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    table = tmp_path / "run" / "search" / study.TRIALS
-    deadline = time.monotonic() + 150
-    while time.monotonic() < deadline and driver.poll() is None:
-        if table.is_file():
-            trials = study.load(tmp_path / "run")[1]
-            running = [trial for trial in trials if trial.state == "running" and trial.rungs]
-            if running and any(trial.complete for trial in trials):
-                break
-        time.sleep(0.1)
-    assert driver.poll() is None
-    return driver
+    try:
+        table = tmp_path / "run" / "search" / study.TRIALS
+        deadline = time.monotonic() + 150
+        while time.monotonic() < deadline and driver.poll() is None:
+            if table.is_file():
+                trials = study.load(tmp_path / "run")[1]
+                past = [trial for trial in trials if trial.state == "running" and trial.rungs]
+                if past and any(trial.complete for trial in trials):
+                    break
+            time.sleep(0.1)
+        assert driver.poll() is None
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 def check_finished(tmp_path: Path) -> list[study.TrialRecord]:
@@ -57,9 +64,8 @@ def check_finished(tmp_path: Path) -> list[study.TrialRecord]:
 
 
 def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path) -> None:
-    driver = start(tmp_path)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    with started(tmp_path) as driver:
+        driver.send_signal(signal.SIGKILL)
     before = study.load(tmp_path / "run")[1]
     ended = [trial for trial in before if trial.state not in ("running", "waiting")]
     interrupted = [trial for trial in before if trial.state == "running"]
@@ -79,13 +85,11 @@ def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path) -> N
 
 def test_after_a_kill_of_a_trial_the_search_goes_on_by_itself(tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil", reason="psutil finds the trial's process")
-    driver = start(tmp_path)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    titles = {child: " ".join(child.cmdline()) for child in children}
-    busy = [
-        child for child, title in titles.items() if title.startswith("ray::") and "train" in title
-    ]
-    assert busy, titles
-    busy[0].kill()
-    assert driver.wait(timeout=250) == 0
+    with started(tmp_path) as driver:
+        children = psutil.Process(driver.pid).children(recursive=True)
+        titles = {child: " ".join(child.cmdline()) for child in children}
+        busy = [c for c, title in titles.items() if title.startswith("ray::") and "train" in title]
+        assert busy, titles
+        busy[0].kill()
+        assert driver.wait(timeout=250) == 0
     check_finished(tmp_path)

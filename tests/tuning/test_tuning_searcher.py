@@ -168,3 +168,11 @@ def test_certified_and_clean_accuracy_are_searched_together(algorithm: str, tmp_
     assert any(trial.state == "pruned" for trial in trials)
     assert {t.number for t in record.best_trials} >= {t.number for t in study.pareto(trials)}
     assert study.importances(record)
+
+
+def test_the_study_of_a_recipe_has_a_name_of_its_own() -> None:
+    name = store.study_name(LANDSCAPE)
+    assert name == store.study_name(LANDSCAPE.override({"search.trials": 99, "run.seed": 3}))
+    assert name == store.study_name(LANDSCAPE.override({"data.directory": "/elsewhere"}))
+    assert name != store.study_name(LANDSCAPE.override({"model.width": 7}))
+    assert name != store.study_name(LANDSCAPE.override({"search.radius": 0.4}))

@@ -1,0 +1,172 @@
+"""Curvature of margins on a ball, proved a second time: `Hess f >= -m I` where |x - x0| <= R.
+
+Notation of `raycrt.verify.curvature`. On the ball the slopes of neuron i lie in `middle_i +-
+deviation_i`. Walking down from a matrix B that stands left of `D_{k-1} J_{k-1}`, B D J is the walk's
+last matrix (all slopes in the middle) plus a rest that is at most
+
+    sum_j |B_j deviation_j| |J_j|,   B_{j-1} = (B_j middle_j) W_j.
+
+With B = W_k that bounds |J_k| and its rows, so the intervals of z_k; with B = sqrt(p_k) W_k and Q_k
+the walk's last matrix, e_k its rest, `|sqrt(p_k) J_k v|^2 <= |Q_k v|^2 + 2 |Q_k| e_k + e_k^2` for
+|v| = 1. Layer 0 needs no walk, so its weights p_0 keep their signs:
+
+    m = lambda_max(W_0^T diag(p_0) W_0 + sum_{k>0} Q_k^T Q_k) + sum_{k>0} (2 |Q_k| e_k + e_k^2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from raycrt.verify.model import NUMPY, Model
+from raycrt.verify.norms import SLACK, UNIT, eigenvalue_upper, frobenius, gamma, norm_upper
+from raycrt.verify.radius import Errors
+
+_XP = SimpleNamespace(
+    **vars(NUMPY), minimum=np.minimum, maximum=np.maximum, where=np.where, clip=np.clip
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A hidden layer on the ball: `slope` and `bend` are (low, high), `lipschitz` >= |J_k|."""
+
+    weight: np.ndarray
+    slope: tuple[np.ndarray, np.ndarray]
+    bend: tuple[np.ndarray, np.ndarray]
+    lipschitz: float
+
+    @property
+    def middle(self) -> np.ndarray:
+        return (self.slope[0] + self.slope[1]) / 2
+
+    @property
+    def deviation(self) -> np.ndarray:
+        low, high = self.slope
+        return np.maximum(high - self.middle, self.middle - low) * SLACK
+
+    @property
+    def steepest(self) -> np.ndarray:
+        return np.maximum(np.abs(self.slope[0]), np.abs(self.slope[1]))
+
+
+def local_curvature_upper(
+    model: Model,
+    errors: Errors,
+    *,
+    x: np.ndarray,
+    radius: float,
+    label: int,
+    targets: np.ndarray,
+    claims: np.ndarray,
+) -> np.ndarray:
+    """m (k,) of the margins of `label` against `targets` (k,) on the ball around x (features,).
+
+    Each of the `claims` (k,) itself where it can be proved, which may need more where it cannot.
+    """
+    layers = _layers(model, errors, x, radius)
+    pairs = zip(targets, claims, strict=True)
+    return np.array([_margin_upper(model, layers, label, int(t), float(m)) for t, m in pairs])
+
+
+def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[_Layer]:
+    length = np.array(math.sqrt(float(x @ x)) * (1 + gamma(len(x) + 4)))
+    layers: list[_Layer] = []
+    z = model.weights[0] @ x + model.biases[0]
+    for k, (off, _) in enumerate(errors.layers(length, UNIT)[:-1]):
+        weight = model.weights[k]
+        matrix, rest, row_rest = _walk(weight, 0.0, layers)
+        rows = _row_lengths(matrix) + row_rest
+        if layers:
+            z = weight @ model.activation.value(z, NUMPY) + model.biases[k]
+            steep = _row_lengths(weight * layers[-1].steepest)
+            rows = np.minimum(rows, steep * layers[-1].lipschitz * SLACK)
+        half = (radius * rows + float(off)) * SLACK + 4 * UNIT * np.abs(z)
+        layers.append(
+            _Layer(
+                weight=weight,
+                slope=model.activation.slope_range_on(z - half, z + half, _XP),
+                bend=model.activation.curvature_range_on(z - half, z + half, _XP),
+                lipschitz=(norm_upper(matrix) + rest) * SLACK,
+            )
+        )
+    return layers
+
+
+def _walk(
+    matrix: np.ndarray, error: float, below: list[_Layer]
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """The last matrix of a walk down from `matrix`, itself off by `error`; what the rest is at
+    most, and what each of its rows is at most."""
+    rest, row_rest = 0.0, np.zeros(len(matrix))
+    for layer in reversed(below):
+        moved = matrix * layer.deviation
+        spill = (error + 2 * UNIT * frobenius(moved)) * float(np.max(layer.deviation, initial=1.0))
+        rest += (norm_upper(moved) + spill) * layer.lipschitz
+        row_rest += (_row_lengths(moved) + spill) * layer.lipschitz
+        matrix = matrix * layer.middle
+        rounding = gamma(len(layer.weight) + 4) * frobenius(matrix)
+        error = (error * float(layer.steepest.max()) + rounding) * frobenius(layer.weight) * SLACK
+        matrix = matrix @ layer.weight
+    return matrix, (rest + error) * SLACK, (row_rest + error) * SLACK
+
+
+def _margin_upper(model: Model, layers: list[_Layer], label: int, target: int, m: float) -> float:
+    gradient = model.weights[-1][label] - model.weights[-1][target]
+    low, high = gradient - 2 * UNIT * np.abs(gradient), gradient + 2 * UNIT * np.abs(gradient)
+    length = _length(low, high)
+    gram, rounding, extra = 0.0, 0.0, 0.0
+    for k in range(len(layers) - 1, -1, -1):
+        layer = layers[k]
+        p = _range(-high, -low, *layer.bend)[1]
+        p = p + 2 * UNIT * np.abs(p)
+        if k > 0:
+            root = np.sqrt(np.maximum(p, 0.0))[:, None] * layer.weight
+            matrix, rest, _ = _walk(root, 4 * UNIT * frobenius(root), layers[:k])
+            gram = gram + matrix.T @ matrix
+            mass = frobenius(matrix) ** 2
+            extra += rest * (2 * norm_upper(matrix) + rest) * SLACK
+            low, high, length = _gradient_below(layer, low, high, length)
+        else:
+            gram = gram + layer.weight.T @ (p[:, None] * layer.weight)
+            mass = float(np.abs(p) @ (layer.weight**2).sum(1)) * (1 + gamma(layer.weight.size))
+        rounding += gamma(len(layer.weight) + len(layers) + 6) * mass * SLACK
+    claim = (m - extra) / SLACK**2
+    proved = eigenvalue_upper(np.asarray(gram), rounding, claim if claim > 0 else None)
+    return m if proved <= claim else (proved + extra) * SLACK
+
+
+def _gradient_below(
+    layer: _Layer, low: np.ndarray, high: np.ndarray, length: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Bounds of `W_k^T (s'(z_k) * F_k)`, elementwise and of its 2-norm."""
+    low, high = _range(low, high, *layer.slope)
+    absolute = np.abs(layer.weight)
+    spread = ((high - low) / 2) @ absolute
+    size = np.maximum(np.abs(low), np.abs(high))
+    spread = spread + 2 * gamma(len(layer.weight) + 6) * (size @ absolute)
+    middle = ((low + high) / 2) @ layer.weight
+    scaled = layer.steepest[:, None] * layer.weight
+    cauchy = np.sqrt((scaled * scaled).sum(0)) * (1 + gamma(len(scaled) + 4)) * length
+    low, high = np.maximum(middle - spread, -cauchy), np.minimum(middle + spread, cauchy)
+    bound = (norm_upper(scaled) + 2 * UNIT * frobenius(scaled)) * length * SLACK
+    return low, high, min(bound, _length(low, high))
+
+
+def _range(
+    low: np.ndarray, high: np.ndarray, other_low: np.ndarray, other_high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Elementwise range of a b for a and b in their intervals."""
+    corners = [a * b for a in (low, high) for b in (other_low, other_high)]
+    return np.min(corners, axis=0), np.max(corners, axis=0)
+
+
+def _row_lengths(matrix: np.ndarray) -> np.ndarray:
+    return np.sqrt((matrix * matrix).sum(1)) * (1 + gamma(matrix.shape[1] + 4))
+
+
+def _length(low: np.ndarray, high: np.ndarray) -> float:
+    return frobenius(np.maximum(np.abs(low), np.abs(high)))
