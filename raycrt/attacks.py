@@ -51,16 +51,16 @@ def attack(network: Network, images: Tensor, *, steps: int = 50, classes: int = 
     distance = torch.full_like(x[:, 0], torch.inf)
     for target in linear.argsort(1)[:, : min(classes, total - 1)].T:
         u = torch.zeros_like(x)
-        for _ in range(steps):
+        for _ in range(steps + 1):
             trace = network.trace(x + u)
+            length = u.norm(dim=1)
+            nearer = (trace.logits.argmax(1) != label) & (length < distance)
+            best[nearer], distance[nearer] = u[nearer], length[nearer]
             direction = margin_direction(label, target, trace.logits)
             g = network.pull_back(trace.slopes, direction)
             f = (trace.logits * direction).sum(1)
             wanted = (f - (g * u).sum(1)).clamp(min=0) / g.square().sum(1).clamp(min=1e-300)
             u = -wanted[:, None] * g * (1 + 1e-9)
-            crossed = network.trace(x + u).logits.argmax(1) != label
-            nearer = crossed & (u.norm(dim=1) < distance)
-            best[nearer], distance[nearer] = u[nearer], u.norm(dim=1)[nearer]
     found = torch.isfinite(distance)
     if bool(found.any()):
         best[found] = _draw_back(network, x[found], best[found], label[found])

@@ -22,7 +22,7 @@ RAYCRT = Path(sys.executable).parent / "raycrt"
 def command(tmp_path: Path) -> list[str]:
     """A search whose trials are long enough to be caught in the middle."""
     recipe = tmp_path / "long.yaml"
-    recipe.write_text(TINY.replace("epochs: 3", "epochs: 300").replace("rungs: [1]", "rungs: [20]"))
+    recipe.write_text(TINY.replace("epochs: 3", "epochs: 200").replace("rungs: [1]", "rungs: [20]"))
     arguments = ["search", "--recipe", str(recipe), "--out", str(tmp_path / "run")]
     options = ["--set", "search.trials=6", "--set", "search.scheduler=none"]
     return [str(RAYCRT), *arguments, *options]
@@ -70,7 +70,7 @@ def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path) -> N
     ended = [trial for trial in before if trial.state not in ("running", "waiting")]
     interrupted = [trial for trial in before if trial.state == "running"]
     assert ended
-    assert interrupted
+    assert any(trial.rungs for trial in interrupted)
 
     resumed = [*command(tmp_path), "--resume"]
     done = subprocess.run(resumed, capture_output=True, text=True, timeout=250)
@@ -79,7 +79,8 @@ def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path) -> N
     for trial in ended:
         assert after[trial.number] == trial
     for trial in interrupted:
-        assert after[trial.number].params == trial.params
+        # The kill may have come while the trial was drawn.
+        assert trial.params.items() <= after[trial.number].params.items()
         assert trial.rungs.items() <= after[trial.number].rungs.items()
 
 
