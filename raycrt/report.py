@@ -52,7 +52,7 @@ def headline(summary: Summary, images_per_second: float) -> str:
     radii = ", ".join(f"{100 * share:.2f} % at {r:g}" for r, share in summary.certified.items())
     return (
         f"clean {100 * summary.clean:.2f} %; certified (all classes) {radii}; "
-        f"mean radius {summary.mean_radius:.4f}; {images_per_second:.0f} images/s; "
+        f"mean radius {summary.mean_radius:.4f}; {images_per_second:.0f} images/s with start-up; "
         f"{summary.rows} test images"
     )
 
