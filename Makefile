@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check format lint types imports clean
+.PHONY: help demo test test-slow bench check format lint types imports clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,8 +24,11 @@ $(VENV)/.installed-test: pyproject.toml
 demo: $(VENV)/.installed  ## search, train, certify and report on embedded digits (OUT=runs/demo)
 	$(BIN)/raycrt demo --out $(OUT)
 
-test: $(VENV)/.installed-test  ## run the test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-test  ## run the fast test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-test  ## run the tests that take longer
+	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.installed-test  ## measure speed as ratios within one run (MNIST in RAYCRT_DATA)
 	$(BIN)/python -m tests.benchmarks.certification --out runs/bench/certification.json
