@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycrt.errors import require
-from raycrt.spectral import weighted_gram_upper
+from raycrt.spectral import nonnegative_norm_upper, weighted_gram_upper
 
 # Matrices with more entries are not formed for a bound: 2^25 float64 are 256 MB.
 DENSE_ENTRIES = 2**25
@@ -74,7 +74,7 @@ class AffineMap(nn.Module):
 
     def magnitude_upper(self) -> float:
         """A number >= the spectral norm of |W|, entry by entry absolute."""
-        return float(torch.linalg.matrix_norm(self.matrix().detach().double())) * _SLACK
+        return nonnegative_norm_upper(self.matrix().detach().double().abs()) * _SLACK
 
     def offset_norm_upper(self) -> float:
         """A number >= |b|, and >= the length of all that is added up to get b."""

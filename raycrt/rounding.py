@@ -16,6 +16,7 @@ from torch import Tensor
 
 from raycrt.activations import ULPS
 from raycrt.network import TORCH, Network
+from raycrt.spectral import gram_iteration_upper
 
 # The bounds themselves are sums of a few hundred positive float64 terms.
 _SLACK = 1 + 1e-9
@@ -42,7 +43,13 @@ class ErrorModel:
         layers = network.layers
         zero = torch.zeros((), dtype=torch.float64)
         return ErrorModel(
-            spectral=tuple(layer.norm_upper() for layer in layers),
+            # Errors need no tight norm: a few products do.
+            spectral=tuple(
+                gram_iteration_upper(layer.matrix()) + layer.matrix_error_upper()
+                if layer.dense
+                else layer.norm_upper()
+                for layer in layers
+            ),
             magnitude=tuple(layer.magnitude_upper() for layer in layers),
             bias=tuple(layer.offset_norm_upper() for layer in layers),
             terms=tuple(layer.terms for layer in layers),

@@ -21,6 +21,8 @@ EPS = torch.finfo(torch.float64).eps
 # A guess is raised by this factor until its proof goes through; 1e-9 lies far above rounding.
 _RAISE = 1e-9
 _LANCZOS_FROM = 128
+# Entries of a Collatz-Wielandt vector stay above this share of the largest: it must be positive.
+_POSITIVE = 1e-9
 
 
 def gamma(n: int) -> float:
@@ -107,6 +109,47 @@ def weighted_gram_upper(matrix: Tensor, weights: Tensor, guess: float | None = N
         gram = matrix.T @ (weights[:, None] * matrix)
     rounding = gamma(max(rows, columns) + 6) * mass
     return max(0.0, (eigenvalue_upper(gram, guess) + rounding) * (1 + EPS))
+
+
+def gram_iteration_upper(matrix: Tensor, steps: int = 8) -> float:
+    """A number >= |W|_2 by products alone: |W|_2 <= |G_k|_F^(1 / 2^k), G_{k+1} = G_k^T G_k.
+
+    Looser than `norm_upper` by at most n^(1 / 2^(steps + 1)), n the smaller size. A product rounds
+    by at most gamma(n) |G_k|_F^2, which is added (Delattre et al., ICML 2023, with the rounding).
+    """
+    matrix = matrix.double()
+    size = float(torch.linalg.matrix_norm(matrix)) * (1 + gamma(matrix.numel()))
+    if steps == 0 or size == 0 or not math.isfinite(size):
+        return size if math.isfinite(size) else math.inf
+    unit = math.ldexp(1.0, math.frexp(size)[1])
+    matrix, size = matrix / unit, size / unit
+    rows, columns = matrix.shape
+    gram = matrix @ matrix.T if rows < columns else matrix.T @ matrix
+    square = gram_iteration_upper(gram, steps - 1) + gamma(max(rows, columns) + 2) * size * size
+    return math.sqrt(square) * unit * (1 + 4 * EPS)
+
+
+def nonnegative_norm_upper(matrix: Tensor, steps: int = 30) -> float:
+    """A number >= |B|_2 for B with entries >= 0: Collatz-Wielandt, `rho(A) <= max (A x)_i / x_i`.
+
+    It holds for A = B^T B >= 0 and any x > 0; power steps choose x. Sums of terms >= 0 are off by
+    at most gamma(n) of their value.
+    """
+    matrix = matrix.double()
+    if not torch.isfinite(matrix).all():
+        return math.inf
+    unit = float(matrix.max()) if matrix.numel() else 0.0
+    if unit == 0:
+        return 0.0
+    unit = math.ldexp(1.0, math.frexp(unit)[1])
+    matrix = matrix / unit
+    x = torch.ones(matrix.shape[1], dtype=torch.float64, device=matrix.device)
+    square = math.inf
+    for _ in range(steps):
+        moved = (matrix @ x) @ matrix
+        square = min(square, float((moved / x).max()))
+        x = (moved / moved.max()).clamp(min=_POSITIVE)
+    return math.sqrt(square * (1 + gamma(sum(matrix.shape) + 4))) * unit * (1 + 4 * EPS)
 
 
 def norm_upper(matrix: Tensor) -> float:

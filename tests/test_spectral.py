@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from raycrt.spectral import eigenvalue_upper, norm_upper, weighted_gram_upper
+from raycrt.spectral import (
+    eigenvalue_upper,
+    gram_iteration_upper,
+    nonnegative_norm_upper,
+    norm_upper,
+    weighted_gram_upper,
+)
 
 
 def _with_spectrum(values: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -61,9 +67,42 @@ def test_norm(shape):
     assert truth * (1 - 1e-13) <= norm_upper(w) <= truth * (1 + 1e-6)
 
 
+NORMS = {
+    "cholesky": (norm_upper, 1 + 1e-6),
+    "gram iteration": (gram_iteration_upper, 200 ** (1 / 2**9)),
+    "gram iteration, many steps": (lambda w: gram_iteration_upper(w, 20), 1 + 1e-4),
+}
+
+
+@pytest.mark.parametrize("method", NORMS)
+@pytest.mark.parametrize("name", [n for n in PLANTED if n not in ("indefinite", "negative")])
+@pytest.mark.parametrize("columns", [None, 60])
+def test_every_norm_of_planted_matrices(method, name, columns):
+    """The same matrices for each proof: bounds lie above the truth and within what they promise."""
+    matrix = _with_spectrum(PLANTED[name])[:, :columns]
+    truth = float(torch.linalg.matrix_norm(matrix, 2))
+    bound, loose = NORMS[method]
+    assert truth * (1 - 1e-12) <= bound(matrix) <= truth * loose * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(30, 80), (80, 30), (50, 50)])
+def test_norm_of_non_negative_matrices(shape):
+    generator = torch.Generator().manual_seed(3)
+    dense = torch.rand(*shape, dtype=torch.float64, generator=generator)
+    sparse = dense * (torch.rand(*shape, generator=generator) < 0.05)
+    for matrix in (dense, sparse, 1e-200 * dense, 1e200 * dense):
+        scale = float(matrix.max())
+        truth = float(torch.linalg.matrix_norm(matrix / scale, 2)) * scale
+        assert truth * (1 - 1e-12) <= nonnegative_norm_upper(matrix)
+    truth = float(torch.linalg.matrix_norm(dense, 2))
+    assert nonnegative_norm_upper(dense) <= truth * (1 + 1e-9)
+
+
 def test_zero_and_non_finite_matrices():
     assert norm_upper(torch.zeros(4, 3)) == 0
     bad = torch.ones(4, 3)
     bad[1, 2] = math.nan
-    assert norm_upper(bad) == math.inf
+    assert norm_upper(bad) == gram_iteration_upper(bad) == math.inf
+    assert nonnegative_norm_upper(bad) == math.inf
+    assert gram_iteration_upper(torch.zeros(4, 3)) == nonnegative_norm_upper(torch.zeros(4, 3)) == 0
     assert eigenvalue_upper(torch.full((2, 2), math.inf, dtype=torch.float64)) == math.inf
