@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from raycrt.attacks import Adversarial
 from raycrt.attacks import attack as _attack
-from raycrt.certifier import Certificates, Certifier, Status
+from raycrt.certificate import Certificates, Status
+from raycrt.certifier import Certifier
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
 from raycrt.sequential import as_network

@@ -123,6 +123,16 @@ def _root(function: Callable[[float], float], lo: float, hi: float) -> float:
 def softplus(beta: float = 1.0) -> Activation:
     """log(1 + exp(beta z)) / beta: s'' = beta p (1 - p) with p = sigmoid(beta z), largest at 0."""
     require(beta > 0 and math.isfinite(beta), "beta > 0 and finite", beta=beta)
+    if beta == 1:  # without the scaling, two passes over memory less
+        return Activation(
+            name="softplus",
+            value=lambda z, xp: xp.softplus(z),
+            slope=lambda z, xp: xp.sigmoid(z),
+            curvature=lambda z, xp: _sigmoid_slope(z, xp),
+            slope_critical=(),
+            curvature_critical=(0.0,),
+            slope_limits=(0.0, 1.0),
+        )
 
     def curvature(z: Any, xp: Any) -> Any:
         p = xp.sigmoid(beta * z)

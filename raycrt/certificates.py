@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raycrt.certifier import Certificates, Status
+from raycrt.certificate import Certificates, Status
 from raycrt.checkpoint import write_atomically
 from raycrt.errors import InvalidInput, require
 

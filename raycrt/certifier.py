@@ -9,120 +9,20 @@ into a valid radius.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from enum import IntEnum
-from itertools import accumulate, pairwise
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from raycrt import dual
+from raycrt.certificate import Certificates, Status, Witnesses
 from raycrt.curvature import margin_curvature
 from raycrt.errors import require
 from raycrt.local import LocalCurvature
 from raycrt.network import Network, Trace, margin_direction
+from raycrt.proof import ROUND_DOWN, Prover
 from raycrt.rounding import ErrorModel
-
-EPS = torch.finfo(torch.float64).eps
-# Stored radii are rounded down by this, relatively, so that a checker's own rounding fits below it.
-_ROUND_DOWN = 1 - 1e-9
-
-
-class Status(IntEnum):
-    """Why a radius is what it is. Every status but CERTIFIED has radius 0."""
-
-    CERTIFIED = 0
-    NON_FINITE_INPUT = 1
-    NON_FINITE_NETWORK = 2
-    TIED = 3
-    NO_RADIUS = 4
-
-    @property
-    def sentence(self) -> str:
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    Status.CERTIFIED: "No l2 perturbation below the radius changes the prediction.",
-    Status.NON_FINITE_INPUT: "The image holds NaN or infinite values.",
-    Status.NON_FINITE_NETWORK: "The weights, logits or curvature bounds are not finite.",
-    Status.TIED: "Two classes share the largest logit, up to rounding.",
-    Status.NO_RADIUS: "The bound of some margin proves nothing, up to rounding.",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Witnesses:
-    """Points that prove radii: `raycrt.dual.radius` at image + point, for that image and class.
-
-    `row` and `target` (k,) say for which image and class, sorted by row, then class; `point`
-    (k, features) is float16; `curvature` (k,) float64 is the m that the radius was proved with.
-    """
-
-    row: Tensor
-    target: Tensor
-    point: Tensor
-    curvature: Tensor
-
-    def moved(self, rows: int) -> Witnesses:
-        """The same witnesses for images that stand `rows` further down."""
-        return replace(self, row=self.row + rows)
-
-    def sorted(self, classes: int) -> Witnesses:
-        return self.take((self.row * classes + self.target).argsort())
-
-    def take(self, chosen: Tensor) -> Witnesses:
-        """Those of the given numbers, or where a mask is true."""
-        return Witnesses(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
-
-    @staticmethod
-    def none(features: int, device: torch.device) -> Witnesses:
-        empty = torch.empty(0, dtype=torch.int64, device=device)
-        point = torch.empty(0, features, dtype=torch.float16, device=device)
-        return Witnesses(row=empty, target=empty, point=point, curvature=empty.double())
-
-    @staticmethod
-    def concatenate(parts: list[Witnesses]) -> Witnesses:
-        names = [f.name for f in fields(Witnesses)]
-        return Witnesses(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certificates:
-    """One entry for each image, all tensors of length n.
-
-    `radius` float64: for every x' with |x' - x|_2 < radius the network predicts `prediction`.
-    `radius_runner_up` float64: the same against the second-largest logit only, for comparison with
-    the literature; it proves nothing about the prediction. `binding` is the class whose margin
-    gives `radius`, `status` a `Status`. `curvature` is the global bound m of the binding margin.
-    `witnesses` are the points that prove what the closed form at the image does not. Where
-    `region_radius` is finite, curvatures of the row's witnesses hold on the ball of that radius
-    around the image, which holds the points and the certified ball; else they hold everywhere.
-    """
-
-    radius: Tensor
-    radius_runner_up: Tensor
-    prediction: Tensor
-    runner_up: Tensor
-    binding: Tensor
-    status: Tensor
-    curvature: Tensor
-    region_radius: Tensor
-    witnesses: Witnesses
-
-    def __len__(self) -> int:
-        return len(self.radius)
-
-    @staticmethod
-    def concatenate(parts: list[Certificates]) -> Certificates:
-        """The certificates of several batches of images, in order."""
-        names = [f.name for f in fields(Certificates) if f.name != "witnesses"]
-        starts = accumulate((len(part) for part in parts[:-1]), initial=0)
-        moved = [part.witnesses.moved(start) for part, start in zip(parts, starts, strict=True)]
-        return Certificates(
-            **{n: torch.cat([getattr(p, n) for p in parts]) for n in names},
-            witnesses=Witnesses.concatenate(moved),
-        )
 
 
 class Certifier:
@@ -179,10 +79,11 @@ class Certifier:
         if not self.finite:
             return
         self.curvature = margin_curvature(network) if curvature is None else curvature
-        self.errors = ErrorModel.of(network)
-        self.deployed = torch.finfo(torch.float32).eps if deployment == "float32" else None
+        errors = ErrorModel.of(network)
+        deployed = torch.finfo(torch.float32).eps if deployment == "float32" else None
+        self.prover = Prover(errors=errors, deployed=deployed)
         self.at = torch.tensor(at, dtype=torch.float64)
-        self.local = LocalCurvature.of(network, self.errors) if region == "local" else None
+        self.local = LocalCurvature.of(network, errors) if region == "local" else None
 
     def __call__(self, images: Tensor) -> Certificates:
         """Certify `images` (n, ...) with pixels as the network was trained on."""
@@ -215,7 +116,7 @@ class Certifier:
         m = self.curvature.to(x.device)[label]
         length = x64.norm(dim=1) * (1 + 1e-12)
         gradients = self._gradients(trace, label)
-        radii = self._closed_forms(length[:, None], values, gradients, m)
+        radii = self.prover.closed_forms(length[:, None], values, gradients, m)
         radii[rows, label] = torch.inf
         margins = _Margins(x=x64, label=label, value=values, gradient=gradients, m=m, radius=radii)
         witnesses = self._improve(margins, runner_up)
@@ -235,57 +136,6 @@ class Certifier:
         for target in range(1, len(eye)):
             gradients[:, target] = self.fast.pull_back(slopes, eye[label] - eye[target])
         return gradients
-
-    def _closed_forms(self, length: Tensor, value: Tensor, gradient: Tensor, m: Tensor) -> Tensor:
-        """Proved radii (n, classes) from the images themselves; `length` (n, 1) bounds |x0|.
-
-        The closed form falls with |g| and grows with f, so bounds of both give a bound of it.
-        """
-        eps = torch.finfo(self.fast_type).eps
-        off = self.errors.gradient(length, eps, forward_eps=EPS)
-        size = torch.linalg.vector_norm(gradient, dim=2, dtype=torch.float64) * (1 + 1e-12) + off
-        lowered = value - self.errors.margin(length, EPS) - 2 * EPS * value.abs()
-        radius = _root(lowered, size, m)
-        if self.deployed is not None:
-            # Every input of the ball that is claimed has at most this length.
-            lowered = lowered - self.errors.margin(length + radius, self.deployed)
-            radius = _root(lowered, size, m)
-        return radius * _ROUND_DOWN
-
-    def _proved(
-        self,
-        length: Tensor,
-        value: Tensor,
-        gradient: Tensor,
-        m: Tensor,
-        u: Tensor,
-    ) -> Tensor:
-        """`dual.radius` at points u, less everything that rounding can have added; >= 0.
-
-        `length` is |x0|. The exact gradient g satisfies |g - computed| <= e, so the quadratic bound
-        holds with the computed one if e |x' - x| is taken from the margin, for x' in the ball that
-        is claimed. Second round: the claimed radius itself bounds that distance.
-        """
-        gg, gu, uu = (gradient * gradient).sum(1), (gradient * u).sum(1), (u * u).sum(1)
-        # Products of n terms, each off by at most this share of the product of the lengths.
-        share = (gradient.shape[1] + 8) * EPS
-        size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
-        reach = (length + shift) * (1 + 1e-9)
-        off_value = self.errors.margin(reach, EPS)
-        off_gradient = self.errors.gradient(reach, EPS)
-        optimistic = dual.radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
-        lowered = value - off_value - off_gradient * (optimistic + 2 * shift)
-        lowered = lowered - share * (2 * value.abs() + 2 * size * shift + m * uu)
-        if self.deployed is not None:
-            lowered = lowered - self.errors.margin(length + optimistic, self.deployed)
-        numerator = 2 * (lowered - gu) - m * uu
-        # Both roots from above: what cancels in |g + m u| is added before the root is taken.
-        across = gg + 2 * m * gu + m * m * uu + 2 * share * (size + m * shift).square()
-        reach = gg * (1 + share) + 2 * m * value.clamp(min=0)
-        radius = numerator / (across.clamp(min=0).sqrt() + reach.sqrt())
-        real = gg * (1 - share) + 2 * m * lowered > 0
-        radius = torch.minimum(radius, optimistic) * _ROUND_DOWN
-        return torch.where(real, radius, 0.0).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
 
     def _improve(self, margins: _Margins, runner_up: Tensor) -> Witnesses:
         """Raise `margins.radius` in place where a better point can raise the row's minimum.
@@ -329,7 +179,7 @@ class Certifier:
         point = found.u.half()
         u = point.double()
         value, gradient = self._at(margins, row, target, u)
-        proved = self._proved(x.norm(dim=1), value, gradient, m, u)
+        proved = self.prover.at_points(x.norm(dim=1), value, gradient, m, u)
         better = proved > margins.radius[row, target]
         margins.radius[row[better], target[better]] = proved[better]
         return Witnesses(row=row, target=target, point=point, curvature=m).take(better)
@@ -416,8 +266,8 @@ class Certifier:
                 shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
                 u[open_] = (found * shrink[:, None]).half().double()
                 value, gradient = self._at(margins, row, target, u)
-            proved = self._proved(x.norm(dim=1), value, gradient, m, u)
-            proved = torch.minimum(proved, reach * _ROUND_DOWN)
+            proved = self.prover.at_points(x.norm(dim=1), value, gradient, m, u)
+            proved = torch.minimum(proved, reach * ROUND_DOWN)
             inside = u.norm(dim=1) * (1 + 1e-9) <= reach
             better = inside & (proved > margins.radius[row, target])
             new = Witnesses(row=row, target=target, point=u.half(), curvature=m).take(better)
@@ -438,12 +288,6 @@ _BEYOND = 1e-6
 _GAIN = 1e-3
 # A witness lies near the boundary if its margin is this small beside |g| |u|.
 _NEAR = 0.05
-
-
-def _root(value: Tensor, size: Tensor, m: Tensor) -> Tensor:
-    """The closed form of margins `value` with gradients of length `size`; 0 where there is none."""
-    radius = 2 * value / (size + (size.square() + 2 * m * value).sqrt())
-    return radius.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
 
 
 def _points(witnesses: Witnesses, row: Tensor, target: Tensor, rows: int, classes: int) -> Tensor:

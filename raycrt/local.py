@@ -20,6 +20,7 @@ rounding of every product is added.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,8 @@ _SLACK = 1 + 1e-12
 # Room for the rounding of a checker that proves the same bound in another order.
 _ROOM = 1 + 1e-8
 _SQUARINGS = 5
+# Entries of the matrices of all targets that are worked on at a time: 2^23 float64 are 64 MB.
+_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,10 @@ class LocalCurvature:
         weights = self._weights(ball, label, targets)
         jacobian = torch.cat([chain[0] for chain in ball.chains])
         found = torch.empty(len(targets), dtype=torch.float64)
-        for i, extra in enumerate(_corrections(ball, weights).tolist()):
+        targets_at_once = max(1, _AT_ONCE // max(matrix.numel() for matrix in self.matrices))
+        parts = zip(*(p.split(targets_at_once) for p in weights), strict=True)
+        extras = torch.cat([_corrections(ball, part) for part in parts])
+        for i, extra in enumerate(extras.tolist()):
             wanted = None if enough is None else float(enough[i]) / _ROOM - extra
             p = torch.cat([layer[i] for layer in weights])
             found[i] = (_signed_gram_upper(jacobian, p, wanted) + extra) * _ROOM
@@ -219,7 +225,7 @@ def _layer(activation: Activation, low: Tensor, high: Tensor, lipschitz: float) 
     )
 
 
-def _corrections(ball: _Ball, weights: list[Tensor]) -> Tensor:
+def _corrections(ball: _Ball, weights: Sequence[Tensor]) -> Tensor:
     """sum_k (2 |A_k C_k0| e_k + e_k^2) for each target."""
     total = torch.zeros_like(weights[0][:, 0])
     for k, p in enumerate(weights):

@@ -105,6 +105,15 @@ class Network(nn.Module):
             z = layer(self.activation.value(z, TORCH))
         return Trace(logits=z, slopes=tuple(slopes))
 
+    def slopes(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The slopes of `trace` without its logits: all that a margin's gradient needs."""
+        z = self.layers[0](x)
+        slopes = [self.activation.slope(z, TORCH)]
+        for layer in self.layers[1:-1]:
+            z = layer(self.activation.value(z, TORCH))
+            slopes.append(self.activation.slope(z, TORCH))
+        return tuple(slopes)
+
     def pull_back(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
         """Gradient in the input of `<cotangent, logits>`, from the slopes of a trace.
 

@@ -6,15 +6,19 @@ gradients of what its forward returns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raycrt.network import Network, margin_direction
+from raycrt.network import TORCH, Network, margin_direction
+from raycrt.precision import View
 from raycrt.regularizer import CurvatureEstimate
 from raycrt.spec import TrainSpec
+from raycrt.subspace import Subspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,27 +31,83 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """forward(images, labels, radius) -> `Losses`; `radius` (0-d) is the ramped l2 radius."""
+    """forward(images, labels, radius) -> `Losses`; `radius` (0-d) is the ramped l2 radius.
 
-    def __init__(self, network: Network, spec: TrainSpec) -> None:
+    With a subspace the network is one of its coordinates.
+    """
+
+    # Which curvatures are estimated: those of all pairs of classes, the norms only, or none.
+    pairwise: ClassVar[bool | None] = None
+
+    def __init__(self, network: Network, spec: TrainSpec, subspace: Subspace | None = None) -> None:
         super().__init__()
-        self.network, self.spec = network, spec
+        self.network, self.spec, self.subspace = network, spec, subspace
+        self.view = View(network, spec.precision)
+        self.estimate = (
+            None if self.pairwise is None else CurvatureEstimate(network, pairwise=self.pairwise)
+        )
+
+    @property
+    def curvature(self) -> CurvatureEstimate:
+        assert self.estimate is not None
+        return self.estimate
 
     def before_step(self) -> None:
         """Called once before each step, outside any data-parallel wrapper."""
+        self.view.refresh()
+        if self.estimate is not None:
+            self.estimate.update(self.network)
 
     def forward(self, images: Tensor, labels: Tensor, radius: Tensor) -> Losses:
+        with torch.no_grad():
+            x = images.flatten(1) if self.subspace is None else self.subspace(images)
+        return self.losses(x, labels, radius)
+
+    def losses(self, x: Tensor, labels: Tensor, radius: Tensor) -> Losses:
+        """`forward` on flat inputs of the network."""
         raise NotImplementedError
 
 
 class Standard(Objective):
     """Cross-entropy of the clean logits."""
 
-    def forward(self, images: Tensor, labels: Tensor, radius: Tensor) -> Losses:
-        logits = self.network(images)
+    def losses(self, x: Tensor, labels: Tensor, radius: Tensor) -> Losses:
+        logits = self.view(x)
         correct = logits.argmax(1) == labels
         return Losses(
             loss=F.cross_entropy(logits, labels, reduction="none"), correct=correct, robust=correct
+        )
+
+
+class Pgd(Objective):
+    """Cross-entropy at an l2 attack by projected gradient ascent (Madry et al. 2018)."""
+
+    def losses(self, x: Tensor, labels: Tensor, radius: Tensor) -> Losses:
+        u = gradient_ascent(self.view, x, labels, radius, self.spec.attack_steps)
+        attacked = self.view(x + u)
+        with torch.no_grad():
+            correct = self.view.plain(self.view.cast(x)).argmax(1) == labels
+        return Losses(
+            loss=F.cross_entropy(attacked, labels, reduction="none"),
+            correct=correct,
+            robust=attacked.argmax(1) == labels,
+        )
+
+
+class Ibp(Objective):
+    """Interval bound propagation (Gowal et al. 2018), the first layer's interval that of a ball.
+
+    The loss is the mean of the clean cross-entropy and that of the lower bounds of all margins.
+    """
+
+    def losses(self, x: Tensor, labels: Tensor, radius: Tensor) -> Losses:
+        logits = self.view(x)
+        lower = interval_margins(self.network, x, labels, radius)
+        worst = F.softplus(torch.logsumexp(_wrong(-lower, labels), dim=1))
+        return Losses(
+            loss=(F.cross_entropy(logits, labels, reduction="none") + worst) / 2,
+            correct=logits.argmax(1) == labels,
+            robust=(_wrong(-lower, labels) < 0).all(1),
         )
 
 
@@ -57,26 +117,31 @@ class Crt(Objective):
     Without a radius and a gamma it is standard training.
     """
 
-    def __init__(self, network: Network, spec: TrainSpec) -> None:
-        super().__init__(network, spec)
-        self.estimate = CurvatureEstimate(network, pairwise=False)
+    pairwise = False
 
-    def before_step(self) -> None:
-        self.estimate.update(self.network)
-
-    def forward(self, images: Tensor, labels: Tensor, radius: Tensor) -> Losses:
-        x = images.flatten(1)
+    def losses(self, x: Tensor, labels: Tensor, radius: Tensor) -> Losses:
         with torch.no_grad():
-            logits = self.network(x)
-            target = _wrong(logits, labels).argmax(1)
-            bound = self.estimate.bound(self.network, labels, target)
-            u = attack(self.network, x, labels, target, bound, radius, self.spec.attack_steps)
-        attacked = self.network(x + u)
+            trace = self.view.plain.trace(self.view.cast(x))
+            target = _wrong(trace.logits, labels).argmax(1)
+            bound = self.curvature.bound(self.network, labels, target)
+        u = attack(
+            self.view.plain,
+            x,
+            labels,
+            target,
+            bound,
+            radius,
+            self.spec.attack_steps,
+            slopes=trace.slopes,
+        )
+        attacked = self.view(x + u)
         loss = F.cross_entropy(attacked, labels, reduction="none")
         if self.spec.gamma:
-            loss = loss + self.spec.gamma * self.estimate.bound(self.network, labels, target)
+            loss = loss + self.spec.gamma * self.curvature.bound(self.network, labels, target)
         return Losses(
-            loss=loss, correct=logits.argmax(1) == labels, robust=attacked.argmax(1) == labels
+            loss=loss,
+            correct=trace.logits.argmax(1) == labels,
+            robust=attacked.argmax(1) == labels,
         )
 
 
@@ -88,27 +153,27 @@ class CrtAll(Objective):
     {0, -F_t}, plus gamma times the curvature m of the worst pair.
     """
 
-    def __init__(self, network: Network, spec: TrainSpec) -> None:
-        super().__init__(network, spec)
-        self.estimate = CurvatureEstimate(network, pairwise=True)
+    pairwise = True
 
-    def before_step(self) -> None:
-        self.estimate.update(self.network)
-
-    def forward(self, images: Tensor, labels: Tensor, radius: Tensor) -> Losses:
-        x = images.flatten(1)
-        m = self.estimate.margins(self.network)
+    def losses(self, x: Tensor, labels: Tensor, radius: Tensor) -> Losses:
+        m = self.curvature.margins(self.network)
         k = min(self.spec.targets, self.network.classes - 1)
         with torch.no_grad():
-            logits = self.network(x)
-            target = _wrong(logits, labels).topk(k, dim=1).indices
+            trace = self.view.plain.trace(self.view.cast(x))
+            target = _wrong(trace.logits, labels).topk(k, dim=1).indices
             rows, label = x.repeat_interleave(k, 0), labels.repeat_interleave(k)
-            pair = m[label, target.flatten()].detach()
             u = attack(
-                self.network, rows, label, target.flatten(), pair, radius, self.spec.attack_steps
+                self.view.plain,
+                rows,
+                label,
+                target.flatten(),
+                m[label, target.flatten()].detach(),
+                radius,
+                self.spec.attack_steps,
+                slopes=[slope.repeat_interleave(k, 0) for slope in trace.slopes],
             )
             shortfall = (radius.square() - u.square().sum(1)).clamp(min=0)
-        attacked = self.network(rows + u)
+        attacked = self.view(rows + u)
         curvature = m[labels[:, None], target]
         margin = (attacked * margin_direction(label, target.flatten(), attacked)).sum(1)
         lower = margin.view(-1, k) - curvature / 2 * shortfall.view(-1, k)
@@ -116,16 +181,24 @@ class CrtAll(Objective):
         if self.spec.gamma:
             loss = loss + self.spec.gamma * curvature[:, 0]
         return Losses(
-            loss=loss, correct=logits.argmax(1) == labels, robust=(lower.detach() > 0).all(1)
+            loss=loss,
+            correct=trace.logits.argmax(1) == labels,
+            robust=(lower.detach() > 0).all(1),
         )
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"standard": Standard, "crt": Crt, "crt-all": CrtAll}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "standard": Standard,
+    "pgd": Pgd,
+    "ibp": Ibp,
+    "crt": Crt,
+    "crt-all": CrtAll,
+}
 
 
-def build(network: Network, spec: TrainSpec) -> Objective:
+def build(network: Network, spec: TrainSpec, subspace: Subspace | None = None) -> Objective:
     """The objective that `spec` names, around `network`."""
-    return OBJECTIVES[spec.objective](network, spec)
+    return OBJECTIVES[spec.objective](network, spec, subspace)
 
 
 @torch.no_grad()
@@ -137,20 +210,61 @@ def attack(
     m: Tensor,
     radius: Tensor,
     steps: int,
+    *,
+    slopes: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """u (n, features), |u| <= radius: the dual attack on z_label - z_target around flat inputs x.
 
     The fixed point of `u <- -g / max(|g| / radius, m)` minimises the Lagrangian of the margin over
-    the ball when its multiplier lies above m.
+    the ball when its multiplier lies above m. `slopes` are those at x, where they are known.
+    Products are in the type of the network's weights, u is in that of x.
     """
+    low = next(network.parameters()).dtype
+    direction = margin_direction(label, target, x.new_zeros(0, network.classes)).to(low)
+    u = torch.zeros_like(x)
+    for step in range(steps):
+        if step or slopes is None:
+            slopes = network.slopes((x + u).to(low))
+        g = network.pull_back(slopes, direction).to(x.dtype)
+        scale = torch.maximum(g.norm(dim=1) / radius.clamp(min=1e-12), m).clamp(min=1e-30)
+        u = g / -scale[:, None]
+    return u
+
+
+@torch.no_grad()
+def gradient_ascent(view: View, x: Tensor, label: Tensor, radius: Tensor, steps: int) -> Tensor:
+    """u (n, features), |u| <= radius: steps of length `2.5 radius / steps` that raise cross-entropy
+    around flat inputs x, each followed by the projection onto the ball."""
     u = torch.zeros_like(x)
     for _ in range(steps):
-        trace = network.trace(x + u)
-        g = network.pull_back(trace.slopes, margin_direction(label, target, trace.logits))
-        length = g.norm(dim=1)
-        scale = torch.maximum(length / radius.clamp(min=1e-12), m).clamp(min=1e-30)
-        u = -g / scale[:, None]
+        trace = view.plain.trace(view.cast(x + u))
+        right = F.one_hot(label, trace.logits.shape[1])
+        g = view.plain.pull_back(trace.slopes, trace.logits.softmax(1) - right.to(trace.logits))
+        u = u + 2.5 / steps * radius * F.normalize(g.to(x.dtype), dim=1)
+        u = u * (radius / u.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
     return u
+
+
+def interval_margins(network: Network, x: Tensor, label: Tensor, radius: Tensor) -> Tensor:
+    """Differentiable lower bounds (n, classes) of `z_label - z_t` on the balls around flat x.
+
+    Exact in the first layer, where row w reaches `radius |w|`; boxes from there on.
+    """
+    activation = network.activation
+    first, *inner, last = network.layers
+    middle, reach = first(x), radius * first.matrix().norm(dim=1).expand(len(x), -1)
+    for layer in [*inner, None]:
+        if activation.slope_range[0] >= 0:
+            low, high = (activation.value(z, TORCH) for z in (middle - reach, middle + reach))
+            middle, reach = (low + high) / 2, (high - low) / 2
+        else:
+            middle, reach = activation.value(middle, TORCH), activation.slope_bound * reach
+        if layer is not None:
+            middle, reach = layer(middle), reach @ layer.matrix().abs().T
+    weight, offset = last.matrix(), last.offset()
+    rows = weight[label][:, None] - weight
+    exact = (rows @ middle[:, :, None])[..., 0] + offset[label][:, None] - offset
+    return exact - (rows.abs() @ reach[:, :, None])[..., 0]
 
 
 def _wrong(logits: Tensor, labels: Tensor) -> Tensor:

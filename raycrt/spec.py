@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from raycrt.activations import ACTIVATIONS
 from raycrt.errors import InvalidInput
 
-ObjectiveName = Literal["standard", "crt", "crt-all"]
+ObjectiveName = Literal["standard", "pgd", "ibp", "crt", "crt-all"]
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 
 
@@ -49,6 +49,20 @@ class ModelSpec(Record):
         return self
 
 
+class AugmentationSpec(Record):
+    """Random affine maps of the training images; all zero changes nothing."""
+
+    rotation: float = Field(0.0, ge=0, le=180, description="largest angle, in degrees")
+    shift: float = Field(0.0, ge=0, description="largest shift, in pixels")
+    scaling: float = Field(0.0, ge=0, lt=1, description="largest change of height and width")
+    until: float = Field(1.0, ge=0, le=1, description="share of training that has it")
+
+    @property
+    def moves(self) -> bool:
+        """Whether any image is changed."""
+        return bool(self.rotation or self.shift or self.scaling)
+
+
 class TrainSpec(Record):
     """How the weights are found. `radius` is the l2 radius trained for, in units of the input."""
 
@@ -59,12 +73,25 @@ class TrainSpec(Record):
     attack_steps: int = Field(4, ge=1, description="fixed-point steps of the dual attack")
     epochs: int = Field(24, ge=1)
     batch_size: int = Field(512, ge=1, description="rows in a step, over all workers together")
-    learning_rate: float = Field(3e-3, gt=0)
+    optimizer: Literal["adam", "muon"] = "adam"
+    learning_rate: float = Field(3e-3, gt=0, description="largest rate of Adam")
+    muon_rate: float = Field(0.1, gt=0, description="largest rate of Muon, which has the matrices")
+    warm_up: float = Field(0.0, ge=0, lt=1, description="share of training in which rates grow")
     ramp: float = Field(0.25, ge=0, le=1, description="share of training in which radius grows")
     averaging: float | None = Field(
         None, gt=0, lt=1, description="decay of the weight average; none keeps the last weights"
     )
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32", description="of the step's products; with bfloat16 the weights stay float32"
+    )
+    components: int | None = Field(
+        None, ge=1, description="principal directions of the images trained on; none: every pixel"
+    )
+    linear_layers: int = Field(
+        0, ge=0, description="first layers that are near-linear isometries, put in front at the end"
+    )
+    linear_scale: float = Field(0.01, gt=0, description="size of the signal in these layers")
+    augmentation: AugmentationSpec = AugmentationSpec()
 
 
 class DataSpec(Record):
@@ -184,6 +211,8 @@ class Spec(Record):
         for path in self.search.space:
             if path not in leaves:
                 raise ValueError(f"search.space.{path} is no key of a spec{_nearest(path, leaves)}")
+        if self.train.linear_layers > self.model.depth - 2:
+            raise ValueError("train.linear_layers must leave at least 2 of the model.depth layers")
         if list(self.search.rungs) != sorted(set(self.search.rungs)) or any(
             not 0 < rung < self.train.epochs for rung in self.search.rungs
         ):

@@ -16,11 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from raycrt import network as networks
-from raycrt import objectives
+from raycrt import objectives, optimizers
+from raycrt.augmentation import random_maps, warp
 from raycrt.data import CLASSES, Split, features
+from raycrt.deepening import deepened
 from raycrt.errors import require
 from raycrt.network import Network
-from raycrt.spec import Spec, TrainSpec
+from raycrt.optimizers import Optimizer
+from raycrt.precision import DTYPES
+from raycrt.spec import ModelSpec, Spec, TrainSpec
+from raycrt.subspace import Subspace
 
 State = dict[str, Any]
 Metrics = dict[str, float]
@@ -63,9 +68,18 @@ Report = Callable[[EpochEnd], None]
 
 def fresh(spec: Spec) -> Network:
     """The untrained network of `spec`, drawn from its seed."""
+    return _drawn(spec, spec.model, features(spec.data))
+
+
+def _trained_part(spec: Spec) -> Network:
+    """What gradients move: without the layers put in front, on the coordinates trained on."""
+    part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
+    return _drawn(spec, part, spec.train.components or features(spec.data))
+
+
+def _drawn(spec: Spec, model: ModelSpec, inputs: int) -> Network:
     torch.manual_seed(spec.run.seed)
-    model = networks.build(spec.model, features(spec.data), CLASSES)
-    return model.to(getattr(torch, spec.train.precision))
+    return networks.build(model, inputs, CLASSES).to(DTYPES[spec.train.precision])
 
 
 def train(
@@ -84,10 +98,13 @@ def train(
     """
     workers = workers or Workers()
     require(len(split) > 0, "at least one training row", rows=len(split))
-    model = fresh(spec).to(device)
-    objective = objectives.build(model, spec.train)
+    subspace = None
+    if spec.train.components is not None:
+        subspace = Subspace(split.images, spec.train.components).to(device)
+    model = _trained_part(spec).to(device)
+    objective = objectives.build(model, spec.train, subspace)
     wrapped = workers.wrap(objective)
-    optimizer = torch.optim.Adam(model.parameters(), lr=spec.train.learning_rate)
+    optimizer = optimizers.build(model, spec.train)
     average = _Average(model, spec.train.averaging)
     first = 0
     if state is not None:
@@ -97,6 +114,12 @@ def train(
         first = state["epoch"]
     images = split.images.to(device, dtype=next(model.parameters()).dtype)
     labels = split.labels.to(device)
+
+    def whole() -> Network:
+        plan = spec.train
+        deep = deepened(average.network, plan.linear_layers, plan.linear_scale)
+        return deep if subspace is None else subspace.fold(deep)
+
     for epoch in range(first, spec.train.epochs):
         steps = _epoch(spec, epoch, images, labels, objective, wrapped, optimizer, average, workers)
 
@@ -109,8 +132,9 @@ def train(
             }
 
         metrics = _summary(workers.total(steps), spec, epoch, len(split))
-        report(EpochEnd(epoch=epoch + 1, metrics=metrics, network=average.network, state=snapshot))
-    return average.network
+        metrics |= _settings(spec.train, epoch, objective)
+        report(EpochEnd(epoch=epoch + 1, metrics=metrics, network=whole(), state=snapshot))
+    return whole()
 
 
 def _epoch(
@@ -120,7 +144,7 @@ def _epoch(
     labels: Tensor,
     objective: objectives.Objective,
     wrapped: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     average: _Average,
     workers: Workers,
 ) -> Tensor:
@@ -131,17 +155,20 @@ def _epoch(
     sums = torch.zeros(len(batches), 3, dtype=torch.float64, device=labels.device)
     for index, rows in enumerate(batches):
         done = (epoch * len(batches) + index) / (spec.train.epochs * len(batches))
-        for group in optimizer.param_groups:
-            group["lr"] = spec.train.learning_rate * rate_share(done)
         radius = images.new_tensor(spec.train.radius * ramp_share(spec.train, done))
         ours = rows[workers.rank :: workers.size]
+        inputs = images[ours]
+        if spec.train.augmentation.moves and done < spec.train.augmentation.until:
+            seed = spec.run.seed * 1_000_003 + epoch * len(batches) + index
+            maps = random_maps(len(rows), images.shape[1:], spec.train.augmentation, seed)
+            inputs = warp(inputs, maps[workers.rank :: workers.size])
         objective.before_step()
-        losses = wrapped(images[ours], labels[ours], radius)
+        losses = wrapped(inputs, labels[ours], radius)
         optimizer.zero_grad()
         # A sum over our rows over the size of the whole batch, times the workers that a
         # data-parallel average divides by: the exact gradient of the batch's mean loss.
         (losses.loss.sum() * (workers.size / len(rows))).backward()
-        optimizer.step()
+        optimizer.step(rate_share(spec.train, done))
         average.update()
         sums[index, 0] = losses.loss.detach().sum()
         sums[index, 1] = losses.correct.sum()
@@ -155,9 +182,14 @@ def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(rows, generator=generator)
 
 
-def rate_share(done: float) -> float:
-    """Share of the learning rate when `done` of training lies behind: a cosine from 1 to 0."""
-    return (1 + math.cos(math.pi * done)) / 2
+def rate_share(spec: TrainSpec, done: float) -> float:
+    """Share of the learning rate when `done` of training lies behind.
+
+    It grows linearly to 1 while `done < warm_up`, then falls to 0 as a cosine does.
+    """
+    if done < spec.warm_up:
+        return done / spec.warm_up
+    return (1 + math.cos(math.pi * (done - spec.warm_up) / (1 - spec.warm_up))) / 2
 
 
 def ramp_share(spec: TrainSpec, done: float) -> float:
@@ -175,6 +207,19 @@ def _summary(steps: Tensor, spec: Spec, epoch: int, rows: int) -> Metrics:
         )
     loss, correct, robust = (steps.sum(0) / rows).tolist()
     return {"loss": loss, "train_accuracy": correct, "train_robust": robust}
+
+
+@torch.no_grad()
+def _settings(spec: TrainSpec, epoch: int, objective: objectives.Objective) -> Metrics:
+    """What the schedules stood at when `epoch` (from 0) began, and the mean curvature after it."""
+    done = epoch / spec.epochs
+    settings = {
+        "learning_rate": spec.learning_rate * rate_share(spec, done),
+        "radius": spec.radius * ramp_share(spec, done),
+    }
+    if objective.pairwise:
+        settings["curvature"] = float(objective.curvature.margins(objective.network).mean())
+    return settings
 
 
 class _Average:

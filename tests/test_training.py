@@ -3,12 +3,15 @@
 import pytest
 import torch
 
-from raycrt import Certifier, checkpoint, data, objectives, training
+from raycrt import Certifier, augmentation, checkpoint, data, objectives, training
 from raycrt.curvature import margin_curvature
+from raycrt.deepening import deepened
 from raycrt.errors import InvalidInput
 from raycrt.objectives import OBJECTIVES
+from raycrt.precision import View
 from raycrt.regularizer import CurvatureEstimate
-from raycrt.spec import Spec, validate
+from raycrt.spec import AugmentationSpec, Spec, TrainSpec, validate
+from raycrt.subspace import Subspace
 from tests.models import random_network
 
 TINY = validate(
@@ -18,6 +21,16 @@ TINY = validate(
         "data": {"limit": 300},
     }
 )
+
+FAST = {
+    "train.optimizer": "muon",
+    "train.muon_rate": 0.05,
+    "train.precision": "bfloat16",
+    "train.components": 20,
+    "train.averaging": 0.9,
+    "train.warm_up": 0.1,
+    "train.augmentation": {"rotation": 5, "shift": 0.3, "scaling": 0.05, "until": 0.9},
+}
 
 
 def _same(a, b):
@@ -45,12 +58,145 @@ def test_every_objective_has_a_gradient_and_a_loss_for_each_row(objective):
     images, labels = torch.randn(7, 5), torch.arange(7) % 4
     losses = module(images, labels, torch.tensor(0.3))
     assert losses.loss.shape == losses.correct.shape == losses.robust.shape == (7,)
+    assert torch.isfinite(losses.loss).all()
     losses.loss.sum().backward()
     assert all(
         p.grad is not None and torch.isfinite(p.grad).all() for p in module.network.parameters()
     )
     empty = module(images[:0], labels[:0], torch.tensor(0.3))
-    assert float(empty.loss.sum()) == 0
+    assert float(empty.loss.detach().sum()) == 0
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "standard"])
+def test_every_objective_but_standard_grows_with_the_radius(objective):
+    module = objectives.build(
+        random_network(3), TINY.override({"train.objective": objective}).train
+    )
+    images, labels = torch.randn(50, 5), torch.arange(50) % 4
+    small, large = (module(images, labels, torch.tensor(r)).loss.mean() for r in (0.01, 0.5))
+    assert large > small
+
+
+@pytest.mark.parametrize("name", ["softplus", "tanh", "gelu"])
+@pytest.mark.parametrize("depth", [2, 3])
+def test_interval_margins_lie_below_every_margin_in_the_ball(depth, name):
+    network = random_network(depth, name=name).double()
+    x, label = torch.randn(20, 5, dtype=torch.float64), torch.arange(20) % 4
+    radius = torch.tensor(0.3, dtype=torch.float64)
+    lower = objectives.interval_margins(network, x, label, radius)
+    assert torch.allclose(
+        objectives.interval_margins(network, x, label, 0 * radius),
+        network(x).gather(1, label[:, None]) - network(x),
+    )
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        v = torch.nn.functional.normalize(
+            torch.randn(20, 5, generator=generator, dtype=torch.float64), dim=1
+        )
+        logits = network(x + radius * v)
+        assert (logits.gather(1, label[:, None]) - logits >= lower - 1e-12).all()
+
+
+def test_gradient_ascent_raises_the_loss_inside_the_ball():
+    network = random_network(3)
+    x, label = torch.randn(30, 5), torch.arange(30) % 4
+    radius = torch.tensor(0.4)
+    u = objectives.gradient_ascent(View(network, "float32"), x, label, radius, 10)
+    assert (u.norm(dim=1) <= 0.4 * (1 + 1e-6)).all()
+    loss = torch.nn.functional.cross_entropy
+    before, after = (loss(network(p), label, reduction="none") for p in (x, x + u))
+    random = torch.nn.functional.normalize(torch.randn(30, 5), dim=1) * 0.4
+    assert (after > before).all()
+    assert after.mean() > loss(network(x + random), label)
+
+
+def test_a_network_of_coordinates_folds_into_one_of_images():
+    torch.manual_seed(0)
+    images = torch.randn(40, 1, 2, 5, dtype=torch.float64) + 3
+    subspace = Subspace(images, 6)
+    assert torch.allclose(
+        subspace.basis @ subspace.basis.T, torch.eye(6, dtype=torch.float64), atol=1e-12
+    )
+    assert torch.allclose(subspace(images).mean(0), torch.zeros(6).double(), atol=1e-12)
+    inner = random_network(3, features=6).double()
+    whole = subspace.fold(inner)
+    assert whole.features == 10
+    assert torch.allclose(whole(images), inner(subspace(images)), atol=1e-10)
+    assert torch.allclose(margin_curvature(whole), margin_curvature(inner), rtol=1e-6)
+    back = subspace.unfold(whole)
+    for a, b in zip(back.parameters(), inner.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-10)
+    with pytest.raises(InvalidInput, match=r"train\.components <= pixels.*components=11"):
+        Subspace(images, 11)
+
+
+@pytest.mark.parametrize("name", ["softplus", "tanh", "sigmoid"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_deepened_network_has_nearly_the_same_logits_and_curvature(layers, name):
+    network = random_network(2, width=24, name=name).double()
+    deep = deepened(network, layers, 1e-3)
+    assert deep.depth == 2 + layers and deep.features == network.features
+    x = torch.randn(20, 5, dtype=torch.float64)
+    assert torch.allclose(deep(x), network(x), atol=1e-3)
+    before, after = margin_curvature(network), margin_curvature(deep)
+    assert torch.allclose(before, after, atol=0.02 * float(before.max()))
+    assert deepened(network, 0, 1e-3) is network
+    with pytest.raises(InvalidInput, match=r"train\.linear_layers.*inputs=5, width=3"):
+        deepened(random_network(2, width=3), 1, 1e-3)
+
+
+def test_a_deepened_model_fits_its_spec(tmp_path):
+    spec = TINY.override({**FAST, "model.depth": 4, "train.linear_layers": 2})
+    network = training.train(spec, data.load(spec.data).train)
+    checkpoint.save_model(tmp_path, network, spec)
+    assert _same(network, checkpoint.load_model(tmp_path)[0])
+    assert network.depth == 4
+    with pytest.raises(InvalidInput, match=r"train\.linear_layers must leave at least 2"):
+        spec.override({"train.linear_layers": 3})
+
+
+def test_augmentation_is_a_function_of_its_seed_and_moves_no_row_by_another():
+    images = torch.rand(6, 1, 8, 8)
+    spec = AugmentationSpec(rotation=10, shift=1, scaling=0.1)
+    maps = augmentation.random_maps(6, images.shape[1:], spec, 3)
+    moved = augmentation.warp(images, maps)
+    assert torch.equal(moved[1::2], augmentation.warp(images[1::2], maps[1::2]))
+    assert not torch.equal(maps, augmentation.random_maps(6, images.shape[1:], spec, 4))
+    assert (moved - images).abs().amax((1, 2, 3)).min() > 1e-3
+    still = augmentation.random_maps(6, images.shape[1:], AugmentationSpec(), 3)
+    assert torch.allclose(augmentation.warp(images, still), images, atol=1e-5)
+
+
+def test_a_shift_of_one_pixel_is_one_pixel():
+    image = torch.zeros(1, 1, 8, 8)
+    image[0, 0, 4, 4] = 1
+    maps = torch.tensor([[[1.0, 0.0, 2 / 8], [0.0, 1.0, 0.0]]])
+    assert augmentation.warp(image, maps)[0, 0, 4, 3] == pytest.approx(1)
+
+
+def test_rates_warm_up_and_fall_to_zero():
+    spec = TrainSpec(warm_up=0.2)
+    shares = [training.rate_share(spec, done / 100) for done in range(101)]
+    assert shares[0] == 0 and shares[20] == 1 and shares[100] == pytest.approx(0)
+    assert shares[:21] == sorted(shares[:21]) and shares[20:] == sorted(shares[20:], reverse=True)
+    assert training.rate_share(TrainSpec(), 0.0) == 1
+
+
+def test_low_precision_products_stay_near_and_keep_float32_weights():
+    network = random_network(3)
+    view = View(network, "bfloat16")
+    x = torch.randn(9, 5)
+    exact, low = network(x), view(x)
+    assert low.dtype == torch.float32
+    assert not torch.equal(exact, low)
+    assert torch.allclose(exact, low, atol=0.1 * float(exact.detach().abs().max()))
+    low.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
+    with torch.no_grad():
+        network.layers[0].bias.add_(1.0)
+    assert not torch.allclose(view.plain(x.bfloat16()).float(), network(x), atol=0.5)
+    view.refresh()
+    assert torch.allclose(view.plain(x.bfloat16()).float(), network(x), atol=0.5)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
@@ -110,10 +256,10 @@ def test_the_same_seed_gives_the_same_weights():
     assert not _same(training.train(TINY, split), training.train(other, split))
 
 
-@pytest.mark.parametrize("averaging", [None, 0.9])
+@pytest.mark.parametrize("more", [{}, {"train.averaging": 0.9}, FAST], ids=["", "average", "fast"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_restart_changes_no_bit(tmp_path, objective, averaging):
-    spec = TINY.override({"train.objective": objective, "train.averaging": averaging})
+def test_a_restart_changes_no_bit(tmp_path, objective, more):
+    spec = TINY.override({"train.objective": objective, **more})
     split = data.load(spec.data).train
 
     def keep(end):
@@ -123,6 +269,22 @@ def test_a_restart_changes_no_bit(tmp_path, objective, averaging):
     whole = training.train(spec, split, report=keep)
     resumed = training.train(spec, split, state=checkpoint.load_state(tmp_path))
     assert _same(whole, resumed)
+
+
+def test_fast_training_learns_a_network_of_all_pixels():
+    split = data.load(TINY.data)
+    metrics = []
+    network = training.train(
+        TINY.override({**FAST, "train.epochs": 15}),
+        split.train,
+        report=lambda end: metrics.append(end.metrics),
+    )
+    assert network.features == 64
+    assert next(network.parameters()).dtype == torch.float32
+    right = network(split.validation.images).argmax(1) == split.validation.labels
+    assert float(right.double().mean()) > 0.8
+    assert metrics[0]["learning_rate"] == 0 and metrics[-1]["radius"] == 0.4
+    assert all(m["curvature"] > 0 for m in metrics)
 
 
 def test_divergence_names_the_step():

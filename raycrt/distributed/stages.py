@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
 
 from raycrt import checkpoint, data, progress
 from raycrt.distributed import certification
@@ -13,18 +17,33 @@ from raycrt.network import Network
 from raycrt.spec import Spec
 from raycrt.training import Metrics
 
+INTERRUPTED = 130
+
 
 def train(spec: Spec, out: Path) -> None:
-    """Train `spec` on training and validation rows; the model is in `out` afterwards."""
+    """Train `spec` on training and validation rows; the model is in `out` afterwards.
+
+    `out/tensorboard` follows the run epoch by epoch. After Ctrl-C the command ends with exit code
+    130 and says where the last checkpoint is and how to go on from it.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    with session(), progress.bars() as bar:
-        task = bar.add_task("train", total=spec.train.epochs, note="starting workers")
+    try:
+        with session(), progress.bars() as bar, SummaryWriter(out / "tensorboard") as board:
+            board.add_text("spec", f"```yaml\n{spec.to_yaml()}```")
+            task = bar.add_task("train", total=spec.train.epochs, note="starting workers")
 
-        def watch(epoch: int, metrics: Metrics) -> None:
-            note = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            bar.update(task, completed=epoch, note=note)
+            def watch(epoch: int, metrics: Metrics) -> None:
+                note = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+                bar.update(task, completed=epoch, note=note)
+                for name, value in metrics.items():
+                    board.add_scalar(f"train/{name}", value, epoch)
 
-        training.fit(spec, out, watch=watch)
+            training.fit(spec, out, watch=watch)
+    except KeyboardInterrupt:
+        kept = training.last_checkpoint(out)
+        print(f"interrupted; last checkpoint: {kept or 'none yet'}")
+        print(f"to go on from it: {shlex.join(['raycrt', *sys.argv[1:]])}")
+        sys.exit(INTERRUPTED)
     print(f"model: {out / checkpoint.MODEL}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import threading
 import time
@@ -41,7 +42,8 @@ def fit(
 
     `rows` is the part of the data set trained on ("train", or "fit": train and validation rows
     together). A run of the same `name` in the same `out` is taken up from its last checkpoint.
-    `watch` is called here with each epoch's metrics while training runs.
+    `watch` is called here with each epoch's metrics while training runs. Ctrl-C stops the workers
+    and raises KeyboardInterrupt; the last checkpoint is kept.
     """
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
@@ -67,9 +69,15 @@ def fit(
     finished = threading.Event()
     watcher = threading.Thread(target=_watch, args=(queue, watch, finished), daemon=True)
     watcher.start()
+    handler = signal.getsignal(signal.SIGINT)
     try:
         result = trainer.fit()
+    except SystemExit:
+        # Ray's own handler of Ctrl-C, which it leaves behind, ends the process when it is done.
+        raise KeyboardInterrupt from None
     finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
         finished.set()
         watcher.join()
         queue.shutdown()
@@ -78,6 +86,13 @@ def fit(
         model, _ = checkpoint.load_model(Path(directory))
     checkpoint.save_model(out, model, spec)
     return model
+
+
+def last_checkpoint(out: Path, name: str = "train") -> Path | None:
+    """The directory of the newest checkpoint that a run of `name` left in `out`: a model that
+    loads, and the state that training goes on from."""
+    found = sorted((out / "ray" / name).glob(f"checkpoint_*/{checkpoint.STATE}"))
+    return found[-1].parent if found else None
 
 
 def _watch(queue: Queue, watch: Callable[[int, Metrics], None], finished: threading.Event) -> None:
@@ -100,12 +115,16 @@ def _work(config: dict[str, Any]) -> None:
     if started is not None:
         with started.as_directory() as directory:
             state = checkpoint.load_state(Path(directory))
-    last = time.monotonic()
+    split = getattr(data.load(spec.data), config["rows"])
+    last = began = time.monotonic()
 
     def report(end: EpochEnd) -> None:
-        nonlocal last
+        nonlocal last, began
         if workers.rank == 0:
-            config["queue"].put((end.epoch, end.metrics))
+            now = time.monotonic()
+            speed = {"rows_per_second": len(split) / (now - began)}
+            config["queue"].put((end.epoch, {**end.metrics, **speed}))
+            began = now
         waited = _total(torch.tensor([time.monotonic() - last], device=device)) / workers.size
         if float(waited) < _SECONDS_BETWEEN_REPORTS and end.epoch < spec.train.epochs:
             return
@@ -119,7 +138,6 @@ def _work(config: dict[str, Any]) -> None:
             checkpoint.save_state(Path(directory), end.state())
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
 
-    split = getattr(data.load(spec.data), config["rows"])
     training.train(spec, split, report=report, workers=workers, state=state, device=device)
 
 

@@ -1,8 +1,8 @@
 """Curvature of margins on a ball, proved a second time: `Hess f >= -m I` where |x - x0| <= R.
 
 Notation of `raycrt.verify.curvature`. On the ball the slopes of neuron i lie in `middle_i +-
-deviation_i`. Walking down from a matrix B that stands left of `D_{k-1} J_{k-1}`, B D J is the walk's
-last matrix (all slopes in the middle) plus a rest that is at most
+deviation_i`. Walking down from a matrix B that stands left of `D_{k-1} J_{k-1}`, B D J is the
+walk's last matrix (all slopes in the middle) plus a rest that is at most
 
     sum_j |B_j deviation_j| |J_j|,   B_{j-1} = (B_j middle_j) W_j.
 

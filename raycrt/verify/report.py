@@ -12,14 +12,20 @@ import numpy as np
 from raycrt import data
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import Spec, validate
-from raycrt.verify.checker import DEPLOYMENTS, REGIONS, Checked, Checker, Finding, check_files
+from raycrt.verify.checker import (
+    DEPLOYMENTS,
+    REGIONS,
+    TOLERANCE,
+    Checked,
+    Checker,
+    Finding,
+    check_files,
+)
 from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.model import Model
 from raycrt.verify.table import VERSION, read_manifest, row_files
 
 CheckFiles = Callable[[Checker, list[Path]], Iterable[Checked]]
-# A curvature may lie below ours by this, relatively: two proofs of one number round differently.
-_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +137,7 @@ def _stated_curvature(manifest: dict[str, Any], classes: int) -> np.ndarray:
 
 def _check_curvature(stated: np.ndarray, proved: np.ndarray) -> list[Finding]:
     """Ours may be larger by rounding, or infinite together with the one stated."""
-    good = (stated * (1 + _TOLERANCE) >= proved) | (np.isinf(proved) & ~np.isfinite(stated))
+    good = (stated * (1 + TOLERANCE) >= proved) | (np.isinf(proved) & ~np.isfinite(stated))
     return [
         Finding(
             sentence=f"margin_curvature[{y}][{t}] is {stated[y, t]!r}, "

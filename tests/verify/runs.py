@@ -14,12 +14,14 @@ from raycrt.spec import Spec, validate
 ROWS_IN_A_FILE = 16
 
 
-def spec_of(depth: int = 2, name: str = "softplus", rows: int = 40, width: int = 24) -> Spec:
+def spec_of(
+    depth: int = 2, name: str = "softplus", rows: int = 40, width: int = 24, **certify: object
+) -> Spec:
     return validate(
         {
             "model": {"depth": depth, "width": width, "activation": name},
             "data": {"name": "digits", "limit": rows},
-            "certify": {"steps": 20, "batch_size": ROWS_IN_A_FILE},
+            "certify": {"steps": 20, "batch_size": ROWS_IN_A_FILE, **certify},
         }
     )
 
@@ -33,7 +35,14 @@ def write_run(run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0) -> Pat
             parameter *= gain
     checkpoint.save_model(run / "train", model, spec)
     test = data.load(spec.data).test
-    certifier = Certifier(model, steps=spec.certify.steps, batch_size=ROWS_IN_A_FILE)
+    certifier = Certifier(
+        model,
+        steps=spec.certify.steps,
+        batch_size=ROWS_IN_A_FILE,
+        region=spec.certify.region,
+        at=spec.certify.at,
+        deployment=spec.certify.deployment,
+    )
     directory = run / "certificates"
     (directory / "rows").mkdir(parents=True)
     batches = zip(certifier.batches(test.images), test.labels.split(ROWS_IN_A_FILE), strict=True)
@@ -47,7 +56,8 @@ def write_run(run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0) -> Pat
         "weights_sha256": checkpoint.weights_hash(model),
         "seconds": 1.0,
         "spec": spec.model_dump(mode="json"),
-        "region": "global",
+        "region": spec.certify.region,
+        "deployment": spec.certify.deployment,
         "margin_curvature": certifier.curvature.tolist(),
     }
     certificates.write_manifest(directory, manifest)

@@ -23,6 +23,7 @@ from tests.verify.runs import (
     write_run,
 )
 
+NO_WITNESSES = {"witness_classes": [], "witness_points": [], "witness_curvatures": []}
 APP = typer.Typer()
 APP.command()(verify)
 
@@ -52,6 +53,93 @@ def test_honest_runs_pass(tmp_path, depth, name):
     assert (report.checked, report.failed) == (20, 0)
 
 
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("deployment", ["exact", "float32"])
+def test_honest_runs_with_local_curvature_pass(tmp_path, depth, deployment):
+    spec = spec_of(
+        depth, "silu", rows=20, region="local", at=(0.5, 1.0, 2.0), deployment=deployment
+    )
+    run = write_run(tmp_path, spec, gain=2.0, seed=depth)
+    assert sum(np.isfinite(row["region_radius"]) for row in rows_of(run).to_pylist()) >= 1
+    report = verify_run(run)
+    assert report.sound, report.findings[:3]
+
+
+@pytest.fixture(scope="module")
+def honest_local(tmp_path_factory):
+    run = tmp_path_factory.mktemp("honest") / "run"
+    return write_run(run, spec_of(3, rows=20, region="local", at=(1.0, 2.0)), gain=2.0)
+
+
+def _first_local(run, rows):
+    """A row whose radius rests on a curvature of its ball, and the number of that witness."""
+    stated = manifest_of(run)["margin_curvature"]
+    for row in rows:
+        here = stated[row["prediction"]]
+        pairs = zip(row["witness_classes"], row["witness_curvatures"], strict=True)
+        for number, (target, m) in enumerate(pairs):
+            if target == row["binding"] and m < here[target]:
+                return row, number
+    raise AssertionError("no local row")
+
+
+def _lower_local_curvature(run, rows):
+    row, number = _first_local(run, rows)
+    row["witness_curvatures"][number] *= 0.99
+
+
+def _widen_ball(run, rows):
+    row, _ = _first_local(run, rows)
+    row["region_radius"] *= 1.5
+
+
+def _shrink_ball(run, rows):
+    row, _ = _first_local(run, rows)
+    row["region_radius"] = row["radius"] * 0.9
+
+
+def _hold_everywhere(run, rows):
+    row, _ = _first_local(run, rows)
+    row["region_radius"] = float("inf")
+
+
+def _raise_local_radius(run, rows):
+    row, _ = _first_local(run, rows)
+    row["radius"] *= 1.01
+
+
+def _no_ball(run, rows):
+    row, _ = _first_local(run, rows)
+    row["region_radius"] = float("nan")
+
+
+def _forget_region(run, rows):
+    edit_manifest(run, region="global")
+
+
+@pytest.mark.parametrize(
+    "tamper, message",
+    [
+        (_lower_local_curvature, "can be proved"),
+        (_widen_ball, "can be proved"),
+        (_shrink_ball, "no more than"),
+        (_hold_everywhere, "everywhere, but"),
+        (_raise_local_radius, "no more than"),
+        (_no_ball, "region_radius is nan"),
+        (_forget_region, "which does not fit the manifest"),
+    ],
+)
+def test_tampering_with_local_rows_is_caught(honest_local, tmp_path, tamper, message):
+    assert verify_run(honest_local).sound
+    run = shutil.copytree(honest_local, tmp_path / "run")
+    rows = rows_of(run).to_pylist()
+    tamper(run, rows)
+    rewrite_rows(run, rows)
+    result = _invoke(run)
+    assert result.exit_code == 1, result.output
+    assert message in result.output
+
+
 @pytest.mark.parametrize("scale", [1e-3, 30.0])
 def test_honest_runs_pass_whatever_the_size_of_the_weights(tmp_path, scale):
     run = write_run(tmp_path, spec_of(3, "tanh", rows=20), gain=scale)
@@ -69,7 +157,7 @@ def test_witnesses_are_needed(run):
     """Some stored radii rest on a witness: without them the checker proves less."""
     rows = rows_of(run).to_pylist()
     assert any(row["witness_classes"] for row in rows)
-    rewrite_rows(run, [{**row, "witness_classes": [], "witness_points": []} for row in rows])
+    rewrite_rows(run, [{**row, **NO_WITNESSES} for row in rows])
     assert verify_run(run).failed > 0
 
 
@@ -167,7 +255,7 @@ def _other_version(run, rows):
 
 
 def _other_region(run, rows):
-    edit_manifest(run, region="local")
+    edit_manifest(run, region="somewhere")
 
 
 def _claim_deployment(run, rows):
@@ -196,8 +284,8 @@ def _claim_deployment(run, rows):
         (_change_weights, "can be proved"),
         (_forget_hash, "weights_sha256 must be that of the model"),
         (_incomplete, "complete must be true"),
-        (_other_version, "schema_version must be 2"),
-        (_other_region, "region must be 'global'"),
+        (_other_version, "schema_version must be 3"),
+        (_other_region, "region must be one of"),
         (_claim_deployment, "no more than"),
     ],
 )

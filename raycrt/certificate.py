@@ -1,0 +1,107 @@
+"""What certification returns: radii with their status, and the witnesses that prove them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+class Status(IntEnum):
+    """Why a radius is what it is. Every status but CERTIFIED has radius 0."""
+
+    CERTIFIED = 0
+    NON_FINITE_INPUT = 1
+    NON_FINITE_NETWORK = 2
+    TIED = 3
+    NO_RADIUS = 4
+
+    @property
+    def sentence(self) -> str:
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.CERTIFIED: "No l2 perturbation below the radius changes the prediction.",
+    Status.NON_FINITE_INPUT: "The image holds NaN or infinite values.",
+    Status.NON_FINITE_NETWORK: "The weights, logits or curvature bounds are not finite.",
+    Status.TIED: "Two classes share the largest logit, up to rounding.",
+    Status.NO_RADIUS: "The bound of some margin proves nothing, up to rounding.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witnesses:
+    """Points that prove radii: `raycrt.dual.radius` at image + point, for that image and class.
+
+    `row` and `target` (k,) say for which image and class, sorted by row, then class; `point`
+    (k, features) is float16; `curvature` (k,) float64 is the m that the radius was proved with.
+    """
+
+    row: Tensor
+    target: Tensor
+    point: Tensor
+    curvature: Tensor
+
+    def moved(self, rows: int) -> Witnesses:
+        """The same witnesses for images that stand `rows` further down."""
+        return replace(self, row=self.row + rows)
+
+    def sorted(self, classes: int) -> Witnesses:
+        return self.take((self.row * classes + self.target).argsort())
+
+    def take(self, chosen: Tensor) -> Witnesses:
+        """Those of the given numbers, or where a mask is true."""
+        return Witnesses(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+    @staticmethod
+    def none(features: int, device: torch.device) -> Witnesses:
+        empty = torch.empty(0, dtype=torch.int64, device=device)
+        point = torch.empty(0, features, dtype=torch.float16, device=device)
+        return Witnesses(row=empty, target=empty, point=point, curvature=empty.double())
+
+    @staticmethod
+    def concatenate(parts: list[Witnesses]) -> Witnesses:
+        names = [f.name for f in fields(Witnesses)]
+        return Witnesses(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificates:
+    """One entry for each image, all tensors of length n.
+
+    `radius` float64: for every x' with |x' - x|_2 < radius the network predicts `prediction`.
+    `radius_runner_up` float64: the same against the second-largest logit only, for comparison with
+    the literature; it proves nothing about the prediction. `binding` is the class whose margin
+    gives `radius`, `status` a `Status`. `curvature` is the global bound m of the binding margin.
+    `witnesses` are the points that prove what the closed form at the image does not. Where
+    `region_radius` is finite, curvatures of the row's witnesses hold on the ball of that radius
+    around the image, which holds the points and the certified ball; else they hold everywhere.
+    """
+
+    radius: Tensor
+    radius_runner_up: Tensor
+    prediction: Tensor
+    runner_up: Tensor
+    binding: Tensor
+    status: Tensor
+    curvature: Tensor
+    region_radius: Tensor
+    witnesses: Witnesses
+
+    def __len__(self) -> int:
+        return len(self.radius)
+
+    @staticmethod
+    def concatenate(parts: list[Certificates]) -> Certificates:
+        """The certificates of several batches of images, in order."""
+        names = [f.name for f in fields(Certificates) if f.name != "witnesses"]
+        starts = accumulate((len(part) for part in parts[:-1]), initial=0)
+        moved = [part.witnesses.moved(start) for part, start in zip(parts, starts, strict=True)]
+        return Certificates(
+            **{n: torch.cat([getattr(p, n) for p in parts]) for n in names},
+            witnesses=Witnesses.concatenate(moved),
+        )

@@ -1,0 +1,85 @@
+"""The last step of every proof: a radius from numbers, less all that rounding can have added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raycrt import dual
+from raycrt.rounding import ErrorModel
+
+EPS = torch.finfo(torch.float64).eps
+# Stored radii are rounded down by this, relatively, so that a checker's own rounding fits below it.
+ROUND_DOWN = 1 - 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prover:
+    """Radii of margins of one network, as theorems about its stored weights in exact arithmetic.
+
+    `errors` bounds the rounding of the float64 values and gradients it is given. With `deployed`,
+    the unit of a deployment's arithmetic, that arithmetic's error on the whole ball is taken off
+    the margins too: the theorem is then about what the deployment computes.
+    """
+
+    errors: ErrorModel
+    deployed: float | None = None
+
+    def closed_forms(self, length: Tensor, value: Tensor, gradient: Tensor, m: Tensor) -> Tensor:
+        """Proved radii (n, classes) from the images themselves; `length` (n, 1) bounds |x0|.
+
+        The closed form falls with |g| and grows with f, so bounds of both give a bound of it.
+        """
+        eps = torch.finfo(gradient.dtype).eps
+        off = self.errors.gradient(length, eps, forward_eps=EPS)
+        size = torch.linalg.vector_norm(gradient, dim=2, dtype=torch.float64) * (1 + 1e-12) + off
+        lowered = value - self.errors.margin(length, EPS) - 2 * EPS * value.abs()
+        radius = _root(lowered, size, m)
+        if self.deployed is not None:
+            # Every input of the ball that is claimed has at most this length.
+            lowered = lowered - self.errors.margin(length + radius, self.deployed)
+            radius = _root(lowered, size, m)
+        return radius * ROUND_DOWN
+
+    def at_points(
+        self,
+        length: Tensor,
+        value: Tensor,
+        gradient: Tensor,
+        m: Tensor,
+        u: Tensor,
+    ) -> Tensor:
+        """`dual.radius` at points u, less everything that rounding can have added; >= 0.
+
+        `length` is |x0|. The exact gradient g satisfies |g - computed| <= e, so the quadratic bound
+        holds with the computed one if e |x' - x| is taken from the margin, for x' in the ball that
+        is claimed. Second round: the claimed radius itself bounds that distance.
+        """
+        gg, gu, uu = (gradient * gradient).sum(1), (gradient * u).sum(1), (u * u).sum(1)
+        # Products of n terms, each off by at most this share of the product of the lengths.
+        share = (gradient.shape[1] + 8) * EPS
+        size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
+        reach = (length + shift) * (1 + 1e-9)
+        off_value = self.errors.margin(reach, EPS)
+        off_gradient = self.errors.gradient(reach, EPS)
+        optimistic = dual.radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+        lowered = value - off_value - off_gradient * (optimistic + 2 * shift)
+        lowered = lowered - share * (2 * value.abs() + 2 * size * shift + m * uu)
+        if self.deployed is not None:
+            lowered = lowered - self.errors.margin(length + optimistic, self.deployed)
+        numerator = 2 * (lowered - gu) - m * uu
+        # Both roots from above: what cancels in |g + m u| is added before the root is taken.
+        across = gg + 2 * m * gu + m * m * uu + 2 * share * (size + m * shift).square()
+        reach = gg * (1 + share) + 2 * m * value.clamp(min=0)
+        radius = numerator / (across.clamp(min=0).sqrt() + reach.sqrt())
+        real = gg * (1 - share) + 2 * m * lowered > 0
+        radius = torch.minimum(radius, optimistic) * ROUND_DOWN
+        return torch.where(real, radius, 0.0).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+
+
+def _root(value: Tensor, size: Tensor, m: Tensor) -> Tensor:
+    """The closed form of margins `value` with gradients of length `size`; 0 where there is none."""
+    radius = 2 * value / (size + (size.square() + 2 * m * value).sqrt())
+    return radius.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
