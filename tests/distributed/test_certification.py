@@ -53,11 +53,13 @@ def test_sharded_equals_unsharded_and_resumes(tmp_path, ray_running, network, tw
 
     def kill_an_actor(rows: int) -> None:
         """After the first batch one of the actors dies without a word."""
+        import ray
         from ray.util.state import list_actors
 
         if killed or rows == 0:
             return
-        actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+        ours = ray.get_runtime_context().gcs_address
+        actors = list_actors(address=ours, filters=[("state", "=", "ALIVE")], limit=1000)
         pids = [actor.pid for actor in actors if "_Certify" in actor.class_name]
         if pids:
             killed.append(pids[0])
