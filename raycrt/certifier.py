@@ -75,19 +75,20 @@ class Certifier:
         self.fast_type = torch.float32 if plain and steps > 0 else torch.float64
         self.fast = network.copied(self.fast_type)
         self.exact = network.in_float64()
-        self.finite = all(bool(torch.isfinite(t).all()) for t in network.state_dict().values())
-        if not self.finite:
+        self.bounded = network.bounded()
+        if not self.bounded:
             return
         self.curvature = margin_curvature(network) if curvature is None else curvature
         errors = ErrorModel.of(network)
-        deployed = torch.finfo(torch.float32).eps if deployment == "float32" else None
+        deployed = torch.float32 if deployment == "float32" else None
         self.prover = Prover(errors=errors, deployed=deployed)
         self.at = torch.tensor(at, dtype=torch.float64)
         self.local = LocalCurvature.of(network, errors) if region == "local" else None
 
     def __call__(self, images: Tensor) -> Certificates:
         """Certify `images` (n, ...) with pixels as the network was trained on."""
-        return Certificates.concatenate(list(self.batches(images)))
+        with torch.autocast(images.device.type, enabled=False):
+            return Certificates.concatenate(list(self.batches(images)))
 
     def batches(self, images: Tensor) -> Iterator[Certificates]:
         """Certificates in order, `batch_size` images at a time."""
@@ -104,17 +105,22 @@ class Certifier:
 
     @torch.no_grad()
     def _certify(self, x: Tensor) -> Certificates:
-        if not self.finite:
+        with torch.autocast(x.device.type, enabled=False):
+            return self._certify_exactly(x)
+
+    def _certify_exactly(self, x: Tensor) -> Certificates:
+        if not self.bounded:
             return _failed(x, Status.NON_FINITE_NETWORK)
-        finite = torch.isfinite(x).all(1)
-        x64 = torch.where(finite[:, None], x, 0.0).double()
+        x64 = x.double()
+        finite = torch.isfinite(x64).all(1) & (x64.abs().amax(1) < _LARGEST)
+        x64 = torch.where(finite[:, None], x64, 0.0)
         trace = self.exact.trace(x64)
         logits = trace.logits
         rows = torch.arange(len(x64), device=x.device)
         label, runner_up = logits.topk(2, dim=1).indices.unbind(1)
         values = logits[rows, label][:, None] - logits
         m = self.curvature.to(x.device)[label]
-        length = x64.norm(dim=1) * (1 + 1e-12)
+        length = _length(x64)
         gradients = self._gradients(trace, label)
         radii = self.prover.closed_forms(length[:, None], values, gradients, m)
         radii[rows, label] = torch.inf
@@ -179,7 +185,7 @@ class Certifier:
         point = found.u.half()
         u = point.double()
         value, gradient = self._at(margins, row, target, u)
-        proved = self.prover.at_points(x.norm(dim=1), value, gradient, m, u)
+        proved = self.prover.at_points(_length(x), value, gradient, m, u)
         better = proved > margins.radius[row, target]
         margins.radius[row[better], target[better]] = proved[better]
         return Witnesses(row=row, target=target, point=point, curvature=m).take(better)
@@ -266,7 +272,7 @@ class Certifier:
                 shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
                 u[open_] = (found * shrink[:, None]).half().double()
                 value, gradient = self._at(margins, row, target, u)
-            proved = self.prover.at_points(x.norm(dim=1), value, gradient, m, u)
+            proved = self.prover.at_points(_length(x), value, gradient, m, u)
             proved = torch.minimum(proved, reach * ROUND_DOWN)
             inside = u.norm(dim=1) * (1 + 1e-9) <= reach
             better = inside & (proved > margins.radius[row, target])
@@ -280,6 +286,8 @@ class Certifier:
         return witnesses.sorted(classes)
 
 
+# Images with larger entries are refused as infinite: their squares may overflow.
+_LARGEST = 1e100
 # A class whose radius exceeds the row's minimum by this, relatively, stays above it when proved.
 _CLEAR = 1e-4
 # A local ball reaches this far, relatively, beyond the stated radius it is to prove.
@@ -288,6 +296,11 @@ _BEYOND = 1e-6
 _GAIN = 1e-3
 # A witness lies near the boundary if its margin is this small beside |g| |u|.
 _NEAR = 0.05
+
+
+def _length(x: Tensor) -> Tensor:
+    """Bounds (n,) of the norms of rows, also where their squares underflow."""
+    return x.norm(dim=1) * (1 + 1e-12) + 1e-150
 
 
 def _points(witnesses: Witnesses, row: Tensor, target: Tensor, rows: int, classes: int) -> Tensor:

@@ -36,14 +36,15 @@ class LayerBounds:
 
     `layers` are the float64 maps. `products[k][j]` is W_k ... W_j rounded, where it is small
     enough to be formed, and `rounding[k][j]` bounds its distance from the exact product.
-    `norms[k]` >= |W_k| and `lipschitz[k]` >= the Lipschitz constant of z_k in the input. Slopes
-    are `middle` plus or minus `deviation`.
+    `norms[k]` >= |W_k|, `lipschitz[k]` >= the Lipschitz constant of z_k in the input, and
+    `bends[k]` >= |diag(|w_i|) W_k| Lip(a_{k-1})^2. Slopes are `middle` plus or minus `deviation`.
     """
 
     layers: list[AffineMap]
     products: list[list[Tensor | None]]
     rounding: list[list[float]]
     norms: list[float]
+    bends: list[float]
     lipschitz: list[float]
     middle: float
     deviation: float
@@ -76,6 +77,7 @@ def layer_bounds(network: Network) -> LayerBounds:
         products=[],
         rounding=[],
         norms=[],
+        bends=[],
         lipschitz=[],
         middle=abs(low + high) / 2,
         deviation=(high - low) / 2 * _SLACK,
@@ -87,6 +89,9 @@ def layer_bounds(network: Network) -> LayerBounds:
         bounds.norms.append(layer.norm_upper())
         ones = torch.ones(layer.out_features, dtype=torch.float64, device=layer.offset().device)
         bounds.lipschitz.append(bounds.through(ones, k))
+        squares = layer.row_norms_upper().square() * _SLACK
+        before = bounds.lipschitz[k - 1] * (bounds.middle + bounds.deviation) if k else 1.0
+        bounds.bends.append(math.sqrt(layer.gram_upper(squares)) * before**2 * _SLACK)
     return bounds
 
 
@@ -120,10 +125,12 @@ def margin_curvature(network: Network) -> Tensor:
     """m (classes, classes), float64: `Hess (z_y - z_t) >= -m[y, t] I` everywhere, 0 if y == t.
 
     Holds for the network with the stored weights in exact arithmetic. Infinite where the weights
-    are not finite. Cost: a few eigenproblems of the smaller layer size for each ordered pair.
+    are not `bounded`. Cost: a few eigenproblems of the smaller layer size for each ordered pair.
     """
-    bounds = layer_bounds(network)
     classes = network.classes
+    if not network.bounded():
+        return torch.full((classes, classes), math.inf, dtype=torch.float64).fill_diagonal_(0)
+    bounds = layer_bounds(network)
     m = torch.zeros(classes, classes, dtype=torch.float64)
     for y in range(classes):
         for t in range(classes):
@@ -168,10 +175,7 @@ def _term(bounds: LayerBounds, layer: int, weights: Tensor, bend: float) -> floa
     interval = bounds.through(weights, layer) ** 2
     if layer == 0:
         return interval
-    rows = bounds.layers[layer].row_norms_upper()
-    before = bounds.lipschitz[layer - 1] * (bounds.middle + bounds.deviation)
-    compositional = bend * math.sqrt(bounds.layers[layer].gram_upper(rows.square() * _SLACK))
-    return min(interval, compositional * before**2 * _SLACK)
+    return min(interval, bend * bounds.bends[layer] * _SLACK)
 
 
 def _gradient_interval(

@@ -105,8 +105,8 @@ class LocalCurvature:
     def _ball(self, x: Tensor, radius: float) -> _Ball:
         """Ranges and Jacobians on the ball, one layer after the other."""
         activation = self.network.activation
-        length = (x.norm() * _SLACK)[None]
-        errors = self.errors.layers(length, EPS)
+        length = (x.norm() * _SLACK + 1e-150)[None]
+        errors = self.errors.layers(length, torch.float64)
         ball = _Ball(layers=[], chains=[], rounding=[])
         z = self.network.layers[0](x)
         for k, matrix in enumerate(self.matrices[:-1]):
@@ -287,6 +287,8 @@ def _signed_gram_upper(matrix: Tensor, weights: Tensor, enough: float | None) ->
     if not (torch.isfinite(matrix).all() and torch.isfinite(weights).all()):
         return math.inf
     mass = float((weights.abs() * matrix.square().sum(1)).sum()) * _SLACK
+    if not math.isfinite(mass):
+        return math.inf
     rounding = gamma(sum(matrix.shape) + 6) * mass
     positive = len(matrix) < matrix.shape[1] and bool((weights >= 0).all())
     if positive:

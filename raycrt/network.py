@@ -22,6 +22,7 @@ from raycrt.spec import ModelSpec
 
 # softplus is linear to the last bit of float64 above this: exp(-40) < 2^-57.
 _SOFTPLUS_LINEAR = 40.0
+_SMALLEST, _LARGEST = 1e-100, 1e100
 
 TORCH = SimpleNamespace(
     exp=torch.exp,
@@ -61,6 +62,7 @@ class Network(nn.Module):
                 out_features=before.out_features,
                 in_features=after.in_features,
             )
+        require(maps[-1].out_features >= 2, "classes >= 2", classes=maps[-1].out_features)
         self.maps = nn.ModuleList(maps)
         self.activation = activation
 
@@ -87,6 +89,17 @@ class Network(nn.Module):
         for layer in self.layers[1:]:
             z = layer(self.activation.value(z, TORCH))
         return z
+
+    def bounded(self) -> bool:
+        """Whether weights are finite and each tensor's largest entry is 0 or in 1e-100 .. 1e100.
+
+        Outside, squares and products may under- or overflow float64 and no bound is stated.
+        """
+        for tensor in self.state_dict().values():
+            largest = float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
+            if not (largest == 0 or _SMALLEST < largest < _LARGEST):
+                return False
+        return True
 
     def in_float64(self) -> Network:
         """The same network in float64, in evaluation mode and without gradients."""

@@ -20,22 +20,21 @@ class Prover:
     """Radii of margins of one network, as theorems about its stored weights in exact arithmetic.
 
     `errors` bounds the rounding of the float64 values and gradients it is given. With `deployed`,
-    the unit of a deployment's arithmetic, that arithmetic's error on the whole ball is taken off
+    the type of a deployment's numbers, its arithmetic's error on the whole ball is taken off
     the margins too: the theorem is then about what the deployment computes.
     """
 
     errors: ErrorModel
-    deployed: float | None = None
+    deployed: torch.dtype | None = None
 
     def closed_forms(self, length: Tensor, value: Tensor, gradient: Tensor, m: Tensor) -> Tensor:
         """Proved radii (n, classes) from the images themselves; `length` (n, 1) bounds |x0|.
 
         The closed form falls with |g| and grows with f, so bounds of both give a bound of it.
         """
-        eps = torch.finfo(gradient.dtype).eps
-        off = self.errors.gradient(length, eps, forward_eps=EPS)
+        off = self.errors.gradient(length, gradient.dtype, forward=torch.float64)
         size = torch.linalg.vector_norm(gradient, dim=2, dtype=torch.float64) * (1 + 1e-12) + off
-        lowered = value - self.errors.margin(length, EPS) - 2 * EPS * value.abs()
+        lowered = value - self.errors.margin(length, torch.float64) - 2 * EPS * value.abs()
         radius = _root(lowered, size, m)
         if self.deployed is not None:
             # Every input of the ball that is claimed has at most this length.
@@ -62,8 +61,8 @@ class Prover:
         share = (gradient.shape[1] + 8) * EPS
         size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
         reach = (length + shift) * (1 + 1e-9)
-        off_value = self.errors.margin(reach, EPS)
-        off_gradient = self.errors.gradient(reach, EPS)
+        off_value = self.errors.margin(reach, torch.float64)
+        off_gradient = self.errors.gradient(reach, torch.float64)
         optimistic = dual.radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
         lowered = value - off_value - off_gradient * (optimistic + 2 * shift)
         lowered = lowered - share * (2 * value.abs() + 2 * size * shift + m * uu)

@@ -47,11 +47,12 @@ def eigenvalue_upper(symmetric: Tensor, guess: float | None = None) -> float:
     symmetric = symmetric / unit
     guess = _largest_estimate(symmetric) if guess is None else guess / unit
     step = _RAISE * max(abs(guess), 1.0)
-    while True:
+    while math.isfinite(guess + step):
         proved = cholesky_upper(symmetric, guess + step)
         if proved is not None:
             return proved * unit
         step *= 4
+    return math.inf
 
 
 def _largest_estimate(symmetric: Tensor) -> float:
@@ -75,6 +76,7 @@ def _largest_estimate(symmetric: Tensor) -> float:
 
 
 def cholesky_upper(symmetric: Tensor, bound: float) -> float | None:
+    """A number >= lambda_max just above `bound`, or none where the factorisation breaks down."""
     shifted = -symmetric
     shifted.diagonal().add_(bound)
     factor, info = torch.linalg.cholesky_ex(shifted)
@@ -85,7 +87,8 @@ def cholesky_upper(symmetric: Tensor, bound: float) -> float | None:
     trace = float(shifted.diagonal().sum()) * (1 + gamma(n))
     # The subtraction on the diagonal rounds too: eps times what is subtracted.
     subtraction = EPS * (abs(bound) + float(symmetric.diagonal().abs().max()))
-    return (bound + g / (1 - g) * trace + subtraction) * (1 + EPS if bound > 0 else 1 - EPS)
+    proved = bound + g / (1 - g) * trace + subtraction
+    return proved + 2 * EPS * (abs(proved) + abs(bound))
 
 
 def weighted_gram_upper(matrix: Tensor, weights: Tensor, guess: float | None = None) -> float:
@@ -100,6 +103,8 @@ def weighted_gram_upper(matrix: Tensor, weights: Tensor, guess: float | None = N
         return math.inf
     rows, columns = matrix.shape
     mass = float((weights.abs() * matrix.square().sum(1)).sum()) * (1 + gamma(rows + columns + 3))
+    if not math.isfinite(mass):
+        return math.inf
     if mass == 0:
         return 0.0
     if rows < columns and bool((weights >= 0).all()):
