@@ -88,8 +88,12 @@ class Model:
 
     @property
     def finite(self) -> bool:
-        """Whether every weight is a number."""
-        return all(bool(np.isfinite(a).all()) for a in (*self.weights, *self.biases))
+        """Whether every weight is a number, and each array's largest is 0 or in 1e-100 .. 1e100.
+
+        Outside, the squares that the bounds are made of may under- or overflow.
+        """
+        largest = [float(np.abs(a).max(initial=0.0)) for a in (*self.weights, *self.biases)]
+        return all(size == 0 or 1e-100 < size < 1e100 for size in largest)
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Logits (n, classes) and the slopes s'(z_k) of all hidden layers at x (n, features)."""
