@@ -7,6 +7,8 @@ with `weights_only=True`.
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from raycrt.spec import Spec
 
 MODEL = "model.safetensors"
 STATE = "state.pt"
+CURVATURE = "curvature.json"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -63,8 +66,6 @@ def load_model(directory: Path) -> tuple[Network, Spec]:
 
 def save_state(directory: Path, state: dict[str, Any]) -> None:
     """Write a training state (tensors, numbers, strings, containers of them) as `state.pt`."""
-    import io
-
     directory.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -75,6 +76,21 @@ def load_state(directory: Path) -> dict[str, Any] | None:
     """The training state in `directory`, or none."""
     file = directory / STATE
     return torch.load(file, weights_only=True) if file.is_file() else None
+
+
+def save_curvature(directory: Path, digest: str, curvature: Tensor) -> None:
+    """Keep the proved curvature (classes, classes) of the model with hash `digest` beside it."""
+    content = {"weights_sha256": digest, "margin_curvature": curvature.tolist()}
+    write_atomically(directory / CURVATURE, json.dumps(content).encode())
+
+
+def load_curvature(directory: Path, digest: str) -> Tensor | None:
+    """The curvature kept beside a model, if it is of the weights with hash `digest`."""
+    file = directory / CURVATURE
+    content = json.loads(file.read_text()) if file.is_file() else {}
+    if content.get("weights_sha256") != digest:
+        return None
+    return torch.tensor(content["margin_curvature"], dtype=torch.float64)
 
 
 def weights_hash(model: Network | dict[str, Tensor]) -> str:

@@ -120,7 +120,8 @@ def certify(
     network = models.load(model or trained, spec.model, data.image_shape(spec.data))
     from raycrt.distributed import stages
 
-    stages.certify(spec, network, out / "certificates")
+    home = model or trained
+    stages.certify(spec, network, out / "certificates", home=home if home.is_dir() else None)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from raycrt.rounding import ErrorModel
 
 EPS = torch.finfo(torch.float64).eps
 # Stored radii are rounded down by this, relatively, so that a checker's own rounding fits below it.
-ROUND_DOWN = 1 - 1e-9
+ROUND_DOWN = 1 - 5e-10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,11 @@ class Prover:
         The closed form falls with |g| and grows with f, so bounds of both give a bound of it.
         """
         off = self.errors.gradient(length, gradient.dtype, forward=torch.float64)
-        size = torch.linalg.vector_norm(gradient, dim=2, dtype=torch.float64) * (1 + 1e-12) + off
+        rounding = (gradient.shape[2] + 4) * torch.finfo(gradient.dtype).eps
+        square = torch.linalg.vecdot(gradient, gradient).double() * (1 + 2 * rounding)
+        # Squares that underflow lose less than the smallest normal number each.
+        square = square + gradient.shape[2] * torch.finfo(gradient.dtype).smallest_normal
+        size = square.sqrt() * (1 + 1e-12) + off
         lowered = value - self.errors.margin(length, torch.float64) - 2 * EPS * value.abs()
         radius = _root(lowered, size, m)
         if self.deployed is not None:

@@ -33,6 +33,7 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     spec = validate(manifest["spec"])
     summary = certificates.summarise(table, spec.certify.at)
     out.mkdir(parents=True, exist_ok=True)
+    spec.save(out)
     plot = out / "certified_accuracy.png"
     draw(table, plot, spec.certify.at)
     rate = len(table) / manifest["seconds"] if manifest.get("seconds") else float("nan")

@@ -305,6 +305,15 @@ def test_models_survive_the_disk(tmp_path):
     assert not list(tmp_path.glob(".*partial"))
 
 
+def test_curvature_is_kept_for_its_own_weights_only(tmp_path):
+    network = random_network(2)
+    m, digest = margin_curvature(network), checkpoint.weights_hash(network)
+    assert checkpoint.load_curvature(tmp_path, digest) is None
+    checkpoint.save_curvature(tmp_path, digest, m)
+    assert torch.equal(checkpoint.load_curvature(tmp_path, digest), m)
+    assert checkpoint.load_curvature(tmp_path, "of other weights") is None
+
+
 def test_a_model_that_does_not_fit_its_spec_is_refused(tmp_path):
     checkpoint.save_model(tmp_path, training.fresh(TINY), TINY.override({"model.width": 25}))
     with pytest.raises(InvalidInput, match=r"must fit its spec\.yaml"):

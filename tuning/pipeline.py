@@ -38,13 +38,7 @@ def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Repo
         title = f"2/4 train: {best.train.epochs} epochs on {best.run.workers} workers"
         _stage(model, best, console, title, lambda: stages.train(best, model))
         title = f"3/4 certify: the test images on {best.run.workers} actors"
-        _stage(
-            proofs,
-            best,
-            console,
-            title,
-            lambda: stages.certify(best, checkpoint.load_model(model)[0], proofs),
-        )
+        _stage(proofs, best, console, title, lambda: _certify(best, model, proofs))
     console.print("4/4 report", style="bold")
     trials = home / study.TRIALS
     written = report.write(proofs, out / REPORT, trials_csv=trials)
@@ -52,6 +46,11 @@ def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Repo
     for path in (home / study.BEST, trials, model, proofs, written.markdown, written.plot):
         console.print(str(path), highlight=False, soft_wrap=True)
     return written
+
+
+def _certify(spec: Spec, model: Path, out: Path) -> None:
+    network, _ = checkpoint.load_model(model)
+    stages.certify(spec, network, out, home=model)
 
 
 def _stage(

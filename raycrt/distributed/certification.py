@@ -38,11 +38,13 @@ def certify(
     split: Split,
     out: Path,
     *,
+    curvature: Tensor | None = None,
     watch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Any]:
     """Certify every image of `split` with `spec.run.workers` actors; the manifest written to `out`.
 
-    `watch` is called with the number of rows of each batch as it finishes.
+    `curvature` is the network's proved margin curvature, if it is known. `watch` is called with the
+    number of rows of each batch as it finishes.
     """
     digest = weights_hash(network)
     size = spec.certify.batch_size
@@ -54,7 +56,9 @@ def certify(
     pending = [start for start in starts if start not in done]
     watch(sum(min(size, len(split) - start) for start in done))
     began = time.monotonic()
-    curvature = margin_curvature(network)
+    if curvature is None:
+        curvature = margin_curvature(network)
+    spec.save(out)
     facts = {
         "rows": len(split),
         "weights_sha256": digest,

@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from raycrt import checkpoint, data, progress
+from raycrt.curvature import margin_curvature
 from raycrt.distributed import certification
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session
@@ -47,13 +48,27 @@ def train(spec: Spec, out: Path) -> None:
     print(f"model: {out / checkpoint.MODEL}")
 
 
-def certify(spec: Spec, network: Network, out: Path) -> dict[str, Any]:
-    """Certify the test images; the manifest of the table in `out`."""
+def certify(spec: Spec, network: Network, out: Path, *, home: Path | None = None) -> dict[str, Any]:
+    """Certify the test images; the manifest of the table in `out`.
+
+    The curvature is proved once for a model: it is kept in `home`, the model's directory.
+    """
     test = data.load(spec.data).test
+    digest = checkpoint.weights_hash(network)
+    curvature = checkpoint.load_curvature(home, digest) if home else None
+    if curvature is None:
+        curvature = margin_curvature(network)
+        if home:
+            checkpoint.save_curvature(home, digest, curvature)
     with session(), progress.bars() as bar:
         task = bar.add_task("certify", total=len(test), note="")
         manifest = certification.certify(
-            network, spec, test, out, watch=lambda rows: bar.advance(task, rows)
+            network,
+            spec,
+            test,
+            out,
+            curvature=curvature,
+            watch=lambda rows: bar.advance(task, rows),
         )
     print(f"certificates: {out}")
     return manifest
