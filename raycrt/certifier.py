@@ -9,7 +9,6 @@ into a valid radius.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -20,6 +19,7 @@ from raycrt.certificate import Certificates, Status, Witnesses
 from raycrt.curvature import margin_curvature
 from raycrt.errors import require
 from raycrt.local import LocalCurvature
+from raycrt.margins import Margins, collect, failed, length_upper, witness_points
 from raycrt.network import Network, Trace, margin_direction
 from raycrt.proof import ROUND_DOWN, Prover
 from raycrt.rounding import ErrorModel
@@ -29,7 +29,7 @@ class Certifier:
     """A network with its proved curvature: computed once, then any number of images.
 
     `steps` bounds the solver's gradients for each margin (0: closed form only); `batch_size` the
-    rows at a time. Results do not depend on how images are batched, but for the last bits that
+    rows at a time, fewer where they would take more than a gigabyte. Results do not depend on how images are batched, but for the last bits that
     matrix products round differently: every one of them is a valid radius.
 
     With `region` "local", rows whose radius does not exceed each of the increasing radii `at` get
@@ -100,8 +100,15 @@ class Certifier:
             image=flat.shape[1],
             network=self.exact.features,
         )
-        for rows in flat.split(self.batch_size):
+        for rows in flat.split(min(self.batch_size, self._rows_in_memory())):
             yield self._certify(rows)
+
+    def _rows_in_memory(self) -> int:
+        """Rows whose gradients for all classes and iterates of the solver fit the memory budget."""
+        widest = max(layer.out_features for layer in self.exact.layers)
+        numbers = 2 * self.exact.classes * (self.exact.features + widest)
+        numbers += 16 * self.exact.features + 4 * self.exact.depth * widest
+        return max(1, _MEMORY // (8 * numbers))
 
     @torch.no_grad()
     def _certify(self, x: Tensor) -> Certificates:
@@ -110,7 +117,7 @@ class Certifier:
 
     def _certify_exactly(self, x: Tensor) -> Certificates:
         if not self.bounded:
-            return _failed(x, Status.NON_FINITE_NETWORK)
+            return failed(x, Status.NON_FINITE_NETWORK)
         x64 = x.double()
         finite = torch.isfinite(x64).all(1) & (x64.abs().amax(1) < _LARGEST)
         x64 = torch.where(finite[:, None], x64, 0.0)
@@ -120,17 +127,17 @@ class Certifier:
         label, runner_up = logits.topk(2, dim=1).indices.unbind(1)
         values = logits[rows, label][:, None] - logits
         m = self.curvature.to(x.device)[label]
-        length = _length(x64)
+        length = length_upper(x64)
         gradients = self._gradients(trace, label)
         radii = self.prover.closed_forms(length[:, None], values, gradients, m)
         radii[rows, label] = torch.inf
-        margins = _Margins(x=x64, label=label, value=values, gradient=gradients, m=m, radius=radii)
+        margins = Margins(x=x64, label=label, value=values, gradient=gradients, m=m, radius=radii)
         witnesses = self._improve(margins, runner_up)
         region = torch.full_like(length, torch.inf)
         if self.local is not None:
             witnesses = self._localise(self.local, margins, witnesses, region)
         finite_logits = torch.isfinite(logits).all(1)
-        return _collect(margins, runner_up, witnesses, region, finite, finite_logits)
+        return collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
     def _gradients(self, trace: Trace, label: Tensor) -> Tensor:
         """Gradients (n, classes, features) of all margins in the solver's precision."""
@@ -143,7 +150,7 @@ class Certifier:
             gradients[:, target] = self.fast.pull_back(slopes, eye[label] - eye[target])
         return gradients
 
-    def _improve(self, margins: _Margins, runner_up: Tensor) -> Witnesses:
+    def _improve(self, margins: Margins, runner_up: Tensor) -> Witnesses:
         """Raise `margins.radius` in place where a better point can raise the row's minimum.
 
         First the class of the smallest closed form; then those classes that could still lie below
@@ -168,7 +175,7 @@ class Certifier:
                 parts.append(self._solve(margins, row, target, enough[row, target]))
         return Witnesses.concatenate(parts).sorted(radii.shape[1])
 
-    def _solve(self, margins: _Margins, row: Tensor, target: Tensor, enough: Tensor) -> Witnesses:
+    def _solve(self, margins: Margins, row: Tensor, target: Tensor, enough: Tensor) -> Witnesses:
         """Solve margins (row, target), raise their radii, and return the points that did it."""
         x, label, m = margins.x[row], margins.label[row], margins.m[row, target]
         found = dual.solve(
@@ -185,13 +192,13 @@ class Certifier:
         point = found.u.half()
         u = point.double()
         value, gradient = self._at(margins, row, target, u)
-        proved = self.prover.at_points(_length(x), value, gradient, m, u)
+        proved = self.prover.at_points(length_upper(x), value, gradient, m, u)
         better = proved > margins.radius[row, target]
         margins.radius[row[better], target[better]] = proved[better]
         return Witnesses(row=row, target=target, point=point, curvature=m).take(better)
 
     def _at(
-        self, margins: _Margins, row: Tensor, target: Tensor, u: Tensor
+        self, margins: Margins, row: Tensor, target: Tensor, u: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Values (k,) and gradients (k, features) in float64 of margins (row, target) at x + u."""
         trace = self.exact.trace(margins.x[row] + u)
@@ -199,7 +206,7 @@ class Certifier:
         return (trace.logits * direction).sum(1), self.exact.pull_back(trace.slopes, direction)
 
     def _localise(
-        self, local: LocalCurvature, margins: _Margins, witnesses: Witnesses, region: Tensor
+        self, local: LocalCurvature, margins: Margins, witnesses: Witnesses, region: Tensor
     ) -> Witnesses:
         """Raise `margins.radius` by curvatures on balls, and set `region` (n,) where that pays.
 
@@ -207,7 +214,7 @@ class Certifier:
         """
         n, classes = margins.radius.shape
         radius, first = margins.radius.min(1)
-        u = _points(witnesses, torch.arange(n, device=radius.device), first, n, classes)
+        u = witness_points(witnesses, torch.arange(n, device=radius.device), first, n, classes)
         value, gradient = self._at(margins, torch.arange(n, device=radius.device), first, u)
         slope, shift = gradient.norm(dim=1), u.norm(dim=1)
         # Near the boundary of the class nothing is to be gained beyond it.
@@ -226,7 +233,7 @@ class Certifier:
     def _on_balls(
         self,
         local: LocalCurvature,
-        margins: _Margins,
+        margins: Margins,
         witnesses: Witnesses,
         region: Tensor,
         row: Tensor,
@@ -240,7 +247,7 @@ class Certifier:
         for part in torch.stack([row, target], 1).split(self.batch_size):
             row, target = part.unbind(1)
             x, label, reach = margins.x[row], margins.label[row], ball[row]
-            u = _points(witnesses, row, target, n, classes)
+            u = witness_points(witnesses, row, target, n, classes)
             value, gradient = self._at(margins, row, target, u)
             allowed = dual.largest_curvature(value, gradient, u, enough[row] * (1 + _BEYOND))
             allowed = torch.where(u.norm(dim=1) < reach, allowed, 0.0)
@@ -272,7 +279,7 @@ class Certifier:
                 shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
                 u[open_] = (found * shrink[:, None]).half().double()
                 value, gradient = self._at(margins, row, target, u)
-            proved = self.prover.at_points(_length(x), value, gradient, m, u)
+            proved = self.prover.at_points(length_upper(x), value, gradient, m, u)
             proved = torch.minimum(proved, reach * ROUND_DOWN)
             inside = u.norm(dim=1) * (1 + 1e-9) <= reach
             better = inside & (proved > margins.radius[row, target])
@@ -286,6 +293,8 @@ class Certifier:
         return witnesses.sorted(classes)
 
 
+# Bytes that a batch may take, whatever its size: larger ones are cut.
+_MEMORY = 2**30
 # Images with larger entries are refused as infinite: their squares may overflow.
 _LARGEST = 1e100
 # A class whose radius exceeds the row's minimum by this, relatively, stays above it when proved.
@@ -296,76 +305,3 @@ _BEYOND = 1e-6
 _GAIN = 1e-3
 # A witness lies near the boundary if its margin is this small beside |g| |u|.
 _NEAR = 0.05
-
-
-def _length(x: Tensor) -> Tensor:
-    """Bounds (n,) of the norms of rows, also where their squares underflow."""
-    return x.norm(dim=1) * (1 + 1e-12) + 1e-150
-
-
-def _points(witnesses: Witnesses, row: Tensor, target: Tensor, rows: int, classes: int) -> Tensor:
-    """The witness points (k, features) of margins (row, target), 0 where there is none, float64."""
-    known = torch.full((rows, classes), len(witnesses.row), device=row.device)
-    known[witnesses.row, witnesses.target] = torch.arange(len(witnesses.row), device=row.device)
-    nothing = witnesses.point.new_zeros(1, witnesses.point.shape[1])
-    return torch.cat([witnesses.point, nothing])[known[row, target]].double()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Margins:
-    """All margins of a batch at its images: `value`, `m`, `radius` (n, classes) and so on."""
-
-    x: Tensor
-    label: Tensor
-    value: Tensor
-    gradient: Tensor
-    m: Tensor
-    radius: Tensor
-
-
-def _collect(
-    margins: _Margins,
-    runner_up: Tensor,
-    witnesses: Witnesses,
-    region: Tensor,
-    finite_input: Tensor,
-    finite_logits: Tensor,
-) -> Certificates:
-    label = margins.label
-    rows = torch.arange(len(label), device=label.device)
-    radius, binding = margins.radius.min(1)
-    status = torch.full_like(label, int(Status.CERTIFIED))
-    status[radius <= 0] = int(Status.NO_RADIUS)
-    status[margins.value[rows, runner_up] <= 0] = int(Status.TIED)
-    sound = finite_logits & torch.isfinite(margins.m).all(1)
-    status[~sound] = int(Status.NON_FINITE_NETWORK)
-    status[~finite_input] = int(Status.NON_FINITE_INPUT)
-    good = status == int(Status.CERTIFIED)
-    kept = good[witnesses.row]
-    return Certificates(
-        radius=torch.where(good, radius, 0.0),
-        radius_runner_up=torch.where(good, margins.radius[rows, runner_up], 0.0),
-        prediction=label,
-        runner_up=runner_up,
-        binding=binding,
-        status=status,
-        curvature=margins.m[rows, binding],
-        region_radius=torch.where(good, region, torch.inf),
-        witnesses=witnesses.take(kept),
-    )
-
-
-def _failed(x: Tensor, status: Status) -> Certificates:
-    zeros = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    return Certificates(
-        radius=zeros,
-        radius_runner_up=zeros,
-        prediction=none,
-        runner_up=none,
-        binding=none,
-        status=none + int(status),
-        curvature=zeros,
-        region_radius=zeros + torch.inf,
-        witnesses=Witnesses.none(x.shape[1], x.device),
-    )

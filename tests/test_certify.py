@@ -135,6 +135,17 @@ def test_batches_do_not_change_rows():
     assert (whole.prediction == parts.prediction).all()
 
 
+def test_a_batch_of_any_size_is_cut_to_the_memory_budget(monkeypatch):
+    """The largest batch that the certifier sees stays within the budget's rows."""
+    monkeypatch.setattr("raycrt.certifier._MEMORY", 20_000)
+    certifier = Certifier(random_network(2), batch_size=10**9)
+    seen = [len(part) for part in certifier.batches(_images(50))]
+    assert sum(seen) == 50 and max(seen) < 50
+    assert torch.allclose(
+        certifier(_images(50)).radius, Certifier(random_network(2))(_images(50)).radius, rtol=1e-5
+    )
+
+
 def test_bad_input():
     certifier = Certifier(random_network(2))
     with pytest.raises(InvalidInput, match="features of an image == features of the network"):
