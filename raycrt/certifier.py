@@ -29,8 +29,9 @@ class Certifier:
     """A network with its proved curvature: computed once, then any number of images.
 
     `steps` bounds the solver's gradients for each margin (0: closed form only); `batch_size` the
-    rows at a time, fewer where they would take more than a gigabyte. Results do not depend on how images are batched, but for the last bits that
-    matrix products round differently: every one of them is a valid radius.
+    rows at a time, fewer where they would take more than a gigabyte. Results do not depend on how
+    images are batched, but for the last bits that matrix products round differently: every one of
+    them is a valid radius.
 
     With `region` "local", rows whose radius does not exceed each of the increasing radii `at` get
     their curvature proved again on a ball that just reaches beyond the first such radius, or to
