@@ -1,4 +1,4 @@
-"""Distances from above: real misclassifications, and no farther than a library's own attacks find."""
+"""Distances from above: misclassifications, and no farther than a library's own attacks find."""
 
 import foolbox
 import pytest
