@@ -91,7 +91,7 @@ def cholesky_upper(symmetric: Tensor, bound: float) -> float | None:
     return proved + 2 * EPS * (abs(proved) + abs(bound))
 
 
-def weighted_gram_upper(matrix: Tensor, weights: Tensor, guess: float | None = None) -> float:
+def weighted_gram_upper(matrix: Tensor, weights: Tensor) -> float:
     """A number >= lambda_max of W^T diag(weights) W and >= 0, for W (rows, columns), any weights.
 
     For weights >= 0 the smaller of the two Gram matrices is used. The rounding of forming a Gram
@@ -113,7 +113,7 @@ def weighted_gram_upper(matrix: Tensor, weights: Tensor, guess: float | None = N
     else:
         gram = matrix.T @ (weights[:, None] * matrix)
     rounding = gamma(max(rows, columns) + 6) * mass
-    return max(0.0, (eigenvalue_upper(gram, guess) + rounding) * (1 + EPS))
+    return max(0.0, (eigenvalue_upper(gram) + rounding) * (1 + EPS))
 
 
 def gram_iteration_upper(matrix: Tensor, steps: int = 8) -> float:
