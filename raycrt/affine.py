@@ -72,6 +72,11 @@ class AffineMap(nn.Module):
         """Number of roundings that the error of an entry of a result is made of."""
         return max(self.in_features, self.out_features)
 
+    @property
+    def transpose_terms(self) -> int:
+        """The same for `transpose` alone."""
+        return self.terms
+
     def magnitude_upper(self) -> float:
         """A number >= the spectral norm of |W|, entry by entry absolute."""
         return nonnegative_norm_upper(self.matrix().detach().double().abs()) * _SLACK
@@ -141,6 +146,10 @@ class Dense(AffineMap):
 
     def transpose(self, cotangent: Tensor) -> Tensor:
         return cotangent @ self.weight
+
+    @property
+    def transpose_terms(self) -> int:
+        return self.out_features
 
     def matrix(self) -> Tensor:
         return self.weight

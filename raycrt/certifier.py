@@ -16,20 +16,24 @@ from torch import Tensor
 
 from raycrt import dual
 from raycrt.certificate import Certificates, Status, Witnesses
+from raycrt.coordinates import coordinates
 from raycrt.curvature import margin_curvature
 from raycrt.errors import require
 from raycrt.local import LocalCurvature
-from raycrt.margins import Margins, collect, failed, length_upper, witness_points
-from raycrt.network import Network, Trace, margin_direction
+from raycrt.margins import Margins, collect, failed, witness_points
+from raycrt.network import QUICK, Network, Trace, margin_direction
+from raycrt.problem import Problem
 from raycrt.proof import ROUND_DOWN, Prover
-from raycrt.rounding import ErrorModel
+from raycrt.rounding import ErrorModel, length_upper
 
 
 class Certifier:
     """A network with its proved curvature: computed once, then any number of images.
 
-    `steps` bounds the solver's gradients for each margin (0: closed form only); `batch_size` the
-    rows at a time, fewer where they would take more than a gigabyte. Results do not depend on how
+    `steps` bounds the solver's steps for each margin, in few coordinates and again in all pixels
+    (0: closed form only); `batch_size` the rows at a time, fewer where they would take more than a
+    gigabyte. Without `runner_up` that class is not solved for its own sake, and the radii against
+    it alone are only as good as those of all classes need. Results do not depend on how
     images are batched, but for the last bits that matrix products round differently: every one of
     them is a valid radius.
 
@@ -54,6 +58,7 @@ class Certifier:
         region: str = "global",
         at: Sequence[float] = (),
         deployment: str = "exact",
+        runner_up: bool = True,
     ) -> None:
         require(steps >= 0, "steps >= 0", steps=steps)
         require(batch_size > 0, "batch_size > 0", batch_size=batch_size)
@@ -68,23 +73,25 @@ class Certifier:
             "deployment is exact, or float32 for layers that are plain sums of products",
             deployment=deployment,
         )
-        self.steps, self.batch_size = steps, batch_size
+        self.steps, self.batch_size, self.runner_up = steps, batch_size, runner_up
         # The solver's precision. Where float32 results may be rounded further, it is float64.
         plain = torch.get_float32_matmul_precision() == "highest" and all(
             layer.sums_in_float32 for layer in network.layers
         )
         self.fast_type = torch.float32 if plain and steps > 0 else torch.float64
         self.fast = network.copied(self.fast_type)
+        self.fast.functions = QUICK
         self.exact = network.in_float64()
         self.bounded = network.bounded()
         if not self.bounded:
             return
         self.curvature = margin_curvature(network) if curvature is None else curvature
-        errors = ErrorModel.of(network)
+        self.errors = ErrorModel.of(network)
         deployed = torch.float32 if deployment == "float32" else None
-        self.prover = Prover(errors=errors, deployed=deployed)
+        self.prover = Prover(errors=self.errors, deployed=deployed)
+        self.coordinates = coordinates(self.exact.layers[0], self.fast.layers[0])
         self.at = torch.tensor(at, dtype=torch.float64)
-        self.local = LocalCurvature.of(network, errors) if region == "local" else None
+        self.local = LocalCurvature.of(network, self.errors) if region == "local" else None
 
     def __call__(self, images: Tensor) -> Certificates:
         """Certify `images` (n, ...) with pixels as the network was trained on."""
@@ -105,10 +112,9 @@ class Certifier:
             yield self._certify(rows)
 
     def _rows_in_memory(self) -> int:
-        """Rows whose gradients for all classes and iterates of the solver fit the memory budget."""
+        """Rows whose iterates in the solver and whose proofs fit the memory budget."""
         widest = max(layer.out_features for layer in self.exact.layers)
-        numbers = 2 * self.exact.classes * (self.exact.features + widest)
-        numbers += 16 * self.exact.features + 4 * self.exact.depth * widest
+        numbers = 12 * self.exact.features + 8 * self.exact.depth * widest
         return max(1, _MEMORY // (8 * numbers))
 
     @torch.no_grad()
@@ -122,17 +128,26 @@ class Certifier:
         x64 = x.double()
         finite = torch.isfinite(x64).all(1) & (x64.abs().amax(1) < _LARGEST)
         x64 = torch.where(finite[:, None], x64, 0.0)
-        trace = self.exact.trace(x64)
+        first = self.exact.layers[0](x64)
+        trace = self.exact.trace_above(first)
         logits = trace.logits
         rows = torch.arange(len(x64), device=x.device)
         label, runner_up = logits.topk(2, dim=1).indices.unbind(1)
         values = logits[rows, label][:, None] - logits
         m = self.curvature.to(x.device)[label]
         length = length_upper(x64)
-        gradients = self._gradients(trace, label)
-        radii = self.prover.closed_forms(length[:, None], values, gradients, m)
+        sizes = self._gradient_lengths(trace, label, length)
+        radii = self.prover.closed_forms(length[:, None], values, sizes, m)
         radii[rows, label] = torch.inf
-        margins = Margins(x=x64, label=label, value=values, gradient=gradients, m=m, radius=radii)
+        margins = Margins(
+            x=x64,
+            label=label,
+            length=length,
+            first=first.to(self.fast_type),
+            value=values,
+            m=m,
+            radius=radii,
+        )
         witnesses = self._improve(margins, runner_up)
         region = torch.full_like(length, torch.inf)
         if self.local is not None:
@@ -140,36 +155,39 @@ class Certifier:
         finite_logits = torch.isfinite(logits).all(1)
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
-    def _gradients(self, trace: Trace, label: Tensor) -> Tensor:
-        """Gradients (n, classes, features) of all margins in the solver's precision."""
+    def _gradient_lengths(self, trace: Trace, label: Tensor, length: Tensor) -> Tensor:
+        """Proved bounds (n, classes) of the lengths of all margins' gradients at the images."""
         slopes = [s.to(self.fast_type) for s in trace.slopes]
-        eye = torch.eye(self.fast.classes, dtype=self.fast_type, device=label.device)
-        first = self.fast.pull_back(slopes, eye[label] - eye[0])
-        gradients = first.new_empty(len(label), len(eye), first.shape[1])
-        gradients[:, 0] = first
-        for target in range(1, len(eye)):
-            gradients[:, target] = self.fast.pull_back(slopes, eye[label] - eye[target])
-        return gradients
+        off = self.errors.layers(length, torch.float64)
+        eye = torch.eye(self.exact.classes, dtype=self.fast_type, device=label.device)
+        lengths = []
+        for target in range(self.exact.classes):
+            direction = eye[label] - eye[target]
+            above, error = self.errors.pull_back_above(self.fast, slopes, direction, off)
+            reach = self.coordinates.length_upper(above, self.errors)
+            lengths.append(reach + self.errors.spectral[0] * error)
+        return torch.stack(lengths, 1)
 
     def _improve(self, margins: Margins, runner_up: Tensor) -> Witnesses:
         """Raise `margins.radius` in place where a better point can raise the row's minimum.
 
         First the class of the smallest closed form; then those classes that could still lie below
-        it, and only until they no longer do. The runner-up is solved whenever it is not bounded by
-        that minimum, to be compared with certificates of the runner-up alone.
+        it, and only until they no longer do. With `runner_up` it is solved wherever it is not
+        bounded by that minimum, to be compared with certificates of the runner-up alone.
         """
-        x, radii = margins.x, margins.radius
-        rows = torch.arange(len(x), device=x.device)
-        parts = [Witnesses.none(x.shape[1], x.device)]
+        radii = margins.radius
+        rows = torch.arange(len(radii), device=radii.device)
+        parts = [Witnesses.none(margins.x.shape[1], radii.device)]
         if self.steps > 0:
             first = radii.argmin(1)
             parts.append(self._solve(margins, rows, first, torch.full_like(radii[:, 0], torch.inf)))
             enough = radii[rows, first, None] * (1 + _CLEAR)
             rest = radii < enough
-            rest[rows, first] = False
-            rest[rows, runner_up] = runner_up != first
             enough = enough.expand_as(radii).clone()
-            enough[rows, runner_up] = torch.inf
+            if self.runner_up:
+                rest[rows, runner_up] = True
+                enough[rows, runner_up] = torch.inf
+            rest[rows, first] = False
             pairs = rest.nonzero()
             for part in pairs.split(self.batch_size):
                 row, target = part.unbind(1)
@@ -178,25 +196,51 @@ class Certifier:
 
     def _solve(self, margins: Margins, row: Tensor, target: Tensor, enough: Tensor) -> Witnesses:
         """Solve margins (row, target), raise their radii, and return the points that did it."""
-        x, label, m = margins.x[row], margins.label[row], margins.m[row, target]
-        found = dual.solve(
-            self.fast,
-            x.to(self.fast_type),
-            label,
-            target,
-            m.to(self.fast_type),
-            value=margins.value[row, target].to(self.fast_type),
-            gradient=margins.gradient[row, target],
+        m = margins.m[row, target]
+        found = self._search(margins, row, target, m, enough)
+        better = found.radius > margins.radius[row, target]
+        margins.radius[row[better], target[better]] = found.radius[better]
+        return Witnesses(row=row, target=target, point=found.u.half(), curvature=m).take(better)
+
+    def _search(
+        self, margins: Margins, row: Tensor, target: Tensor, m: Tensor, enough: Tensor
+    ) -> dual.Solution:
+        """The best points found for margins (row, target) of curvature m, and their proved radii.
+
+        Few coordinates lead near the solution. From there on every iterate is rounded to float16
+        and proved as it stands.
+        """
+        problem = Problem(
+            coordinates=self.coordinates,
+            fast=self.fast,
+            exact=self.exact,
+            prover=self.prover,
+            x=margins.x[row],
+            length=margins.length[row],
+            first=margins.first[row],
+            direction=margin_direction(
+                margins.label[row], target, margins.value.to(self.fast_type)
+            ),
+            m=m,
+        )
+        slow = m.to(self.fast_type)
+        near = dual.solve(
+            problem.start(),
+            problem.near,
+            slow,
             enough=enough.to(self.fast_type),
             steps=self.steps,
+            tolerance=_NEAR_ENOUGH,
         )
-        point = found.u.half()
-        u = point.double()
-        value, gradient = self._at(margins, row, target, u)
-        proved = self.prover.at_points(length_upper(x), value, gradient, m, u)
-        better = proved > margins.radius[row, target]
-        margins.radius[row[better], target[better]] = proved[better]
-        return Witnesses(row=row, target=target, point=point, curvature=m).take(better)
+        return dual.solve(
+            problem.lifted(near.u),
+            problem.proved,
+            slow,
+            enough=enough,
+            steps=self.steps,
+            tolerance=_SETTLED,
+            bend=near.bend,
+        )
 
     def _at(
         self, margins: Margins, row: Tensor, target: Tensor, u: Tensor
@@ -247,7 +291,7 @@ class Certifier:
         n, classes = margins.radius.shape
         for part in torch.stack([row, target], 1).split(self.batch_size):
             row, target = part.unbind(1)
-            x, label, reach = margins.x[row], margins.label[row], ball[row]
+            reach = ball[row]
             u = witness_points(witnesses, row, target, n, classes)
             value, gradient = self._at(margins, row, target, u)
             allowed = dual.largest_curvature(value, gradient, u, enough[row] * (1 + _BEYOND))
@@ -265,22 +309,14 @@ class Certifier:
                 m[at] = torch.minimum(m[at], proved)
             open_ = ((m > allowed) & (m < margins.m[row, target])).nonzero()[:, 0]
             if len(open_):
-                found = dual.solve(
-                    self.fast,
-                    x[open_].to(self.fast_type),
-                    label[open_],
-                    target[open_],
-                    m[open_].to(self.fast_type),
-                    value=margins.value[row, target][open_].to(self.fast_type),
-                    gradient=margins.gradient[row, target][open_],
-                    enough=(enough[row][open_] * (1 + 1e-5)).to(self.fast_type),
-                    steps=self.steps,
+                found = self._search(
+                    margins, row[open_], target[open_], m[open_], enough[row][open_] * (1 + 1e-5)
                 ).u.double()
                 longest = reach[open_] * (1 - _GAIN)
                 shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
                 u[open_] = (found * shrink[:, None]).half().double()
                 value, gradient = self._at(margins, row, target, u)
-            proved = self.prover.at_points(length_upper(x), value, gradient, m, u)
+            proved = self.prover.at_points(margins.length[row], value, gradient, m, u)
             proved = torch.minimum(proved, reach * ROUND_DOWN)
             inside = u.norm(dim=1) * (1 + 1e-9) <= reach
             better = inside & (proved > margins.radius[row, target])
@@ -300,6 +336,8 @@ _MEMORY = 2**30
 _LARGEST = 1e100
 # A class whose radius exceeds the row's minimum by this, relatively, stays above it when proved.
 _CLEAR = 1e-4
+# Relative length of the steps at which the solver stops, in few coordinates and at the end.
+_NEAR_ENOUGH, _SETTLED = 1e-3, 2e-3
 # A local ball reaches this far, relatively, beyond the stated radius it is to prove.
 _BEYOND = 1e-6
 # Less than this is not worth a curvature of its own, relatively.

@@ -14,15 +14,14 @@ At the nearest point of {f = 0}, if `m |u| < |g|`, r(u) = |u|: the radius is exa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from raycrt.network import Network, margin_direction
-
-# A margin is settled when its radius rose by less than this, relatively, in `_PATIENCE` steps.
-_PROGRESS = 1e-4
+# A margin is left alone when its radius rose by less than this, relatively, in `_PATIENCE` steps.
+_PROGRESS = 1e-6
 _PATIENCE = 3
 # The active set is compacted when less than this share of it is still open.
 _SHRINK = 0.8
@@ -35,7 +34,7 @@ def radius(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor) -> Tens
     """r(u) from f and the products g.g, g.u, u.u; all of one shape.
 
     Negative or zero where the point proves nothing, NaN where no real radius exists. The formula is
-    evaluated as it stands; `raycrt.certifier` accounts for its rounding.
+    evaluated as it stands; `raycrt.proof` accounts for its rounding.
     """
     across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
     reach = (gg + 2 * m * value).sqrt()
@@ -64,128 +63,139 @@ def largest_curvature(value: Tensor, gradient: Tensor, u: Tensor, wanted: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
+class Points:
+    """Margins at points `u` (n, d): `value` (n,), `gradient` (n, d) and the `radius` (n,) that a
+    point is worth; 0 where it has not been judged."""
+
+    u: Tensor
+    value: Tensor
+    gradient: Tensor
+    radius: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Solution:
-    """For each margin the best point found, `u` (n, features), and its `radius` (n,): estimates."""
+    """For each margin the best point found, `u` (n, d), the `radius` (n,) that it is worth, and
+    `bend` (n,), the curvature that was seen along the last step."""
 
     u: Tensor
     radius: Tensor
+    bend: Tensor
+
+
+# The margins of the given numbers at the given points, or at points that stand for these.
+Evaluate = Callable[[Tensor, Tensor], Points]
 
 
 @torch.no_grad()
 def solve(
-    network: Network,
-    x0: Tensor,
-    label: Tensor,
-    target: Tensor,
+    start: Points,
+    evaluate: Evaluate,
     m: Tensor,
     *,
-    gradient: Tensor,
-    value: Tensor,
     enough: Tensor,
     steps: int,
+    tolerance: float,
+    bend: Tensor | None = None,
 ) -> Solution:
-    """Look for points u of large r(u) for n margins `z_label - z_target` around x0 (n, features).
+    """Look for points of large radius for n margins of curvature `m` (n,), from `start` on.
 
-    `value` and `gradient` are those at x0, from which the iteration starts. A margin is left alone
-    as soon as its radius reaches `enough` (n,), equals |u| at the boundary, or stops to grow; the
-    work goes on with the others.
+    A margin is left alone as soon as its radius reaches `enough` (n,), its steps become shorter
+    than `tolerance` times the point's length, or the radius stops to grow; the work goes on with
+    the others. A radius is as near its best as the square of the tolerance. `bend` is the
+    curvature that an earlier solution ended with.
     """
     state = _State(
-        row=torch.arange(len(x0), device=x0.device),
-        x0=x0,
-        direction=margin_direction(label, target, x0.new_empty(0, network.classes)),
+        row=torch.arange(len(m), device=m.device),
         m=m,
         enough=enough,
-        u=torch.zeros_like(x0),
-        best_u=torch.zeros_like(x0),
-        best=torch.zeros_like(m),
-        before=torch.zeros_like(m),
-        value=value,
-        gradient=gradient,
-        gg=_dot(gradient, gradient),
-        gu=torch.zeros_like(m),
-        uu=torch.zeros_like(m),
-        bend=torch.zeros_like(m),
+        u=start.u,
+        value=start.value,
+        gradient=start.gradient,
+        best_u=start.u,
+        best=start.radius,
+        before=start.radius,
+        bend=torch.zeros_like(m) if bend is None else bend,
     )
-    state.judge()
-    u, best = torch.zeros_like(x0), state.best.clone()
-    for step in range(steps):
-        state.advance(network)
-        state.judge()
-        # On the boundary |u| is an upper bound of every radius: nothing is left to gain.
-        limit = torch.where(state.value <= 0, state.uu.sqrt() * (1 - _PROGRESS), torch.inf)
-        is_open = (state.best < state.enough) & (state.best < limit)
-        if step % _PATIENCE == _PATIENCE - 1:
+    found = Solution(u=start.u.clone(), radius=start.radius.clone(), bend=state.bend.clone())
+    for step in range(1, steps + 1):
+        state.advance(evaluate)
+        is_open = (state.best < state.enough) & ~state.settled(tolerance)
+        if step % _PATIENCE == 0:
             is_open &= state.best > state.before * (1 + _PROGRESS)
             state.before = state.best
-        share = float(is_open.float().mean())
-        if share < _SHRINK:
-            closed = ~is_open
-            u[state.row[closed]] = state.best_u[closed]
-            best[state.row[closed]] = state.best[closed]
+        left = int(is_open.sum())
+        if left < _SHRINK * len(is_open):
+            state.write(found, ~is_open)
             state = state.keep(is_open)
-        if share == 0:
-            break
-    u[state.row], best[state.row] = state.best_u, state.best
-    return Solution(u=u, radius=best)
+        if left == 0:
+            return found
+    state.write(found, torch.ones_like(state.row, dtype=torch.bool))
+    return found
 
 
 @dataclass(kw_only=True)
 class _State:
-    """The iterates of the margins that are still open, and the products they need."""
+    """The iterates of the margins that are still open."""
 
     row: Tensor
-    x0: Tensor
-    direction: Tensor
     m: Tensor
     enough: Tensor
     u: Tensor
+    value: Tensor
+    gradient: Tensor
     best_u: Tensor
     best: Tensor
     before: Tensor
-    value: Tensor
-    gradient: Tensor
-    gg: Tensor
-    gu: Tensor
-    uu: Tensor
     bend: Tensor
 
-    def advance(self, network: Network) -> None:
+    def advance(self, evaluate: Evaluate) -> None:
         """A step of `u <- -eta g`: eta is the root of the linearised margin, capped below 1/m, and
         the step is damped by the curvature seen along the one before."""
-        tiny = torch.finfo(self.gg.dtype).tiny
-        eta = ((self.value - self.gu) / self.gg.clamp(min=tiny)).clamp(min=0)
-        eta = torch.minimum(eta, (1 - _CAP) / self.m.clamp(min=1e-30))
+        eta, _ = self._multiplier()
         pull = 1 / (1 + eta * self.bend)
-        keep, along = 1 - pull, -pull * eta
-        # All products with the new u = keep u + along g that g and the old u give.
-        g_dot_new = keep * self.gu + along * self.gg
-        u_dot_new = keep * self.uu + along * self.gu
-        uu = keep * u_dot_new + along * g_dot_new
-        moved = (uu - 2 * u_dot_new + self.uu).clamp(min=tiny)
-        old_u, old_gu = self.u, self.gu
-        self.u = torch.addcmul(keep[:, None] * self.u, along[:, None], self.gradient)
-        trace = network.trace(self.x0 + self.u)
-        self.value = _dot(trace.logits, self.direction)
-        self.gradient = network.pull_back(trace.slopes, self.direction)
-        self.gg = _dot(self.gradient, self.gradient)
-        self.gu = _dot(self.gradient, self.u)
-        turned = self.gu - _dot(self.gradient, old_u) - g_dot_new + old_gu
-        self.bend = (turned / moved).clamp(min=0)
-        self.uu = uu.clamp(min=0)
+        moved = (1 - pull)[:, None] * self.u
+        moved.addcmul_((pull * eta)[:, None], self.gradient, value=-1)
+        found = evaluate(self.row, moved)
+        step = found.u - self.u
+        turned = _dot(found.gradient, step) - _dot(self.gradient, step)
+        self.bend = (turned / _dot(step, step).clamp(min=_tiny(step))).clamp(min=0)
+        self.u, self.value, self.gradient = found.u, found.value, found.gradient
+        better = found.radius > self.best
+        self.best_u = torch.where(better[:, None], found.u, self.best_u)
+        self.best = torch.where(better, found.radius, self.best)
 
-    def judge(self) -> None:
-        """Keep the point if it is the best so far."""
-        found = radius(self.value, self.gg, self.gu, self.uu, self.m).nan_to_num(0.0, 0.0, 0.0)
-        better = found > self.best
-        if bool(better.all()):
-            self.best_u = self.u
-        else:
-            self.best_u = torch.where(better[:, None], self.u, self.best_u)
-        self.best = torch.maximum(self.best, found)
+    def _multiplier(self) -> tuple[Tensor, Tensor]:
+        gg = _dot(self.gradient, self.gradient).clamp(min=_tiny(self.gradient))
+        eta = ((self.value - self.gu) / gg).clamp(min=0)
+        return torch.minimum(eta, (1 - _CAP) / self.m.clamp(min=1e-30)), gg
+
+    @property
+    def gu(self) -> Tensor:
+        return _dot(self.gradient, self.u)
+
+    @property
+    def uu(self) -> Tensor:
+        return _dot(self.u, self.u)
+
+    def settled(self, tolerance: float) -> Tensor:
+        """Where the undamped next point is no further away than `tolerance` times its length."""
+        eta, gg = self._multiplier()
+        left = eta * eta * gg + 2 * eta * self.gu + self.uu
+        return left <= tolerance**2 * self.uu
+
+    def write(self, found: Solution, rows: Tensor) -> None:
+        """Hand over the results of the margins that a mask names."""
+        row = self.row[rows]
+        found.u[row], found.radius[row] = self.best_u[rows], self.best[rows]
+        found.bend[row] = self.bend[rows]
 
     def keep(self, rows: Tensor) -> _State:
         return _State(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def _tiny(like: Tensor) -> float:
+    return torch.finfo(like.dtype).tiny
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

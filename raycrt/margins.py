@@ -12,19 +12,18 @@ from raycrt.certificate import Certificates, Status, Witnesses
 
 @dataclass(frozen=True, kw_only=True)
 class Margins:
-    """All margins of a batch at its images: `value`, `m`, `radius` (n, classes) and so on."""
+    """All margins of a batch at its images: `value`, `m`, `radius` (n, classes) and so on.
+
+    `length` (n,) bounds |x|, `first` (n, width) is z_1 in the solver's type.
+    """
 
     x: Tensor
     label: Tensor
+    length: Tensor
+    first: Tensor
     value: Tensor
-    gradient: Tensor
     m: Tensor
     radius: Tensor
-
-
-def length_upper(x: Tensor) -> Tensor:
-    """Bounds (n,) of the norms of rows, also where their squares underflow."""
-    return x.norm(dim=1) * (1 + 1e-12) + 1e-150
 
 
 def witness_points(

@@ -38,6 +38,15 @@ TORCH = SimpleNamespace(
 )
 
 
+def _quick_softplus(z: Tensor) -> Tensor:
+    """softplus to a few eps of 1, by `log` alone: `log1p` can take ten times as long."""
+    return z.clamp(min=0).sub_(z.abs().sigmoid_().log_())
+
+
+# What a solver's estimates may be made of.
+QUICK = SimpleNamespace(**{**vars(TORCH), "softplus": _quick_softplus})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trace:
     """A forward pass: `logits` (batch, classes), `slopes` s'(z_I) of the hidden layers."""
@@ -49,7 +58,8 @@ class Trace:
 class Network(nn.Module):
     """Classifier from images (batch, ...) to logits (batch, classes).
 
-    `maps` are its affine layers, at least two; `activation` stands between neighbours.
+    `maps` are its affine layers, at least two; `activation` stands between neighbours. `functions`
+    is what `trace` makes the activation of.
     """
 
     def __init__(self, maps: Sequence[AffineMap], activation: Activation) -> None:
@@ -65,6 +75,7 @@ class Network(nn.Module):
         require(maps[-1].out_features >= 2, "classes >= 2", classes=maps[-1].out_features)
         self.maps = nn.ModuleList(maps)
         self.activation = activation
+        self.functions = TORCH
 
     @property
     def layers(self) -> list[AffineMap]:
@@ -111,11 +122,14 @@ class Network(nn.Module):
 
     def trace(self, x: Tensor) -> Trace:
         """Logits and activation slopes at flat inputs x (batch, features)."""
-        z = self.layers[0](x)
+        return self.trace_above(self.layers[0](x))
+
+    def trace_above(self, z: Tensor) -> Trace:
+        """The same from z_1 (batch, width), what the first layer has made of the inputs."""
         slopes = []
         for layer in self.layers[1:]:
-            slopes.append(self.activation.slope(z, TORCH))
-            z = layer(self.activation.value(z, TORCH))
+            slopes.append(self.activation.slope(z, self.functions))
+            z = layer(self.activation.value(z, self.functions))
         return Trace(logits=z, slopes=tuple(slopes))
 
     def slopes(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -133,10 +147,14 @@ class Network(nn.Module):
         `cotangent` is (batch, classes) or, for several at once, (batch, k, classes); the result
         has `features` in place of `classes`.
         """
+        return self.layers[0].transpose(self.pull_back_above(slopes, cotangent))
+
+    def pull_back_above(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
+        """The same gradient in z_1: `width` in place of `features`."""
         for layer, slope in zip(self.layers[:0:-1], reversed(slopes), strict=True):
             cotangent = layer.transpose(cotangent)
             cotangent = cotangent * (slope if cotangent.dim() == slope.dim() else slope[:, None])
-        return self.layers[0].transpose(cotangent)
+        return cotangent
 
 
 def build(spec: ModelSpec, features: int, classes: int) -> Network:

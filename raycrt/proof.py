@@ -27,17 +27,12 @@ class Prover:
     errors: ErrorModel
     deployed: torch.dtype | None = None
 
-    def closed_forms(self, length: Tensor, value: Tensor, gradient: Tensor, m: Tensor) -> Tensor:
-        """Proved radii (n, classes) from the images themselves; `length` (n, 1) bounds |x0|.
+    def closed_forms(self, length: Tensor, value: Tensor, size: Tensor, m: Tensor) -> Tensor:
+        """Proved radii (n, classes) from the images themselves.
 
-        The closed form falls with |g| and grows with f, so bounds of both give a bound of it.
+        `length` (n, 1) bounds |x0| and `size` the exact gradients' lengths: the closed form falls
+        with |g| and grows with f, so bounds of both give a bound of it.
         """
-        off = self.errors.gradient(length, gradient.dtype, forward=torch.float64)
-        rounding = (gradient.shape[2] + 4) * torch.finfo(gradient.dtype).eps
-        square = torch.linalg.vecdot(gradient, gradient).double() * (1 + 2 * rounding)
-        # Squares that underflow lose less than the smallest normal number each.
-        square = square + gradient.shape[2] * torch.finfo(gradient.dtype).smallest_normal
-        size = square.sqrt() * (1 + 1e-12) + off
         lowered = value - self.errors.margin(length, torch.float64) - 2 * EPS * value.abs()
         radius = _root(lowered, size, m)
         if self.deployed is not None:

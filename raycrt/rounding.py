@@ -9,6 +9,7 @@ of its absolute values. All bounds are Euclidean, a number for each row.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,8 @@ class ErrorModel:
     magnitude: tuple[float, ...]
     bias: tuple[float, ...]
     terms: tuple[int, ...]
+    backward_terms: tuple[int, ...]
+    longest: int
     widths: tuple[int, ...]
     slope: float
     bend: float
@@ -51,6 +54,8 @@ class ErrorModel:
             magnitude=tuple(layer.magnitude_upper() for layer in layers),
             bias=tuple(layer.offset_norm_upper() for layer in layers),
             terms=tuple(layer.terms for layer in layers),
+            backward_terms=tuple(layer.transpose_terms for layer in layers),
+            longest=max(network.features, *(layer.out_features for layer in layers)),
             widths=tuple(layer.out_features for layer in layers),
             slope=network.activation.slope_bound,
             bend=network.activation.curvature_bound,
@@ -70,21 +75,53 @@ class ErrorModel:
         from unless `forward` says otherwise. Rounding the weights and slopes to `dtype` is counted,
         and so is underflow.
         """
-        eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
+        depth = len(self.spectral)
         layers = self.layers(length, forward or dtype)
-        lost = [tiny * (n + 2) * math.sqrt(n) for n in self.terms]
-        size = torch.full_like(length, math.sqrt(2) * self.spectral[-1])
-        first = math.sqrt(2) * self.magnitude[-1] * _gamma(self.terms[-1] + 2, eps) + lost[-1]
-        error = torch.full_like(length, first)
-        for k in range(len(self.spectral) - 2, -1, -1):
-            slope_error = self.bend * layers[k] + 16 * ULPS * eps * max(1.0, self.slope) + tiny
-            error = self.slope * error + (slope_error + 2 * eps * self.slope) * (size + error)
-            error = error + lost[k]
-            size = self.slope * size
-            local = _gamma(self.terms[k] + 2, eps) * self.magnitude[k]
-            error = self.spectral[k] * error + local * (size + error) + lost[k] * (1 + size)
+        # A margin's cotangent is two ones.
+        error, size = torch.zeros_like(length), torch.full_like(length, math.sqrt(2))
+        for k in range(depth - 1, -1, -1):
+            error = self.through_layer(k, error, size, dtype)
             size = self.spectral[k] * size
+            if k > 0:
+                error = self.through_slopes(layers[k - 1], error, size, dtype, forward or dtype)
+                size = self.slope * size
         return error * _SLACK
+
+    def pull_back_above(
+        self, network: Network, slopes: Sequence[Tensor], cotangent: Tensor, off: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """`network.pull_back_above` of an exact cotangent (n, classes), and its error's bound (n,).
+
+        The bound grows with the lengths of what is computed. `slopes` were computed in float64,
+        from z_k that are off by `off[k]` (n,).
+        """
+        dtype, error = cotangent.dtype, torch.zeros_like(off[0])
+        for k in range(network.depth - 1, 0, -1):
+            error = self.through_layer(k, error, length_upper(cotangent), dtype)
+            cotangent = network.layers[k].transpose(cotangent)
+            size = length_upper(cotangent)
+            error = self.through_slopes(off[k - 1], error, size, dtype, torch.float64)
+            cotangent = cotangent * slopes[k - 1]
+        return cotangent, error * _SLACK
+
+    def through_layer(self, k: int, error: Tensor, size: Tensor, dtype: torch.dtype) -> Tensor:
+        """Bound of the error of W_k^T c, computed in `dtype`, if c is off by `error` and the exact
+        or the computed c is no longer than `size`."""
+        eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
+        terms = self.backward_terms[k]
+        lost = tiny * (terms + 2) * math.sqrt(self.longest)
+        local = _gamma(terms + 2, eps) * self.magnitude[k]
+        return self.spectral[k] * error + local * (size + error) + lost * (1 + size + error)
+
+    def through_slopes(
+        self, off: Tensor, error: Tensor, size: Tensor, dtype: torch.dtype, forward: torch.dtype
+    ) -> Tensor:
+        """The same of s'(z) * c for a z, computed in `forward`, that is off by `off` in norm."""
+        number = torch.finfo(dtype)
+        slope_error = self.bend * off + 16 * ULPS * torch.finfo(forward).eps * max(1.0, self.slope)
+        relative = slope_error + 2 * number.eps * self.slope + number.smallest_normal
+        lost = number.smallest_normal * math.sqrt(self.longest)
+        return self.slope * error + relative * (size + error) + lost
 
     def layers(self, length: Tensor, dtype: torch.dtype) -> list[Tensor]:
         """Bounds of |computed z_k - exact z_k|_2 for every layer; infinite where it may overflow.
@@ -112,6 +149,13 @@ class ErrorModel:
                 error = self.slope * error + ULPS * eps * (value + size) + 8 * tiny * width
                 size = self.slope * size + self.at_zero * width
         return errors
+
+
+def length_upper(v: Tensor) -> Tensor:
+    """Bounds (n,), float64, of the norms of rows as they stand, whatever rounds or underflows."""
+    number, n = torch.finfo(v.dtype), v.shape[1]
+    square = torch.linalg.vecdot(v, v).double() * (1 + 2 * (n + 4) * number.eps)
+    return (square + n * number.smallest_normal).sqrt() * (1 + 1e-12)
 
 
 def _gamma(n: int, eps: float) -> float:

@@ -53,13 +53,13 @@ def test_honest_runs_pass(tmp_path, depth, name):
     assert (report.checked, report.failed) == (20, 0)
 
 
-@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize(("depth", "gain"), [(2, 12.0), (3, 2.0), (5, 2.0)])
 @pytest.mark.parametrize("deployment", ["exact", "float32"])
-def test_honest_runs_with_local_curvature_pass(tmp_path, depth, deployment):
+def test_honest_runs_with_local_curvature_pass(tmp_path, depth, gain, deployment):
     spec = spec_of(
-        depth, "silu", rows=20, region="local", at=(0.5, 1.0, 2.0), deployment=deployment
+        depth, "silu", rows=20, region="local", at=(0.1, 0.5, 1.0, 2.0), deployment=deployment
     )
-    run = write_run(tmp_path, spec, gain=2.0, seed=depth)
+    run = write_run(tmp_path, spec, gain=gain, seed=depth)
     assert sum(np.isfinite(row["region_radius"]) for row in rows_of(run).to_pylist()) >= 1
     report = verify_run(run)
     assert report.sound, report.findings[:3]

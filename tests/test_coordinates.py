@@ -1,0 +1,119 @@
+"""Lengths of gradients, bounded by few directions: never below the truth, whatever the spectrum."""
+
+import pytest
+import torch
+
+from raycrt import Certifier, problem
+from raycrt.affine import Dense
+from raycrt.attacks import attack
+from raycrt.coordinates import Directions, Pixels, coordinates
+from raycrt.rounding import ErrorModel, length_upper
+from tests.models import random_network
+
+
+def _layer(matrix):
+    layer = Dense(matrix.shape[1], matrix.shape[0]).double()
+    with torch.no_grad():
+        layer.weight.copy_(matrix)
+    return layer.requires_grad_(False)
+
+
+def _spectrum(name, rows=60, columns=50):
+    """A matrix with a planted spectrum: what few directions catch ranges from all to nothing."""
+    torch.manual_seed(1)
+    left = torch.linalg.qr(torch.randn(rows, rows, dtype=torch.float64)).Q[:, :columns]
+    right = torch.linalg.qr(torch.randn(columns, columns, dtype=torch.float64)).Q
+    sizes = {
+        "flat": torch.ones(columns),
+        "cluster": torch.cat([torch.ones(20), torch.full((columns - 20,), 1 - 1e-12)]),
+        "decaying": 0.7 ** torch.arange(columns),
+        "low rank": (torch.arange(columns) < 3).double(),
+        "rank one and noise": torch.cat([torch.ones(1), torch.full((columns - 1,), 1e-6)]),
+        "zero": torch.zeros(columns),
+        "tiny": 1e-60 * torch.rand(columns),
+    }[name].double()
+    return (left * sizes) @ right.T
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "name", ["flat", "cluster", "decaying", "low rank", "rank one and noise", "zero", "tiny"]
+)
+def test_a_length_is_never_below_the_truth(name, dtype):
+    matrix = _spectrum(name).to(dtype).double()
+    layer = _layer(matrix)
+    directions = Directions.of(layer, dtype)
+    network = random_network(2, features=50, width=60)
+    network.maps[0] = layer
+    errors = ErrorModel.of(network)
+    directed = torch.linalg.svd(matrix).U.T.to(dtype)
+    v = torch.cat(
+        [torch.randn(200, 60, generator=torch.Generator().manual_seed(0)).to(dtype), directed]
+    )
+    truth = (v.double() @ matrix).norm(dim=1)
+    for found in (
+        directions.length_upper(v, errors),
+        Pixels(layer.to(dtype)).length_upper(v, errors),
+    ):
+        assert (found >= truth).all()
+
+
+def test_few_directions_bound_a_decaying_layer_tightly():
+    matrix = _spectrum("decaying")
+    errors = ErrorModel.of(random_network(2, features=50, width=60).double())
+    v = torch.randn(100, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = Directions.of(_layer(matrix), torch.float64).length_upper(v, errors)
+    assert (found <= (v @ matrix).norm(dim=1) * 1.01).all()
+
+
+def test_rows_keep_their_lengths_in_every_type():
+    for dtype in (torch.float32, torch.float64):
+        rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]], dtype=dtype)
+        found = length_upper(rows)
+        assert (found >= rows.double().norm(dim=1)).all()
+        assert float(found[0]) == pytest.approx(5, rel=1e-5)
+
+
+def test_a_wide_first_layer_is_solved_in_pixels_with_the_same_radii(monkeypatch):
+    """Coordinates change the way, not what is found."""
+    network = random_network(2, features=20, width=30, gain=2.0)
+    images = torch.randn(40, 20, generator=torch.Generator().manual_seed(3))
+    assert isinstance(coordinates(network.double().layers[0], network.layers[0]), Directions)
+    network = network.float()
+    directed = Certifier(network)(images)
+    monkeypatch.setattr("raycrt.coordinates.DENSE_ENTRIES", 100)
+    certifier = Certifier(network)
+    assert isinstance(certifier.coordinates, Pixels)
+    found = certifier(images)
+    assert torch.allclose(found.radius, directed.radius, rtol=1e-4)
+    assert (found.radius <= attack(network, images).distance).all()
+
+
+def test_a_flat_spectrum_costs_steps_and_no_radius(monkeypatch):
+    """Where few coordinates catch little of the gradient, the proved steps go on alone."""
+    network = random_network(2, features=60, width=80, gain=1.0)
+    images = torch.randn(30, 60, generator=torch.Generator().manual_seed(4))
+    many = Certifier(network)(images)
+    monkeypatch.setattr("raycrt.coordinates._DIRECTIONS", 2)
+    few = Certifier(network)(images)
+    assert torch.allclose(few.radius, many.radius, rtol=1e-4)
+
+
+def test_without_the_runner_up_the_radii_against_all_classes_stay(monkeypatch):
+    network = random_network(2, classes=8, gain=1.5)
+    images = torch.randn(100, 5, generator=torch.Generator().manual_seed(5))
+    solved = []
+    proved = problem.Problem.proved
+
+    def counted(self, rows, u):
+        solved.append(len(rows))
+        return proved(self, rows, u)
+
+    monkeypatch.setattr(problem.Problem, "proved", counted)
+    both = Certifier(network)(images)
+    with_it = sum(solved)
+    solved.clear()
+    alone = Certifier(network, runner_up=False)(images)
+    assert sum(solved) < with_it
+    assert torch.allclose(alone.radius, both.radius, rtol=1e-5)
+    assert (alone.radius_runner_up <= both.radius_runner_up * (1 + 1e-9)).all()
