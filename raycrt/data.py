@@ -70,11 +70,6 @@ def image_shape(spec: DataSpec) -> tuple[int, int, int]:
     return _SHAPES[spec.name]
 
 
-def features(spec: DataSpec) -> int:
-    """Length of a flattened image."""
-    return int(np.prod(_SHAPES[spec.name]))
-
-
 def load(spec: DataSpec) -> Dataset:
     """Read the data set that `spec` names.
 

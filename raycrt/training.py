@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from raycrt import network as networks
 from raycrt import objectives, optimizers
 from raycrt.augmentation import random_maps, warp
-from raycrt.data import CLASSES, Split, features
+from raycrt.data import CLASSES, Split, image_shape
 from raycrt.deepening import deepened
 from raycrt.errors import require
 from raycrt.network import Network
@@ -68,18 +68,19 @@ Report = Callable[[EpochEnd], None]
 
 def fresh(spec: Spec) -> Network:
     """The untrained network of `spec`, drawn from its seed."""
-    return _drawn(spec, spec.model, features(spec.data))
+    return _drawn(spec, spec.model, image_shape(spec.data))
 
 
 def _trained_part(spec: Spec) -> Network:
     """What gradients move: without the layers put in front, on the coordinates trained on."""
     part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
-    return _drawn(spec, part, spec.train.components or features(spec.data))
+    components = spec.train.components
+    return _drawn(spec, part, image_shape(spec.data) if components is None else (components,))
 
 
-def _drawn(spec: Spec, model: ModelSpec, inputs: int) -> Network:
+def _drawn(spec: Spec, model: ModelSpec, shape: tuple[int, ...]) -> Network:
     torch.manual_seed(spec.run.seed)
-    return networks.build(model, inputs, CLASSES).to(DTYPES[spec.train.precision])
+    return networks.build(model, shape, CLASSES).to(DTYPES[spec.train.precision])
 
 
 def train(
