@@ -1,6 +1,7 @@
 """The checker's own bounds: they hold where exact values are known, and are not idle."""
 
 import ast
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,11 +136,27 @@ def test_the_curvature_of_convolutions_is_that_of_the_certifier(tmp_path, model)
 # Rounding
 
 
+def _unrolled_model(depth: int, name: str) -> Model:
+    """A convolution of 5 x 6 pixels before the last layers of a random network."""
+    rng = np.random.default_rng(depth)
+    kernel, bias = rng.normal(size=(4, 1, 3, 3)), rng.normal(size=4)
+    matrix, offset, _ = unrolled(kernel, bias, (1, 5, 6), ModelSpec(channels=(4,)))
+    dense = _model(depth, name, features=len(matrix), seed=depth)
+    return Model(
+        weights=(matrix, *dense.weights),
+        biases=(offset, *dense.biases),
+        activation=dense.activation,
+        sha256="",
+    )
+
+
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("name", ["softplus", "tanh", "arctan", "silu"])
-def test_rounding_stays_within_its_bound(depth, name):
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_rounding_stays_within_its_bound(depth, name, kind):
     """Against the same network in the long double of the machine, and in float32."""
-    model = _model(depth, name, features=30, width=40, seed=depth)
+    make = {"dense": partial(_model, features=30, width=40, seed=depth)}.get(kind, _unrolled_model)
+    model = make(depth, name)
     x = np.random.default_rng(depth).normal(size=(200, 30)).astype(np.float32).astype(np.float64)
     label, target = np.zeros(200, int), np.ones(200, int)
     errors = Errors.of(model)
