@@ -261,10 +261,10 @@ def interval_margins(network: Network, x: Tensor, label: Tensor, radius: Tensor)
             middle, reach = activation.value(middle, TORCH), activation.slope_bound * reach
         if layer is not None:
             middle, reach = layer(middle), layer.linear_absolute(reach)
-    weight, offset = last.matrix(), last.offset()
-    rows = weight[label][:, None] - weight
-    exact = (rows @ middle[:, :, None])[..., 0] + offset[label][:, None] - offset
-    return exact - (rows.abs() @ reach[:, :, None])[..., 0]
+    logits, weight = last(middle), last.matrix()
+    pairs = (weight[:, None] - weight).abs()
+    spread = torch.einsum("nj,ytj->nyt", reach, pairs)[torch.arange(len(x)), label]
+    return logits.gather(1, label[:, None]) - logits - spread
 
 
 def _wrong(logits: Tensor, labels: Tensor) -> Tensor:
