@@ -32,7 +32,7 @@ Metrics = dict[str, float]
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the message names the epoch and the step."""
+    """The loss or a weight became NaN or infinite; the message names the epoch and the step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,7 @@ def train(
             }
 
         metrics = _summary(workers.total(steps), spec, epoch, len(split))
+        _require_finite(model, epoch, len(steps))
         metrics |= _settings(spec.train, epoch, objective)
         report(EpochEnd(epoch=epoch + 1, metrics=metrics, network=whole(), state=snapshot))
     return whole()
@@ -208,6 +209,16 @@ def _summary(steps: Tensor, spec: Spec, epoch: int, rows: int) -> Metrics:
         )
     loss, correct, robust = (steps.sum(0) / rows).tolist()
     return {"loss": loss, "train_accuracy": correct, "train_robust": robust}
+
+
+def _require_finite(model: Network, epoch: int, steps: int) -> None:
+    """The loss of a step is that before it: only the weights tell how the last one went."""
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise TrainingDiverged(
+                f"weights must stay finite, but {name} is not after step {steps} of epoch "
+                f"{epoch + 1}; try a smaller train.learning_rate"
+            )
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """Objectives and the loop: bounds that the losses rest on, exact restarts, divergence named."""
 
 import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -347,6 +349,50 @@ def test_divergence_names_the_step():
     spec = TINY.override({"train.learning_rate": 1e30})
     with pytest.raises(training.TrainingDiverged, match=r"at step \d+ of epoch 1"):
         training.train(spec, data.load(spec.data).train)
+
+
+class _Spoilt(torch.nn.Module):
+    """An objective whose loss is NaN in the call of number `at`."""
+
+    def __init__(self, objective, at):
+        super().__init__()
+        self.objective, self.at, self.calls = objective, at, 0
+
+    def forward(self, *inputs):
+        losses = self.objective(*inputs)
+        self.calls += 1
+        return replace(losses, loss=losses.loss * math.nan) if self.calls == self.at else losses
+
+
+def test_the_checkpoint_before_a_nan_is_kept_and_leads_to_the_same_weights(tmp_path):
+    """300 rows in batches of 64 are 5 steps an epoch, so that call 13 is step 3 of epoch 3."""
+    split = data.load(TINY.data).train
+
+    def keep(end):
+        checkpoint.save_state(tmp_path, end.state())
+        checkpoint.save_model(tmp_path, end.network, TINY)
+
+    spoil = training.Workers(wrap=lambda objective: _Spoilt(objective, 13))
+    with pytest.raises(training.TrainingDiverged, match="it is nan at step 3 of epoch 3"):
+        training.train(TINY, split, report=keep, workers=spoil)
+    kept, state = checkpoint.load_model(tmp_path)[0], checkpoint.load_state(tmp_path)
+    assert state["epoch"] == 2 and kept.bounded()
+    assert (Certifier(kept)(split.images[:50]).radius > 0).any()
+    assert _same(training.train(TINY, split), training.train(TINY, split, state=state))
+
+
+def test_weights_that_the_last_step_spoils_are_named():
+    """The only step of the run: its loss is finite, its gradient is not."""
+    spec = TINY.override({"train.epochs": 1, "train.batch_size": 300, "train.ramp": 0})
+
+    def spoil(objective):
+        objective.network.layers[0].bias.register_hook(lambda gradient: gradient * math.inf)
+        return objective
+
+    with pytest.raises(
+        training.TrainingDiverged, match=r"maps\.0\.bias is not after step 1 of epoch 1"
+    ):
+        training.train(spec, data.load(spec.data).train, workers=training.Workers(wrap=spoil))
 
 
 @pytest.mark.parametrize("channels", [[], [4], [4, 6]])

@@ -16,7 +16,7 @@ from raycrt.distributed import train as training
 from raycrt.distributed.session import session
 from raycrt.network import Network
 from raycrt.spec import Spec
-from raycrt.training import Metrics
+from raycrt.training import Metrics, TrainingDiverged
 
 INTERRUPTED = 130
 
@@ -25,7 +25,8 @@ def train(spec: Spec, out: Path) -> None:
     """Train `spec` on training and validation rows; the model is in `out` afterwards.
 
     `out/tensorboard` follows the run epoch by epoch. After Ctrl-C the command ends with exit code
-    130 and says where the last checkpoint is and how to go on from it.
+    130 and says where the last checkpoint is and how to go on from it; where training diverges,
+    with exit code 1 and the step at which it did.
     """
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -45,6 +46,8 @@ def train(spec: Spec, out: Path) -> None:
         print(f"interrupted; last checkpoint: {kept or 'none yet'}")
         print(f"to go on from it: {shlex.join(['raycrt', *sys.argv[1:]])}")
         sys.exit(INTERRUPTED)
+    except TrainingDiverged as error:
+        sys.exit(f"raycrt: {error}; last checkpoint: {training.last_checkpoint(out) or 'none'}")
     print(f"model: {out / checkpoint.MODEL}")
 
 
