@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import tempfile
 import threading
@@ -21,11 +22,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raycrt import checkpoint, data, training
+from raycrt.assessment import assess
 from raycrt.network import Network
 from raycrt.spec import Spec, validate
 from raycrt.training import EpochEnd, Metrics, TrainingDiverged, Workers
 
 _FAILURES = 3
+# The network is certified on the first of the held-out rows so many times, evenly spread.
+_ASSESSMENTS, _ROWS_ASSESSED = 4, 256
 
 
 def fit(
@@ -41,7 +45,9 @@ def fit(
 
     `rows` is the part of the data set trained on ("train", or "fit": train and validation rows
     together). A run of the same `name` in the same `out` is taken up from its last checkpoint.
-    `watch` is called here with each epoch's metrics while training runs. A checkpoint costs seconds
+    `watch` is called here with each epoch's metrics while training runs. At four epochs, the last
+    among them, they hold what `assess` proves on 256 rows, as `validation/...`, or as
+    `training_rows/...` where these rows are trained on. A checkpoint costs seconds
     of Ray's time, so that epochs shorter than `seconds_between_checkpoints` share one; the last
     epoch always has its own. A worker that dies is replaced; all go on from the last checkpoint.
 
@@ -126,16 +132,29 @@ def _work(config: dict[str, Any]) -> str | None:
     if started is not None:
         with started.as_directory() as directory:
             state = checkpoint.load_state(Path(directory))
-    split = getattr(data.load(spec.data), config["rows"])
+    dataset = data.load(spec.data)
+    split = getattr(dataset, config["rows"])
+    watched = dataset.validation.take(slice(_ROWS_ASSESSED))
+    name = "validation" if config["rows"] == "train" else "training_rows"
+    assessed = {math.ceil(spec.train.epochs * k / _ASSESSMENTS) for k in range(1, _ASSESSMENTS + 1)}
     last = began = time.monotonic()
 
+    def observe(end: EpochEnd) -> None:
+        seen = {**end.metrics, "rows_per_second": len(split) / (time.monotonic() - began)}
+        if end.epoch in assessed:
+            found = assess(end.network, watched, spec.certify)
+            seen |= {f"{name}/{key}": value for key, value in found.items()}
+        config["queue"].put((end.epoch, seen))
+
     def report(end: EpochEnd) -> None:
-        nonlocal last, began
+        nonlocal began
         if workers.rank == 0:
-            now = time.monotonic()
-            speed = {"rows_per_second": len(split) / (now - began)}
-            config["queue"].put((end.epoch, {**end.metrics, **speed}))
-            began = now
+            observe(end)
+        keep(end)
+        began = time.monotonic()
+
+    def keep(end: EpochEnd) -> None:
+        nonlocal last
         waited = _total(torch.tensor([time.monotonic() - last], device=device)) / workers.size
         if float(waited) < config["seconds"] and end.epoch < spec.train.epochs:
             return

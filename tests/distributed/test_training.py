@@ -36,6 +36,17 @@ def ray_running():
         yield
 
 
+def test_rows_held_out_are_named_so_and_assessed_at_four_epochs(tmp_path):
+    seen = {}
+    training.fit(
+        SPEC, tmp_path, rows="train", watch=lambda epoch, found: seen.update({epoch: found})
+    )
+    assert list(seen) == list(range(1, 31))
+    assessed = [epoch for epoch, found in seen.items() if "validation/clean" in found]
+    assert assessed == [8, 15, 23, 30]
+    assert not any(key.startswith("training_rows/") for key in seen[30])
+
+
 def test_a_killed_worker_changes_no_bit(tmp_path):
     whole = training.fit(SPEC, tmp_path / "whole")
     killed, seen = [], []
