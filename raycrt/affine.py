@@ -61,6 +61,14 @@ class AffineMap(nn.Module):
         """|W|^T v for rows v >= 0 (..., out_features), or more than it where W is a product."""
         return weights @ self.matrix().abs()
 
+    def linear_absolute(self, x: Tensor) -> Tensor:
+        """|W| x for rows x >= 0 (..., in_features)."""
+        return x @ self.matrix().abs().T
+
+    def row_norms(self) -> Tensor:
+        """Lengths of the rows of W (out_features,), but for rounding."""
+        return self.matrix().norm(dim=1)
+
     def transpose_interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Elementwise range of W^T c over all c in [low, high], but for the rounding of float64."""
         middle = self.transpose((low + high) / 2)

@@ -51,7 +51,7 @@ def load_model(directory: Path) -> tuple[Network, Spec]:
     if not file.is_file():
         raise InvalidInput(f"a model directory must hold {MODEL}, but {directory} does not")
     spec = Spec.load(directory)
-    model = network.build(spec.model, data.features(spec.data), data.CLASSES)
+    model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
     tensors = load_file(file)
     dtype = next(iter(tensors.values())).dtype
     model = model.to(dtype)

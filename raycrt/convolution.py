@@ -71,6 +71,13 @@ class Correlation(AffineMap):
     def transpose_absolute(self, weights: Tensor) -> Tensor:
         return self._apply_adjoint(weights, self.kernel().abs())
 
+    def linear_absolute(self, x: Tensor) -> Tensor:
+        return self._apply_kernel(x, self.kernel().abs())
+
+    def row_norms(self) -> Tensor:
+        kernel = self.kernel()
+        return self._apply_kernel(kernel.new_ones(self.in_features), kernel.square()).sqrt()
+
     def matrix(self) -> Tensor:
         """Every entry is an entry of the kernel or zero, copied."""
         kernel = self._ungrouped(self.kernel()).flatten(2)

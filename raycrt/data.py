@@ -70,11 +70,6 @@ def image_shape(spec: DataSpec) -> tuple[int, int, int]:
     return _SHAPES[spec.name]
 
 
-def features(spec: DataSpec) -> int:
-    """Length of a flattened image."""
-    return int(np.prod(_SHAPES[spec.name]))
-
-
 def load(spec: DataSpec) -> Dataset:
     """Read the data set that `spec` names.
 
@@ -160,7 +155,10 @@ def _torchvision(spec: DataSpec, *, train: bool, download: bool = False) -> Spli
         "fashion-mnist": datasets.FashionMNIST,
         "cifar10": datasets.CIFAR10,
     }[spec.name]
-    read = kind(root=str(_directory(spec)), train=train, download=download)
+    try:
+        read = kind(root=str(_directory(spec)), train=train, download=download)
+    except RuntimeError as error:
+        raise InvalidInput(f"the files of {spec.name} must be whole: {error}") from None
     images = torch.as_tensor(np.asarray(read.data))
     if spec.name == "cifar10":
         images = images.permute(0, 3, 1, 2).contiguous()

@@ -44,21 +44,27 @@ def load(
         return as_network(model, input_shape or stated)
     if spec is None:
         raise InvalidInput(f"a spec of the model must be given with a file of weights, {path}")
-    return from_state_dict(_read_weights(path), spec)
+    return from_state_dict(_read_weights(path), spec, input_shape)
 
 
-def from_state_dict(tensors: dict[str, Tensor], spec: ModelSpec) -> Network:
+def from_state_dict(
+    tensors: dict[str, Tensor], spec: ModelSpec, input_shape: Sequence[int] | None = None
+) -> Network:
     """The network of `spec` with `tensors` as its weights.
 
     Names that are the network's own decide; others are taken in their order: weight and bias of
-    the first layer, of the second, ... Raises `InvalidInput` where numbers or shapes differ.
+    the first layer, of the second, ... `input_shape` is needed where `spec` has convolutions.
+    Raises `InvalidInput` where numbers or shapes differ.
     """
     weights = [t for t in tensors.values() if t.dim() == 2]
     if not weights:
         raise InvalidInput(
             f"weights must hold a matrix for each layer, but got {_listing(tensors)}"
         )
-    model = network.build(spec, weights[0].shape[1], weights[-1].shape[0])
+    if spec.channels and input_shape is None:
+        raise InvalidInput("input_shape must be given where the spec has convolutions")
+    shape = input_shape if spec.channels and input_shape else weights[0].shape[1:]
+    model = network.build(spec, shape, weights[-1].shape[0])
     own = model.state_dict()
     named = tensors if set(tensors) == set(own) else dict(zip(own, tensors.values(), strict=False))
     wanted = [tuple(t.shape) for t in own.values()]

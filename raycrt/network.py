@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from raycrt.activations import Activation, activation
 from raycrt.affine import AffineMap, Dense
+from raycrt.convolution import Convolution
 from raycrt.errors import require
 from raycrt.spec import ModelSpec
 
@@ -157,10 +159,25 @@ class Network(nn.Module):
         return cotangent
 
 
-def build(spec: ModelSpec, features: int, classes: int) -> Network:
-    """A freshly initialised dense network; draws from torch's global generator."""
-    sizes = [features] + [spec.width] * (spec.depth - 1) + [classes]
-    maps = [Dense(a, b) for a, b in pairwise(sizes)]
+def build(spec: ModelSpec, shape: Sequence[int], classes: int) -> Network:
+    """A freshly initialised network of inputs of `shape`; draws from torch's global generator.
+
+    Convolutions need a shape (channels, height, width).
+    """
+    maps: list[AffineMap] = []
+    for channels in spec.channels:
+        require(len(shape) == 3, "shape is (channels, height, width)", shape=tuple(shape))
+        convolution = Convolution(
+            (shape[0], shape[1], shape[2]),
+            channels,
+            (spec.kernel, spec.kernel),
+            stride=(spec.stride, spec.stride),
+            padding=(spec.padding, spec.padding),
+        )
+        maps.append(convolution)
+        shape = convolution.out_shape
+    sizes = [math.prod(shape)] + [spec.width] * (spec.depth - 1) + [classes]
+    maps += [Dense(a, b) for a, b in pairwise(sizes)]
     return Network(maps, activation(spec.activation, spec.beta))
 
 

@@ -252,7 +252,7 @@ def interval_margins(network: Network, x: Tensor, label: Tensor, radius: Tensor)
     """
     activation = network.activation
     first, *inner, last = network.layers
-    middle, reach = first(x), radius * first.matrix().norm(dim=1).expand(len(x), -1)
+    middle, reach = first(x), radius * first.row_norms().expand(len(x), -1)
     for layer in [*inner, None]:
         if activation.slope_range[0] >= 0:
             low, high = (activation.value(z, TORCH) for z in (middle - reach, middle + reach))
@@ -260,11 +260,11 @@ def interval_margins(network: Network, x: Tensor, label: Tensor, radius: Tensor)
         else:
             middle, reach = activation.value(middle, TORCH), activation.slope_bound * reach
         if layer is not None:
-            middle, reach = layer(middle), reach @ layer.matrix().abs().T
-    weight, offset = last.matrix(), last.offset()
-    rows = weight[label][:, None] - weight
-    exact = (rows @ middle[:, :, None])[..., 0] + offset[label][:, None] - offset
-    return exact - (rows.abs() @ reach[:, :, None])[..., 0]
+            middle, reach = layer(middle), layer.linear_absolute(reach)
+    logits, weight = last(middle), last.matrix()
+    pairs = (weight[:, None] - weight).abs()
+    spread = torch.einsum("nj,ytj->nyt", reach, pairs)[torch.arange(len(x)), label]
+    return logits.gather(1, label[:, None]) - logits - spread
 
 
 def _wrong(logits: Tensor, labels: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ def build(network: Network, spec: TrainSpec) -> Optimizer:
 
     Muon (Jordan et al. 2024) moves a matrix by its orthogonalised momentum, so that a step has the
     spectral norm `muon_rate * sqrt(max(1, rows / columns))`. It has the matrices of all layers but
-    the last; Adam has the rest.
+    the last; Adam has the rest, kernels of convolutions included: their norm as a map of images is
+    not that of a reshaped kernel.
     """
     if spec.optimizer == "adam":
         return Optimizer([torch.optim.Adam(network.parameters(), lr=spec.learning_rate)])

@@ -43,17 +43,17 @@ class CurvatureEstimate(nn.Module):
         weights = self._weights(network) if self.pairwise else None
         for index, layer in enumerate(network.layers[:-1]):
             vectors = self._vectors(index)
-            image = vectors @ layer.matrix().T
+            image = layer.linear(vectors)
             if weights is not None:
                 image[:-1] *= weights[index].flatten(0, 1)
-            moved = image @ layer.matrix()
+            moved = layer.transpose(image)
             length = moved.norm(dim=1, keepdim=True)
             vectors.copy_(torch.where(length > 0, moved / length.clamp(min=1e-30), vectors))
 
     def norms(self, network: Network) -> list[Tensor]:
         """Estimates of |W_I| for the hidden layers, with gradients to the weights."""
         return [
-            (layer.matrix() @ self._vectors(index)[-1]).norm()
+            layer.linear(self._vectors(index)[-1]).norm()
             for index, layer in enumerate(network.layers[:-1])
         ]
 
@@ -66,7 +66,7 @@ class CurvatureEstimate(nn.Module):
         total = torch.zeros_like(weights[0][..., 0])
         reach = torch.ones_like(norms[0])
         for index, layer in enumerate(network.layers[:-1]):
-            image = self._vectors(index)[:-1] @ layer.matrix().T
+            image = layer.linear(self._vectors(index)[:-1])
             rayleigh = (weights[index].flatten(0, 1) * image.square()).sum(1)
             total = total + rayleigh.view_as(total) * reach.square()
             reach = reach * slope * norms[index]
@@ -81,10 +81,9 @@ class CurvatureEstimate(nn.Module):
         weights: list[Tensor] = []
         for layer in reversed(network.layers[1:]):
             if weights:
-                up, down = layer.matrix().clamp(min=0), layer.matrix().clamp(max=0)
                 g_low = torch.minimum(low_slope * f_low, high_slope * f_low)
                 g_high = torch.maximum(low_slope * f_high, high_slope * f_high)
-                f_low, f_high = g_low @ up + g_high @ down, g_high @ up + g_low @ down
+                f_low, f_high = layer.transpose_interval(g_low, g_high)
             negative = torch.maximum(-high * f_low, -low * f_high).clamp(min=0)
             weights.insert(0, negative)
         return weights
@@ -101,7 +100,7 @@ class CurvatureEstimate(nn.Module):
         influence = (last[label] - last[target]).abs()
         total = reaches[-1].square() * influence.amax(1)
         for index in range(network.depth - 3, -1, -1):
-            above = network.layers[index + 1].matrix().abs()
-            influence = activation.slope_bound * influence @ above
+            above = network.layers[index + 1]
+            influence = activation.slope_bound * above.transpose_absolute(influence)
             total = total + reaches[index].square() * influence.amax(1)
         return activation.curvature_bound * total

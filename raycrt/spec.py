@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -28,10 +28,19 @@ class Record(BaseModel):
 
 
 class ModelSpec(Record):
-    """A dense network of `depth` affine layers with `width` neurons in each hidden layer."""
+    """A convolution for each of `channels`, if there are any, then `depth` dense layers.
 
-    depth: int = Field(2, ge=2, le=16, description="affine layers, the last one included")
-    width: int = Field(1024, ge=1, description="neurons in each hidden layer")
+    Convolutions pad with `padding` zeros on each side: an odd kernel makes ceil(n / stride) pixels
+    of n.
+    """
+
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="output channels of the convolutions in front; none: a dense network"
+    )
+    kernel: int = Field(3, ge=1, description="height and width of the convolutions' kernels")
+    stride: int = Field(2, ge=1, description="step of the convolutions")
+    depth: int = Field(2, ge=1, le=16, description="dense layers, the last one included")
+    width: int = Field(1024, ge=1, description="neurons in each hidden dense layer")
     activation: str = Field("softplus", description="one of raycrt.activations.ACTIVATIONS")
     beta: float = Field(1.0, gt=0, description="sharpness of softplus; no other activation has it")
 
@@ -47,6 +56,23 @@ class ModelSpec(Record):
         if self.beta != 1.0 and self.activation != "softplus":
             raise ValueError("beta must be left at 1 unless activation is softplus")
         return self
+
+    @model_validator(mode="after")
+    def _layers_have_effect(self) -> ModelSpec:
+        if not self.channels and self.depth < 2:
+            raise ValueError("depth must be at least 2 unless channels has convolutions")
+        if not self.channels and (self.kernel, self.stride) != (3, 2):
+            raise ValueError("kernel and stride must be left at 3 and 2 unless channels is given")
+        if self.depth < 2 and self.width != 1024:
+            raise ValueError(
+                "width must be left at 1024 where depth is 1 and no dense layer hidden"
+            )
+        return self
+
+    @property
+    def padding(self) -> int:
+        """Zeros on each side of the images that a convolution gets."""
+        return (self.kernel - 1) // 2
 
 
 class AugmentationSpec(Record):
@@ -211,13 +237,32 @@ class Spec(Record):
         for path in self.search.space:
             if path not in leaves:
                 raise ValueError(f"search.space.{path} is no key of a spec{_nearest(path, leaves)}")
-        if self.train.linear_layers > self.model.depth - 2:
+        if self.model.channels:
+            self._convolutional()
+        elif self.train.linear_layers > self.model.depth - 2:
             raise ValueError("train.linear_layers must leave at least 2 of the model.depth layers")
         if list(self.search.rungs) != sorted(set(self.search.rungs)) or any(
             not 0 < rung < self.train.epochs for rung in self.search.rungs
         ):
             raise ValueError("search.rungs must increase strictly and lie in 1 .. train.epochs - 1")
         return self
+
+    def _convolutional(self) -> None:
+        """Refuse what has no meaning for, or no proof of, a model with convolutions."""
+        if self.train.components is not None or self.train.linear_layers:
+            raise ValueError(
+                "train.components and train.linear_layers must be left out where model.channels "
+                "has convolutions, which need images"
+            )
+        if self.train.optimizer == "muon" and self.model.depth < 2:
+            raise ValueError(
+                "train.optimizer muon must have a hidden dense layer to move: model.depth >= 2"
+            )
+        if self.certify.deployment != "exact":
+            raise ValueError(
+                "certify.deployment must be exact where model.channels has convolutions, which "
+                "libraries may compute by transforms"
+            )
 
     def override(self, values: dict[str, Any]) -> Spec:
         """A new spec with the dotted paths in `values` replaced, validated as a whole."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from raycrt import network as networks
 from raycrt import objectives, optimizers
 from raycrt.augmentation import random_maps, warp
-from raycrt.data import CLASSES, Split, features
+from raycrt.data import CLASSES, Split, image_shape
 from raycrt.deepening import deepened
 from raycrt.errors import require
 from raycrt.network import Network
@@ -32,7 +32,7 @@ Metrics = dict[str, float]
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the message names the epoch and the step."""
+    """The loss or a weight became NaN or infinite; the message names the epoch and the step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +68,19 @@ Report = Callable[[EpochEnd], None]
 
 def fresh(spec: Spec) -> Network:
     """The untrained network of `spec`, drawn from its seed."""
-    return _drawn(spec, spec.model, features(spec.data))
+    return _drawn(spec, spec.model, image_shape(spec.data))
 
 
 def _trained_part(spec: Spec) -> Network:
     """What gradients move: without the layers put in front, on the coordinates trained on."""
     part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
-    return _drawn(spec, part, spec.train.components or features(spec.data))
+    components = spec.train.components
+    return _drawn(spec, part, image_shape(spec.data) if components is None else (components,))
 
 
-def _drawn(spec: Spec, model: ModelSpec, inputs: int) -> Network:
+def _drawn(spec: Spec, model: ModelSpec, shape: tuple[int, ...]) -> Network:
     torch.manual_seed(spec.run.seed)
-    return networks.build(model, inputs, CLASSES).to(DTYPES[spec.train.precision])
+    return networks.build(model, shape, CLASSES).to(DTYPES[spec.train.precision])
 
 
 def train(
@@ -132,6 +133,7 @@ def train(
             }
 
         metrics = _summary(workers.total(steps), spec, epoch, len(split))
+        _require_finite(model, epoch, len(steps))
         metrics |= _settings(spec.train, epoch, objective)
         report(EpochEnd(epoch=epoch + 1, metrics=metrics, network=whole(), state=snapshot))
     return whole()
@@ -207,6 +209,16 @@ def _summary(steps: Tensor, spec: Spec, epoch: int, rows: int) -> Metrics:
         )
     loss, correct, robust = (steps.sum(0) / rows).tolist()
     return {"loss": loss, "train_accuracy": correct, "train_robust": robust}
+
+
+def _require_finite(model: Network, epoch: int, steps: int) -> None:
+    """The loss of a step is that before it: only the weights tell how the last one went."""
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise TrainingDiverged(
+                f"weights must stay finite, but {name} is not after step {steps} of epoch "
+                f"{epoch + 1}; try a smaller train.learning_rate"
+            )
 
 
 @torch.no_grad()

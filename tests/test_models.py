@@ -244,8 +244,16 @@ class TestWeights:
         save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
         assert_same(model, models.load(file, self.SPEC), (6,))
 
+    def test_convolutions_need_the_shape_of_an_image(self, tmp_path: Path) -> None:
+        spec, file = ModelSpec(channels=(3, 5), kernel=4, depth=1), tmp_path / "weights.pt"
+        model = network.build(spec, (1, 8, 8), 4)
+        torch.save(model.state_dict(), file)
+        assert_same(model, models.load(file, spec, (1, 8, 8)), (1, 8, 8))
+        with pytest.raises(InvalidInput, match="input_shape must be given"):
+            models.load(file, spec)
+
     def test_own_names_decide_before_order(self) -> None:
-        model = network.build(self.SPEC, 6, 3)
+        model = network.build(self.SPEC, (6,), 3)
         state = model.state_dict()
         order = sorted(state, key=lambda name: (state[name].dim(), name))
         found = models.from_state_dict({name: state[name] for name in order}, self.SPEC)

@@ -9,7 +9,30 @@ from raycrt.spec import Spec, parse_override, validate
 MISTAKES = {
     "unknown section": ({"trian": {}}, r"trian: unknown key; the nearest known is 'train'"),
     "unknown key": ({"train": {"gama": 1}}, r"train.gama: unknown key.*'train.gamma'"),
-    "impossible value": ({"model": {"depth": 1}}, r"model.depth: .*greater than or equal to 2.* 1"),
+    "impossible value": ({"model": {"depth": 0}}, r"model.depth: .*greater than or equal to 1.* 0"),
+    "one layer": ({"model": {"depth": 1}}, r"depth must be at least 2 unless channels"),
+    "kernel of nothing": ({"model": {"kernel": 5}}, r"kernel and stride must be left at 3 and 2"),
+    "no channels": ({"model": {"channels": [0]}}, r"model.channels.0: .*greater than or equal to"),
+    "width of nothing": (
+        {"model": {"channels": [4], "depth": 1, "width": 8}},
+        r"width must be left at 1024 where depth is 1",
+    ),
+    "directions of convolutions": (
+        {"model": {"channels": [4]}, "train": {"components": 20}},
+        r"train.components and train.linear_layers must be left out where model.channels",
+    ),
+    "isometries before convolutions": (
+        {"model": {"channels": [4], "depth": 3}, "train": {"linear_layers": 1}},
+        r"train.components and train.linear_layers must be left out where model.channels",
+    ),
+    "nothing for muon": (
+        {"model": {"channels": [4], "depth": 1}, "train": {"optimizer": "muon"}},
+        r"train.optimizer muon must have a hidden dense layer",
+    ),
+    "convolutions in float32": (
+        {"model": {"channels": [4]}, "certify": {"deployment": "float32"}},
+        r"certify.deployment must be exact where model.channels",
+    ),
     "not a number": ({"train": {"gamma": float("nan")}}, r"train.gamma: .*finite"),
     "wrong type": ({"train": {"epochs": "many"}}, r"train.epochs: .*integer.*'many'"),
     "activation": (

@@ -1,12 +1,19 @@
 """Objectives and the loop: bounds that the losses rest on, exact restarts, divergence named."""
 
+import copy
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from raycrt import Certifier, augmentation, checkpoint, data, objectives, training
+from raycrt.affine import Dense
+from raycrt.convolution import Convolution
 from raycrt.curvature import margin_curvature
 from raycrt.deepening import deepened
 from raycrt.errors import InvalidInput
+from raycrt.network import Network
 from raycrt.objectives import OBJECTIVES
 from raycrt.precision import View
 from raycrt.regularizer import CurvatureEstimate
@@ -19,6 +26,19 @@ TINY = validate(
         "model": {"width": 24},
         "train": {"epochs": 4, "batch_size": 64, "radius": 0.4, "learning_rate": 0.005},
         "data": {"limit": 300},
+    }
+)
+
+CONVOLUTIONAL = TINY.override(
+    {
+        "model.channels": [6],
+        "train.epochs": 15,
+        "train.radius": 0.1,
+        "train.optimizer": "muon",
+        "train.muon_rate": 0.05,
+        "train.learning_rate": 0.01,
+        "train.gamma": 1e-3,
+        "data.limit": None,
     }
 )
 
@@ -65,6 +85,40 @@ def test_every_objective_has_a_gradient_and_a_loss_for_each_row(objective):
     )
     empty = module(images[:0], labels[:0], torch.tensor(0.3))
     assert float(empty.loss.detach().sum()) == 0
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_convolutions_learn_without_a_dense_matrix(objective, monkeypatch):
+    def refuse(layer):
+        raise AssertionError("a step must not form the matrix of a convolution")
+
+    monkeypatch.setattr(Convolution, "matrix", refuse)
+    split = data.load(CONVOLUTIONAL.data)
+    network = training.train(CONVOLUTIONAL.override({"train.objective": objective}), split.train)
+    right = network(split.validation.images).argmax(1) == split.validation.labels
+    assert float(right.double().mean()) > 0.8
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_convolution_trains_as_the_dense_layer_that_it_is(objective):
+    """Loss and gradient of the dense weights are those of the same network made of dense maps."""
+    spec = CONVOLUTIONAL.override({"train.objective": objective})
+    network = training.fresh(spec).double()
+    first = network.layers[0]
+    dense = Dense(first.in_features, first.out_features).double()
+    dense.weight.data, dense.bias.data = first.matrix().detach(), first.offset().detach()
+    twin = Network([dense, *copy.deepcopy(network.layers[1:])], network.activation)
+    split = data.load(spec.data).train.take(slice(40))
+    results = []
+    for model in (network, twin):
+        module = objectives.build(model, spec.train)
+        if module.estimate is not None:
+            module.estimate.update(model)
+        loss = module(split.images.double(), split.labels, torch.tensor(0.3).double()).loss.mean()
+        loss.backward()
+        results.append((loss.detach(), model.layers[1].weight.grad))
+    assert torch.allclose(results[0][0], results[1][0], rtol=1e-9)
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-9)
 
 
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "standard"])
@@ -256,7 +310,11 @@ def test_the_same_seed_gives_the_same_weights():
     assert not _same(training.train(TINY, split), training.train(other, split))
 
 
-@pytest.mark.parametrize("more", [{}, {"train.averaging": 0.9}, FAST], ids=["", "average", "fast"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"train.averaging": 0.9}, FAST, {"model.channels": [4]}],
+    ids=["", "average", "fast", "convolutional"],
+)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_restart_changes_no_bit(tmp_path, objective, more):
     spec = TINY.override({"train.objective": objective, **more})
@@ -293,11 +351,59 @@ def test_divergence_names_the_step():
         training.train(spec, data.load(spec.data).train)
 
 
-def test_models_survive_the_disk(tmp_path):
-    network = training.train(TINY, data.load(TINY.data).train)
-    checkpoint.save_model(tmp_path, network, TINY)
+class _Spoilt(torch.nn.Module):
+    """An objective whose loss is NaN in the call of number `at`."""
+
+    def __init__(self, objective, at):
+        super().__init__()
+        self.objective, self.at, self.calls = objective, at, 0
+
+    def forward(self, *inputs):
+        losses = self.objective(*inputs)
+        self.calls += 1
+        return replace(losses, loss=losses.loss * math.nan) if self.calls == self.at else losses
+
+
+def test_the_checkpoint_before_a_nan_is_kept_and_leads_to_the_same_weights(tmp_path):
+    """300 rows in batches of 64 are 5 steps an epoch, so that call 13 is step 3 of epoch 3."""
+    split = data.load(TINY.data).train
+
+    def keep(end):
+        checkpoint.save_state(tmp_path, end.state())
+        checkpoint.save_model(tmp_path, end.network, TINY)
+
+    spoil = training.Workers(wrap=lambda objective: _Spoilt(objective, 13))
+    with pytest.raises(training.TrainingDiverged, match="it is nan at step 3 of epoch 3"):
+        training.train(TINY, split, report=keep, workers=spoil)
+    kept, state = checkpoint.load_model(tmp_path)[0], checkpoint.load_state(tmp_path)
+    assert state["epoch"] == 2 and kept.bounded()
+    assert (Certifier(kept)(split.images[:50]).radius > 0).any()
+    assert _same(training.train(TINY, split), training.train(TINY, split, state=state))
+
+
+def test_weights_that_the_last_step_spoils_are_named():
+    """The only step of the run: its loss is finite, its gradient is not."""
+    spec = TINY.override({"train.epochs": 1, "train.batch_size": 300, "train.ramp": 0})
+
+    def spoil(objective):
+        objective.network.layers[0].bias.register_hook(lambda gradient: gradient * math.inf)
+        return objective
+
+    with pytest.raises(
+        training.TrainingDiverged, match=r"maps\.0\.bias is not after step 1 of epoch 1"
+    ):
+        training.train(spec, data.load(spec.data).train, workers=training.Workers(wrap=spoil))
+
+
+@pytest.mark.parametrize("channels", [[], [4], [4, 6]])
+def test_models_survive_the_disk(tmp_path, channels):
+    kept = TINY.override({"model.channels": channels})
+    network = training.train(kept, data.load(kept.data).train)
+    checkpoint.save_model(tmp_path, network, kept)
     loaded, spec = checkpoint.load_model(tmp_path)
-    assert spec == TINY and _same(network, loaded)
+    assert spec == kept and _same(network, loaded)
+    images = data.load(kept.data).test.images
+    assert torch.equal(network(images), loaded(images))
     assert checkpoint.weights_hash(network) == checkpoint.weights_hash(loaded)
     with torch.no_grad():
         loaded.layers[0].weight[0, 0] += 1e-6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from raycrt.distributed import train as training
 from raycrt.distributed.session import session
 from raycrt.network import Network
 from raycrt.spec import Spec
-from raycrt.training import Metrics
+from raycrt.training import Metrics, TrainingDiverged
 
 INTERRUPTED = 130
 
@@ -24,8 +25,10 @@ INTERRUPTED = 130
 def train(spec: Spec, out: Path) -> None:
     """Train `spec` on training and validation rows; the model is in `out` afterwards.
 
-    `out/tensorboard` follows the run epoch by epoch. After Ctrl-C the command ends with exit code
-    130 and says where the last checkpoint is and how to go on from it.
+    `out/tensorboard` follows the run epoch by epoch; its hyper-parameters stand beside the last
+    epoch's numbers there. After Ctrl-C the command ends with exit code
+    130 and says where the last checkpoint is and how to go on from it; where training diverges,
+    with exit code 1 and the step at which it did.
     """
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -33,19 +36,43 @@ def train(spec: Spec, out: Path) -> None:
             board.add_text("spec", f"```yaml\n{spec.to_yaml()}```")
             task = bar.add_task("train", total=spec.train.epochs, note="starting workers")
 
+            last: Metrics = {}
+
             def watch(epoch: int, metrics: Metrics) -> None:
-                note = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+                steps = {name: value for name, value in metrics.items() if "/" not in name}
+                note = " ".join(f"{name} {value:.4g}" for name, value in steps.items())
                 bar.update(task, completed=epoch, note=note)
+                last.clear()
                 for name, value in metrics.items():
-                    board.add_scalar(f"train/{name}", value, epoch)
+                    tag = f"train/{name}" if name in steps else name
+                    board.add_scalar(tag, value, epoch)
+                    last[tag] = value
 
             training.fit(spec, out, watch=watch)
+            board.add_hparams(
+                hyper_parameters(spec), last, run_name=".", global_step=spec.train.epochs
+            )
     except KeyboardInterrupt:
         kept = training.last_checkpoint(out)
         print(f"interrupted; last checkpoint: {kept or 'none yet'}")
         print(f"to go on from it: {shlex.join(['raycrt', *sys.argv[1:]])}")
         sys.exit(INTERRUPTED)
+    except TrainingDiverged as error:
+        sys.exit(f"raycrt: {error}; last checkpoint: {training.last_checkpoint(out) or 'none'}")
     print(f"model: {out / checkpoint.MODEL}")
+
+
+def hyper_parameters(spec: Spec) -> dict[str, bool | int | float | str]:
+    """All that a training depends on but its data, by the paths of the spec."""
+
+    def leaves(tree: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{path}{key}.")
+            else:
+                yield path + key, value if isinstance(value, bool | int | float) else str(value)
+
+    return dict(leaves(spec.model_dump(mode="json", include={"model", "train", "run"}), ""))
 
 
 def certify(spec: Spec, network: Network, out: Path, *, home: Path | None = None) -> dict[str, Any]:

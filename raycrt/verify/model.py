@@ -16,6 +16,7 @@ from scipy.special import erf, expit
 from raycrt.activations import Activation, activation
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import ModelSpec
+from raycrt.verify import convolution
 
 NUMPY = SimpleNamespace(
     exp=np.exp,
@@ -41,35 +42,44 @@ class Model:
     sha256: str
 
     @staticmethod
-    def load(file: Path, spec: ModelSpec) -> Model:
-        """Read a `model.safetensors` whose tensors are `maps.K.weight` and `maps.K.bias`."""
+    def load(file: Path, spec: ModelSpec, shape: tuple[int, int, int]) -> Model:
+        """Read a `model.safetensors` whose tensors are `maps.K.weight` and `maps.K.bias`.
+
+        `shape` (channels, height, width) is that of an image. Convolutions become the matrices that
+        they are; one with more than 2^25 entries is refused.
+        """
         if not file.is_file():
             raise InvalidInput(f"a model file must exist, but there is none at {file}")
         try:
             tensors = load_file(file)
         except SafetensorError as error:
             raise InvalidInput(f"{file} must be a safetensors file: {error}") from None
-        names = [(f"maps.{k}.weight", f"maps.{k}.bias") for k in range(spec.depth)]
+        layers = len(spec.channels) + spec.depth
+        names = [(f"maps.{k}.weight", f"maps.{k}.bias") for k in range(layers)]
         require(
             set(tensors) == {name for pair in names for name in pair},
-            "the tensors are maps.K.weight and maps.K.bias, K = 0 .. model.depth - 1",
+            "the tensors are maps.K.weight and maps.K.bias, one K for each layer of the spec",
             tensors=sorted(tensors),
-            depth=spec.depth,
+            layers=layers,
         )
-        weights = tuple(tensors[weight].astype(np.float64) for weight, _ in names)
-        biases = tuple(tensors[bias].astype(np.float64) for _, bias in names)
-        sizes = [w.shape for w in weights]
+        weights, biases = [], []
+        for k, pair in enumerate(names):
+            weight, bias = (tensors[name].astype(np.float64) for name in pair)
+            if k < len(spec.channels):
+                weight, bias, shape = convolution.unrolled(weight, bias, shape, spec)
+            weights.append(weight)
+            biases.append(bias)
         require(
             all(
                 w.ndim == 2 and b.shape == w.shape[:1] for w, b in zip(weights, biases, strict=True)
             )
             and all(a.shape[0] == b.shape[1] for a, b in pairwise(weights)),
             "the layers fit together",
-            sizes=sizes,
+            sizes=[w.shape for w in weights],
         )
         return Model(
-            weights=weights,
-            biases=biases,
+            weights=tuple(weights),
+            biases=tuple(biases),
             activation=activation(spec.activation, spec.beta),
             sha256=weights_sha256(tensors),
         )

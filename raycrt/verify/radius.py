@@ -53,22 +53,28 @@ class Errors:
     """A priori bounds of what rounding does to margins and gradients (Higham, ch. 3).
 
     A product with n terms, summed in any order, is off by at most gamma(n) times the product of the
-    absolute values; what enters a layer wrong grows by its spectral norm, `_SLACK` covers the rest.
-    Norms of `spectral`, `frobenius`, `bias` are those of each layer. Underflow is left out.
+    absolute values; terms that are zero are exact and not counted. What enters a layer wrong grows
+    by its spectral norm, `_SLACK` covers the rest. Of each layer W, `spectral` >= |W|, `absolute`
+    >= the spectral norm of W's absolute values, `bias` >= |b|; no row and no column of W has more
+    entries than `in_row` and `in_column` that are not zero. Underflow is left out.
     """
 
     model: Model
     spectral: tuple[float, ...]
-    frobenius: tuple[float, ...]
+    absolute: tuple[float, ...]
     bias: tuple[float, ...]
+    in_row: tuple[int, ...]
+    in_column: tuple[int, ...]
 
     @staticmethod
     def of(model: Model) -> Errors:
         return Errors(
             model=model,
             spectral=tuple(norm_upper(w) for w in model.weights),
-            frobenius=tuple(frobenius(w) for w in model.weights),
+            absolute=tuple(_absolute_norm(w) for w in model.weights),
             bias=tuple(frobenius(b) for b in model.biases),
+            in_row=tuple(int(np.count_nonzero(w, axis=1).max()) for w in model.weights),
+            in_column=tuple(int(np.count_nonzero(w, axis=0).max()) for w in model.weights),
         )
 
     def margin(self, length: np.ndarray, unit: float = UNIT) -> np.ndarray:
@@ -89,7 +95,7 @@ class Errors:
             wrong = wrong + _SLOPE_UNITS * UNIT * max(1.0, steepest)
             error = steepest * error + (wrong + UNIT * (steepest + wrong)) * (size + error)
             size = steepest * size
-            local = gamma(len(self.model.weights[k])) * self.frobenius[k] * (size + error)
+            local = gamma(self.in_column[k]) * self.absolute[k] * (size + error)
             error = self.spectral[k] * error + local
             size = self.spectral[k] * size
         return error * _SLACK
@@ -101,14 +107,13 @@ class Errors:
         size, error = length, np.zeros_like(length)
         found = []
         for k, weight in enumerate(self.model.weights):
-            rows, columns = weight.shape
-            # columns products, the bias, and, in less than float64, the stored weight itself.
-            local = gamma(columns + 2, unit)
-            local = local * (self.frobenius[k] * (size + error) + self.bias[k])
+            # The products, the bias, and, in less than float64, the stored weight itself.
+            local = gamma(self.in_row[k] + 2, unit)
+            local = local * (self.absolute[k] * (size + error) + self.bias[k])
             error = self.spectral[k] * error + local
             size = self.spectral[k] * size + self.bias[k]
             found.append((error, size))
-            value = activation.slope_bound * size + resting * math.sqrt(rows)
+            value = activation.slope_bound * size + resting * math.sqrt(len(weight))
             local = _VALUE_UNITS * unit * (value + size + 2 * error)
             error, size = activation.slope_bound * error + local, value
         return found
@@ -152,6 +157,13 @@ def floor(
         lowered = lowered + here
         steeper = steeper + (one - zero + one * 1e-9)
     return Floor(constant=constant - lowered * _SLACK, slope=_norm(tilt) + steeper * _SLACK, m=m)
+
+
+def _absolute_norm(matrix: np.ndarray) -> float:
+    """Of the absolute values the Frobenius norm, or Schur's `sqrt(row sum * column sum)`."""
+    absolute = np.abs(matrix)
+    schur = math.sqrt(float(absolute.sum(1).max() * absolute.sum(0).max()))
+    return min(frobenius(matrix), schur * _SLACK)
 
 
 def _norm(vectors: np.ndarray) -> np.ndarray:

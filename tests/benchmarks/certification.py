@@ -146,7 +146,7 @@ def cost_curves(features: int = 784, rows: int = 512) -> dict[str, Any]:
         for value in values:
             spec, classes = make(value)
             torch.manual_seed(0)
-            model = network.build(spec, features, classes)
+            model = network.build(spec, (features,), classes)
             # Curvature is once per model and not what is measured here.
             certifier = Certifier(model, curvature=torch.full((classes, classes), 0.5).double())
             cost.append(seconds(lambda c=certifier: c(images), repeats=2))

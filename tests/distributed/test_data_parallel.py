@@ -26,6 +26,12 @@ SPEC = validate(
     }
 )
 
+SPECS = {
+    f"{objective}-{kind}": SPEC.override({"train.objective": objective, "model.channels": channels})
+    for objective in OBJECTIVES
+    for kind, channels in {"dense": [], "convolutional": [4]}.items()
+}
+
 
 def _worker(rank: int, size: int, folder: str) -> None:
     from raycrt.distributed.train import data_parallel
@@ -33,8 +39,7 @@ def _worker(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     split = data.load(SPEC.data).train
-    for objective in OBJECTIVES:
-        spec = SPEC.override({"train.objective": objective})
+    for name, spec in SPECS.items():
         metrics: list[dict[str, float]] = []
         network = training.train(
             spec,
@@ -42,7 +47,7 @@ def _worker(rank: int, size: int, folder: str) -> None:
             workers=data_parallel(rank, size),
             report=lambda end, seen=metrics: seen.append(end.metrics),
         )
-        torch.save((network.state_dict(), metrics), f"{folder}/{objective}-{rank}.pt")
+        torch.save((network.state_dict(), metrics), f"{folder}/{name}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -51,15 +56,14 @@ def test_workers_agree_with_one_worker(tmp_path, size):
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     mp.spawn(_worker, args=(size, str(tmp_path)), nprocs=size)
     split = data.load(SPEC.data).train
-    for objective in OBJECTIVES:
+    assert len(split) % SPEC.train.batch_size == 2
+    for name, spec in SPECS.items():
         alone: list[dict[str, float]] = []
         one = training.train(
-            SPEC.override({"train.objective": objective}),
-            split,
-            report=lambda end, seen=alone: seen.append(end.metrics),
+            spec, split, report=lambda end, seen=alone: seen.append(end.metrics)
         ).state_dict()
         for rank in range(size):
-            weights, metrics = torch.load(tmp_path / f"{objective}-{rank}.pt", weights_only=True)
-            for name, value in one.items():
-                assert torch.allclose(weights[name], value, rtol=0, atol=1e-8), (objective, name)
+            weights, metrics = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
+            for key, value in one.items():
+                assert torch.allclose(weights[key], value, rtol=0, atol=1e-8), (name, key)
             assert metrics[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-8)

@@ -15,11 +15,16 @@ ROWS_IN_A_FILE = 16
 
 
 def spec_of(
-    depth: int = 2, name: str = "softplus", rows: int = 40, width: int = 24, **certify: object
+    depth: int = 2,
+    name: str = "softplus",
+    rows: int = 40,
+    width: int = 24,
+    model: dict | None = None,
+    **certify: object,
 ) -> Spec:
     return validate(
         {
-            "model": {"depth": depth, "width": width, "activation": name},
+            "model": {"depth": depth, "width": width, "activation": name, **(model or {})},
             "data": {"name": "digits", "limit": rows},
             "certify": {"steps": 20, "batch_size": ROWS_IN_A_FILE, **certify},
         }
@@ -29,7 +34,7 @@ def spec_of(
 def write_run(run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0) -> Path:
     """A model with random weights in `run / "train"` and its certificates beside it."""
     torch.manual_seed(seed)
-    model = network.build(spec.model, data.features(spec.data), data.CLASSES)
+    model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= gain

@@ -1,14 +1,21 @@
 """The checker's own bounds: they hold where exact values are known, and are not idle."""
 
 import ast
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import raycrt.verify
 from raycrt.activations import ACTIVATIONS, Activation
+from raycrt.curvature import margin_curvature
+from raycrt.errors import InvalidInput
+from raycrt.network import build
+from raycrt.spec import ModelSpec
+from raycrt.verify.convolution import unrolled
 from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.model import NUMPY, Model
 from raycrt.verify.norms import gram_upper, norm_upper
@@ -91,14 +98,65 @@ def test_a_linear_network_has_no_curvature():
     assert (curvature_upper(model, _nothing_claimed(model)) == 0).all()
 
 
+# Convolutions
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (4, 2), (5, 1), (1, 1), (2, 3)])
+def test_an_unrolled_convolution_is_that_of_torch(kernel, stride):
+    spec = ModelSpec(channels=(4,), kernel=kernel, stride=stride)
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(4, 3, kernel, kernel)), rng.normal(size=4)
+    matrix, offset, shape = unrolled(weight, bias, (3, 7, 6), spec)
+    images = rng.normal(size=(5, 3, 7, 6))
+    wanted = torch.nn.functional.conv2d(
+        *(torch.from_numpy(a) for a in (images, weight, bias)), stride, spec.padding
+    )
+    assert wanted.shape[1:] == shape
+    assert np.allclose(images.reshape(5, -1) @ matrix.T + offset, wanted.flatten(1).numpy())
+
+
+def test_a_convolution_too_large_to_unroll_is_refused():
+    spec = ModelSpec(channels=(64,), stride=1)
+    weight, bias = np.zeros((64, 3, 3, 3)), np.zeros(64)
+    with pytest.raises(InvalidInput, match=r"at most 33554432 entries.*entries=201326592"):
+        unrolled(weight, bias, (3, 32, 32), spec)
+
+
+@pytest.mark.parametrize("model", [{"depth": 1}, {"width": 20}, {"channels": (3, 5), "width": 20}])
+def test_the_curvature_of_convolutions_is_that_of_the_certifier(tmp_path, model):
+    spec = ModelSpec(**{"channels": (4,), **model})
+    torch.manual_seed(0)
+    network = build(spec, (1, 6, 6), 4)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    checked = Model.load(tmp_path / "model.safetensors", spec, (1, 6, 6))
+    ours, theirs = curvature_upper(checked, _nothing_claimed(checked)), margin_curvature(network)
+    assert np.allclose(ours, theirs.numpy(), rtol=1e-6)
+
+
 # Rounding
+
+
+def _unrolled_model(depth: int, name: str) -> Model:
+    """A convolution of 5 x 6 pixels before the last layers of a random network."""
+    rng = np.random.default_rng(depth)
+    kernel, bias = rng.normal(size=(4, 1, 3, 3)), rng.normal(size=4)
+    matrix, offset, _ = unrolled(kernel, bias, (1, 5, 6), ModelSpec(channels=(4,)))
+    dense = _model(depth, name, features=len(matrix), seed=depth)
+    return Model(
+        weights=(matrix, *dense.weights),
+        biases=(offset, *dense.biases),
+        activation=dense.activation,
+        sha256="",
+    )
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("name", ["softplus", "tanh", "arctan", "silu"])
-def test_rounding_stays_within_its_bound(depth, name):
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_rounding_stays_within_its_bound(depth, name, kind):
     """Against the same network in the long double of the machine, and in float32."""
-    model = _model(depth, name, features=30, width=40, seed=depth)
+    make = {"dense": partial(_model, features=30, width=40, seed=depth)}.get(kind, _unrolled_model)
+    model = make(depth, name)
     x = np.random.default_rng(depth).normal(size=(200, 30)).astype(np.float32).astype(np.float64)
     label, target = np.zeros(200, int), np.ones(200, int)
     errors = Errors.of(model)

@@ -9,6 +9,7 @@ import typer
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from raycrt import checkpoint, training
 from raycrt.activations import ACTIVATIONS
 from raycrt.errors import InvalidInput
 from raycrt.verify import verify_run
@@ -32,9 +33,10 @@ def _invoke(run, *options):
     return CliRunner().invoke(APP, [str(run), *options])
 
 
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("honest") / "run", spec_of())
+@pytest.fixture(scope="module", params=["dense", "convolutional"])
+def honest(tmp_path_factory, request):
+    model = {"channels": [6]} if request.param == "convolutional" else {}
+    return write_run(tmp_path_factory.mktemp("honest") / "run", spec_of(model=model))
 
 
 @pytest.fixture
@@ -63,6 +65,41 @@ def test_honest_runs_with_local_curvature_pass(tmp_path, depth, gain, deployment
     assert sum(np.isfinite(row["region_radius"]) for row in rows_of(run).to_pylist()) >= 1
     report = verify_run(run)
     assert report.sound, report.findings[:3]
+
+
+CONVOLUTIONS = [
+    {"channels": [4], "depth": 1, "width": 1024},
+    {"channels": [4]},
+    {"channels": [3, 5], "kernel": 4},
+    {"channels": [3], "kernel": 5, "stride": 1},
+]
+
+
+@pytest.mark.parametrize("region", ["global", "local"])
+@pytest.mark.parametrize("model", CONVOLUTIONS)
+def test_honest_runs_of_convolutions_pass(tmp_path, model, region):
+    run = write_run(tmp_path, spec_of(rows=20, model=model, region=region))
+    assert sum(row["status"] == "certified" for row in rows_of(run).to_pylist()) >= 15
+    report = verify_run(run)
+    assert report.sound, report.findings[:3]
+    assert (report.checked, report.failed) == (20, 0)
+
+
+def test_float32_is_not_claimed_for_convolutions(tmp_path):
+    run = write_run(tmp_path, spec_of(rows=20, model={"channels": [4]}))
+    edit_manifest(run, deployment="float32")
+    sentences = [finding.sentence for finding in verify_run(run).findings]
+    assert "deployment must be exact for a model with convolutions in the manifest." in sentences
+
+
+def test_a_kernel_of_another_size_is_refused(tmp_path):
+    run = write_run(tmp_path, spec_of(rows=20, model={"channels": [4]}))
+    checkpoint.save_model(
+        run / "train", training.fresh(spec_of(model={"channels": [4], "kernel": 5})), spec_of()
+    )
+    spec_of(rows=20, model={"channels": [4]}).save(run / "train")
+    with pytest.raises(InvalidInput, match=r"a kernel is \(outputs, channels, model.kernel"):
+        verify_run(run)
 
 
 @pytest.fixture(scope="module")

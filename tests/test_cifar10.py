@@ -1,0 +1,82 @@
+"""CIFAR-10 from files in its own layout: read, trained on and certified, on random images."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR10
+
+from raycrt import checkpoint, data, recipes, training
+from raycrt.errors import InvalidInput
+from raycrt.verify import verify_run
+from tests.verify.runs import write_run
+
+ROWS = 4
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """A directory with 5 x 4 training and 4 test images; their checksums are taken as right."""
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+
+    def write(name: str, content: dict) -> list[str]:
+        raw = pickle.dumps(content)
+        (folder / name).write_bytes(raw)
+        return [name, hashlib.md5(raw).hexdigest()]
+
+    def batch(name: str) -> list[str]:
+        pixels = generator.integers(0, 256, (ROWS, 3072), dtype=np.uint8)
+        return write(name, {"data": pixels, "labels": generator.integers(0, 10, ROWS).tolist()})
+
+    monkeypatch.setattr(CIFAR10, "train_list", [batch(f"data_batch_{k}") for k in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [batch("test_batch")])
+    name, digest = write("batches.meta", {"label_names": [str(k) for k in range(10)]})
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": digest})
+    return folder.parent
+
+
+def _spec(files: Path, **values: object):
+    return recipes.load("cifar10-conv").override({"data.directory": str(files), **values})
+
+
+def test_images_are_channels_then_rows_then_columns(files):
+    spec = _spec(files).data
+    data.check(spec)
+    found = data.load(spec)
+    assert (len(found.train), len(found.validation), len(found.test)) == (18, 2, 4)
+    stored = pickle.loads((files / "cifar-10-batches-py" / "test_batch").read_bytes())
+    images = (found.test.images * 255).round().numpy()
+    assert np.array_equal(images, stored["data"].reshape(ROWS, 3, 32, 32))
+    assert found.test.labels.tolist() == stored["labels"]
+
+
+def test_files_with_another_checksum_are_refused(files):
+    file = files / "cifar-10-batches-py" / "data_batch_3"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InvalidInput, match=r"files of cifar10 must be whole: .* corrupted"):
+        data.load(_spec(files).data)
+
+
+def test_the_recipe_trains_a_model_that_loads(files, tmp_path):
+    spec = _spec(files, **{"train.epochs": 1, "train.warm_up": 0})
+    split = data.load(spec.data).train
+    network = training.train(spec, split)
+    assert network.layers[0].out_features == 32 * 8 * 8
+    before = training.fresh(spec)
+    assert not torch.equal(before.layers[0].weight, network.layers[0].weight)
+    checkpoint.save_model(tmp_path / "model", network, spec)
+    assert torch.equal(
+        checkpoint.load_model(tmp_path / "model")[0](split.images), network(split.images)
+    )
+
+
+def test_a_narrow_model_of_the_recipe_is_certified_and_checked(files, tmp_path):
+    spec = _spec(files, **{"model.channels": [2], "model.width": 16})
+    report = verify_run(write_run(tmp_path / "run", spec))
+    assert report.sound, report.findings[:3]
+    assert report.checked == ROWS
