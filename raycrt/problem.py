@@ -76,7 +76,8 @@ class Problem:
 
     def _above(self, rows: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """Values (n,) of the margins and their gradients in z_1, where z_1 has `moved` so far."""
-        direction = self.direction[rows]
-        trace = self.fast.trace_above(self.first[rows] + moved)
+        whole = len(rows) == len(self.m)
+        direction = self.direction if whole else self.direction[rows]
+        trace = self.fast.trace_above(moved.add_(self.first if whole else self.first[rows]))
         value = torch.linalg.vecdot(trace.logits, direction)
         return value, self.fast.pull_back_above(trace.slopes, direction)
