@@ -162,12 +162,17 @@ class SearchSpec(Record):
     )
     algorithm: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
     scheduler: Literal["asha", "median", "none"] = "asha"
-    radius: float = Field(0.5, gt=0, description="l2 radius of the objective")
+    radius: float | tuple[float, ...] = Field(
+        0.5, description="l2 radius of the objective; of several the mean counts"
+    )
     trials: int = Field(12, ge=1)
     concurrent: int = Field(2, ge=1, description="trials at a time; 1 makes a search repeatable")
     rungs: tuple[int, ...] = Field((), description="epochs at which trials are compared")
     reduction: int = Field(3, ge=2, description="of so many trials at a rung one goes on")
-    rows: int = Field(500, ge=1, description="validation rows certified by a trial")
+    rows: int = Field(500, ge=1, description="validation rows certified at the end of a trial")
+    rung_rows: int | None = Field(
+        None, ge=1, description="the first of these rows that rungs certify; none: all of them"
+    )
     constraints: dict[Literal["clean", "parameters", "curvature"], float] = Field(
         default_factory=dict, description="least clean accuracy, most parameters, most curvature"
     )
@@ -178,6 +183,25 @@ class SearchSpec(Record):
     storage: str | None = Field(
         None, description="URL of Optuna's database; else a journal file in the output"
     )
+
+    @field_validator("radius")
+    @classmethod
+    def _increasing(cls, radius: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        radii = radius if isinstance(radius, tuple) else (radius,)
+        if not radii or radii[0] <= 0 or list(radii) != sorted(set(radii)):
+            raise ValueError("must be a positive number or a strictly increasing list of them")
+        return radius
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """The radii of the objective, one or more."""
+        return self.radius if isinstance(self.radius, tuple) else (self.radius,)
+
+    @model_validator(mode="after")
+    def _rungs_are_cheaper(self) -> SearchSpec:
+        if self.rung_rows is not None and self.rung_rows > self.rows:
+            raise ValueError("rung_rows must not exceed rows, which it takes the first of")
+        return self
 
     @model_validator(mode="after")
     def _several_objectives(self) -> SearchSpec:

@@ -74,12 +74,14 @@ def _train_all(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[study.
 def _train(tree: dict[str, object], params: space.Params, seed: int) -> Measurement:
     torch.set_num_threads(1)
     base = validate(tree)
-    spec = space.apply(base, {**params, "run.seed": seed})
     dataset = data.load(base.data)
+    rows = len(dataset.validation)
+    whole = {"search.rows": rows, "search.rung_rows": None, "search.rungs": (), "run.seed": seed}
+    spec = space.apply(base, {**params, **whole})
     try:
-        return evaluate(spec, dataset, rows=None)
+        return evaluate(spec, dataset)
     except TrainingDiverged:
-        return worthless(len(dataset.validation))
+        return worthless(spec, rows)
 
 
 def _write(file: Path, rows: list[study.Row]) -> None:

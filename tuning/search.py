@@ -172,8 +172,6 @@ def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
         evaluate(
             space.apply(base, params),
             _dataset(base.data.model_dump_json()),
-            rows=base.search.rows,
-            rungs=base.search.rungs,
             state=checkpoint.load_state(folder),
             report=report,
         )

@@ -55,7 +55,7 @@ def study_name(spec: Spec) -> str:
     same = {part: tree.get(part, {}) for part in ("model", "train", "certify", "data", "search")}
     for place in ("directory", "download"):
         same["data"].pop(place, None)
-    counted = ("space", "radius", "rows", "rungs", "constraints", "pareto")
+    counted = ("space", "radius", "rows", "rungs", "rung_rows", "constraints", "pareto")
     same["search"] = {key: same["search"][key] for key in counted if key in same["search"]}
     digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
     return f"raycrt-{spec.data.name}-{digest[:12]}"

@@ -23,7 +23,7 @@ def summary(run: Path) -> dict[str, Any]:
     ran = sum(trial.epochs for trial in trials)
     return {
         "study": record.study_name,
-        "radius": spec.search.radius,
+        "radii": list(spec.search.radii),
         "states": count,
         "best": [_entry(trial) for trial in study.ranking(trials)[:_SHOWN]],
         "finalists": study.standings(study.finalists(run)),
@@ -36,7 +36,10 @@ def summary(run: Path) -> dict[str, Any]:
             "epochs_saved_by_pruning": saved,
             "share_saved": saved / (saved + ran) if saved + ran else 0.0,
         },
-        "rung_agreement": study.agreement(trials),
+        "rung_agreement": {
+            epoch: {"tau": tau, "trials": count}
+            for epoch, (tau, count) in study.agreement(trials).items()
+        },
         "failures": [{"number": t.number, "reason": t.reason} for t in trials if t.reason],
     }
 
@@ -45,7 +48,8 @@ def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
     """Print `summary` for people."""
     states = ", ".join(f"{count} {state}" for state, count in found["states"].items() if count)
     console.print(f"study {found['study']}: {states}", highlight=False)
-    _print_trials(f"best trials (certified at {found['radius']:g})", found["best"], spec, console)
+    radii = ", ".join(f"{radius:g}" for radius in found["radii"])
+    _print_trials(f"best trials (certified at {radii})", found["best"], spec, console)
     _print_trials("Pareto front, certified against clean", found["pareto"], spec, console)
     if found["finalists"]:
         table = Table("trial", "certified", "clean", "seeds", title="finals")
@@ -53,12 +57,14 @@ def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
             shares = (f"{row['certified']:.1%}", f"{row['clean']:.1%}")
             table.add_row(str(row["number"]), *shares, str(row["seeds"]))
         console.print(table)
-    for title, values in (
-        ("importance (fANOVA)", found["importances"]),
-        ("Kendall tau of a rung with the end, by epoch", found["rung_agreement"]),
-    ):
-        text = ", ".join(f"{name} {value:.2f}" for name, value in values.items())
-        console.print(f"{title}: {text or 'too few trials'}", highlight=False)
+    weights = ", ".join(f"{name} {share:.2f}" for name, share in found["importances"].items())
+    taus = ", ".join(
+        f"epoch {epoch} {pair['tau']:.2f} ({pair['trials']} trials)"
+        for epoch, pair in found["rung_agreement"].items()
+    )
+    few = "too few trials"
+    console.print(f"importance (fANOVA): {weights or few}", highlight=False)
+    console.print(f"Kendall tau of a rung with the end: {taus or few}", highlight=False)
     cost = found["cost"]
     console.print(
         f"cost: {cost['seconds']:.0f} s of trials, {cost['epochs']} epochs; pruning saved "
@@ -75,6 +81,7 @@ def _entry(trial: TrialRecord) -> dict[str, Any]:
         "number": trial.number,
         "certified": trial.certified,
         "interval": [low, high],
+        "certified_at": {f"{radius:g}": share for radius, share in trial.certified_at.items()},
         "clean": trial.clean,
         "mean_radius": trial.mean_radius,
         "seconds": trial.seconds,
@@ -84,7 +91,10 @@ def _entry(trial: TrialRecord) -> dict[str, Any]:
 
 def _print_trials(title: str, entries: list[dict[str, Any]], spec: Spec, console: Console) -> None:
     names = [path.split(".")[-1] for path in spec.search.space]
-    table = Table("trial", "certified", "95 %", "clean", "radius", "s", *names, title=title)
+    radii = [f"{radius:g}" for radius in spec.search.radii]
+    several = radii if len(radii) > 1 else []
+    at = [f"at {radius}" for radius in several]
+    table = Table("trial", "certified", "95 %", *at, "clean", "radius", "s", *names, title=title)
     for entry in entries:
         low, high = entry["interval"]
         values = [entry["params"].get(path, "") for path in spec.search.space]
@@ -92,6 +102,7 @@ def _print_trials(title: str, entries: list[dict[str, Any]], spec: Spec, console
             str(entry["number"]),
             f"{entry['certified']:.1%}",
             f"{100 * low:.1f} - {100 * high:.1f}",
+            *(f"{entry['certified_at'].get(radius, 0.0):.1%}" for radius in several),
             f"{entry['clean']:.1%}",
             f"{entry['mean_radius']:.3f}",
             f"{entry['seconds']:.1f}",

@@ -62,7 +62,7 @@ def test_agreement_is_one_where_rungs_keep_the_order_and_minus_one_where_they_tu
     trials = [
         record(n, n / 10, 0.9, rungs={3: n / 20, 9: 1 - n / 10, 27: n / 10}) for n in range(5)
     ]
-    assert study.agreement(trials) == {3: pytest.approx(1), 9: pytest.approx(-1)}
+    assert study.agreement(trials) == {3: (pytest.approx(1), 5), 9: (pytest.approx(-1), 5)}
 
 
 def test_the_importance_of_what_decides_is_the_greatest(tmp_path: Path) -> None:
