@@ -167,6 +167,9 @@ class SearchSpec(Record):
     )
     trials: int = Field(12, ge=1)
     concurrent: int = Field(2, ge=1, description="trials at a time; 1 makes a search repeatable")
+    workers: int = Field(
+        1, ge=1, description="training workers of a trial; with 1 it trains in its own process"
+    )
     rungs: tuple[int, ...] = Field((), description="epochs at which trials are compared")
     reduction: int = Field(3, ge=2, description="of so many trials at a rung one goes on")
     rows: int = Field(500, ge=1, description="validation rows certified at the end of a trial")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from raycrt.data import Dataset, Split
 from raycrt.spec import Spec
 from raycrt.training import EpochEnd, State
 
+# What is maximised.
+METRIC = "certified"
 # The share at one radius, among what is told of a trial: "certified_at/0.5".
 AT = "certified_at/"
 
@@ -45,6 +47,13 @@ class Measurement:
         values = asdict(self)
         at = values.pop("certified_at")
         return {**values, **{f"{AT}{radius:g}": share for radius, share in at.items()}}
+
+    @staticmethod
+    def of(values: dict[str, Any]) -> Measurement:
+        """The measurement that `as_dict` has written into `values`, which may hold more."""
+        known = {f.name: values[f.name] for f in fields(Measurement) if f.name in values}
+        at = {float(n.removeprefix(AT)): v for n, v in values.items() if n.startswith(AT)}
+        return Measurement(**known, certified_at=at)
 
 
 def evaluate(

@@ -10,12 +10,12 @@ Everything ends up in one directory:
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 import torch
 from optuna.trial import TrialState
 from ray import tune
@@ -27,13 +27,15 @@ from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import DataSpec, Spec, validate
 from raycrt.training import EpochEnd
-from tuning import finals, progress, space, store, study
-from tuning.objective import Measurement, evaluate
-from tuning.searcher import METRIC, NUMBER, Halving, Median, StudySearch
+from tuning import finals, progress, room, space, store, study, workers
+from tuning.objective import METRIC, Measurement, evaluate
+from tuning.searcher import NUMBER, Halving, Median, StudySearch
 
 TUNE = "tune"
 # A trial whose process dies (not one whose training fails) is started again so many times.
 _DEATHS = 2
+# Tune waits so long for the thread of a stopped trial before it ends its process by force.
+_SECONDS_TO_STOP = 120
 
 
 class SearchFailed(RuntimeError):
@@ -97,19 +99,18 @@ def _run_trials(spec: Spec, home: Path, record: optuna.Study, console: Console) 
         total = len(_first(spec))
     if len(finished) >= total:
         return
-    need = {"cpu": spec.run.cpus_per_worker, "gpu": spec.run.gpus_per_worker}
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
                 _trial, tree=spec.model_dump(mode="json"), home=str(home.resolve())
             ),
-            {name: amount for name, amount in need.items() if amount},
+            room.for_process(spec),
         ),
         tune_config=tune.TuneConfig(
             num_samples=total - len(finished),
             search_alg=StudySearch(spec, home, record),
             scheduler=_scheduler(spec, record),
-            max_concurrent_trials=_at_a_time(spec, need),
+            max_concurrent_trials=min(spec.search.concurrent, room.trials(spec)),
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -133,22 +134,6 @@ def _scheduler(spec: Spec, record: optuna.Study) -> TrialScheduler | None:
     return None
 
 
-def _at_a_time(spec: Spec, need: dict[str, float]) -> int:
-    """As many trials as are wanted and as the cluster has room for."""
-    have = ray.cluster_resources()
-    room = spec.search.concurrent
-    for name, amount in need.items():
-        if amount:
-            room = min(room, int(have.get(name.upper(), 0) / amount))
-    require(
-        room >= 1,
-        "the cluster has room for one trial",
-        needed=need,
-        cluster={name: have.get(name.upper(), 0) for name in need},
-    )
-    return room
-
-
 def _name(trial: Any) -> str:
     return f"trial-{trial.config[NUMBER]:05d}"
 
@@ -156,25 +141,25 @@ def _name(trial: Any) -> str:
 def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
     """What runs in a trial's process: measurements to Tune, the training state beside them."""
     torch.set_num_threads(1)
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_SECONDS_TO_STOP)
     base = validate(tree)
-    params = {path: value for path, value in config.items() if path != NUMBER}
+    spec = space.apply(base, {path: value for path, value in config.items() if path != NUMBER})
     folder = store.state_folder(Path(home), config[NUMBER])
     epoch = 0
 
-    def report(measured: Measurement, end: EpochEnd) -> None:
+    def report(measured: Measurement, end: EpochEnd | None = None) -> None:
         nonlocal epoch
-        epoch = end.epoch
-        if end.epoch < base.train.epochs:
+        epoch = measured.epoch
+        if end is not None and epoch < base.train.epochs:
             checkpoint.save_state(folder, end.state())
         tune.report(measured.as_dict())
 
     try:
-        evaluate(
-            space.apply(base, params),
-            _dataset(base.data.model_dump_json()),
-            state=checkpoint.load_state(folder),
-            report=report,
-        )
+        if base.search.workers > 1:
+            workers.evaluate(spec, folder, report)
+        else:
+            dataset = _dataset(base.data.model_dump_json())
+            evaluate(spec, dataset, state=checkpoint.load_state(folder), report=report)
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         tune.report({METRIC: 0.0, "epoch": epoch, store.REASON: said})

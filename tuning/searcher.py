@@ -20,9 +20,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raycrt.spec import Spec
 from tuning import space, store
-from tuning.objective import AT, Measurement
+from tuning.objective import AT, METRIC, Measurement
 
-METRIC, MODE = "certified", "max"
+MODE = "max"
 NUMBER = "trial"
 _MEASURED = {field.name for field in fields(Measurement)}
 
@@ -81,10 +81,11 @@ class StudySearch(OptunaSearch):
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def _note(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Store what was measured, once: Tune tells the last result of a trial twice."""
+        """Store what was measured, once: Tune tells the last result of a trial twice, and workers
+        that were started again repeat what came after their last checkpoint."""
         epoch = result.get("epoch")
         before = trial.user_attrs.get(store.MEASURED, {})
-        if epoch is None or store.REASON in result or before.get("epoch") == epoch:
+        if epoch is None or store.REASON in result or before.get("epoch", 0) >= epoch:
             return
         measured = {n: v for n, v in result.items() if n in _MEASURED or n.startswith(AT)}
         trial.set_user_attr(store.MEASURED, measured)

@@ -16,18 +16,22 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
-from ray.util.queue import Empty, Queue
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raycrt import checkpoint, data, training
 from raycrt.network import Network
 from raycrt.spec import Spec, validate
-from raycrt.training import EpochEnd, Metrics, Workers
+from raycrt.training import EpochEnd, Metrics, TrainingDiverged, Workers
 
 # Every report costs seconds of the controller's time: epochs shorter than this share one.
 _SECONDS_BETWEEN_REPORTS = 15.0
+_SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES = 3
+
+
+class Stopped(RuntimeError):
+    """Training ended early because it was told to."""
 
 
 def fit(
@@ -37,18 +41,29 @@ def fit(
     name: str = "train",
     rows: str = "fit",
     watch: Callable[[int, Metrics], None] = lambda epoch, metrics: None,
+    measure: Callable[[EpochEnd], Metrics | None] = lambda end: None,
+    stop: threading.Event | None = None,
 ) -> Network:
     """Train on `spec.run.workers` workers and write the model into `out`.
 
     `rows` is the part of the data set trained on ("train", or "fit": train and validation rows
     together). A run of the same `name` in the same `out` is taken up from its last checkpoint.
-    `watch` is called here with each epoch's metrics while training runs. Ctrl-C stops the workers
-    and raises KeyboardInterrupt; the last checkpoint is kept.
+    `watch` is called in a thread here with each epoch's metrics while training runs, and with what
+    `measure` found of the epoch on the first worker: its checkpoint is stored before.
+
+    Once `stop` is set, workers stop after the epoch that runs, their resources are free and
+    `Stopped` is raised. `TrainingDiverged` is raised as from the training loop. Ctrl-C stops the
+    workers and raises KeyboardInterrupt; the last checkpoint is kept.
     """
-    queue = Queue(actor_options={"num_cpus": 0})
+    line: Any = ray.remote(num_cpus=0)(_Line).remote()
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"spec": spec.model_dump(mode="json"), "rows": rows, "queue": queue},
+        train_loop_config={
+            "spec": spec.model_dump(mode="json"),
+            "rows": rows,
+            "measure": measure,
+            "line": line,
+        },
         scaling_config=ScalingConfig(
             num_workers=spec.run.workers,
             use_gpu=spec.run.gpus_per_worker > 0,
@@ -67,7 +82,7 @@ def fit(
         ),
     )
     finished = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(queue, watch, finished), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(line, watch, stop, finished), daemon=True)
     watcher.start()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -80,7 +95,10 @@ def fit(
             signal.signal(signal.SIGINT, handler)
         finished.set()
         watcher.join()
-        queue.shutdown()
+    error = ray.get(line.error.remote())
+    ray.kill(line)
+    if error is not None:
+        raise error
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
         model, _ = checkpoint.load_model(Path(directory))
@@ -95,13 +113,50 @@ def last_checkpoint(out: Path, name: str = "train") -> Path | None:
     return found[-1].parent if found else None
 
 
-def _watch(queue: Queue, watch: Callable[[int, Metrics], None], finished: threading.Event) -> None:
+class _Line:
+    """Between the caller of `fit` and the first worker: news of epochs there, a stop back."""
+
+    def __init__(self) -> None:
+        self._news: list[tuple[int, Metrics]] = []
+        self._stop = False
+        self._error: Exception | None = None
+
+    def tell(self, epoch: int, metrics: Metrics) -> None:
+        self._news.append((epoch, metrics))
+
+    def news(self) -> list[tuple[int, Metrics]]:
+        """What was told since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def stopped(self) -> bool:
+        return self._stop
+
+    def give_up(self, error: Exception) -> None:
+        """Training ended for good; a worker that raised would be started again."""
+        self._error = error
+
+    def error(self) -> Exception | None:
+        return self._error
+
+
+def _watch(
+    line: Any,
+    watch: Callable[[int, Metrics], None],
+    stop: threading.Event | None,
+    finished: threading.Event,
+) -> None:
     while True:
-        try:
-            watch(*queue.get(timeout=0.5))
-        except Empty:
-            if finished.is_set():
-                return
+        last = finished.wait(_SECONDS_BETWEEN_LOOKS)
+        if stop is not None and stop.is_set():
+            line.stop.remote()
+        for epoch, metrics in ray.get(line.news.remote()):
+            watch(epoch, metrics)
+        if last:
+            return
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -116,29 +171,50 @@ def _work(config: dict[str, Any]) -> None:
         with started.as_directory() as directory:
             state = checkpoint.load_state(Path(directory))
     split = getattr(data.load(spec.data), config["rows"])
+    line, first = config["line"], workers.rank == 0
     last = began = time.monotonic()
 
     def report(end: EpochEnd) -> None:
         nonlocal last, began
-        if workers.rank == 0:
-            now = time.monotonic()
-            speed = {"rows_per_second": len(split) / (now - began)}
-            config["queue"].put((end.epoch, {**end.metrics, **speed}))
-            began = now
-        waited = _total(torch.tensor([time.monotonic() - last], device=device)) / workers.size
-        if float(waited) < _SECONDS_BETWEEN_REPORTS and end.epoch < spec.train.epochs:
-            return
-        last = time.monotonic()
-        metrics = {"epoch": end.epoch, **end.metrics}
-        if workers.rank != 0:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as directory:
-            checkpoint.save_model(Path(directory), end.network, spec)
-            checkpoint.save_state(Path(directory), end.state())
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
+        speed = {"rows_per_second": len(split) / (time.monotonic() - began)}
+        found = config["measure"](end) if first else None
+        stops = first and ray.get(line.stopped.remote())
+        ours = [time.monotonic() - last, float(found is not None), float(stops)]
+        waited, measured, stopped = _total(torch.tensor(ours, device=device)).tolist()
+        late = waited / workers.size >= _SECONDS_BETWEEN_REPORTS
+        if late or measured or end.epoch == spec.train.epochs:
+            last = time.monotonic()
+            _keep(end, spec, first)
+        if first:
+            line.tell.remote(end.epoch, {**end.metrics, **speed, **(found or {})})
+        if stopped and end.epoch < spec.train.epochs:
+            raise Stopped(f"training was stopped after epoch {end.epoch} of {spec.train.epochs}")
+        began = time.monotonic()
 
-    training.train(spec, split, report=report, workers=workers, state=state, device=device)
+    try:
+        network = training.train(
+            spec, split, report=report, workers=workers, state=state, device=device
+        )
+    except (Stopped, TrainingDiverged) as error:
+        if first:
+            ray.get(line.give_up.remote(error))
+        return
+    if state is not None and state["epoch"] == spec.train.epochs:
+        # The run was lost after its last checkpoint and before it could tell of it.
+        report(EpochEnd(epoch=state["epoch"], metrics={}, network=network, state=lambda: state))
+
+
+def _keep(end: EpochEnd, spec: Spec, first: bool) -> None:
+    """Report an epoch to Ray Train, which all workers must do together; the first one's model and
+    state are its checkpoint."""
+    metrics = {"epoch": end.epoch, **end.metrics}
+    if not first:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint.save_model(Path(directory), end.network, spec)
+        checkpoint.save_state(Path(directory), end.state())
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
 
 
 def data_parallel(rank: int, size: int) -> Workers:
