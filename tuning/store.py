@@ -35,6 +35,11 @@ def storage(spec: Spec, home: Path) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(home / JOURNAL)))
     try:
         return RDBStorage(spec.search.storage)
+    except ImportError as error:
+        raise InvalidInput(
+            f"search.storage needs a driver, but {error.__cause__ or error}; "
+            "for PostgreSQL: pip install 'raycrt[postgresql]'"
+        ) from None
     except Exception as error:
         said = " ".join(str(error).split())
         raise InvalidInput(f"search.storage must be a database that opens: {said}") from None
