@@ -187,6 +187,10 @@ class SearchSpec(Record):
         None, description="URL of Optuna's database; else a journal file in the output"
     )
 
+    mlflow: str | None = Field(
+        None, description="URI of the MLflow tracking server that trials are logged to as well"
+    )
+
     @field_validator("radius")
     @classmethod
     def _increasing(cls, radius: float | tuple[float, ...]) -> float | tuple[float, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import optuna
 import torch
 from optuna.trial import TrialState
 from ray import tune
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
@@ -52,11 +55,12 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     console = console or Console()
     space.check(spec)
     data.check(spec.data)
+    loggers = _loggers(spec)
     _claim(spec, home, resume)
     with session():
         record = store.open_study(spec, home)
         store.queue_points(record, spec, _first(spec))
-        _run_trials(spec, home, record, console)
+        _run_trials(spec, home, record, loggers, console)
         trials = study.trials(record, spec)
         study.write_csv(home / study.TRIALS, trials, spec)
         _check_outcome(spec, record, home)
@@ -92,7 +96,23 @@ def _first(spec: Spec) -> list[space.Params]:
     return first + [point for point in combinations if point not in first]
 
 
-def _run_trials(spec: Spec, home: Path, record: optuna.Study, console: Console) -> None:
+def _loggers(spec: Spec) -> list[Callback]:
+    """What trials are logged to besides Tune's own files."""
+    if spec.search.mlflow is None:
+        return []
+    if find_spec("mlflow") is None:
+        raise InvalidInput("search.mlflow needs MLflow: pip install 'raycrt[mlflow]'")
+    name = store.study_name(spec)
+    return [MLflowLoggerCallback(tracking_uri=spec.search.mlflow, experiment_name=name)]
+
+
+def _run_trials(
+    spec: Spec,
+    home: Path,
+    record: optuna.Study,
+    loggers: list[Callback],
+    console: Console,
+) -> None:
     finished = store.own(record, home, *store.FINISHED)
     total = spec.search.trials
     if spec.search.algorithm == "grid":
@@ -119,6 +139,7 @@ def _run_trials(spec: Spec, home: Path, record: optuna.Study, console: Console) 
             name=f"part-{len(list((home / TUNE).glob('part-*')))}",
             storage_path=str((home / TUNE).resolve()),
             failure_config=tune.FailureConfig(max_failures=_DEATHS),
+            callbacks=loggers,
             verbose=0,
         ),
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raycrt.spec import Spec
-from tuning import study
+from tuning import landscape, study
 from tuning.study import TrialRecord
 
 _SHOWN = 10
@@ -21,6 +21,7 @@ def summary(run: Path) -> dict[str, Any]:
     count = {state: sum(t.state == state for t in trials) for state in study.STATES}
     saved = study.saved_epochs(trials, spec)
     ran = sum(trial.epochs for trial in trials)
+    importances = study.importances(record)
     return {
         "study": record.study_name,
         "radii": list(spec.search.radii),
@@ -28,10 +29,15 @@ def summary(run: Path) -> dict[str, Any]:
         "best": [_entry(trial) for trial in study.ranking(trials)[:_SHOWN]],
         "finalists": study.standings(study.finalists(run)),
         "pareto": [_entry(trial) for trial in study.pareto(trials)],
-        "importances": study.importances(record),
+        "importances": importances,
+        "slices": landscape.slices(trials, spec),
+        "contour": landscape.contour(trials, spec, importances),
         "history": [{"number": n, "best": value} for n, value in study.history(trials)],
         "cost": {
             "seconds": sum(trial.seconds for trial in trials),
+            "trials": [
+                {"number": t.number, "seconds": t.seconds, "epochs": t.epochs} for t in trials
+            ],
             "epochs": ran,
             "epochs_saved_by_pruning": saved,
             "share_saved": saved / (saved + ran) if saved + ran else 0.0,
@@ -57,6 +63,8 @@ def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
             shares = (f"{row['certified']:.1%}", f"{row['clean']:.1%}")
             table.add_row(str(row["number"]), *shares, str(row["seeds"]))
         console.print(table)
+    if found["contour"]:
+        _print_contour(found["contour"], console)
     weights = ", ".join(f"{name} {share:.2f}" for name, share in found["importances"].items())
     taus = ", ".join(
         f"epoch {epoch} {pair['tau']:.2f} ({pair['trials']} trials)"
@@ -73,6 +81,18 @@ def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
     )
     for failure in found["failures"]:
         console.print(f"trial {failure['number']} failed: {failure['reason']}", markup=False)
+
+
+def _print_contour(contour: dict[str, Any], console: Console) -> None:
+    """The mean of `certified` in each cell and of how many trials; nothing where there is none."""
+    title = f"certified by {contour['x']} and {contour['y']} (trials)"
+    table = Table(contour["y"], *contour["x_cells"], title=title)
+    for name, shares, counts in zip(
+        contour["y_cells"], contour["certified"], contour["trials"], strict=True
+    ):
+        pairs = zip(shares, counts, strict=True)
+        table.add_row(name, *("" if s is None else f"{s:.1%} ({n})" for s, n in pairs))
+    console.print(table)
 
 
 def _entry(trial: TrialRecord) -> dict[str, Any]:
