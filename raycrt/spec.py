@@ -131,7 +131,7 @@ class Domain(Record):
     low: float | int | None = None
     high: float | int | None = None
     log: bool = False
-    choices: tuple[str | int | float | bool, ...] | None = None
+    choices: tuple[str | int | float | bool | None, ...] | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Domain:
@@ -157,7 +157,7 @@ class SearchSpec(Record):
     """Tune and Optuna: what is searched, for how long, and which certified accuracy decides."""
 
     space: dict[str, Domain] = Field(default_factory=dict, description="spec path -> domain")
-    points: tuple[dict[str, str | int | float | bool], ...] = Field(
+    points: tuple[dict[str, str | int | float | bool | None], ...] = Field(
         (), description="known good values, tried right after the recipe's own"
     )
     algorithm: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
