@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5)
     options = parser.parse_args()
     # Ray gives its workers niceness 15, which would slow them alone where other work runs.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     with tempfile.TemporaryDirectory() as home:
         found = measured(options.rounds, options.trials, Path(home))
     results = {"cores": os.cpu_count(), "torch": torch.__version__, **found}
