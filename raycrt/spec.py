@@ -157,7 +157,7 @@ class Domain(Record):
     low: float | int | None = None
     high: float | int | None = None
     log: bool = False
-    choices: tuple[str | int | float | bool, ...] | None = None
+    choices: tuple[str | int | float | bool | None, ...] | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Domain:
@@ -183,17 +183,25 @@ class SearchSpec(Record):
     """Tune and Optuna: what is searched, for how long, and which certified accuracy decides."""
 
     space: dict[str, Domain] = Field(default_factory=dict, description="spec path -> domain")
-    points: tuple[dict[str, str | int | float | bool], ...] = Field(
+    points: tuple[dict[str, str | int | float | bool | None], ...] = Field(
         (), description="known good values, tried right after the recipe's own"
     )
     algorithm: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
     scheduler: Literal["asha", "median", "none"] = "asha"
-    radius: float = Field(0.5, gt=0, description="l2 radius of the objective")
+    radius: float | tuple[float, ...] = Field(
+        0.5, description="l2 radius of the objective; of several the mean counts"
+    )
     trials: int = Field(12, ge=1)
     concurrent: int = Field(2, ge=1, description="trials at a time; 1 makes a search repeatable")
+    workers: int = Field(
+        1, ge=1, description="training workers of a trial; with 1 it trains in its own process"
+    )
     rungs: tuple[int, ...] = Field((), description="epochs at which trials are compared")
     reduction: int = Field(3, ge=2, description="of so many trials at a rung one goes on")
-    rows: int = Field(500, ge=1, description="validation rows certified by a trial")
+    rows: int = Field(500, ge=1, description="validation rows certified at the end of a trial")
+    rung_rows: int | None = Field(
+        None, ge=1, description="the first of these rows that rungs certify; none: all of them"
+    )
     constraints: dict[Literal["clean", "parameters", "curvature"], float] = Field(
         default_factory=dict, description="least clean accuracy, most parameters, most curvature"
     )
@@ -204,6 +212,29 @@ class SearchSpec(Record):
     storage: str | None = Field(
         None, description="URL of Optuna's database; else a journal file in the output"
     )
+
+    mlflow: str | None = Field(
+        None, description="URI of the MLflow tracking server that trials are logged to as well"
+    )
+
+    @field_validator("radius")
+    @classmethod
+    def _increasing(cls, radius: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        radii = radius if isinstance(radius, tuple) else (radius,)
+        if not radii or radii[0] <= 0 or list(radii) != sorted(set(radii)):
+            raise ValueError("must be a positive number or a strictly increasing list of them")
+        return radius
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """The radii of the objective, one or more."""
+        return self.radius if isinstance(self.radius, tuple) else (self.radius,)
+
+    @model_validator(mode="after")
+    def _rungs_are_cheaper(self) -> SearchSpec:
+        if self.rung_rows is not None and self.rung_rows > self.rows:
+            raise ValueError("rung_rows must not exceed rows, which it takes the first of")
+        return self
 
     @model_validator(mode="after")
     def _several_objectives(self) -> SearchSpec:

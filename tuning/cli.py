@@ -40,11 +40,15 @@ def search(
 def study(
     run: Annotated[Path, typer.Argument(help="Directory of a run, or its search directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
+    plots: Annotated[
+        Path | None, typer.Option(help="Draw history, importances, slices, contour and front here.")
+    ] = None,
     export: Annotated[
         Path | None, typer.Option(help="Write the winner as a recipe to this file.")
     ] = None,
 ) -> None:
     """Say what a search has found: best trials, Pareto front, importances, cost, pruning."""
+    from tuning import plots as pictures
     from tuning import study as studies
     from tuning import tables
 
@@ -54,6 +58,9 @@ def study(
         typer.echo(json.dumps(found, indent=2))
     else:
         tables.show(found, spec, Console())
+    if plots is not None:
+        for file in pictures.draw(found, spec, plots):
+            typer.echo(file, err=True)
     if export is not None:
         export.write_text(studies.winner(run).to_yaml())
 

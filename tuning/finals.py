@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import ray
@@ -18,7 +19,7 @@ from raycrt import checkpoint, data
 from raycrt.errors import require
 from raycrt.spec import Spec, validate
 from raycrt.training import TrainingDiverged
-from tuning import space, study
+from tuning import room, space, study, workers
 from tuning.objective import Measurement, evaluate, worthless
 from tuning.study import TrialRecord
 
@@ -51,16 +52,19 @@ def _train_all(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[study.
     rows = study.finalists(home)
     done = {(row["number"], row["seed"]) for row in rows}
     seeds = range(spec.run.seed, spec.run.seed + spec.search.seeds)
-    need = {"num_cpus": spec.run.cpus_per_worker, "num_gpus": spec.run.gpus_per_worker}
-    task = ray.remote(_train).options(**need)
+    need = room.for_process(spec)
+    task = ray.remote(_train).options(
+        num_cpus=need.get("cpu", 0), num_gpus=need.get("gpu", 0), memory=need.get("memory")
+    )
     tree = spec.model_dump(mode="json")
-    pending = {
-        task.remote(tree, trial.params, seed): (trial.number, seed)
-        for trial in chosen
-        for seed in seeds
-        if (trial.number, seed) not in done
-    }
-    while pending:
+    waiting = [(t, seed) for t in chosen for seed in seeds if (t.number, seed) not in done]
+    at_a_time = room.trials(spec)
+    pending: dict[ray.ObjectRef, tuple[int, int]] = {}
+    while waiting or pending:
+        while waiting and len(pending) < at_a_time:
+            trial, seed = waiting.pop(0)
+            folder = str(home.resolve() / "states" / f"final-{trial.number:05d}-{seed}")
+            pending[task.remote(tree, trial.params, seed, folder)] = trial.number, seed
         [ready], _ = ray.wait(list(pending), num_returns=1)
         number, seed = pending.pop(ready)
         measured = ray.get(ready).as_dict()
@@ -71,15 +75,21 @@ def _train_all(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[study.
     return rows
 
 
-def _train(tree: dict[str, object], params: space.Params, seed: int) -> Measurement:
+def _train(tree: dict[str, object], params: space.Params, seed: int, folder: str) -> Measurement:
     torch.set_num_threads(1)
     base = validate(tree)
-    spec = space.apply(base, {**params, "run.seed": seed})
     dataset = data.load(base.data)
+    rows = len(dataset.validation)
+    whole = {"search.rows": rows, "search.rung_rows": None, "search.rungs": (), "run.seed": seed}
+    spec = space.apply(base, {**params, **whole})
     try:
-        return evaluate(spec, dataset, rows=None)
+        if spec.search.workers == 1:
+            return evaluate(spec, dataset)
+        measured = workers.evaluate(spec, Path(folder))
+        shutil.rmtree(folder)
+        return measured
     except TrainingDiverged:
-        return worthless(len(dataset.validation))
+        return worthless(spec, rows)
 
 
 def _write(file: Path, rows: list[study.Row]) -> None:

@@ -10,15 +10,18 @@ Everything ends up in one directory:
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 import torch
 from optuna.trial import TrialState
 from ray import tune
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
@@ -27,13 +30,15 @@ from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import DataSpec, Spec, validate
 from raycrt.training import EpochEnd
-from tuning import finals, progress, space, store, study
-from tuning.objective import Measurement, evaluate
-from tuning.searcher import METRIC, NUMBER, Halving, Median, StudySearch
+from tuning import finals, progress, room, space, store, study, workers
+from tuning.objective import METRIC, Measurement, evaluate
+from tuning.searcher import NUMBER, Halving, Median, StudySearch
 
 TUNE = "tune"
 # A trial whose process dies (not one whose training fails) is started again so many times.
 _DEATHS = 2
+# Tune waits so long for the thread of a stopped trial before it ends its process by force.
+_SECONDS_TO_STOP = 120
 
 
 class SearchFailed(RuntimeError):
@@ -50,11 +55,12 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     console = console or Console()
     space.check(spec)
     data.check(spec.data)
+    loggers = _loggers(spec)
     _claim(spec, home, resume)
     with session():
         record = store.open_study(spec, home)
         store.queue_points(record, spec, _first(spec))
-        _run_trials(spec, home, record, console)
+        _run_trials(spec, home, record, loggers, console)
         trials = study.trials(record, spec)
         study.write_csv(home / study.TRIALS, trials, spec)
         _check_outcome(spec, record, home)
@@ -90,26 +96,41 @@ def _first(spec: Spec) -> list[space.Params]:
     return first + [point for point in combinations if point not in first]
 
 
-def _run_trials(spec: Spec, home: Path, record: optuna.Study, console: Console) -> None:
+def _loggers(spec: Spec) -> list[Callback]:
+    """What trials are logged to besides Tune's own files."""
+    if spec.search.mlflow is None:
+        return []
+    if find_spec("mlflow") is None:
+        raise InvalidInput("search.mlflow needs MLflow: pip install 'raycrt[mlflow]'")
+    name = store.study_name(spec)
+    return [MLflowLoggerCallback(tracking_uri=spec.search.mlflow, experiment_name=name)]
+
+
+def _run_trials(
+    spec: Spec,
+    home: Path,
+    record: optuna.Study,
+    loggers: list[Callback],
+    console: Console,
+) -> None:
     finished = store.own(record, home, *store.FINISHED)
     total = spec.search.trials
     if spec.search.algorithm == "grid":
         total = len(_first(spec))
     if len(finished) >= total:
         return
-    need = {"cpu": spec.run.cpus_per_worker, "gpu": spec.run.gpus_per_worker}
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
                 _trial, tree=spec.model_dump(mode="json"), home=str(home.resolve())
             ),
-            {name: amount for name, amount in need.items() if amount},
+            room.for_process(spec),
         ),
         tune_config=tune.TuneConfig(
             num_samples=total - len(finished),
             search_alg=StudySearch(spec, home, record),
             scheduler=_scheduler(spec, record),
-            max_concurrent_trials=_at_a_time(spec, need),
+            max_concurrent_trials=min(spec.search.concurrent, room.trials(spec)),
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -118,6 +139,7 @@ def _run_trials(spec: Spec, home: Path, record: optuna.Study, console: Console) 
             name=f"part-{len(list((home / TUNE).glob('part-*')))}",
             storage_path=str((home / TUNE).resolve()),
             failure_config=tune.FailureConfig(max_failures=_DEATHS),
+            callbacks=loggers,
             verbose=0,
         ),
     )
@@ -133,22 +155,6 @@ def _scheduler(spec: Spec, record: optuna.Study) -> TrialScheduler | None:
     return None
 
 
-def _at_a_time(spec: Spec, need: dict[str, float]) -> int:
-    """As many trials as are wanted and as the cluster has room for."""
-    have = ray.cluster_resources()
-    room = spec.search.concurrent
-    for name, amount in need.items():
-        if amount:
-            room = min(room, int(have.get(name.upper(), 0) / amount))
-    require(
-        room >= 1,
-        "the cluster has room for one trial",
-        needed=need,
-        cluster={name: have.get(name.upper(), 0) for name in need},
-    )
-    return room
-
-
 def _name(trial: Any) -> str:
     return f"trial-{trial.config[NUMBER]:05d}"
 
@@ -156,27 +162,25 @@ def _name(trial: Any) -> str:
 def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
     """What runs in a trial's process: measurements to Tune, the training state beside them."""
     torch.set_num_threads(1)
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_SECONDS_TO_STOP)
     base = validate(tree)
-    params = {path: value for path, value in config.items() if path != NUMBER}
+    spec = space.apply(base, {path: value for path, value in config.items() if path != NUMBER})
     folder = store.state_folder(Path(home), config[NUMBER])
     epoch = 0
 
-    def report(measured: Measurement, end: EpochEnd) -> None:
+    def report(measured: Measurement, end: EpochEnd | None = None) -> None:
         nonlocal epoch
-        epoch = end.epoch
-        if end.epoch < base.train.epochs:
+        epoch = measured.epoch
+        if end is not None and epoch < base.train.epochs:
             checkpoint.save_state(folder, end.state())
         tune.report(measured.as_dict())
 
     try:
-        evaluate(
-            space.apply(base, params),
-            _dataset(base.data.model_dump_json()),
-            rows=base.search.rows,
-            rungs=base.search.rungs,
-            state=checkpoint.load_state(folder),
-            report=report,
-        )
+        if base.search.workers > 1:
+            workers.evaluate(spec, folder, report)
+        else:
+            dataset = _dataset(base.data.model_dump_json())
+            evaluate(spec, dataset, state=checkpoint.load_state(folder), report=report)
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         tune.report({METRIC: 0.0, "epoch": epoch, store.REASON: said})

@@ -20,11 +20,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raycrt.spec import Spec
 from tuning import space, store
-from tuning.objective import Measurement
+from tuning.objective import AT, METRIC, Measurement
 
-METRIC, MODE = "certified", "max"
+MODE = "max"
 NUMBER = "trial"
-_MEASURED = [field.name for field in fields(Measurement)]
+_MEASURED = {field.name for field in fields(Measurement)}
 
 
 class StudySearch(OptunaSearch):
@@ -81,12 +81,14 @@ class StudySearch(OptunaSearch):
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def _note(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Store what was measured, once: Tune tells the last result of a trial twice."""
+        """Store what was measured, once: Tune tells the last result of a trial twice, and workers
+        that were started again repeat what came after their last checkpoint."""
         epoch = result.get("epoch")
         before = trial.user_attrs.get(store.MEASURED, {})
-        if epoch is None or store.REASON in result or before.get("epoch") == epoch:
+        if epoch is None or store.REASON in result or before.get("epoch", 0) >= epoch:
             return
-        trial.set_user_attr(store.MEASURED, {name: result[name] for name in _MEASURED})
+        measured = {n: v for n, v in result.items() if n in _MEASURED or n.startswith(AT)}
+        trial.set_user_attr(store.MEASURED, measured)
         rungs = {**trial.user_attrs.get(store.RUNGS, {}), str(epoch): result[METRIC]}
         trial.set_user_attr(store.RUNGS, rungs)
         if not self._spec.search.pareto:
@@ -101,19 +103,26 @@ class StudySearch(OptunaSearch):
         return (OptunaSearch, ())
 
 
-class KeepsDefault(TrialScheduler):
-    """Lets trial 0, the default, run to its end: the winner is compared with it."""
+class AtRungs(TrialScheduler):
+    """Compares trials at rungs alone, since their ends are measured otherwise.
+
+    Trial 0, the default, runs to its end: the winner is compared with it.
+    """
+
+    rungs: tuple[int, ...]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result["epoch"] not in self.rungs:
+            return TrialScheduler.CONTINUE
         action = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if trial.config[NUMBER] == 0 else action
 
 
-class Halving(KeepsDefault, ASHAScheduler):
+class Halving(AtRungs, ASHAScheduler):
     """Tune's ASHA with rungs at the given epochs, filled with what earlier processes measured."""
 
     def __init__(self, spec: Spec, study: optuna.Study) -> None:
-        rungs = spec.search.rungs
+        self.rungs = rungs = spec.search.rungs
         super().__init__(
             time_attr="epoch",
             metric=METRIC,
@@ -135,11 +144,15 @@ class Halving(KeepsDefault, ASHAScheduler):
             for rung in reversed(rungs)
         ]
 
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing to learn: ASHA would take the end of a trial for its next rung."""
 
-class Median(KeepsDefault, MedianStoppingRule):
+
+class Median(AtRungs, MedianStoppingRule):
     """Tune's median rule: stops a trial whose best is below the median of the others' means."""
 
     def __init__(self, spec: Spec) -> None:
+        self.rungs = spec.search.rungs
         super().__init__(
             time_attr="epoch",
             metric=METRIC,

@@ -25,6 +25,7 @@ _CONDITIONS: dict[str, tuple[str, frozenset[str]]] = {
     "train.radius": ("train.objective", frozenset({"crt", "crt-all"})),
     "train.ramp": ("train.objective", frozenset({"crt", "crt-all"})),
     "train.attack_steps": ("train.objective", frozenset({"crt", "crt-all"})),
+    "train.muon_rate": ("train.optimizer", frozenset({"muon"})),
     "train.targets": ("train.objective", frozenset({"crt-all"})),
 }
 # What search compares trials by, or holds fixed to compare them fairly.
@@ -122,7 +123,7 @@ def check(spec: Spec) -> None:
         bounds = (domain.low, domain.high) if domain.choices is None else domain.choices
         for value in bounds:
             whole = isinstance(value, int) and not isinstance(value, bool)
-            if integer and not whole:
+            if integer and not whole and value is not None:
                 raise InvalidInput(
                     f"search.space.{path}: the bounds of an integer must be integers, "
                     f"but got {value!r}"
@@ -148,7 +149,7 @@ def contains(domain: Domain, value: Any) -> bool:
     if domain.choices is not None:
         return value in domain.choices
     assert domain.low is not None and domain.high is not None
-    return domain.low <= value <= domain.high
+    return value is not None and domain.low <= value <= domain.high
 
 
 def value_at(spec: Spec, path: str) -> Any:
@@ -160,7 +161,10 @@ def value_at(spec: Spec, path: str) -> Any:
 
 
 def kind(path: str) -> type:
-    """int, float or str: the type of the spec's field, which decides how it is searched."""
+    """int, float or str: the type of the spec's field, which decides how it is searched.
+
+    A field that may be none is searched as if it were never, unless none is among its choices.
+    """
     record: type[BaseModel] = Spec
     *sections, key = path.split(".")
     for name in sections:
@@ -168,7 +172,7 @@ def kind(path: str) -> type:
         assert isinstance(section, type) and issubclass(section, BaseModel)
         record = section
     annotation = record.model_fields[key].annotation
-    if annotation is int:
+    if annotation in (int, int | None):
         return int
     return float if annotation in (float, float | None) else str
 

@@ -35,6 +35,11 @@ def storage(spec: Spec, home: Path) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(home / JOURNAL)))
     try:
         return RDBStorage(spec.search.storage)
+    except ImportError as error:
+        raise InvalidInput(
+            f"search.storage needs a driver, but {error.__cause__ or error}; "
+            "for PostgreSQL: pip install 'raycrt[postgresql]'"
+        ) from None
     except Exception as error:
         said = " ".join(str(error).split())
         raise InvalidInput(f"search.storage must be a database that opens: {said}") from None
@@ -55,7 +60,7 @@ def study_name(spec: Spec) -> str:
     same = {part: tree.get(part, {}) for part in ("model", "train", "certify", "data", "search")}
     for place in ("directory", "download"):
         same["data"].pop(place, None)
-    counted = ("space", "radius", "rows", "rungs", "constraints", "pareto")
+    counted = ("space", "radius", "rows", "rungs", "rung_rows", "constraints", "pareto")
     same["search"] = {key: same["search"][key] for key in counted if key in same["search"]}
     digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
     return f"raycrt-{spec.data.name}-{digest[:12]}"

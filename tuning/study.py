@@ -18,6 +18,7 @@ from raycrt import checkpoint
 from raycrt.errors import InvalidInput
 from raycrt.spec import Spec
 from tuning import store
+from tuning.objective import AT
 
 TRIALS, BEST, FINALISTS = "trials.csv", "best.yaml", "finalists.csv"
 # The 97.5 % point of the normal distribution: intervals of 95 %.
@@ -40,7 +41,11 @@ Row = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial and its last measurement, 0 where none was; `rungs` maps epochs to `certified`."""
+    """One trial and its last measurement, 0 where none was.
+
+    `certified_at` maps each radius of the objective to the share that is certified there, `rungs`
+    each epoch that was measured to `certified`.
+    """
 
     number: int
     state: str
@@ -55,6 +60,7 @@ class TrialRecord:
     rows: int
     seconds: float
     feasible: bool
+    certified_at: dict[float, float] = field(default_factory=dict)
     rungs: dict[int, float] = field(default_factory=dict)
 
     @property
@@ -131,17 +137,21 @@ def importances(record: optuna.Study) -> dict[str, float]:
     )
 
 
-def agreement(records: list[TrialRecord]) -> dict[int, float]:
-    """Kendall's tau between the value at each rung and at the end, over trials that have both."""
+def agreement(records: list[TrialRecord]) -> dict[int, tuple[float, int]]:
+    """Kendall's tau between the cheap value at each rung and the final one, and of how many trials.
+
+    They are those that ran to the end: what a rung has thrown out cannot speak against it, so that
+    with pruning tau errs on the low side (survivors are alike), and `scheduler: none` is the test.
+    """
     ended = [trial for trial in records if trial.complete]
-    found: dict[int, float] = {}
+    found: dict[int, tuple[float, int]] = {}
     for rung in sorted({epoch for trial in ended for epoch in trial.rungs}):
         pairs = [(t.rungs[rung], t.certified) for t in ended if rung in t.rungs]
         if rung == max(t.epochs for t in ended) or len(pairs) < 3:
             continue
         tau = kendalltau(*zip(*pairs, strict=True)).statistic
         if math.isfinite(tau):
-            found[rung] = float(tau)
+            found[rung] = float(tau), len(pairs)
     return found
 
 
@@ -187,15 +197,16 @@ def write_csv(file: Path, records: list[TrialRecord], spec: Spec) -> None:
     paths = list(spec.search.space)
     head = ["number", *paths, "state", "reason", "epochs"]
     numbers = ["certified", "clean", "mean_radius", "curvature", "parameters", "rows", "seconds"]
+    radii = spec.search.radii if len(spec.search.radii) > 1 else ()
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(head + numbers)
+    table.writerow([*head, *numbers, *(f"{AT}{radius:g}" for radius in radii)])
     for trial in records:
         params = [trial.params.get(path, "") for path in paths]
         outcome = [trial.state, trial.reason, trial.epochs]
-        table.writerow(
-            [trial.number, *params, *outcome, *(getattr(trial, name) for name in numbers)]
-        )
+        measured = [getattr(trial, name) for name in numbers]
+        at = [trial.certified_at.get(radius, 0.0) for radius in radii]
+        table.writerow([trial.number, *params, *outcome, *measured, *at])
     checkpoint.write_atomically(file, text.getvalue().encode())
 
 
@@ -221,5 +232,10 @@ def _record(trial: FrozenTrial, spec: Spec) -> TrialRecord:
         feasible=all(value <= 0 for value in trial.constraints.values())
         if trial.constraints
         else True,
+        certified_at={
+            float(name.removeprefix(AT)): share
+            for name, share in measured.items()
+            if name.startswith(AT)
+        },
         rungs={int(e): value for e, value in trial.user_attrs.get(store.RUNGS, {}).items()},
     )

@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
-from ray.util.queue import Empty, Queue
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,9 +26,14 @@ from raycrt.network import Network
 from raycrt.spec import Spec, validate
 from raycrt.training import EpochEnd, Metrics, TrainingDiverged, Workers
 
+_SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES = 3
 # The network is certified on the first of the held-out rows so many times, evenly spread.
 _ASSESSMENTS, _ROWS_ASSESSED = 4, 256
+
+
+class Stopped(RuntimeError):
+    """Training ended early because it was told to."""
 
 
 def fit(
@@ -39,28 +43,35 @@ def fit(
     name: str = "train",
     rows: str = "fit",
     watch: Callable[[int, Metrics], None] = lambda epoch, metrics: None,
+    measure: Callable[[EpochEnd], Metrics | None] = lambda end: None,
+    stop: threading.Event | None = None,
     seconds_between_checkpoints: float = 15.0,
 ) -> Network:
     """Train on `spec.run.workers` workers and write the model into `out`.
 
     `rows` is the part of the data set trained on ("train", or "fit": train and validation rows
     together). A run of the same `name` in the same `out` is taken up from its last checkpoint.
-    `watch` is called here with each epoch's metrics while training runs. At four epochs, the last
-    among them, they hold what `assess` proves on 256 rows, as `validation/...`, or as
-    `training_rows/...` where these rows are trained on. A checkpoint costs seconds
-    of Ray's time, so that epochs shorter than `seconds_between_checkpoints` share one; the last
-    epoch always has its own. A worker that dies is replaced; all go on from the last checkpoint.
+    `watch` is called in a thread here with each epoch's metrics while training runs, and with what
+    `measure` found of the epoch on the first worker: its checkpoint is stored before. At four
+    epochs, the last among them, they hold what `assess` proves on 256 rows, as `validation/...`, or
+    as `training_rows/...` where these rows are trained on. A checkpoint costs seconds of Ray's
+    time, so that epochs shorter than `seconds_between_checkpoints` share one; the last epoch and
+    those that are measured always have their own. A worker that dies is replaced; all go on from
+    the last checkpoint.
 
-    The last checkpoint is kept when Ctrl-C stops the workers, which raises KeyboardInterrupt, and
-    when the loss or a weight is no longer finite, which raises `TrainingDiverged` without retrying.
+    Once `stop` is set, workers stop after the epoch that runs, their resources are free and
+    `Stopped` is raised. The last checkpoint is kept then, when Ctrl-C stops the workers, which
+    raises KeyboardInterrupt, and when the loss or a weight is no longer finite, which raises
+    `TrainingDiverged` without retrying.
     """
-    queue = Queue(actor_options={"num_cpus": 0})
+    line: Any = ray.remote(num_cpus=0)(_Line).remote()
     trainer = TorchTrainer(
-        _work,  # type: ignore[arg-type]
+        _work,
         train_loop_config={
             "spec": spec.model_dump(mode="json"),
             "rows": rows,
-            "queue": queue,
+            "measure": measure,
+            "line": line,
             "seconds": seconds_between_checkpoints,
         },
         scaling_config=ScalingConfig(
@@ -81,7 +92,7 @@ def fit(
         ),
     )
     finished = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(queue, watch, finished), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(line, watch, stop, finished), daemon=True)
     watcher.start()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -94,10 +105,10 @@ def fit(
             signal.signal(signal.SIGINT, handler)
         finished.set()
         watcher.join()
-        queue.shutdown()
-    diverged: str | None = result.return_value  # type: ignore[attr-defined]
-    if diverged is not None:
-        raise TrainingDiverged(diverged)
+    error = ray.get(line.error.remote())
+    ray.kill(line)
+    if error is not None:
+        raise error
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
         model, _ = checkpoint.load_model(Path(directory))
@@ -112,17 +123,54 @@ def last_checkpoint(out: Path, name: str = "train") -> Path | None:
     return found[-1].parent if found else None
 
 
-def _watch(queue: Queue, watch: Callable[[int, Metrics], None], finished: threading.Event) -> None:
+class _Line:
+    """Between the caller of `fit` and the first worker: news of epochs there, a stop back."""
+
+    def __init__(self) -> None:
+        self._news: list[tuple[int, Metrics]] = []
+        self._stop = False
+        self._error: Exception | None = None
+
+    def tell(self, epoch: int, metrics: Metrics) -> None:
+        self._news.append((epoch, metrics))
+
+    def news(self) -> list[tuple[int, Metrics]]:
+        """What was told since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def stopped(self) -> bool:
+        return self._stop
+
+    def give_up(self, error: Exception) -> None:
+        """Training ended for good; a worker that raised would be started again."""
+        self._error = error
+
+    def error(self) -> Exception | None:
+        return self._error
+
+
+def _watch(
+    line: Any,
+    watch: Callable[[int, Metrics], None],
+    stop: threading.Event | None,
+    finished: threading.Event,
+) -> None:
     while True:
-        try:
-            watch(*queue.get(timeout=0.5))
-        except Empty:
-            if finished.is_set():
-                return
+        last = finished.wait(_SECONDS_BETWEEN_LOOKS)
+        if stop is not None and stop.is_set():
+            line.stop.remote()
+        for epoch, metrics in ray.get(line.news.remote()):
+            watch(epoch, metrics)
+        if last:
+            return
 
 
-def _work(config: dict[str, Any]) -> str | None:
-    """What runs on every worker: nothing, or why training cannot go on, the same on each."""
+def _work(config: dict[str, Any]) -> None:
+    """What runs on every worker."""
     spec = validate(config["spec"])
     context = ray.train.get_context()
     device = get_device()
@@ -137,42 +185,57 @@ def _work(config: dict[str, Any]) -> str | None:
     watched = dataset.validation.take(slice(_ROWS_ASSESSED))
     name = "validation" if config["rows"] == "train" else "training_rows"
     assessed = {math.ceil(spec.train.epochs * k / _ASSESSMENTS) for k in range(1, _ASSESSMENTS + 1)}
+    line, first = config["line"], workers.rank == 0
     last = began = time.monotonic()
 
-    def observe(end: EpochEnd) -> None:
-        seen = {**end.metrics, "rows_per_second": len(split) / (time.monotonic() - began)}
+    def observe(end: EpochEnd, measured: Metrics) -> Metrics:
+        seen = {"rows_per_second": len(split) / (time.monotonic() - began)}
         if end.epoch in assessed:
             found = assess(end.network, watched, spec.certify)
             seen |= {f"{name}/{key}": value for key, value in found.items()}
-        config["queue"].put((end.epoch, seen))
+        return {**end.metrics, **seen, **measured}
 
     def report(end: EpochEnd) -> None:
-        nonlocal began
-        if workers.rank == 0:
-            observe(end)
-        keep(end)
+        nonlocal last, began
+        found = config["measure"](end) if first else None
+        news = observe(end, found or {}) if first else {}
+        stops = first and ray.get(line.stopped.remote())
+        ours = [time.monotonic() - last, float(found is not None), float(stops)]
+        waited, measured, stopped = _total(torch.tensor(ours, device=device)).tolist()
+        late = waited / workers.size >= config["seconds"]
+        if late or measured or end.epoch == spec.train.epochs:
+            last = time.monotonic()
+            _keep(end, spec, first)
+        if first:
+            line.tell.remote(end.epoch, news)
+        if stopped and end.epoch < spec.train.epochs:
+            raise Stopped(f"training was stopped after epoch {end.epoch} of {spec.train.epochs}")
         began = time.monotonic()
 
-    def keep(end: EpochEnd) -> None:
-        nonlocal last
-        waited = _total(torch.tensor([time.monotonic() - last], device=device)) / workers.size
-        if float(waited) < config["seconds"] and end.epoch < spec.train.epochs:
-            return
-        last = time.monotonic()
-        metrics = {"epoch": end.epoch, **end.metrics}
-        if workers.rank != 0:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as directory:
-            checkpoint.save_model(Path(directory), end.network, spec)
-            checkpoint.save_state(Path(directory), end.state())
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
-
     try:
-        training.train(spec, split, report=report, workers=workers, state=state, device=device)
-    except TrainingDiverged as error:
-        return str(error)
-    return None
+        network = training.train(
+            spec, split, report=report, workers=workers, state=state, device=device
+        )
+    except (Stopped, TrainingDiverged) as error:
+        if first:
+            ray.get(line.give_up.remote(error))
+        return
+    if state is not None and state["epoch"] == spec.train.epochs:
+        # The run was lost after its last checkpoint and before it could tell of it.
+        report(EpochEnd(epoch=state["epoch"], metrics={}, network=network, state=lambda: state))
+
+
+def _keep(end: EpochEnd, spec: Spec, first: bool) -> None:
+    """Report an epoch to Ray Train, which all workers must do together; the first one's model and
+    state are its checkpoint."""
+    metrics = {"epoch": end.epoch, **end.metrics}
+    if not first:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint.save_model(Path(directory), end.network, spec)
+        checkpoint.save_state(Path(directory), end.state())
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
 
 
 def data_parallel(rank: int, size: int) -> Workers:

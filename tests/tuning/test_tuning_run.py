@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import nbformat
 import optuna
@@ -14,7 +17,8 @@ import pytest
 from nbclient import NotebookClient
 
 from raycrt import InvalidInput, certificates, checkpoint, recipes
-from tuning import pipeline, space, study
+from tests.conftest import TINY
+from tuning import pipeline, search, space, study
 
 pytestmark = pytest.mark.cluster
 RAYCRT = Path(sys.executable).parent / "raycrt"
@@ -88,6 +92,78 @@ def test_tensorboard_opens_the_logs(finished_run: Path) -> None:
     assert values[-1] == pytest.approx(table["certified"][0])
 
 
+def test_tensorboard_has_the_parameters_of_each_trial_that_was_measured(finished_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    for number in (0, 2):
+        [logs] = (finished_run / "search" / "tune").glob(f"part-*/trial-{number:05d}")
+        stored = EventAccumulator(str(logs)).Reload().PluginTagToContent("hparams")
+        started = HParamsPluginData.FromString(stored["_hparams_/session_start_info"])
+        shown = dict(started.session_start_info.hparams)
+        [trial] = [t for t in study.load(finished_run)[1] if t.number == number]
+        for path, value in trial.params.items():
+            drawn = shown[path].string_value or shown[path].number_value
+            assert drawn == pytest.approx(value)
+
+
+def test_the_dashboard_serves_the_journal(finished_run: Path) -> None:
+    pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is served")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    journal = finished_run / "search" / "study.journal"
+    program = Path(sys.executable).parent / "optuna-dashboard"
+    serving = subprocess.Popen(
+        [program, journal, "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        found = None
+        deadline = time.monotonic() + 100
+        while found is None and serving.poll() is None and time.monotonic() < deadline:
+            try:
+                with urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=30) as answer:
+                    found = json.load(answer)
+            except OSError:
+                time.sleep(0.2)
+        assert found is not None, serving.poll()
+    finally:
+        serving.kill()
+        serving.wait()
+    names = [entry["study_name"] for entry in found["study_summaries"]]
+    assert names == [study.load(finished_run)[2].study_name]
+
+
+@pytest.mark.slow
+def test_trials_are_logged_to_mlflow_where_it_is_asked_for(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="trials are logged to MLflow")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    arguments = ["search", "--recipe", recipe, "--out", tmp_path / "run"]
+    values = (f"search.mlflow={uri}", "search.trials=3", "search.finalists=0")
+    done = raycrt(*arguments, *(word for value in values for word in ("--set", value)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, trials, record = study.load(tmp_path / "run")
+    client = mlflow.tracking.MlflowClient(uri)
+    experiment = client.get_experiment_by_name(record.study_name)
+    runs = client.search_runs([experiment.experiment_id])
+    logged = {int(run.data.params["trial"]): run.data for run in runs}
+    assert set(logged) == {0, 1, 2}
+    assert logged[0].metrics["certified"] == pytest.approx(trials[0].certified)
+    assert logged[0].params["train.gamma"] == str(trials[0].params["train.gamma"])
+
+
+def test_without_mlflow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "find_spec", lambda name: None)
+    spec = recipes.load("digits").override({"search.mlflow": "http://127.0.0.1:1"})
+    with pytest.raises(InvalidInput, match=r"pip install 'raycrt\[mlflow\]'"):
+        search.run(spec, tmp_path / "search")
+    assert not (tmp_path / "search").exists()
+
+
 def test_a_rerun_skips_what_has_finished(finished_run: Path) -> None:
     before = (finished_run / "train" / "model.safetensors").stat().st_mtime_ns
     again = raycrt("demo", "--recipe", finished_run / "search" / "spec.yaml", "--out", finished_run)
@@ -104,7 +180,8 @@ def test_another_recipe_in_the_same_directory_is_refused(finished_run: Path) -> 
 
 def test_study_speaks_to_scripts_and_exports_a_recipe(finished_run: Path, tmp_path: Path) -> None:
     exported = tmp_path / "winner.yaml"
-    said = raycrt("study", finished_run, "--json", "--export", exported)
+    plots = tmp_path / "plots"
+    said = raycrt("study", finished_run, "--json", "--export", exported, "--plots", plots)
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
     assert sum(found["states"].values()) == 5
@@ -112,6 +189,9 @@ def test_study_speaks_to_scripts_and_exports_a_recipe(finished_run: Path, tmp_pa
     low, high = found["best"][0]["interval"]
     assert low <= found["best"][0]["certified"] <= high
     assert recipes.load(str(exported)) == study.winner(finished_run)
+    assert (found["contour"]["x"], found["contour"]["y"]) == ("train.gamma", "model.depth")
+    assert sum(map(sum, found["contour"]["trials"])) == found["states"]["complete"]
+    assert (plots / "contour.png").is_file()
     assert "Pareto" in raycrt("study", finished_run).stdout
 
 

@@ -6,15 +6,17 @@ import math
 import pickle
 from pathlib import Path
 from statistics import mean
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
+from ray.tune.schedulers import TrialScheduler
 
 from raycrt.spec import Spec
 from tests.tuning.driver import LANDSCAPE, drive, result
 from tuning import space, store, study
-from tuning.searcher import StudySearch
+from tuning.searcher import NUMBER, Halving, StudySearch
 
 
 def landscape(params: dict[str, Any], epoch: int) -> float:
@@ -86,6 +88,25 @@ def test_a_stopped_trial_is_pruned_with_the_value_of_its_last_rung(tmp_path: Pat
         assert trial.epochs in LANDSCAPE.search.rungs
         assert trial.certified == trial.rungs[trial.epochs] == landscape(trial.params, trial.epochs)
     assert study.saved_epochs(trials, LANDSCAPE) == sum(27 - t.epochs for t in pruned)
+
+
+def test_ends_never_count_as_rungs_even_of_a_trial_that_was_taken_up_again(tmp_path: Path) -> None:
+    record = store.open_study(LANDSCAPE, tmp_path)
+    halving = Halving(LANDSCAPE, record)
+    for number, epochs in ((3, (3, 9, 27)), (4, (9, 27)), (5, (27,))):
+        trial = SimpleNamespace(trial_id=f"tune-{number}", config={NUMBER: number})
+        halving.on_trial_add(None, trial)
+        for epoch in epochs:
+            found = result(1.0 if epoch == 27 else 0.5, epoch)
+            assert halving.on_trial_result(None, trial, found) == TrialScheduler.CONTINUE
+        halving.on_trial_complete(None, trial, found)
+    rungs = {epoch: set(values.values()) for epoch, values in halving._brackets[0]._rungs}
+    assert rungs == {3: {0.5}, 9: {0.5}}
+
+
+def test_each_radius_of_the_objective_reaches_the_study(tmp_path: Path) -> None:
+    trials = drive(LANDSCAPE, tmp_path, landscape, budget=60)
+    assert all(trial.certified_at == {0.5: trial.certified} for trial in trials)
 
 
 def test_a_failed_trial_keeps_its_reason_and_too_many_end_the_search(tmp_path: Path) -> None:
@@ -176,3 +197,5 @@ def test_the_study_of_a_recipe_has_a_name_of_its_own() -> None:
     assert name == store.study_name(LANDSCAPE.override({"data.directory": "/elsewhere"}))
     assert name != store.study_name(LANDSCAPE.override({"model.width": 7}))
     assert name != store.study_name(LANDSCAPE.override({"search.radius": 0.4}))
+    assert name != store.study_name(LANDSCAPE.override({"search.radius": [0.4, 0.5]}))
+    assert name != store.study_name(LANDSCAPE.override({"search.rung_rows": 10}))

@@ -64,6 +64,36 @@ def test_every_draw_is_a_valid_spec_even_where_the_recipe_sets_beta() -> None:
         assert applied.model.width == params["model.width"]
 
 
+def test_fields_that_may_be_none_are_searched_as_numbers_or_with_none_as_a_choice() -> None:
+    spec = spec_with(
+        {
+            "train.components": {"low": 8, "high": 64, "log": True},
+            "train.averaging": {"choices": [None, 0.9, 0.99]},
+            "train.augmentation.rotation": {"low": 0, "high": 10},
+        },
+        train={"components": 16},
+    )
+    space.check(spec)
+    drawn = draws(spec)
+    assert all(type(params["train.components"]) is int for params in drawn)
+    assert {params["train.averaging"] for params in drawn} == {None, 0.9, 0.99}
+    for params in drawn:
+        assert space.apply(spec, params).train.averaging == params["train.averaging"]
+    with pytest.raises(InvalidInput, match="must hold the recipe's own value"):
+        space.check(spec_with({"train.averaging": {"low": 0.9, "high": 0.99}}))
+
+
+def test_muons_rate_is_drawn_for_muon_only() -> None:
+    spec = spec_with(
+        {
+            "train.muon_rate": {"low": 0.03, "high": 0.3, "log": True},
+            "train.optimizer": {"choices": ["adam", "muon"]},
+        }
+    )
+    for params in draws(spec, 20):
+        assert ("train.muon_rate" in params) == (params["train.optimizer"] == "muon")
+
+
 def test_the_recipe_itself_comes_first_then_the_given_points() -> None:
     spec = spec_with(
         {

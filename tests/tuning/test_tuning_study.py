@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import binomtest
 
 from raycrt import InvalidInput
-from raycrt.spec import Spec
+from raycrt.spec import Spec, validate
 from tests.tuning.driver import LANDSCAPE, drive
-from tuning import search, study, tables
+from tuning import landscape, plots, search, study, tables
 from tuning.study import TrialRecord
 
 
@@ -62,7 +62,7 @@ def test_agreement_is_one_where_rungs_keep_the_order_and_minus_one_where_they_tu
     trials = [
         record(n, n / 10, 0.9, rungs={3: n / 20, 9: 1 - n / 10, 27: n / 10}) for n in range(5)
     ]
-    assert study.agreement(trials) == {3: pytest.approx(1), 9: pytest.approx(-1)}
+    assert study.agreement(trials) == {3: (pytest.approx(1), 5), 9: (pytest.approx(-1), 5)}
 
 
 def test_the_importance_of_what_decides_is_the_greatest(tmp_path: Path) -> None:
@@ -77,6 +77,56 @@ def test_the_importance_of_what_decides_is_the_greatest(tmp_path: Path) -> None:
     assert found["importances"]["model.depth"] > 0.9
     assert found["cost"]["epochs"] == 27 * 20
     assert found["history"][-1]["best"] == found["best"][0]["certified"]
+
+
+def test_the_contour_is_the_mean_of_the_complete_trials_in_each_cell() -> None:
+    def at(number: int, gamma: float, depth: int, share: float, **more: Any) -> TrialRecord:
+        return record(
+            number, share, 0.9, params={"train.gamma": gamma, "model.depth": depth}, **more
+        )
+
+    trials = [at(0, 1e-5, 2, 0.2), at(1, 1e-5, 2, 0.4), at(2, 1.0, 8, 0.7)]
+    trials.append(at(3, 1.0, 8, 0.1, state="pruned"))
+    found = landscape.contour(trials, LANDSCAPE, {})
+    assert found is not None
+    assert (found["x"], found["y"]) == ("train.gamma", "model.depth")
+    assert found["y_cells"] == ["2", "3", "4", "5", "6", "7", "8"]
+    assert found["certified"][0][0] == pytest.approx(0.3)
+    assert found["trials"][0][0] == 2
+    assert found["certified"][6][5] == 0.7
+    assert found["certified"][3][3] is None
+    assert sum(map(sum, found["trials"])) == 3
+
+
+def test_without_gamma_and_depth_the_contour_is_of_what_matters_most() -> None:
+    domains = {
+        "train.warm_up": {"low": 0.0, "high": 0.5},
+        "train.batch_size": {"choices": [4, 512]},
+    }
+    spec = validate({"search": {"space": {**domains, "train.ramp": {"low": 0, "high": 1}}}})
+    params = {"train.warm_up": 0.0, "train.batch_size": 512, "train.ramp": 0.25}
+    found = landscape.contour(
+        [record(0, 0.5, 0.9, params=params)], spec, {"train.ramp": 0.6, "train.batch_size": 0.3}
+    )
+    assert found is not None
+    assert (found["x"], found["y"]) == ("train.ramp", "train.batch_size")
+    assert found["trials"] == [[0] * 6, [0, 1, 0, 0, 0, 0]]
+    one = spec.override({"search.space": {"train.ramp": {"low": 0, "high": 1}}})
+    assert landscape.contour([], one, {}) is None
+
+
+def test_the_pictures_and_slices_show_the_trials(tmp_path: Path) -> None:
+    spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
+    drive(spec, tmp_path, lambda params, epoch: params["model.depth"] / 10, budget=27 * 8)
+    spec.save(tmp_path)
+    found = tables.summary(tmp_path)
+    assert [len(points) for points in found["slices"].values()] == [8] * 4
+    for point in found["slices"]["model.depth"]:
+        assert point["certified"] == pytest.approx(point["value"] / 10)
+    written = plots.draw(found, spec, tmp_path / "plots")
+    names = ["history", "importances", "pareto", "slices", "contour"]
+    assert [file.stem for file in written] == names
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in written)
 
 
 def test_the_table_can_be_read_back(tmp_path: Path) -> None:

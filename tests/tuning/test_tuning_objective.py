@@ -1,0 +1,96 @@
+"""What a trial is worth: at a rung, at its end, at one radius and at several."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+import pytest
+import torch
+
+from raycrt import InvalidInput, data
+from raycrt.spec import Spec, validate
+from raycrt.training import EpochEnd
+from tuning.objective import Measurement, evaluate, judge, measure, worthless
+
+SPEC = validate(
+    {
+        "model": {"width": 16},
+        "train": {"epochs": 3, "radius": 0.4, "learning_rate": 0.01, "batch_size": 64},
+        "data": {"limit": 400, "validation": 0.3},
+        "search": {"radius": [0.1, 0.2, 0.4], "rungs": [1, 2], "rows": 100, "rung_rows": 40},
+    }
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def reports(spec: Spec) -> list[tuple[Measurement, EpochEnd]]:
+    found: list[tuple[Measurement, EpochEnd]] = []
+    evaluate(spec, data.load(spec.data), report=lambda m, end: found.append((m, end)))
+    return found
+
+
+def test_rungs_certify_fewer_rows_than_the_end() -> None:
+    assert [(m.epoch, m.rows) for m, _ in reports(SPEC)] == [(1, 40), (2, 40), (3, 100)]
+    whole = SPEC.override({"search.rung_rows": None})
+    assert [(m.epoch, m.rows) for m, _ in reports(whole)] == [(1, 100), (2, 100), (3, 100)]
+
+
+def test_a_rung_is_a_lower_bound_of_what_the_solver_proves_of_its_rows() -> None:
+    validation = data.load(SPEC.data).validation
+    rungs: list[int] = []
+
+    def at_rung(measured: Measurement, end: EpochEnd) -> None:
+        if measured.epoch not in SPEC.search.rungs:
+            return
+        rows = validation.take(slice(40))
+        full = measure(end.network, rows, SPEC, steps=SPEC.certify.steps, epoch=end.epoch)
+        assert measured.clean == full.clean
+        for radius, share in measured.certified_at.items():
+            assert share <= full.certified_at[radius]
+        assert measured.mean_radius < full.mean_radius
+        rungs.append(end.epoch)
+
+    evaluate(SPEC, data.load(SPEC.data), report=at_rung)
+    assert rungs == [1, 2]
+
+
+def test_of_several_radii_the_mean_counts() -> None:
+    [*_, (last, end)] = reports(SPEC)
+    assert list(last.certified_at) == [0.1, 0.2, 0.4]
+    assert last.certified == pytest.approx(mean(last.certified_at.values()))
+    assert last.clean >= last.certified_at[0.1] > last.certified_at[0.4]
+    told = last.as_dict()
+    assert told["certified_at/0.2"] == last.certified_at[0.2]
+    one = judge(end, SPEC.override({"search.radius": 0.2}), data.load(SPEC.data).validation)
+    assert one is not None
+    assert one.certified == last.certified_at[0.2]
+
+
+def test_between_rungs_nothing_is_measured() -> None:
+    [*_, (_, end)] = reports(SPEC)
+    later = SPEC.override({"train.epochs": 9})
+    assert judge(end, later, data.load(SPEC.data).validation) is None
+
+
+def test_a_failed_training_is_worth_nothing_at_each_radius() -> None:
+    assert worthless(SPEC, 10).as_dict()["certified_at/0.4"] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"search.radius": 0.0}, "search.radius: must be a positive number"),
+        ({"search.radius": []}, "search.radius: must be a positive number"),
+        ({"search.radius": [0.5, 0.5]}, "strictly increasing"),
+        ({"search.radius": [-0.5, 0.5]}, "search.radius: must be a positive number"),
+        ({"search.rung_rows": 101}, "rung_rows must not exceed rows"),
+    ],
+)
+def test_impossible_measures_are_refused(values: dict[str, Any], match: str) -> None:
+    with pytest.raises(InvalidInput, match=match):
+        SPEC.override(values)

@@ -1,0 +1,72 @@
+"""What the complete trials say of each parameter, and of two together: numbers, and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from raycrt.spec import Domain, Spec
+from tuning import space
+from tuning.study import TrialRecord
+
+_CELLS = 6
+_PREFERRED = ("train.gamma", "model.depth")
+
+
+def slices(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, Any]]]:
+    """For each searched parameter its value and `certified` in each complete trial that has it."""
+    return {
+        path: [
+            {"number": t.number, "value": t.params[path], "certified": t.certified}
+            for t in records
+            if t.complete and path in t.params
+        ]
+        for path in spec.search.space
+    }
+
+
+def contour(
+    records: list[TrialRecord], spec: Spec, importances: dict[str, float]
+) -> dict[str, Any] | None:
+    """The mean of `certified` over cells of two parameters, and how many complete trials are there.
+
+    They are gamma and depth where both are searched, else the two that matter most. `certified`
+    and `trials` have a row for each of `y_cells` and a column for each of `x_cells`; the mean of a
+    cell without a trial is null. None where fewer than two parameters are searched.
+    """
+    ordered = sorted(spec.search.space, key=lambda path: -importances.get(path, 0.0))
+    if len(ordered) < 2:
+        return None
+    x, y = _PREFERRED if set(_PREFERRED) <= set(ordered) else ordered[:2]
+    columns, column = _cells(x, spec.search.space[x])
+    rows, row = _cells(y, spec.search.space[y])
+    found: list[list[list[float]]] = [[[] for _ in columns] for _ in rows]
+    for trial in records:
+        if trial.complete and x in trial.params and y in trial.params:
+            found[row(trial.params[y])][column(trial.params[x])].append(trial.certified)
+    return {
+        "x": x,
+        "y": y,
+        "x_cells": columns,
+        "y_cells": rows,
+        "certified": [[sum(cell) / len(cell) if cell else None for cell in r] for r in found],
+        "trials": [[len(cell) for cell in r] for r in found],
+    }
+
+
+def _cells(path: str, domain: Domain) -> tuple[list[str], Callable[[Any], int]]:
+    """The cells of a domain by name, and the function that says which one a value lies in."""
+    values = domain.choices
+    if values is None:
+        assert domain.low is not None and domain.high is not None
+        whole = space.kind(path) is int and domain.high - domain.low < 2 * _CELLS
+        if not whole:
+            cut = np.geomspace if domain.log else np.linspace
+            edges = cut(float(domain.low), float(domain.high), _CELLS + 1)
+            names = [f"{low:.2g} - {high:.2g}" for low, high in pairwise(edges)]
+            return names, lambda value: int(np.searchsorted(edges[1:-1], value, side="right"))
+        values = tuple(range(int(domain.low), int(domain.high) + 1))
+    return [str(value) for value in values], values.index
