@@ -11,7 +11,7 @@ RAYCRT = Path(sys.executable).parent / "raycrt"
 BAD = {
     "recipe": (["train", "--recipe", "digit"], "nearest known is 'digits'"),
     "key": (["train", "--set", "train.gama=1"], "nearest known is 'train.gamma'"),
-    "value": (["demo", "--set", "model.depth=1"], "greater than or equal to 2"),
+    "value": (["demo", "--set", "model.depth=1"], "depth must be at least 2"),
     "override": (["search", "--set", "train.gamma"], "section.key=value"),
     "data": (["train", "--set", "data.name=mnist", "--data-dir", "/nowhere"], "must hold mnist"),
     "model": (["certify", "--out", "/nowhere"], "/nowhere"),
