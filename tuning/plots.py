@@ -58,7 +58,9 @@ def _slices(slices: dict[str, list[dict[str, Any]]], spec: Spec, label: str) -> 
             point["value"] if domain.choices is None else str(point["value"]) for point in points
         ]
         axes.scatter(values, _percent(point["certified"] for point in points), s=14)
-        axes.set(xlabel=path, xscale="log" if domain.log else axes.get_xscale())
+        axes.set_xlabel(path)
+        if domain.log:
+            axes.set_xscale("log")
     all_axes[0].set_ylabel(label)
     return figure
 
