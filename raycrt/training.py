@@ -23,7 +23,7 @@ from raycrt.deepening import deepened
 from raycrt.errors import require
 from raycrt.network import Network
 from raycrt.optimizers import Optimizer
-from raycrt.precision import DTYPES
+from raycrt.precision import DTYPES, quicken_softplus
 from raycrt.spec import ModelSpec, Spec, TrainSpec
 from raycrt.subspace import Subspace
 
@@ -97,6 +97,7 @@ def train(
     With the same spec, split and number of workers the weights are the same to the last bit on one
     machine's CPU, whether or not training was stopped after an epoch and taken up from its `state`.
     """
+    quicken_softplus()
     workers = workers or Workers()
     require(len(split) > 0, "at least one training row", rows=len(split))
     subspace = None
