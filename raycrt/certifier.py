@@ -16,15 +16,16 @@ from torch import Tensor
 
 from raycrt import dual
 from raycrt.certificate import Certificates, Status, Witnesses
-from raycrt.coordinates import coordinates
 from raycrt.curvature import margin_curvature
 from raycrt.errors import require
 from raycrt.local import LocalCurvature
 from raycrt.margins import Margins, collect, failed, witness_points
-from raycrt.network import QUICK, Network, Trace, margin_direction
+from raycrt.network import Network
+from raycrt.precision import quicken_softplus
 from raycrt.problem import Problem
 from raycrt.proof import ROUND_DOWN, Prover
-from raycrt.rounding import ErrorModel, length_upper
+from raycrt.rounding import Bounds, ErrorModel, Slack, length_upper, root_upper
+from raycrt.span import spaces
 
 
 class Certifier:
@@ -80,8 +81,9 @@ class Certifier:
         )
         self.fast_type = torch.float32 if plain and steps > 0 else torch.float64
         self.fast = network.copied(self.fast_type)
-        self.fast.functions = QUICK
         self.exact = network.in_float64()
+        self.fast_readout, self.exact_readout = self.fast.readout(), self.exact.readout()
+        self.distances = self.exact_readout.distances() * (1 + 1e-9)
         self.bounded = network.bounded()
         if not self.bounded:
             return
@@ -89,7 +91,9 @@ class Certifier:
         self.errors = ErrorModel.of(network)
         deployed = torch.float32 if deployment == "float32" else None
         self.prover = Prover(errors=self.errors, deployed=deployed)
-        self.coordinates = coordinates(self.exact.layers[0], self.fast.layers[0])
+        self.coordinates, self.space = spaces(self.exact.layers[0], self.fast.layers[0])
+        self.bounds = Bounds.of(self.errors, self.space.slack)
+        self.pixel_bounds = Bounds.of(self.errors, Slack.plain(network.features))
         self.at = torch.tensor(at, dtype=torch.float64)
         self.local = LocalCurvature.of(network, self.errors) if region == "local" else None
 
@@ -123,12 +127,15 @@ class Certifier:
             return self._certify_exactly(x)
 
     def _certify_exactly(self, x: Tensor) -> Certificates:
+        quicken_softplus()
         if not self.bounded:
             return failed(x, Status.NON_FINITE_NETWORK)
         x64 = x.double()
-        finite = torch.isfinite(x64).all(1) & (x64.abs().amax(1) < _LARGEST)
-        x64 = torch.where(finite[:, None], x64, 0.0)
-        first = self.exact.layers[0](x64)
+        # False where the sum is infinite or NaN.
+        finite = _square(x64) < _LARGEST**2
+        if not finite.all():
+            x64 = torch.where(finite[:, None], x64, 0.0)
+        first = self.space.first(x64)
         trace = self.exact.trace_above(first)
         logits = trace.logits
         rows = torch.arange(len(x64), device=x.device)
@@ -136,14 +143,17 @@ class Certifier:
         values = logits[rows, label][:, None] - logits
         m = self.curvature.to(x.device)[label]
         length = length_upper(x64)
-        sizes = self._gradient_lengths(trace, label, length)
-        radii = self.prover.closed_forms(length[:, None], values, sizes, m)
+        slopes = tuple(slope.to(self.fast_type) for slope in trace.slopes)
+        sizes = self._gradient_lengths(slopes, label, length)
+        radii = self.prover.closed_forms(length[:, None], values, sizes, m, self.space.slack)
         radii[rows, label] = torch.inf
         margins = Margins(
             x=x64,
             label=label,
             length=length,
-            first=first.to(self.fast_type),
+            first=first,
+            first_fast=first.to(self.fast_type),
+            slopes=slopes,
             value=values,
             m=m,
             radius=radii,
@@ -155,18 +165,30 @@ class Certifier:
         finite_logits = torch.isfinite(logits).all(1)
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
-    def _gradient_lengths(self, trace: Trace, label: Tensor, length: Tensor) -> Tensor:
+    def _gradient_lengths(self, slopes: Sequence[Tensor], label: Tensor, length: Tensor) -> Tensor:
         """Proved bounds (n, classes) of the lengths of all margins' gradients at the images."""
-        slopes = [s.to(self.fast_type) for s in trace.slopes]
-        off = self.errors.layers(length, torch.float64)
-        eye = torch.eye(self.exact.classes, dtype=self.fast_type, device=label.device)
-        lengths = []
-        for target in range(self.exact.classes):
-            direction = eye[label] - eye[target]
-            above, error = self.errors.pull_back_above(self.fast, slopes, direction, off)
-            reach = self.coordinates.length_upper(above, self.errors)
-            lengths.append(reach + self.errors.spectral[0] * error)
-        return torch.stack(lengths, 1)
+        squares = []
+        for target in torch.arange(self.exact.classes, device=label.device):
+            v, _ = self.fast_readout.margin(label, target)
+            on_the_way = []
+            for k in range(self.exact.depth - 2, -1, -1):
+                v.mul_(slopes[k])
+                if k > 0:
+                    before, v = v, self.fast.layers[k].transpose(v)
+                    on_the_way += [_square(before), _square(v)]
+            squares.append(torch.stack([*on_the_way, *self.coordinates.measure(v)]))
+        *way, given, pulled = torch.stack(squares, 2)
+        widths = [
+            n
+            for layer in self.exact.layers[-2:0:-1]
+            for n in (layer.out_features, layer.in_features)
+        ]
+        sizes = [self.distances.to(label.device)[label]]
+        sizes += [root_upper(square, n) for square, n in zip(way, widths, strict=True)]
+        off = [e[:, None] for e in self.errors.layers(length, torch.float64, self.space.slack)]
+        error = self.errors.pulled_back(sizes, off, self.fast_type)
+        reach = self.coordinates.length_upper(given, pulled, self.errors)
+        return reach + self.errors.spectral[0] * error
 
     def _improve(self, margins: Margins, runner_up: Tensor) -> Witnesses:
         """Raise `margins.radius` in place where a better point can raise the row's minimum.
@@ -200,7 +222,7 @@ class Certifier:
         found = self._search(margins, row, target, m, enough)
         better = found.radius > margins.radius[row, target]
         margins.radius[row[better], target[better]] = found.radius[better]
-        return Witnesses(row=row, target=target, point=found.u.half(), curvature=m).take(better)
+        return Witnesses(row=row, target=target, point=found.point, curvature=m).take(better)
 
     def _search(
         self, margins: Margins, row: Tensor, target: Tensor, m: Tensor, enough: Tensor
@@ -212,15 +234,21 @@ class Certifier:
         """
         problem = Problem(
             coordinates=self.coordinates,
+            space=self.space,
             fast=self.fast,
             exact=self.exact,
+            fast_readout=self.fast_readout,
+            exact_readout=self.exact_readout,
             prover=self.prover,
-            x=margins.x[row],
+            bounds=self.bounds,
+            label=margins.label[row],
+            target=target,
             length=margins.length[row],
-            first=margins.first[row],
-            direction=margin_direction(
-                margins.label[row], target, margins.value.to(self.fast_type)
-            ),
+            first=margins.first.index_select(0, row),
+            first_fast=margins.first_fast.index_select(0, row),
+            slopes=tuple(slope.index_select(0, row) for slope in margins.slopes),
+            value=margins.value[row, target].to(self.fast_type),
+            radius=margins.radius[row, target].to(self.fast_type),
             m=m,
         )
         slow = m.to(self.fast_type)
@@ -233,7 +261,7 @@ class Certifier:
             tolerance=_NEAR_ENOUGH,
         )
         return dual.solve(
-            problem.lifted(near.u),
+            problem.lifted(near.point),
             problem.proved,
             slow,
             enough=enough,
@@ -246,9 +274,11 @@ class Certifier:
         self, margins: Margins, row: Tensor, target: Tensor, u: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Values (k,) and gradients (k, features) in float64 of margins (row, target) at x + u."""
-        trace = self.exact.trace(margins.x[row] + u)
-        direction = margin_direction(margins.label[row], target, trace.logits)
-        return (trace.logits * direction).sum(1), self.exact.pull_back(trace.slopes, direction)
+        first = self.exact.layers[0]
+        cotangent, offset = self.exact_readout.margin(margins.label[row], target)
+        hidden, slopes = self.exact.hidden(first(margins.x[row] + u))
+        gradient = first.transpose(self.exact.pull_back_hidden(slopes, cotangent))
+        return torch.linalg.vecdot(hidden, cotangent) + offset, gradient
 
     def _localise(
         self, local: LocalCurvature, margins: Margins, witnesses: Witnesses, region: Tensor
@@ -311,12 +341,20 @@ class Certifier:
             if len(open_):
                 found = self._search(
                     margins, row[open_], target[open_], m[open_], enough[row][open_] * (1 + 1e-5)
-                ).u.double()
+                ).point.double()
                 longest = reach[open_] * (1 - _GAIN)
                 shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
                 u[open_] = (found * shrink[:, None]).half().double()
                 value, gradient = self._at(margins, row, target, u)
-            proved = self.prover.at_points(margins.length[row], value, gradient, m, u)
+            proved = self.prover.at_points(
+                margins.length[row],
+                value,
+                gradient,
+                m,
+                u,
+                uu=u.square().sum(1),
+                bounds=self.pixel_bounds,
+            )
             proved = torch.minimum(proved, reach * ROUND_DOWN)
             inside = u.norm(dim=1) * (1 + 1e-9) <= reach
             better = inside & (proved > margins.radius[row, target])
@@ -330,14 +368,18 @@ class Certifier:
         return witnesses.sorted(classes)
 
 
+def _square(v: Tensor) -> Tensor:
+    return torch.linalg.vecdot(v, v)
+
+
 # Bytes that a batch may take, whatever its size: larger ones are cut.
 _MEMORY = 2**30
-# Images with larger entries are refused as infinite: their squares may overflow.
+# Images that are longer are refused as infinite: their squares may overflow.
 _LARGEST = 1e100
 # A class whose radius exceeds the row's minimum by this, relatively, stays above it when proved.
 _CLEAR = 1e-4
 # Relative length of the steps at which the solver stops, in few coordinates and at the end.
-_NEAR_ENOUGH, _SETTLED = 1e-3, 2e-3
+_NEAR_ENOUGH, _SETTLED = 1e-2, 2e-3
 # A local ball reaches this far, relatively, beyond the stated radius it is to prove.
 _BEYOND = 1e-6
 # Less than this is not worth a curvature of its own, relatively.

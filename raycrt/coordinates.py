@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycrt.affine import DENSE_ENTRIES, AffineMap
-from raycrt.rounding import ErrorModel, length_upper
+from raycrt.affine import AffineMap
+from raycrt.rounding import ErrorModel, root_upper
 from raycrt.spectral import eigenvalue_upper, gamma
 
+# Left singular vectors, singular values and right singular vectors: the columns, falling, the rows.
+SingularValues = tuple[Tensor, Tensor, Tensor]
 # Directions that the solver works in, and the first of them that lengths are bounded by.
 _DIRECTIONS, _LEADING = 64, 16
 _SLACK = 1 + 1e-9
@@ -44,10 +46,17 @@ class Pixels:
         """The points u (n, features)."""
         return w
 
-    def length_upper(self, v: Tensor, errors: ErrorModel) -> Tensor:
-        """Proved bounds, float64 (n,), of |W_1^T v| for v (n, width) as it stands."""
-        computed, given = length_upper(self.layer.transpose(v)), length_upper(v)
-        return computed + errors.through_layer(0, torch.zeros_like(given), given, v.dtype)
+    def measure(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Squares (n,) from which `length_upper` bounds the length of W_1^T v, of v (n, width)."""
+        pulled = self.layer.transpose(v)
+        return _square(v), _square(pulled)
+
+    def length_upper(self, squares: Tensor, pulled: Tensor, errors: ErrorModel) -> Tensor:
+        """Proved bounds, float64, of the lengths |W_1^T v| of what was measured, v as it stood."""
+        given = root_upper(squares, self.layer.out_features)
+        computed = root_upper(pulled, self.layer.in_features)
+        off = errors.through_layer(0, torch.zeros_like(given), given, squares.dtype)
+        return computed + off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +72,14 @@ class Directions:
     basis: Tensor
     action: Tensor
     leading: Tensor
+    leading_size: float
     rest: float
 
     @staticmethod
-    def of(layer: AffineMap, dtype: torch.dtype) -> Directions:
+    def of(layer: AffineMap, singular: SingularValues, dtype: torch.dtype) -> Directions:
         """`layer` is in float64 and small enough to be formed."""
         matrix = layer.matrix()
-        left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
+        left, sizes, right = singular
         next_size = sizes[_LEADING] if len(sizes) > _LEADING else sizes.new_zeros(())
         kept = sizes[:_LEADING].square() - next_size.square()
         leading = (left[:, :_LEADING] * kept.clamp(min=0).sqrt()).to(dtype)
@@ -78,6 +88,7 @@ class Directions:
             basis=basis.to(dtype),
             action=(matrix @ basis.T).to(dtype),
             leading=leading,
+            leading_size=float(torch.linalg.matrix_norm(leading.double())) * _SLACK,
             rest=_rest_upper(layer, leading.double()),
         )
 
@@ -94,26 +105,26 @@ class Directions:
     def lift(self, w: Tensor) -> Tensor:
         return w @ self.basis
 
-    def length_upper(self, v: Tensor, errors: ErrorModel) -> Tensor:
-        number = torch.finfo(v.dtype)
-        length = length_upper(v)
+    def measure(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        return _square(v), _square(v @ self.leading)
+
+    def length_upper(self, squares: Tensor, pulled: Tensor, errors: ErrorModel) -> Tensor:
+        number = torch.finfo(squares.dtype)
+        width, k = self.leading.shape
+        length = root_upper(squares, width)
         # A product with the leading columns rounds by gamma |L|_F |v| and loses to underflow.
-        terms = len(self.leading) + 2
-        size = float(torch.linalg.matrix_norm(self.leading.double())) * _SLACK
+        terms = width + 2
         share = terms * number.eps / (1 - terms * number.eps)
-        off = share * size * length + terms * number.smallest_normal * self.leading.shape[1]
-        ahead = length_upper(v @ self.leading) + off
+        off = share * self.leading_size * length + terms * number.smallest_normal * k
+        ahead = root_upper(pulled, k) + off
         return (ahead.square() + (self.rest * length).square()).sqrt() * _SLACK
 
 
 Coordinates = Pixels | Directions
 
 
-def coordinates(exact: AffineMap, fast: AffineMap) -> Coordinates:
-    """Those of a first layer, given in float64 and in the type that the solver computes in."""
-    if exact.dense and exact.out_features**2 <= DENSE_ENTRIES:
-        return Directions.of(exact, fast.offset().dtype)
-    return Pixels(fast)
+def _square(v: Tensor) -> Tensor:
+    return torch.linalg.vecdot(v, v)
 
 
 def _rest_upper(layer: AffineMap, leading: Tensor) -> float:

@@ -64,10 +64,11 @@ def largest_curvature(value: Tensor, gradient: Tensor, u: Tensor, wanted: Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Margins at points `u` (n, d): `value` (n,), `gradient` (n, d) and the `radius` (n,) that a
-    point is worth; 0 where it has not been judged."""
+    """Margins at points of coordinates `u` (n, d): `value` (n,), `gradient` (n, d) and the `radius`
+    (n,) that the `point` (n, ...), as it is kept, is worth; 0 where it has not been judged."""
 
     u: Tensor
+    point: Tensor
     value: Tensor
     gradient: Tensor
     radius: Tensor
@@ -75,10 +76,10 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """For each margin the best point found, `u` (n, d), the `radius` (n,) that it is worth, and
+    """For each margin the best `point` (n, ...) found, the `radius` (n,) that it is worth, and
     `bend` (n,), the curvature that was seen along the last step."""
 
-    u: Tensor
+    point: Tensor
     radius: Tensor
     bend: Tensor
 
@@ -112,12 +113,14 @@ def solve(
         u=start.u,
         value=start.value,
         gradient=start.gradient,
-        best_u=start.u,
+        point=start.point,
         best=start.radius,
         before=start.radius,
         bend=torch.zeros_like(m) if bend is None else bend,
     )
-    found = Solution(u=start.u.clone(), radius=start.radius.clone(), bend=state.bend.clone())
+    found = Solution(
+        point=start.point.clone(), radius=start.radius.clone(), bend=state.bend.clone()
+    )
     for step in range(1, steps + 1):
         state.advance(evaluate)
         is_open = (state.best < state.enough) & ~state.settled(tolerance)
@@ -144,7 +147,7 @@ class _State:
     u: Tensor
     value: Tensor
     gradient: Tensor
-    best_u: Tensor
+    point: Tensor
     best: Tensor
     before: Tensor
     bend: Tensor
@@ -162,7 +165,7 @@ class _State:
         self.bend = (turned / _dot(step, step).clamp(min=_tiny(step))).clamp(min=0)
         self.u, self.value, self.gradient = found.u, found.value, found.gradient
         better = found.radius > self.best
-        self.best_u = torch.where(better[:, None], found.u, self.best_u)
+        self.point = torch.where(better[:, None], found.point, self.point)
         self.best = torch.where(better, found.radius, self.best)
 
     def _multiplier(self) -> tuple[Tensor, Tensor]:
@@ -187,11 +190,12 @@ class _State:
     def write(self, found: Solution, rows: Tensor) -> None:
         """Hand over the results of the margins that a mask names."""
         row = self.row[rows]
-        found.u[row], found.radius[row] = self.best_u[rows], self.best[rows]
+        found.point[row], found.radius[row] = self.point[rows], self.best[rows]
         found.bend[row] = self.bend[rows]
 
     def keep(self, rows: Tensor) -> _State:
-        return _State(**{name: value[rows] for name, value in vars(self).items()})
+        kept = rows.nonzero()[:, 0]
+        return _State(**{name: part.index_select(0, kept) for name, part in vars(self).items()})
 
 
 def _tiny(like: Tensor) -> float:

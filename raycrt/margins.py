@@ -14,13 +14,16 @@ from raycrt.certificate import Certificates, Status, Witnesses
 class Margins:
     """All margins of a batch at its images: `value`, `m`, `radius` (n, classes) and so on.
 
-    `length` (n,) bounds |x|, `first` (n, width) is z_1 in the solver's type.
+    `length` (n,) bounds |x|, `first` (n, width) is z_1; `first_fast`, z_1 again, and the
+    `slopes` above it have the solver's type.
     """
 
     x: Tensor
     label: Tensor
     length: Tensor
     first: Tensor
+    first_fast: Tensor
+    slopes: tuple[Tensor, ...]
     value: Tensor
     m: Tensor
     radius: Tensor

@@ -40,15 +40,6 @@ TORCH = SimpleNamespace(
 )
 
 
-def _quick_softplus(z: Tensor) -> Tensor:
-    """softplus to a few eps of 1, by `log` alone: `log1p` can take ten times as long."""
-    return z.clamp(min=0).sub_(z.abs().sigmoid_().log_())
-
-
-# What a solver's estimates may be made of.
-QUICK = SimpleNamespace(**{**vars(TORCH), "softplus": _quick_softplus})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trace:
     """A forward pass: `logits` (batch, classes), `slopes` s'(z_I) of the hidden layers."""
@@ -60,8 +51,7 @@ class Trace:
 class Network(nn.Module):
     """Classifier from images (batch, ...) to logits (batch, classes).
 
-    `maps` are its affine layers, at least two; `activation` stands between neighbours. `functions`
-    is what `trace` makes the activation of.
+    `maps` are its affine layers, at least two; `activation` stands between neighbours.
     """
 
     def __init__(self, maps: Sequence[AffineMap], activation: Activation) -> None:
@@ -77,7 +67,6 @@ class Network(nn.Module):
         require(maps[-1].out_features >= 2, "classes >= 2", classes=maps[-1].out_features)
         self.maps = nn.ModuleList(maps)
         self.activation = activation
-        self.functions = TORCH
 
     @property
     def layers(self) -> list[AffineMap]:
@@ -128,11 +117,16 @@ class Network(nn.Module):
 
     def trace_above(self, z: Tensor) -> Trace:
         """The same from z_1 (batch, width), what the first layer has made of the inputs."""
-        slopes = []
-        for layer in self.layers[1:]:
-            slopes.append(self.activation.slope(z, self.functions))
-            z = layer(self.activation.value(z, self.functions))
-        return Trace(logits=z, slopes=tuple(slopes))
+        hidden, slopes = self.hidden(z)
+        return Trace(logits=self.layers[-1](hidden), slopes=slopes)
+
+    def hidden(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """From z_1 (batch, width) what the last layer is given, and the slopes on the way there."""
+        slopes = [self.activation.slope(z, TORCH)]
+        for layer in self.layers[1:-1]:
+            z = layer(self.activation.value(z, TORCH))
+            slopes.append(self.activation.slope(z, TORCH))
+        return self.activation.value(z, TORCH), tuple(slopes)
 
     def slopes(self, x: Tensor) -> tuple[Tensor, ...]:
         """The slopes of `trace` without its logits: all that a margin's gradient needs."""
@@ -149,14 +143,42 @@ class Network(nn.Module):
         `cotangent` is (batch, classes) or, for several at once, (batch, k, classes); the result
         has `features` in place of `classes`.
         """
-        return self.layers[0].transpose(self.pull_back_above(slopes, cotangent))
+        above = self.layers[-1].transpose(cotangent)
+        return self.layers[0].transpose(self.pull_back_hidden(slopes, above))
 
-    def pull_back_above(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
-        """The same gradient in z_1: `width` in place of `features`."""
-        for layer, slope in zip(self.layers[:0:-1], reversed(slopes), strict=True):
-            cotangent = layer.transpose(cotangent)
+    def pull_back_hidden(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
+        """Gradient in z_1 of `<cotangent, hidden>`, `width` in the last place of both."""
+        for k in range(self.depth - 2, -1, -1):
+            slope = slopes[k]
             cotangent = cotangent * (slope if cotangent.dim() == slope.dim() else slope[:, None])
+            if k > 0:
+                cotangent = self.layers[k].transpose(cotangent)
         return cotangent
+
+    def readout(self) -> Readout:
+        """The last layer as its rows."""
+        return Readout(rows=self.layers[-1].matrix(), offset=self.layers[-1].offset())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """The last layer, `rows` (classes, width) and `offset` (classes,): a margin is linear in it."""
+
+    rows: Tensor
+    offset: Tensor
+
+    def margin(self, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Cotangents (n, width) and offsets (n,) of `z_label - z_target` in the last hidden layer.
+
+        `target` is (n,) or a single class."""
+        rows, offset = self.rows.index_select(0, label), self.offset[label] - self.offset[target]
+        if target.dim() == 0:
+            return rows.sub_(self.rows[target]), offset
+        return rows.sub_(self.rows.index_select(0, target)), offset
+
+    def distances(self) -> Tensor:
+        """The lengths (classes, classes) of the differences of two rows."""
+        return torch.cdist(self.rows, self.rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def build(spec: ModelSpec, shape: Sequence[int], classes: int) -> Network:

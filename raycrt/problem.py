@@ -10,32 +10,45 @@ from torch import Tensor
 from raycrt import dual
 from raycrt.coordinates import Coordinates
 from raycrt.dual import Points
-from raycrt.network import Network
+from raycrt.network import Network, Readout
 from raycrt.proof import Prover
+from raycrt.rounding import Bounds
+from raycrt.span import Space
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """k margins with the cotangents `direction` (k, classes) around images x (k, features).
+    """The k margins of `label` against `target` (k,) around images x (k, features).
 
-    `x`, the bounds `length` (k,) of |x| and the proved curvature `m` (k,) are float64; z_1 at the
-    images, `first` (k, width), and `direction` have the type of `fast`.
+    At the images: the bounds `length` (k,) of |x|, z_1 `first` (k, width) and the proved curvature
+    `m` (k,) in float64; `first_fast`, the `slopes` above it and the margins' `value` and closed
+    form `radius` (k,) in the type of `fast`.
     """
 
     coordinates: Coordinates
+    space: Space
     fast: Network
     exact: Network
+    fast_readout: Readout
+    exact_readout: Readout
     prover: Prover
-    x: Tensor
+    bounds: Bounds
+    label: Tensor
+    target: Tensor
     length: Tensor
     first: Tensor
-    direction: Tensor
+    first_fast: Tensor
+    slopes: tuple[Tensor, ...]
+    value: Tensor
+    radius: Tensor
     m: Tensor
 
     def start(self) -> Points:
         """The images themselves, in the solver's coordinates."""
-        rows = torch.arange(len(self.m), device=self.m.device)
-        return self.near(rows, self.first.new_zeros(len(rows), self.coordinates.size))
+        cotangent, _ = self.fast_readout.margin(self.label, self.target)
+        gradient = self.coordinates.pull(self.fast.pull_back_hidden(self.slopes, cotangent))
+        w = gradient.new_zeros(gradient.shape)
+        return Points(u=w, point=w, value=self.value, gradient=gradient, radius=self.radius)
 
     def near(self, rows: Tensor, w: Tensor) -> Points:
         """The margins `rows` at the coordinates w (n, size): estimates in the solver's type."""
@@ -44,40 +57,75 @@ class Problem:
         gg, gu, uu = (
             torch.linalg.vecdot(*p) for p in ((gradient, gradient), (gradient, w), (w, w))
         )
-        radius = dual.radius(value, gg, gu, uu, self.m[rows].to(w.dtype))
-        return Points(u=w, value=value, gradient=gradient, radius=radius.nan_to_num(0.0, 0.0, 0.0))
+        radius = dual.radius(value, gg, gu, uu, self._of(self.m, rows).to(w.dtype)).nan_to_num(
+            0.0, 0.0, 0.0
+        )
+        return Points(u=w, point=w, value=value, gradient=gradient, radius=radius)
 
     def lifted(self, w: Tensor) -> Points:
-        """All margins at the coordinates w (k, size), as points in pixels with whole gradients."""
+        """All margins at the coordinates w (k, size), with whole gradients."""
         rows = torch.arange(len(w), device=w.device)
         value, above = self._above(rows, self.coordinates.image(w))
-        gradient = self.fast.layers[0].transpose(above)
+        u = self.space.start(self.coordinates, w)
         return Points(
-            u=self.coordinates.lift(w),
+            u=u,
+            point=u.new_zeros(len(w), self.exact.features, dtype=torch.half),
             value=value,
-            gradient=gradient,
+            gradient=self.space.pull(above),
             radius=torch.zeros_like(self.m),
         )
 
     def proved(self, rows: Tensor, u: Tensor) -> Points:
-        """The margins `rows` at points u (n, features) rounded to float16, proved in float64."""
-        point = u.half().double()
-        trace = self.exact.trace(self.x[rows] + point)
-        direction = self.direction[rows].double()
-        value = torch.linalg.vecdot(trace.logits, direction)
-        gradient = self.exact.pull_back(trace.slopes, direction)
-        radius = self.prover.at_points(self.length[rows], value, gradient, self.m[rows], point)
+        """The margins `rows` at points near u (n, size) of float16, proved in float64."""
+        point = self.space.point(u)
+        exact = self.space.coordinates(point)
+        moved = self.space.image(exact)
+        value, above = self._margin(self.exact, self.exact_readout, self.first, rows, moved)
+        gradient = self.space.pull(above)
+        radius = self.prover.at_points(
+            self._of(self.length, rows),
+            value,
+            gradient,
+            self._of(self.m, rows),
+            exact,
+            uu=point.double().square().sum(1),
+            bounds=self.bounds,
+        )
         return Points(
-            u=point.to(u.dtype),
+            u=exact.to(u.dtype),
+            point=point,
             value=value.to(u.dtype),
             gradient=gradient.to(u.dtype),
             radius=radius,
         )
 
     def _above(self, rows: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (n,) of the margins and their gradients in z_1, where z_1 has `moved` so far."""
-        whole = len(rows) == len(self.m)
-        direction = self.direction if whole else self.direction[rows]
-        trace = self.fast.trace_above(moved.add_(self.first if whole else self.first[rows]))
-        value = torch.linalg.vecdot(trace.logits, direction)
-        return value, self.fast.pull_back_above(trace.slopes, direction)
+        """Estimates of the values (n,) of the margins and of their gradients in z_1 (n, width),
+        where z_1 has `moved` (n, width) since the images."""
+        return self._margin(self.fast, self.fast_readout, self.first_fast, rows, moved)
+
+    def _margin(
+        self, network: Network, readout: Readout, first: Tensor, rows: Tensor, moved: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same with z_1 at the images, `first`; the gradients take the place of `moved`.
+
+        A few rows at a time, so that what is made of them stays in the processor's cache.
+        """
+        values = moved.new_empty(len(moved))
+        cache = _BYTES_IN_CACHE * torch.get_num_threads()
+        chunk = max(1, cache // (moved.shape[1] * moved.element_size()))
+        parts = (part.split(chunk) for part in (rows, moved, values))
+        for row, z, value in zip(*parts, strict=True):
+            hidden, slopes = network.hidden(z.add_(first.index_select(0, row)))
+            label, target = self.label.index_select(0, row), self.target.index_select(0, row)
+            cotangent, offset = readout.margin(label, target)
+            torch.add(hidden.mul_(cotangent).sum(1), offset, out=value)
+            z.copy_(network.pull_back_hidden(slopes, cotangent))
+        return values, moved
+
+    def _of(self, values: Tensor, rows: Tensor) -> Tensor:
+        return values if len(rows) == len(values) else values.index_select(0, rows)
+
+
+# What z_1 of the rows that are worked on at a time may take: about half of a core's cache.
+_BYTES_IN_CACHE = 2**19

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raycrt import dual
-from raycrt.rounding import ErrorModel
+from raycrt.rounding import Bounds, ErrorModel, Slack
 
 EPS = torch.finfo(torch.float64).eps
 # Stored radii are rounded down by this, relatively, so that a checker's own rounding fits below it.
@@ -27,13 +27,15 @@ class Prover:
     errors: ErrorModel
     deployed: torch.dtype | None = None
 
-    def closed_forms(self, length: Tensor, value: Tensor, size: Tensor, m: Tensor) -> Tensor:
+    def closed_forms(
+        self, length: Tensor, value: Tensor, size: Tensor, m: Tensor, slack: Slack
+    ) -> Tensor:
         """Proved radii (n, classes) from the images themselves.
 
         `length` (n, 1) bounds |x0| and `size` the exact gradients' lengths: the closed form falls
         with |g| and grows with f, so bounds of both give a bound of it.
         """
-        lowered = value - self.errors.margin(length, torch.float64) - 2 * EPS * value.abs()
+        lowered = value - self.errors.margin(length, torch.float64, slack) - 2 * EPS * value.abs()
         radius = _root(lowered, size, m)
         if self.deployed is not None:
             # Every input of the ball that is claimed has at most this length.
@@ -48,20 +50,24 @@ class Prover:
         gradient: Tensor,
         m: Tensor,
         u: Tensor,
+        *,
+        uu: Tensor,
+        bounds: Bounds,
     ) -> Tensor:
-        """`dual.radius` at points u, less everything that rounding can have added; >= 0.
+        """`dual.radius` at points, less everything that rounding can have added; >= 0.
 
-        `length` is |x0|. The exact gradient g satisfies |g - computed| <= e, so the quadratic bound
-        holds with the computed one if e |x' - x| is taken from the margin, for x' in the ball that
-        is claimed. Second round: the claimed radius itself bounds that distance.
+        `length` is |x0|; `gradient` and the points `u` (n, size) are given in coordinates that keep
+        lengths but for `bounds.slack`, `uu` is the points' own |u|^2. The exact gradient g
+        satisfies |g - computed| <= e, so the quadratic bound holds with the computed one if
+        e |x' - x| is taken from the margin, for x' in the ball that is claimed. Second round: the
+        claimed radius itself bounds that distance.
         """
-        gg, gu, uu = (gradient * gradient).sum(1), (gradient * u).sum(1), (u * u).sum(1)
+        gg, gu = torch.linalg.vecdot(gradient, gradient), torch.linalg.vecdot(gradient, u)
         # Products of n terms, each off by at most this share of the product of the lengths.
-        share = (gradient.shape[1] + 8) * EPS
+        share = bounds.slack.share
         size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
         reach = (length + shift) * (1 + 1e-9)
-        off_value = self.errors.margin(reach, torch.float64)
-        off_gradient = self.errors.gradient(reach, torch.float64)
+        off_value, off_gradient = bounds(reach)
         optimistic = dual.radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
         lowered = value - off_value - off_gradient * (optimistic + 2 * shift)
         lowered = lowered - share * (2 * value.abs() + 2 * size * shift + m * uu)

@@ -24,6 +24,26 @@ _SLACK = 1 + 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
+class Slack:
+    """What a first layer W = A B + R, with computed products of A and B, is off by.
+
+    A (B u) is off W u by at most `image |u| + lost`, B^T (A^T v) off W^T v by `pull |v| + lost`;
+    `share` bounds what products g.g, g.u and u.u, taken of A^T v and B u, are off by relatively to
+    the products of lengths.
+    """
+
+    share: float
+    image: float = 0.0
+    pull: float = 0.0
+    lost: float = 0.0
+
+    @staticmethod
+    def plain(features: int) -> Slack:
+        """Where the layer's own products are taken."""
+        return Slack(share=(features + 8) * torch.finfo(torch.float64).eps)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ErrorModel:
     """What the error bounds need of a network, for each layer and of the activation."""
 
@@ -34,6 +54,8 @@ class ErrorModel:
     backward_terms: tuple[int, ...]
     longest: int
     widths: tuple[int, ...]
+    readout: float
+    peak: float
     slope: float
     bend: float
     at_zero: float
@@ -53,56 +75,72 @@ class ErrorModel:
             ),
             magnitude=tuple(layer.magnitude_upper() for layer in layers),
             bias=tuple(layer.offset_norm_upper() for layer in layers),
-            terms=tuple(layer.terms for layer in layers),
+            # A margin is also a product with a difference of rows of the last matrix.
+            terms=(
+                *(layer.terms for layer in layers[:-1]),
+                max(layers[-1].terms, layers[-1].in_features) + 4,
+            ),
             backward_terms=tuple(layer.transpose_terms for layer in layers),
             longest=max(network.features, *(layer.out_features for layer in layers)),
             widths=tuple(layer.out_features for layer in layers),
+            readout=layers[-1].matrix_error_upper(),
+            # No entry of a difference of two rows is larger.
+            peak=2 * (float(layers[-1].matrix().abs().max()) + layers[-1].matrix_error_upper()),
             slope=network.activation.slope_bound,
             bend=network.activation.curvature_bound,
             at_zero=abs(float(network.activation.value(zero, TORCH))),
         )
 
-    def margin(self, length: Tensor, dtype: torch.dtype) -> Tensor:
+    def margin(self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None) -> Tensor:
         """Bound of |computed margin - exact margin| for inputs of norm `length` (n,)."""
-        return self.layers(length, dtype)[-1] * (math.sqrt(2) * _SLACK)
+        return self.layers(length, dtype, slack)[-1] * (math.sqrt(2) * _SLACK)
 
-    def gradient(
-        self, length: Tensor, dtype: torch.dtype, *, forward: torch.dtype | None = None
-    ) -> Tensor:
+    def gradient(self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None) -> Tensor:
         """Bound of |computed gradient of a margin - exact|_2 for inputs of norm `length` (n,).
 
-        `dtype` is the precision of the backward pass, and of the forward pass that its slopes come
-        from unless `forward` says otherwise. Rounding the weights and slopes to `dtype` is counted,
-        and so is underflow.
+        `dtype` is the precision of both passes, `slack` how the first layer was evaluated. Rounding
+        the weights and slopes to `dtype` is counted, and so is underflow.
         """
         depth = len(self.spectral)
-        layers = self.layers(length, forward or dtype)
-        # A margin's cotangent is two ones.
-        error, size = torch.zeros_like(length), torch.full_like(length, math.sqrt(2))
-        for k in range(depth - 1, -1, -1):
-            error = self.through_layer(k, error, size, dtype)
-            size = self.spectral[k] * size
+        layers = self.layers(length, dtype, slack)
+        # In the last hidden layer the cotangent is a difference of two rows of the last matrix.
+        error = torch.full_like(length, self.readout_error(dtype))
+        size = torch.full_like(length, math.sqrt(2) * self.spectral[-1])
+        for k in range(depth - 1, 0, -1):
+            if k < depth - 1:
+                error = self.through_layer(k, error, size, dtype)
+                size = self.spectral[k] * size
+            peak = self.peak if k == depth - 1 else size
+            error = self.through_slopes(layers[k - 1], error, size, peak, dtype, dtype)
+            size = self.slope * size
+        detour = 0.0 if slack is None else slack.pull * (size + error) + slack.lost
+        return (self.through_layer(0, error, size, dtype) + detour) * _SLACK
+
+    def pulled_back(
+        self, sizes: Sequence[Tensor], off: Sequence[Tensor], dtype: torch.dtype
+    ) -> Tensor:
+        """Bounds (n, k) of the errors of k margins' gradients in z_1, pulled back in `dtype`.
+
+        `sizes` bound the lengths (n, k) of the cotangents on the way as they were computed: in the
+        last hidden layer, and then before and after each matrix. The slopes were computed in
+        float64, from z_k that are off by `off[k]` (n, 1).
+        """
+        # The weights were rounded to `dtype`, and so was the difference of two rows.
+        error = torch.full_like(sizes[0], self.readout_error(dtype))
+        left = iter(sizes)
+        for k in range(len(self.spectral) - 2, -1, -1):
+            size = next(left)
+            peak = self.peak if k == len(self.spectral) - 2 else size
+            error = self.through_slopes(off[k], error, size, peak, dtype, torch.float64)
             if k > 0:
-                error = self.through_slopes(layers[k - 1], error, size, dtype, forward or dtype)
-                size = self.slope * size
+                error = self.through_layer(k, error, next(left), dtype)
         return error * _SLACK
 
-    def pull_back_above(
-        self, network: Network, slopes: Sequence[Tensor], cotangent: Tensor, off: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """`network.pull_back_above` of an exact cotangent (n, classes), and its error's bound (n,).
-
-        The bound grows with the lengths of what is computed. `slopes` were computed in float64,
-        from z_k that are off by `off[k]` (n,).
-        """
-        dtype, error = cotangent.dtype, torch.zeros_like(off[0])
-        for k in range(network.depth - 1, 0, -1):
-            error = self.through_layer(k, error, length_upper(cotangent), dtype)
-            cotangent = network.layers[k].transpose(cotangent)
-            size = length_upper(cotangent)
-            error = self.through_slopes(off[k - 1], error, size, dtype, torch.float64)
-            cotangent = cotangent * slopes[k - 1]
-        return cotangent, error * _SLACK
+    def readout_error(self, dtype: torch.dtype) -> float:
+        """Bound of what a margin's cotangent in the last hidden layer is off by."""
+        number = torch.finfo(dtype)
+        lost = number.smallest_normal * math.sqrt(self.longest)
+        return 2 * self.readout + 4 * number.eps * self.magnitude[-1] + 4 * lost
 
     def through_layer(self, k: int, error: Tensor, size: Tensor, dtype: torch.dtype) -> Tensor:
         """Bound of the error of W_k^T c, computed in `dtype`, if c is off by `error` and the exact
@@ -114,19 +152,33 @@ class ErrorModel:
         return self.spectral[k] * error + local * (size + error) + lost * (1 + size + error)
 
     def through_slopes(
-        self, off: Tensor, error: Tensor, size: Tensor, dtype: torch.dtype, forward: torch.dtype
+        self,
+        off: Tensor,
+        error: Tensor,
+        size: Tensor,
+        peak: Tensor | float,
+        dtype: torch.dtype,
+        forward: torch.dtype,
     ) -> Tensor:
-        """The same of s'(z) * c for a z, computed in `forward`, that is off by `off` in norm."""
-        number = torch.finfo(dtype)
-        slope_error = self.bend * off + 16 * ULPS * torch.finfo(forward).eps * max(1.0, self.slope)
-        relative = slope_error + 2 * number.eps * self.slope + number.smallest_normal
-        lost = number.smallest_normal * math.sqrt(self.longest)
-        return self.slope * error + relative * (size + error) + lost
+        """The same of s'(z) * c for a z, computed in `forward`, that is off by `off` in norm.
 
-    def layers(self, length: Tensor, dtype: torch.dtype) -> list[Tensor]:
+        No entry of the exact c, or none of the computed one, is larger than `peak`.
+        """
+        number = torch.finfo(dtype)
+        own = 16 * ULPS * torch.finfo(forward).eps * max(1.0, self.slope)
+        relative = own + 2 * number.eps * self.slope + number.smallest_normal
+        lost = number.smallest_normal * math.sqrt(self.longest)
+        through = self.slope * error + self.bend * off * (peak + error)
+        return through + relative * (size + error) + lost
+
+    def layers(
+        self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None
+    ) -> list[Tensor]:
         """Bounds of |computed z_k - exact z_k|_2 for every layer; infinite where it may overflow.
 
-        Each sum loses at most a smallest normal number a term to underflow, flushed to zero or not.
+        With `slack`, z_1 is computed by way of A and B, and may be the sum of what comes of two
+        parts of the input whose lengths add up to no more than `length`. Each sum loses at most a
+        smallest normal number a term to underflow, flushed to zero or not.
         """
         number = torch.finfo(dtype)
         eps, tiny, most = number.eps, number.smallest_normal, number.max / 8
@@ -135,9 +187,14 @@ class ErrorModel:
         for k in range(len(self.spectral)):
             lost = tiny * (self.terms[k] + 2) * math.sqrt(self.terms[k])
             reach = self.magnitude[k] * (size + error) + self.bias[k]
+            read = self.readout * (size + error) if k == len(self.spectral) - 1 else 0.0
             error = self.spectral[k] * error + _gamma(self.terms[k] + 2, eps) * reach
             # Rounding an entry of the weights down to nothing loses its product with the input.
             error = error + lost * (1 + size)
+            error = error + read
+            if k == 0 and slack is not None:
+                moved = slack.image * length + 2 * slack.lost
+                error = error + moved + 4 * eps * (reach + moved)
             size = self.spectral[k] * size + self.bias[k]
             # A sharp softplus multiplies its argument by 4 sup s'' before anything else.
             within = torch.maximum(reach, size + error) * max(1.0, 4 * self.bend) < most
@@ -151,11 +208,49 @@ class ErrorModel:
         return errors
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What an `ErrorModel` says of float64 evaluations of which `slack` is the first layer's.
+
+    The bounds grow with the length of the input: they are kept for powers of 2^(1/4), so that a
+    row costs a look and not a recursion, and infinite beyond the last.
+    """
+
+    slack: Slack
+    margins: Tensor
+    gradients: Tensor
+
+    @staticmethod
+    def of(errors: ErrorModel, slack: Slack) -> Bounds:
+        steps = torch.arange(_LOWEST, _HIGHEST + 1, dtype=torch.float64)
+        lengths = (2.0 ** (steps / _STEPS)) * _SLACK
+        margins = errors.margin(lengths, torch.float64, slack)
+        gradients = errors.gradient(lengths, torch.float64, slack)
+        margins[-1] = gradients[-1] = torch.inf
+        return Bounds(slack=slack, margins=margins, gradients=gradients)
+
+    def __call__(self, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds (n,) of |computed margin - exact| and |computed gradient - exact| for inputs of
+        norm `length` (n,); infinite for the longest and for NaN."""
+        step = (length.log2() * _STEPS).ceil().nan_to_num(_HIGHEST).clamp(_LOWEST, _HIGHEST)
+        place = step.long() - _LOWEST
+        return self.margins[place], self.gradients[place]
+
+
+# Bounds are kept for lengths 2^(k / _STEPS) with k from _LOWEST to _HIGHEST.
+_STEPS, _LOWEST, _HIGHEST = 4, -256, 1600
+
+
 def length_upper(v: Tensor) -> Tensor:
     """Bounds (n,), float64, of the norms of rows as they stand, whatever rounds or underflows."""
-    number, n = torch.finfo(v.dtype), v.shape[1]
-    square = torch.linalg.vecdot(v, v).double() * (1 + 2 * (n + 4) * number.eps)
-    return (square + n * number.smallest_normal).sqrt() * (1 + 1e-12)
+    return root_upper(torch.linalg.vecdot(v, v), v.shape[1])
+
+
+def root_upper(square: Tensor, terms: int) -> Tensor:
+    """The same from the sums of the squares of `terms` numbers, as they were computed."""
+    number = torch.finfo(square.dtype)
+    above = square.double() * (1 + 2 * (terms + 4) * number.eps)
+    return (above + terms * number.smallest_normal).sqrt() * (1 + 1e-12)
 
 
 def _gamma(n: int, eps: float) -> float:

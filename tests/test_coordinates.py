@@ -6,8 +6,9 @@ import torch
 from raycrt import Certifier, problem
 from raycrt.affine import Dense
 from raycrt.attacks import attack
-from raycrt.coordinates import Directions, Pixels, coordinates
+from raycrt.coordinates import Directions, Pixels
 from raycrt.rounding import ErrorModel, length_upper
+from raycrt.span import spaces
 from tests.models import random_network
 
 
@@ -16,6 +17,10 @@ def _layer(matrix):
     with torch.no_grad():
         layer.weight.copy_(matrix)
     return layer.requires_grad_(False)
+
+
+def _directions(layer, dtype):
+    return Directions.of(layer, torch.linalg.svd(layer.matrix(), full_matrices=False), dtype)
 
 
 def _spectrum(name, rows=60, columns=50):
@@ -42,7 +47,7 @@ def _spectrum(name, rows=60, columns=50):
 def test_a_length_is_never_below_the_truth(name, dtype):
     matrix = _spectrum(name).to(dtype).double()
     layer = _layer(matrix)
-    directions = Directions.of(layer, dtype)
+    directions = _directions(layer, dtype)
     network = random_network(2, features=50, width=60)
     network.maps[0] = layer
     errors = ErrorModel.of(network)
@@ -51,18 +56,16 @@ def test_a_length_is_never_below_the_truth(name, dtype):
         [torch.randn(200, 60, generator=torch.Generator().manual_seed(0)).to(dtype), directed]
     )
     truth = (v.double() @ matrix).norm(dim=1)
-    for found in (
-        directions.length_upper(v, errors),
-        Pixels(layer.to(dtype)).length_upper(v, errors),
-    ):
-        assert (found >= truth).all()
+    for space in (directions, Pixels(layer.to(dtype))):
+        assert (space.length_upper(*space.measure(v), errors) >= truth).all()
 
 
 def test_few_directions_bound_a_decaying_layer_tightly():
     matrix = _spectrum("decaying")
     errors = ErrorModel.of(random_network(2, features=50, width=60).double())
     v = torch.randn(100, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = Directions.of(_layer(matrix), torch.float64).length_upper(v, errors)
+    directions = _directions(_layer(matrix), torch.float64)
+    found = directions.length_upper(*directions.measure(v), errors)
     assert (found <= (v @ matrix).norm(dim=1) * 1.01).all()
 
 
@@ -78,10 +81,10 @@ def test_a_wide_first_layer_is_solved_in_pixels_with_the_same_radii(monkeypatch)
     """Coordinates change the way, not what is found."""
     network = random_network(2, features=20, width=30, gain=2.0)
     images = torch.randn(40, 20, generator=torch.Generator().manual_seed(3))
-    assert isinstance(coordinates(network.double().layers[0], network.layers[0]), Directions)
+    assert isinstance(spaces(network.double().layers[0], network.layers[0])[0], Directions)
     network = network.float()
     directed = Certifier(network)(images)
-    monkeypatch.setattr("raycrt.coordinates.DENSE_ENTRIES", 100)
+    monkeypatch.setattr("raycrt.span.DENSE_ENTRIES", 100)
     certifier = Certifier(network)
     assert isinstance(certifier.coordinates, Pixels)
     found = certifier(images)

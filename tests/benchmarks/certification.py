@@ -96,7 +96,7 @@ class Products(TorchDispatchMode):
 def against_matrix_multiply(model: Network, images: Tensor) -> dict[str, float]:
     """(b): the time that the solver's matrix products take at the rate of a plain product of their
     type, over the time it takes to solve, the proof of every iterate included."""
-    n, width = 512, model.layers[0].out_features
+    n, width = 1024, model.layers[0].out_features
     rates = {}
     for dtype in (torch.float32, torch.float64):
         a, b = (

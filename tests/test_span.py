@@ -1,0 +1,113 @@
+"""Points proved in few directions: the error of leaving the others out is never below the truth."""
+
+import numpy as np
+import pytest
+import torch
+
+from raycrt import Certifier, span
+from raycrt.affine import Dense
+from raycrt.attacks import attack
+from raycrt.rounding import Bounds, ErrorModel, Slack
+from raycrt.span import AllPixels, Span, spaces
+from tests.models import random_network
+
+
+def _layer(noise, rank=4, rows=30, columns=20, seed=0):
+    """A first layer of `rank` directions, stored in float32, and a rest of size `noise`."""
+    draw = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(rows, rank, generator=draw) @ torch.randn(rank, columns, generator=draw)
+    spike = torch.outer(torch.randn(rows, generator=draw), torch.randn(columns, generator=draw))
+    layer = Dense(columns, rows)
+    with torch.no_grad():
+        layer.weight.copy_(matrix + noise * spike / spike.norm())
+        layer.bias.copy_(torch.randn(rows, generator=draw))
+    return layer.requires_grad_(False)
+
+
+def _network(layer):
+    network = random_network(2, features=layer.in_features, width=layer.out_features, gain=2.0)
+    network.maps[0] = layer
+    return network
+
+
+def _exactly(matrix):
+    return np.array(matrix.double().numpy(), dtype=np.longdouble)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-5])
+def test_what_is_left_out_is_never_below_the_truth(noise):
+    layer = _layer(noise)
+    _, space = spaces(layer.double(), _layer(noise))
+    assert isinstance(space, Span)
+    assert len(space.basis) == 4
+    matrix = _exactly(layer.matrix())
+    rest = layer.matrix() - space.action @ space.basis
+    worst = torch.linalg.svd(rest)
+    u = torch.cat([torch.randn(50, 20).double(), worst.Vh, space.basis]).half()
+    moved = _exactly(u) @ matrix.T
+    off = np.linalg.norm(
+        (moved - _exactly(space.image(space.coordinates(u)))).astype(float), axis=1
+    )
+    length = u.double().norm(dim=1).numpy()
+    assert (off <= space.slack.image * length + space.slack.lost).all()
+    v = torch.cat([torch.randn(50, 30).double(), worst.U.T])
+    gradient = _exactly(v) @ matrix
+    back = _exactly(space.pull(v)) @ _exactly(space.basis)
+    off = np.linalg.norm((gradient - back).astype(float), axis=1)
+    assert (off <= space.slack.pull * v.norm(dim=1).numpy() + space.slack.lost).all()
+    # Storing the weights in float32 adds some 1e-6 of their size.
+    assert space.slack.image < 2 * noise + 3e-6
+
+
+def test_radii_in_few_directions_are_those_in_pixels_and_below_every_attack(monkeypatch):
+    network = _network(_layer(1e-7))
+    images = torch.randn(60, 20, generator=torch.Generator().manual_seed(1))
+    certifier = Certifier(network)
+    assert isinstance(certifier.space, Span)
+    found = certifier(images)
+    monkeypatch.setattr(span, "_FEW", 0.0)
+    everywhere = Certifier(network)
+    assert isinstance(everywhere.space, AllPixels)
+    pixels = everywhere(images)
+    assert torch.allclose(found.radius, pixels.radius, rtol=1e-4, atol=1e-4)
+    assert float(found.radius.mean()) == pytest.approx(float(pixels.radius.mean()), rel=1e-4)
+    assert (found.radius <= attack(network, images).distance).all()
+
+
+def test_a_larger_rest_costs_radius_and_no_proof(monkeypatch):
+    """Directions that matter, left out on purpose: the radii shrink by what they may do."""
+    network = _network(_layer(0.3))
+    images = torch.randn(60, 20, generator=torch.Generator().manual_seed(2))
+    whole = Certifier(network)(images)
+    monkeypatch.setattr(span, "_NEGLIGIBLE", 0.05)
+    certifier = Certifier(network)
+    assert isinstance(certifier.space, Span)
+    assert len(certifier.space.basis) == 4
+    found = certifier(images)
+    assert (found.radius <= whole.radius * (1 + 1e-6)).all()
+    assert found.radius.mean() < whole.radius.mean() * 0.99
+    assert (found.radius <= attack(network, images).distance).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-60, 1e60])
+def test_layers_of_any_size_find_a_space(scale):
+    layer = _layer(0.0).double()
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    _, space = spaces(layer, layer)
+    assert isinstance(space, Span if scale else AllPixels)
+
+
+def test_kept_bounds_are_those_of_the_next_longer_input():
+    errors = ErrorModel.of(random_network(3))
+    bounds = Bounds.of(errors, Slack.plain(5))
+    lengths = torch.tensor([0.0, 1e-30, 0.7, 1.0, 2.0**0.25, 3.0, 1e6, 1e100], dtype=torch.float64)
+    margin, gradient = bounds(lengths)
+    for found, exact in (
+        (margin, errors.margin(lengths, torch.float64)),
+        (gradient, errors.gradient(lengths, torch.float64)),
+    ):
+        assert (found >= exact).all()
+        assert (found[2:7] <= exact[2:7] * 2).all()
+    for beyond in (1e130, torch.inf, torch.nan):
+        assert all(b.isinf().all() for b in bounds(torch.tensor([beyond], dtype=torch.float64)))
