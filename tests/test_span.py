@@ -69,7 +69,7 @@ def test_radii_in_few_directions_are_those_in_pixels_and_below_every_attack(monk
     everywhere = Certifier(network)
     assert isinstance(everywhere.space, AllPixels)
     pixels = everywhere(images)
-    assert torch.allclose(found.radius, pixels.radius, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(found.radius, pixels.radius, rtol=3e-3)
     assert float(found.radius.mean()) == pytest.approx(float(pixels.radius.mean()), rel=1e-4)
     assert (found.radius <= attack(network, images).distance).all()
 
