@@ -58,8 +58,7 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     loggers = _loggers(spec)
     _claim(spec, home, resume)
     with session():
-        record = store.open_study(spec, home)
-        store.queue_points(record, spec, _first(spec))
+        record = store.start_study(spec, home, _first(spec))
         _run_trials(spec, home, record, loggers, console)
         trials = study.trials(record, spec)
         study.write_csv(home / study.TRIALS, trials, spec)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,9 @@ JOURNAL = "study.journal"
 # value at each rung (Optuna keeps none for several objectives), why it failed.
 HOME, MEASURED, RUNGS, REASON = "home", "measured", "rungs", "reason"
 DEFAULT = "default"
+_ATTEMPTS = 3
+# A search that finds a study without trials gives its maker so long to queue them.
+_SECONDS_TO_QUEUE = 10.0
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -33,16 +37,20 @@ def storage(spec: Spec, home: Path) -> BaseStorage:
     """The database of `search.storage`, or the journal file in `home`."""
     if spec.search.storage is None:
         return JournalStorage(JournalFileBackend(str(home / JOURNAL)))
-    try:
-        return RDBStorage(spec.search.storage)
-    except ImportError as error:
-        raise InvalidInput(
-            f"search.storage needs a driver, but {error.__cause__ or error}; "
-            "for PostgreSQL: pip install 'raycrt[postgresql]'"
-        ) from None
-    except Exception as error:
-        said = " ".join(str(error).split())
-        raise InvalidInput(f"search.storage must be a database that opens: {said}") from None
+    said = ""
+    for _ in range(_ATTEMPTS):
+        try:
+            return RDBStorage(spec.search.storage)
+        except ImportError as error:
+            raise InvalidInput(
+                f"search.storage needs a driver, but {error.__cause__ or error}; "
+                "for PostgreSQL: pip install 'raycrt[postgresql]'"
+            ) from None
+        except Exception as error:
+            said = " ".join(str(error).split())
+            # Another search may be making the tables just now.
+            time.sleep(_SECONDS_TO_QUEUE / 20)
+    raise InvalidInput(f"search.storage must be a database that opens: {said}")
 
 
 def state_folder(home: Path, number: int) -> Path:
@@ -66,22 +74,43 @@ def study_name(spec: Spec) -> str:
     return f"raycrt-{spec.data.name}-{digest[:12]}"
 
 
+def start_study(spec: Spec, home: Path, points: list[space.Params]) -> optuna.Study:
+    """The study of `spec` with `points` queued, once: the first of them is the default.
+
+    Of searches that start at the same time one makes the study and queues; the others wait for
+    it, and queue where it was stopped in between.
+    """
+    study, is_ours = _open(spec, home)
+    deadline = time.monotonic() + _SECONDS_TO_QUEUE
+    while not is_ours and not study.get_trials(deepcopy=False) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if not study.get_trials(deepcopy=False):
+        for index, point in enumerate(points):
+            study.enqueue_trial(point, user_attrs={DEFAULT: index == 0})
+    return study
+
+
 def open_study(spec: Spec, home: Path) -> optuna.Study:
     """The study of `spec`, made if it is missing."""
+    return _open(spec, home)[0]
+
+
+def _open(spec: Spec, home: Path) -> tuple[optuna.Study, bool]:
+    """The study, and whether it was made here: a name is given once by a storage."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [StudyDirection.MAXIMIZE] * len(objectives(spec))
-    study = optuna.create_study(
-        study_name=study_name(spec),
-        storage=storage(spec, home),
-        directions=directions,
-        load_if_exists=True,
-    )
+    name, kept = study_name(spec), storage(spec, home)
+    try:
+        study = optuna.create_study(study_name=name, storage=kept, directions=directions)
+        return study, True
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=kept)
     require(
         study.directions == directions,
         "the stored study maximises the same number of objectives",
         study=study.study_name,
     )
-    return study
+    return study, False
 
 
 def objectives(spec: Spec) -> tuple[str, ...]:
@@ -98,14 +127,6 @@ def load_study(spec: Spec, home: Path) -> optuna.Study:
         return optuna.load_study(study_name=study_name(spec), storage=storage(spec, home))
     except KeyError:
         raise InvalidInput(f"the study of {home} must exist, but its storage has none") from None
-
-
-def queue_points(study: optuna.Study, spec: Spec, points: list[space.Params]) -> None:
-    """Queue what is tried first, once for a study: the first of `points` is the default."""
-    if study.get_trials(deepcopy=False):
-        return
-    for index, point in enumerate(points):
-        study.enqueue_trial(point, user_attrs={DEFAULT: index == 0})
 
 
 def own(study: optuna.Study, home: Path, *states: TrialState) -> list[FrozenTrial]:

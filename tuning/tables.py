@@ -110,14 +110,19 @@ def _entry(trial: TrialRecord) -> dict[str, Any]:
 
 
 def _print_trials(title: str, entries: list[dict[str, Any]], spec: Spec, console: Console) -> None:
-    names = [path.split(".")[-1] for path in spec.search.space]
     radii = [f"{radius:g}" for radius in spec.search.radii]
     several = radii if len(radii) > 1 else []
     at = [f"at {radius}" for radius in several]
-    table = Table("trial", "certified", "95 %", *at, "clean", "radius", "s", *names, title=title)
+    head = ["trial", "certified", "95 %", *at, "clean", "radius", "s"]
+    table = Table(*head, "parameters", title=title)
     for entry in entries:
         low, high = entry["interval"]
-        values = [entry["params"].get(path, "") for path in spec.search.space]
+        params = (
+            f"{path.split('.')[-1]} {value:.3g}"
+            if isinstance(value, float)
+            else f"{path.split('.')[-1]} {value}"
+            for path, value in entry["params"].items()
+        )
         table.add_row(
             str(entry["number"]),
             f"{entry['certified']:.1%}",
@@ -126,6 +131,6 @@ def _print_trials(title: str, entries: list[dict[str, Any]], spec: Spec, console
             f"{entry['clean']:.1%}",
             f"{entry['mean_radius']:.3f}",
             f"{entry['seconds']:.1f}",
-            *(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values),
+            ", ".join(params),
         )
     console.print(table)

@@ -53,8 +53,7 @@ def drive(
 ) -> list[TrialRecord]:
     """Run trials until `budget` epochs are spent; die in trial `die_at[0]` at epoch `die_at[1]`."""
     home.mkdir(parents=True, exist_ok=True)
-    record = store.open_study(spec, home)
-    store.queue_points(record, spec, space.points(spec))
+    record = store.start_study(spec, home, space.points(spec))
     search = StudySearch(spec, home, record)
     halving = Halving(spec, record) if spec.search.scheduler == "asha" else None
     spent = sum(trial.epochs for trial in study.trials(record, spec) if trial.state != "running")

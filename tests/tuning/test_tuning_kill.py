@@ -16,27 +16,32 @@ from tests.conftest import TINY
 from tuning import study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+# Trials of a search, by the workers of each.
+TRIALS = {1: 6, 2: 3}
 RAYCRT = Path(sys.executable).parent / "raycrt"
 
 
-def command(tmp_path: Path) -> list[str]:
+def command(tmp_path: Path, workers: int) -> list[str]:
     """A search whose trials are long enough to be caught in the middle."""
     recipe = tmp_path / "long.yaml"
-    recipe.write_text(TINY.replace("epochs: 3", "epochs: 200").replace("rungs: [1]", "rungs: [20]"))
+    epochs = 200 * workers
+    long = TINY.replace("epochs: 3", f"epochs: {epochs}").replace("rungs: [1]", "rungs: [20]")
+    recipe.write_text(long)
     arguments = ["search", "--recipe", str(recipe), "--out", str(tmp_path / "run")]
-    options = ["--set", "search.trials=6", "--set", "search.scheduler=none"]
+    values = [f"trials={TRIALS[workers]}", "scheduler=none", f"workers={workers}", "seeds=1"]
+    options = [part for value in values for part in ("--set", f"search.{value}")]
     return [str(RAYCRT), *arguments, *options]
 
 
 @contextmanager
-def started(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started(tmp_path: Path, workers: int = 1) -> Iterator[subprocess.Popen[bytes]]:
     """A driver that has finished a trial and runs one that is past its rung."""
     driver = subprocess.Popen(
-        command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(tmp_path, workers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         table = tmp_path / "run" / "search" / study.TRIALS
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 250
         while time.monotonic() < deadline and driver.poll() is None:
             if table.is_file():
                 trials = study.load(tmp_path / "run")[1]
@@ -51,9 +56,9 @@ def started(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         driver.wait()
 
 
-def check_finished(tmp_path: Path) -> list[study.TrialRecord]:
+def check_finished(tmp_path: Path, count: int = TRIALS[1]) -> list[study.TrialRecord]:
     trials = study.load(tmp_path / "run")[1]
-    assert [trial.number for trial in trials] == list(range(6))
+    assert [trial.number for trial in trials] == list(range(count))
     assert {trial.state for trial in trials} <= {"complete", "pruned", "failed"}
     assert {trial.number for trial in trials if trial.state == "failed"} <= {
         trial.number for trial in trials if trial.params["train.learning_rate"] == 1e30
@@ -63,8 +68,10 @@ def check_finished(tmp_path: Path) -> list[study.TrialRecord]:
     return trials
 
 
-def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path) -> None:
-    with started(tmp_path) as driver:
+@pytest.mark.timeout(560)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path, workers: int) -> None:
+    with started(tmp_path, workers) as driver:
         driver.send_signal(signal.SIGKILL)
     before = study.load(tmp_path / "run")[1]
     ended = [trial for trial in before if trial.state not in ("running", "waiting")]
@@ -72,10 +79,10 @@ def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path) -> N
     assert ended
     assert any(trial.rungs for trial in interrupted)
 
-    resumed = [*command(tmp_path), "--resume"]
+    resumed = [*command(tmp_path, workers), "--resume"]
     done = subprocess.run(resumed, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
-    after = check_finished(tmp_path)
+    after = check_finished(tmp_path, TRIALS[workers])
     for trial in ended:
         assert after[trial.number] == trial
     for trial in interrupted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from raycrt import InvalidInput, data
 from raycrt.spec import Spec, validate
 from raycrt.training import EpochEnd
+from tuning import search, store
 from tuning.objective import Measurement, evaluate, judge, measure, worthless
 
 SPEC = validate(
@@ -32,6 +34,18 @@ def reports(spec: Spec) -> list[tuple[Measurement, EpochEnd]]:
     found: list[tuple[Measurement, EpochEnd]] = []
     evaluate(spec, data.load(spec.data), report=lambda m, end: found.append((m, end)))
     return found
+
+
+def test_a_trial_that_needs_more_memory_than_there_is_fails_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(search.tune, "report", told.append)
+    monkeypatch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "1")
+    spec = SPEC.override({"model.width": 10**12})
+    search._trial({search.NUMBER: 0}, tree=spec.model_dump(mode="json"), home=str(tmp_path))
+    assert [found["epoch"] for found in told] == [0]
+    assert "can't allocate memory" in told[0][store.REASON]
 
 
 def test_rungs_certify_fewer_rows_than_the_end() -> None:

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from raycrt import InvalidInput
 from tests.tuning.driver import LANDSCAPE, drive
 from tests.tuning.test_tuning_searcher import landscape
-from tuning import space, store, study
+from tuning import store, study
 
 # Optuna leaves it to the garbage collector to close its connections.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -85,7 +85,6 @@ def server() -> Iterator[str]:
 
 def test_two_searches_at_once_share_one_study(server: str, tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.storage": server})
-    store.queue_points(store.open_study(spec, tmp_path), spec, space.points(spec))
     with ThreadPoolExecutor(2) as threads:
         for done in [
             threads.submit(drive, spec, tmp_path / name, landscape, budget=150)

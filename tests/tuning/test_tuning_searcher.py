@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
@@ -158,6 +160,34 @@ def test_two_searches_share_one_database_and_its_password_is_not_pickled(tmp_pat
     assert [trial.number for trial in trials] == list(range(len(trials)))
     assert sum(t.user_attrs.get(store.DEFAULT, False) for t in record.get_trials()) == 1
     assert b"secret" not in pickle.dumps(StudySearch(spec, tmp_path, record))
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{}/shared.db", None])
+def test_of_searches_that_start_at_once_one_queues_the_first_points(
+    storage: str | None, tmp_path: Path
+) -> None:
+    url = None if storage is None else storage.format(tmp_path)
+    spec = LANDSCAPE.override({"search.storage": url})
+    points = space.points(spec)
+    together = threading.Barrier(4)
+
+    def start() -> None:
+        together.wait()
+        store.start_study(spec, tmp_path, points)
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(start) for _ in range(4)]:
+            done.result()
+    assert len(store.load_study(spec, tmp_path).get_trials()) == len(points)
+
+
+def test_points_are_queued_though_the_maker_of_the_study_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_SECONDS_TO_QUEUE", 0.0)
+    store.open_study(LANDSCAPE, tmp_path)
+    points = space.points(LANDSCAPE)
+    assert len(store.start_study(LANDSCAPE, tmp_path, points).get_trials()) == len(points)
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "gp", "cmaes", "nsga2", "random"])

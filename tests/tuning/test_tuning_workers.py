@@ -129,7 +129,10 @@ def test_workers_that_were_stopped_or_killed_go_on_as_if_nothing_had_been(
     with pytest.raises(SystemExit):
         evaluated(spec, tmp_path / "stopped", {5: stop})
     assert held() == []
-    assert evaluated(spec, tmp_path / "stopped")[-2:] == whole[-2:]
+    # Workers do not wait to be stopped: they may have passed the next rung before.
+    resumed = evaluated(spec, tmp_path / "stopped")
+    assert resumed
+    assert resumed == whole[-len(resumed) :]
     assert dict(evaluated(spec, tmp_path / "killed", {5: kill})) == dict(whole)
     assert killed
 
