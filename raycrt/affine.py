@@ -97,6 +97,11 @@ class AffineMap(nn.Module):
         """A number >= |matrix() - W|: 0 where every entry is a stored weight."""
         return 0.0
 
+    def gain_upper(self) -> float:
+        """A number >= 1 and >= by what anything grows that is computed on the way through W or
+        back, an input of length 1 and what is added included: 1 where nothing is on the way."""
+        return 1.0
+
     def row_norms_upper(self) -> Tensor:
         """Numbers >= the lengths of the rows of W, float64 (out_features,)."""
         rows = torch.linalg.vector_norm(self.matrix().detach().double(), dim=1)
@@ -307,7 +312,19 @@ class Chain(AffineMap):
         if len(self.links) == 1:
             return self.links[0].matrix_error_upper()
         n = self.terms * self._eps()
-        return n / (1 - n) * self.magnitude_upper() if n < 1 else math.inf
+        # And what is lost to underflow on the way.
+        lost = torch.finfo(self.links[0].offset().dtype).smallest_normal * self.gain_upper()
+        lost *= self.terms * max(self.in_features, self.out_features)
+        return n / (1 - n) * self.magnitude_upper() + lost if n < 1 else math.inf
+
+    def gain_upper(self) -> float:
+        if len(self.links) == 1:
+            return self.links[0].gain_upper()
+        sizes = [link.magnitude_upper() for link in self.links]
+        parts = [math.prod(sizes[i:j]) for i in range(len(sizes)) for j in range(i, len(sizes) + 1)]
+        added = max(1.0, *(link.offset_norm_upper() for link in self.links))
+        inside = max(link.gain_upper() for link in self.links)
+        return len(sizes) * max(1.0, *parts) * added * inside * _SLACK
 
     def row_norms_upper(self) -> Tensor:
         if self.dense:

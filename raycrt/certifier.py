@@ -21,7 +21,7 @@ from raycrt.errors import require
 from raycrt.local import LocalCurvature
 from raycrt.margins import Margins, collect, failed, witness_points
 from raycrt.network import Network
-from raycrt.precision import quicken_softplus
+from raycrt.precision import float32_is_plain, quicken_softplus
 from raycrt.problem import Problem
 from raycrt.proof import ROUND_DOWN, Prover
 from raycrt.rounding import Bounds, ErrorModel, Slack, length_upper, root_upper
@@ -76,13 +76,13 @@ class Certifier:
         )
         self.steps, self.batch_size, self.runner_up = steps, batch_size, runner_up
         # The solver's precision. Where float32 results may be rounded further, it is float64.
-        plain = torch.get_float32_matmul_precision() == "highest" and all(
-            layer.sums_in_float32 for layer in network.layers
-        )
+        plain = float32_is_plain() and all(layer.sums_in_float32 for layer in network.layers)
         self.fast_type = torch.float32 if plain and steps > 0 else torch.float64
         self.fast = network.copied(self.fast_type)
         self.exact = network.in_float64()
-        self.fast_readout, self.exact_readout = self.fast.readout(), self.exact.readout()
+        self.exact_readout = self.exact.readout()
+        # Rounded once, however many matrices the last layer is made of.
+        self.fast_readout = self.exact_readout.to(self.fast_type)
         self.distances = self.exact_readout.distances() * (1 + 1e-9)
         self.bounded = network.bounded()
         if not self.bounded:
@@ -91,7 +91,9 @@ class Certifier:
         self.errors = ErrorModel.of(network)
         deployed = torch.float32 if deployment == "float32" else None
         self.prover = Prover(errors=self.errors, deployed=deployed)
-        self.coordinates, self.space = spaces(self.exact.layers[0], self.fast.layers[0])
+        self.coordinates, self.space = spaces(
+            self.exact.layers[0], self.fast.layers[0], self.errors, self._typical_gradients()
+        )
         self.bounds = Bounds.of(self.errors, self.space.slack)
         self.pixel_bounds = Bounds.of(self.errors, Slack.plain(network.features))
         self.at = torch.tensor(at, dtype=torch.float64)
@@ -164,6 +166,18 @@ class Certifier:
             witnesses = self._localise(self.local, margins, witnesses, region)
         finite_logits = torch.isfinite(logits).all(1)
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
+
+    @torch.no_grad()
+    def _typical_gradients(self) -> Tensor:
+        """Gradients (classes, width) in z_1 of neighbouring classes' margins at middling slopes."""
+        label = torch.arange(self.exact.classes, device=self.exact_readout.rows.device)
+        cotangent, _ = self.exact_readout.margin(label, label.roll(1))
+        slope = sum(self.exact.activation.slope_range) / 2
+        slopes = [
+            torch.full((len(label), layer.out_features), slope).to(cotangent)
+            for layer in self.exact.layers[:-1]
+        ]
+        return self.exact.pull_back_hidden(slopes, cotangent)
 
     def _gradient_lengths(self, slopes: Sequence[Tensor], label: Tensor, length: Tensor) -> Tensor:
         """Proved bounds (n, classes) of the lengths of all margins' gradients at the images."""

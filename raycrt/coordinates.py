@@ -8,6 +8,7 @@ gradients in all pixels. Nothing that is proved depends on how much of the layer
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,11 @@ from raycrt.spectral import eigenvalue_upper, gamma
 
 # Left singular vectors, singular values and right singular vectors: the columns, falling, the rows.
 SingularValues = tuple[Tensor, Tensor, Tensor]
-# Directions that the solver works in, and the first of them that lengths are bounded by.
+# The fewest directions that the solver works in, and that lengths are bounded by.
 _DIRECTIONS, _LEADING = 64, 16
+# How loose the bounds of lengths of typical gradients may be, and the share of such a gradient that
+# the solver's directions may miss.
+_LOOSE, _MISSED = 1.02, 0.15
 _SLACK = 1 + 1e-9
 
 
@@ -76,14 +80,20 @@ class Directions:
     rest: float
 
     @staticmethod
-    def of(layer: AffineMap, singular: SingularValues, dtype: torch.dtype) -> Directions:
-        """`layer` is in float64 and small enough to be formed."""
+    def of(
+        layer: AffineMap, singular: SingularValues, typical: Tensor, dtype: torch.dtype
+    ) -> Directions:
+        """`layer` is in float64 and small enough to be formed.
+
+        There are as many directions as gradients `typical` (n, width) in z_1 ask for.
+        """
         matrix = layer.matrix()
         left, sizes, right = singular
-        next_size = sizes[_LEADING] if len(sizes) > _LEADING else sizes.new_zeros(())
-        kept = sizes[:_LEADING].square() - next_size.square()
-        leading = (left[:, :_LEADING] * kept.clamp(min=0).sqrt()).to(dtype)
-        basis = right[:_DIRECTIONS]
+        count, size = _counts(singular, typical)
+        next_size = sizes[count] if len(sizes) > count else sizes.new_zeros(())
+        kept = sizes[:count].square() - next_size.square()
+        leading = (left[:, :count] * kept.clamp(min=0).sqrt()).to(dtype)
+        basis = right[:size]
         return Directions(
             basis=basis.to(dtype),
             action=(matrix @ basis.T).to(dtype),
@@ -121,6 +131,32 @@ class Directions:
 
 
 Coordinates = Pixels | Directions
+
+
+def _counts(singular: SingularValues, typical: Tensor) -> tuple[int, int]:
+    """How many directions bound lengths closely, and how many the solver should work in."""
+    left, sizes, _ = singular
+    along = (typical @ left).square()
+    outside = typical.square().sum(1)
+    pulled = along * sizes.square()
+    whole = pulled.sum(1).clamp(min=torch.finfo(pulled.dtype).tiny)
+    rank = len(sizes)
+
+    def looseness(k: int) -> float:
+        rest = sizes[k].square() if k < rank else 0.0
+        bound = pulled[:, :k].sum(1) + rest * (outside - along[:, :k].sum(1)).clamp(min=0)
+        return float((bound / whole).sqrt().mean())
+
+    def missed(k: int) -> float:
+        return float((pulled[:, k:].sum(1) / whole).mean()) ** 0.5
+
+    def first(k: int, good: Callable[[int], bool]) -> int:
+        while k < rank and not good(k):
+            k *= 2
+        return min(k, rank)
+
+    leading = first(_LEADING, lambda k: looseness(k) <= _LOOSE)
+    return leading, first(_DIRECTIONS, lambda k: missed(k) <= _MISSED)
 
 
 def _square(v: Tensor) -> Tensor:

@@ -93,7 +93,8 @@ class Network(nn.Module):
         return z
 
     def bounded(self) -> bool:
-        """Whether weights are finite and each tensor's largest entry is 0 or in 1e-100 .. 1e100.
+        """Whether weights are finite and each tensor's largest entry is 0 or in 1e-100 .. 1e100,
+        and matrices made of several tensors are finite.
 
         Outside, squares and products may under- or overflow float64 and no bound is stated.
         """
@@ -101,7 +102,12 @@ class Network(nn.Module):
             largest = float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
             if not (largest == 0 or _SMALLEST < largest < _LARGEST):
                 return False
-        return True
+        # Maps that are made of several tensors.
+        return all(
+            bool(torch.isfinite(layer.offset()).all() and torch.isfinite(layer.matrix()).all())
+            for layer in self.in_float64().layers
+            if layer.dense
+        )
 
     def in_float64(self) -> Network:
         """The same network in float64, in evaluation mode and without gradients."""
@@ -166,6 +172,10 @@ class Readout:
 
     rows: Tensor
     offset: Tensor
+
+    def to(self, dtype: torch.dtype) -> Readout:
+        """The same with numbers rounded to `dtype`."""
+        return Readout(rows=self.rows.to(dtype), offset=self.offset.to(dtype))
 
     def margin(self, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents (n, width) and offsets (n,) of `z_label - z_target` in the last hidden layer.

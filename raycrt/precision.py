@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -9,6 +11,17 @@ from torch.func import functional_call
 from raycrt.network import Network
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+
+
+def float32_is_plain() -> bool:
+    """Whether products of float32 matrices are sums of float32 products, as torch is set now."""
+    backends: Any = torch.backends
+    settings = (
+        backends.fp32_precision,
+        backends.mkldnn.matmul.fp32_precision,
+        backends.cuda.matmul.fp32_precision,
+    )
+    return all(setting in ("none", "ieee") for setting in settings)
 
 
 def quicken_softplus() -> None:

@@ -11,6 +11,7 @@ from raycrt import dual
 from raycrt.rounding import Bounds, ErrorModel, Slack
 
 EPS = torch.finfo(torch.float64).eps
+_SMALLEST = 1e-280
 # Stored radii are rounded down by this, relatively, so that a checker's own rounding fits below it.
 ROUND_DOWN = 1 - 5e-10
 
@@ -78,7 +79,8 @@ class Prover:
         across = gg + 2 * m * gu + m * m * uu + 2 * share * (size + m * shift).square()
         reach = gg * (1 + share) + 2 * m * value.clamp(min=0)
         radius = numerator / (across.clamp(min=0).sqrt() + reach.sqrt())
-        real = gg * (1 - share) + 2 * m * lowered > 0
+        # Where squares underflow, they say nothing.
+        real = (gg * (1 - share) + 2 * m * lowered > 0) & (gg > _SMALLEST)
         radius = torch.minimum(radius, optimistic) * ROUND_DOWN
         return torch.where(real, radius, 0.0).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
 

@@ -27,6 +27,8 @@ _SLACK = 1 + 1e-9
 class Slack:
     """What a first layer W = A B + R, with computed products of A and B, is off by.
 
+    The offset takes part in a sum of `terms` products.
+
     A (B u) is off W u by at most `image |u| + lost`, B^T (A^T v) off W^T v by `pull |v| + lost`;
     `share` bounds what products g.g, g.u and u.u, taken of A^T v and B u, are off by relatively to
     the products of lengths.
@@ -36,6 +38,7 @@ class Slack:
     image: float = 0.0
     pull: float = 0.0
     lost: float = 0.0
+    terms: int = 0
 
     @staticmethod
     def plain(features: int) -> Slack:
@@ -52,6 +55,7 @@ class ErrorModel:
     bias: tuple[float, ...]
     terms: tuple[int, ...]
     backward_terms: tuple[int, ...]
+    gains: tuple[float, ...]
     longest: int
     widths: tuple[int, ...]
     readout: float
@@ -81,6 +85,7 @@ class ErrorModel:
                 max(layers[-1].terms, layers[-1].in_features) + 4,
             ),
             backward_terms=tuple(layer.transpose_terms for layer in layers),
+            gains=tuple(layer.gain_upper() for layer in layers),
             longest=max(network.features, *(layer.out_features for layer in layers)),
             widths=tuple(layer.out_features for layer in layers),
             readout=layers[-1].matrix_error_upper(),
@@ -147,7 +152,7 @@ class ErrorModel:
         or the computed c is no longer than `size`."""
         eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
         terms = self.backward_terms[k]
-        lost = tiny * (terms + 2) * math.sqrt(self.longest)
+        lost = tiny * self.gains[k] * (terms + 2) * math.sqrt(self.longest)
         local = _gamma(terms + 2, eps) * self.magnitude[k]
         return self.spectral[k] * error + local * (size + error) + lost * (1 + size + error)
 
@@ -185,8 +190,10 @@ class ErrorModel:
         errors = []
         size, error = length, torch.zeros_like(length)
         for k in range(len(self.spectral)):
-            lost = tiny * (self.terms[k] + 2) * math.sqrt(self.terms[k])
+            # Twice: an input may come in two parts.
+            lost = 2 * tiny * self.gains[k] * (self.terms[k] + 2) * math.sqrt(self.longest)
             reach = self.magnitude[k] * (size + error) + self.bias[k]
+            on_the_way = self.gains[k] * (1 + size + error)
             read = self.readout * (size + error) if k == len(self.spectral) - 1 else 0.0
             error = self.spectral[k] * error + _gamma(self.terms[k] + 2, eps) * reach
             # Rounding an entry of the weights down to nothing loses its product with the input.
@@ -195,9 +202,11 @@ class ErrorModel:
             if k == 0 and slack is not None:
                 moved = slack.image * length + 2 * slack.lost
                 error = error + moved + 4 * eps * (reach + moved)
+                error = error + _gamma(slack.terms, eps) * self.bias[0]
             size = self.spectral[k] * size + self.bias[k]
             # A sharp softplus multiplies its argument by 4 sup s'' before anything else.
-            within = torch.maximum(reach, size + error) * max(1.0, 4 * self.bend) < most
+            largest = torch.maximum(torch.maximum(reach, size + error), on_the_way)
+            within = largest * max(1.0, 4 * self.bend) < most
             error = torch.where(within, error, torch.inf)
             errors.append(error)
             if k < len(self.spectral) - 1:
@@ -234,7 +243,8 @@ class Bounds:
         norm `length` (n,); infinite for the longest and for NaN."""
         step = (length.log2() * _STEPS).ceil().nan_to_num(_HIGHEST).clamp(_LOWEST, _HIGHEST)
         place = step.long() - _LOWEST
-        return self.margins[place], self.gradients[place]
+        margins, gradients = (part.to(place.device) for part in (self.margins, self.gradients))
+        return margins[place], gradients[place]
 
 
 # Bounds are kept for lengths 2^(k / _STEPS) with k from _LOWEST to _HIGHEST.

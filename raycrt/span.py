@@ -17,13 +17,15 @@ from torch.nn import functional as F
 
 from raycrt.affine import DENSE_ENTRIES, AffineMap
 from raycrt.coordinates import Coordinates, Directions, Pixels
-from raycrt.rounding import Slack
+from raycrt.rounding import ErrorModel, Slack
 from raycrt.spectral import EPS, gamma, gram_iteration_upper
 
 # A direction in which a layer acts less than this, relatively, is left out and counted as error.
 _NEGLIGIBLE = 1e-6
 # With more directions than this share of the pixels, the detour costs more than it saves.
 _FEW = 0.5
+# Nor where |R| may take more than about this off radii of the length of an image, relatively.
+_COST = 2e-6
 _TINY = torch.finfo(torch.float64).smallest_normal
 
 
@@ -93,6 +95,7 @@ class Span:
                 image=rest + 4 * gamma(n + d + 8) * a * b,
                 pull=rest + 4 * gamma(rows + 8) * a * b,
                 share=(n + d + 8) * EPS * (1 + b) * 2 + 4 * skew,
+                terms=d + 2,
                 lost=_TINY * (n + rows + d) ** 2 * (1 + a) * (1 + b),
             ),
         )
@@ -119,9 +122,11 @@ class Span:
 Space = AllPixels | Span
 
 
-def spaces(exact: AffineMap, fast: AffineMap) -> tuple[Coordinates, Space]:
+def spaces(
+    exact: AffineMap, fast: AffineMap, errors: ErrorModel, typical: Tensor
+) -> tuple[Coordinates, Space]:
     """Where the solver starts, and where its points are proved, for a first layer in float64 and in
-    the solver's type."""
+    the solver's type; `typical` (n, width) are gradients in z_1 as margins have them."""
     if not exact.dense or exact.out_features**2 > DENSE_ENTRIES:
         return Pixels(fast), AllPixels(exact, fast)
     singular = torch.linalg.svd(exact.matrix(), full_matrices=False)
@@ -129,6 +134,12 @@ def spaces(exact: AffineMap, fast: AffineMap) -> tuple[Coordinates, Space]:
     dtype = fast.offset().dtype
     rank = int((sizes > _NEGLIGIBLE * sizes[0]).sum())
     if not 0 < rank <= _FEW * exact.in_features:
-        return Directions.of(exact, singular, dtype), AllPixels(exact, fast)
+        return Directions.of(exact, singular, typical, dtype), AllPixels(exact, fast)
+    span = Span.of(exact, right[:rank], dtype)
+    one = torch.ones(1, dtype=torch.float64)
+    off = errors.margin(one, torch.float64, span.slack)
+    off += errors.gradient(one, torch.float64, span.slack)
+    if float(off) > _COST * float(exact.transpose(typical).norm(dim=1).mean()):
+        return Directions.of(exact, singular, typical, dtype), AllPixels(exact, fast)
     singular = left[:, :rank], sizes[:rank], right[:rank]
-    return Directions.of(exact, singular, dtype), Span.of(exact, right[:rank], dtype)
+    return Directions.of(exact, singular, typical, dtype), span

@@ -7,8 +7,8 @@ from raycrt import Certifier, problem
 from raycrt.affine import Dense
 from raycrt.attacks import attack
 from raycrt.coordinates import Directions, Pixels
+from raycrt.network import margin_direction
 from raycrt.rounding import ErrorModel, length_upper
-from raycrt.span import spaces
 from tests.models import random_network
 
 
@@ -20,7 +20,10 @@ def _layer(matrix):
 
 
 def _directions(layer, dtype):
-    return Directions.of(layer, torch.linalg.svd(layer.matrix(), full_matrices=False), dtype)
+    typical = torch.randn(3, layer.out_features, dtype=torch.float64)
+    return Directions.of(
+        layer, torch.linalg.svd(layer.matrix(), full_matrices=False), typical, dtype
+    )
 
 
 def _spectrum(name, rows=60, columns=50):
@@ -81,9 +84,9 @@ def test_a_wide_first_layer_is_solved_in_pixels_with_the_same_radii(monkeypatch)
     """Coordinates change the way, not what is found."""
     network = random_network(2, features=20, width=30, gain=2.0)
     images = torch.randn(40, 20, generator=torch.Generator().manual_seed(3))
-    assert isinstance(spaces(network.double().layers[0], network.layers[0])[0], Directions)
-    network = network.float()
-    directed = Certifier(network)(images)
+    certifier = Certifier(network)
+    assert isinstance(certifier.coordinates, Directions)
+    directed = certifier(images)
     monkeypatch.setattr("raycrt.span.DENSE_ENTRIES", 100)
     certifier = Certifier(network)
     assert isinstance(certifier.coordinates, Pixels)
@@ -98,7 +101,10 @@ def test_a_flat_spectrum_costs_steps_and_no_radius(monkeypatch):
     images = torch.randn(30, 60, generator=torch.Generator().manual_seed(4))
     many = Certifier(network)(images)
     monkeypatch.setattr("raycrt.coordinates._DIRECTIONS", 2)
-    few = Certifier(network)(images)
+    monkeypatch.setattr("raycrt.coordinates._MISSED", 1.0)
+    certifier = Certifier(network)
+    assert certifier.coordinates.size == 2
+    few = certifier(images)
     assert torch.allclose(few.radius, many.radius, rtol=1e-4)
 
 
@@ -120,3 +126,38 @@ def test_without_the_runner_up_the_radii_against_all_classes_stay(monkeypatch):
     assert sum(solved) < with_it
     assert torch.allclose(alone.radius, both.radius, rtol=1e-5)
     assert (alone.radius_runner_up <= both.radius_runner_up * (1 + 1e-9)).all()
+
+
+def test_a_flat_spectrum_is_given_more_directions():
+    """As optimisers that keep weights orthogonal leave it: 16 directions would bound nothing."""
+    draw = torch.Generator().manual_seed(0)
+    flat = random_network(2, features=120, width=150)
+    with torch.no_grad():
+        left, _, right = torch.linalg.svd(flat.maps[0].weight, full_matrices=False)
+        flat.maps[0].weight.copy_(left @ right)
+        steep = random_network(2, features=120, width=150)
+        steep.maps[0].weight.copy_((left * 0.7 ** torch.arange(120)) @ right)
+    images = torch.randn(30, 120, generator=draw)
+    for network, few in ((flat, False), (steep, True)):
+        certifier = Certifier(network)
+        assert (certifier.coordinates.leading.shape[1] <= 32) == few
+        assert (certifier.coordinates.size <= 64) == few
+        closed = Certifier(network, steps=0)(images).radius
+        exact = network.double().eval()
+        trace = exact.trace(images.double())
+        label = trace.logits.argmax(1)
+        sizes = torch.stack(
+            [
+                exact.pull_back(
+                    trace.slopes, margin_direction(label, torch.tensor(t), trace.logits)
+                )
+                for t in range(exact.classes)
+            ],
+            1,
+        ).norm(dim=2)
+        value = trace.logits.gather(1, label[:, None]) - trace.logits
+        m = certifier.curvature[label]
+        ideal = 2 * value / (sizes + (sizes**2 + 2 * m * value).sqrt())
+        ideal[torch.arange(30), label] = torch.inf
+        assert (closed <= ideal.min(1).values * (1 + 1e-9)).all()
+        assert (closed >= ideal.min(1).values * 0.97).all()

@@ -7,8 +7,9 @@ import torch
 
 from raycrt import Certifier, InvalidInput, Network, Status
 from raycrt.activations import activation
-from raycrt.affine import Dense
+from raycrt.affine import Chain, Dense
 from raycrt.curvature import margin_curvature
+from raycrt.precision import float32_is_plain
 from raycrt.spectral import eigenvalue_upper, norm_upper, weighted_gram_upper
 
 
@@ -110,3 +111,82 @@ def test_autocast_does_not_reach_a_proof():
 def test_one_class_has_no_margin():
     with pytest.raises(InvalidInput, match="classes >= 2"):
         _network("tanh", _scaled(1.0), [[1.0, 1.0]])
+
+
+def _float32(name, *layers):
+    """Float32 maps of square matrices; a list of them is a chain."""
+    maps = []
+    for layer in layers:
+        links = []
+        for weight in layer if isinstance(layer, list) else [layer]:
+            made = Dense(weight.shape[1], weight.shape[0])
+            with torch.no_grad():
+                made.weight.copy_(weight)
+                made.bias.zero_()
+            links.append(made)
+        maps.append(Chain(links) if isinstance(layer, list) else links[0])
+    return Network(maps, activation(name))
+
+
+@pytest.mark.parametrize("size", [4096, 16384])
+def test_a_last_layer_of_two_matrices_is_rounded_once(size):
+    """Its product taken in float32 is off by more than a rounding."""
+    narrow = torch.full((2, size), 0.7) * torch.tensor([[1.0], [-1.0]])
+    network = _float32("tanh", torch.eye(2) * 1e-4, [torch.full((size, 2), 0.3), narrow])
+    x = torch.tensor([[0.5, 0.6]])
+    # The classes meet where x_1 + x_2 = 0.
+    assert 0 < float(Certifier(network)(x).radius) <= float(x.double().sum()) / math.sqrt(2)
+
+
+@pytest.mark.parametrize("deployment", ["exact", "float32"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("scale", [1e-25, 1e25, 1e-10])
+def test_what_is_lost_on_the_way_through_a_chain_is_counted(scale, place, deployment):
+    eye = torch.eye(2)
+    layers = [eye * 1e-3, eye, eye]
+    layers[place] = [layers[place], eye * scale, eye * scale, eye / scale, eye / scale]
+    network = _float32("tanh", *layers)
+    x = torch.tensor([[0.5, 0.2]])
+    found = Certifier(network, deployment=deployment)(x)
+    assert float(found.radius) <= 0.3 / math.sqrt(2)
+    if deployment == "float32" and float(found.radius) > 0:
+        assert int(network(x).argmax()) == int(found.prediction)
+
+
+def test_float64_chains_that_underflow_certify_nothing_wrong():
+    small, large = _scaled(1e-90), _scaled(1e90)
+    parts = [_network("tanh", small, small).layers[0] for _ in range(4)]
+    parts += [_network("tanh", large, large).layers[0] for _ in range(3)]
+    last = _network("tanh", small, ([[1e90, 0.0], [0.0, 1e90]], [0.0, 0.1])).layers[1]
+    network = Network([Chain(parts), last], activation("tanh"))
+    found = Certifier(network, steps=0)(torch.tensor([[0.5, 0.2]]))
+    assert float(found.radius) == 0
+
+
+@pytest.mark.parametrize("exponent", [-158, -160, -161, -161.25, -162])
+@pytest.mark.parametrize("depth", [2, 5])
+def test_gradients_whose_squares_underflow_prove_no_more_than_the_truth(exponent, depth):
+    network = _network("tanh", *[_scaled(10.0 ** (exponent / depth))] * depth)
+    found = Certifier(network)(torch.tensor([[0.5, 0.2]]))
+    assert float(found.radius) <= 0.3 / math.sqrt(2)
+
+
+def test_a_first_map_of_several_tensors_that_overflows_is_not_finite():
+    parts = [_network("tanh", _scaled(1e90), _scaled(1.0)).layers[0] for _ in range(4)]
+    network = Network(
+        [Chain(parts), _network("tanh", _scaled(1.0), _scaled(1.0)).layers[1]], activation("tanh")
+    )
+    found = Certifier(network)(torch.tensor([[0.5, 0.2]]))
+    assert int(found.status) == Status.NON_FINITE_NETWORK
+
+
+def test_products_of_reduced_precision_are_noticed_however_they_were_asked_for():
+    assert float32_is_plain()
+    before = torch.backends.fp32_precision
+    try:
+        torch.backends.fp32_precision = "bf16"
+        assert not float32_is_plain()
+        assert Certifier(_network("tanh", _scaled(1.0), _scaled(1.0))).fast_type == torch.float64
+    finally:
+        torch.backends.fp32_precision = before
+    assert float32_is_plain()

@@ -8,7 +8,7 @@ from raycrt import Certifier, span
 from raycrt.affine import Dense
 from raycrt.attacks import attack
 from raycrt.rounding import Bounds, ErrorModel, Slack
-from raycrt.span import AllPixels, Span, spaces
+from raycrt.span import AllPixels, Span
 from tests.models import random_network
 
 
@@ -30,6 +30,11 @@ def _network(layer):
     return network
 
 
+@pytest.fixture(autouse=True)
+def _whatever_it_costs(monkeypatch):
+    monkeypatch.setattr(span, "_COST", 1e-3)
+
+
 def _exactly(matrix):
     return np.array(matrix.double().numpy(), dtype=np.longdouble)
 
@@ -37,7 +42,8 @@ def _exactly(matrix):
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-5])
 def test_what_is_left_out_is_never_below_the_truth(noise):
     layer = _layer(noise)
-    _, space = spaces(layer.double(), _layer(noise))
+    space = Certifier(_network(layer)).space
+    layer = layer.double()
     assert isinstance(space, Span)
     assert len(space.basis) == 4
     matrix = _exactly(layer.matrix())
@@ -80,6 +86,7 @@ def test_a_larger_rest_costs_radius_and_no_proof(monkeypatch):
     images = torch.randn(60, 20, generator=torch.Generator().manual_seed(2))
     whole = Certifier(network)(images)
     monkeypatch.setattr(span, "_NEGLIGIBLE", 0.05)
+    monkeypatch.setattr(span, "_COST", 10.0)
     certifier = Certifier(network)
     assert isinstance(certifier.space, Span)
     assert len(certifier.space.basis) == 4
@@ -90,12 +97,19 @@ def test_a_larger_rest_costs_radius_and_no_proof(monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-60, 1e60])
-def test_layers_of_any_size_find_a_space(scale):
-    layer = _layer(0.0).double()
+def test_layers_of_any_size_give_radii(scale):
+    network = _network(_layer(0.0)).double()
     with torch.no_grad():
-        layer.weight.mul_(scale)
-    _, space = spaces(layer, layer)
-    assert isinstance(space, Span if scale else AllPixels)
+        network.maps[0].weight.mul_(scale)
+        network.maps[1].weight.div_(scale or 1.0)
+    found = Certifier(network)(torch.randn(5, 20))
+    assert (found.radius >= 0).all()
+    assert (found.radius < torch.inf).all()
+
+
+def test_directions_are_not_left_out_where_that_costs_radius(monkeypatch):
+    monkeypatch.setattr(span, "_COST", 1e-9)
+    assert isinstance(Certifier(_network(_layer(1e-7))).space, AllPixels)
 
 
 def test_kept_bounds_are_those_of_the_next_longer_input():
