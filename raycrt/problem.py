@@ -62,23 +62,27 @@ class Problem:
         )
         return Points(u=w, point=w, value=value, gradient=gradient, radius=radius)
 
-    def lifted(self, w: Tensor) -> Points:
-        """All margins at the coordinates w (k, size), with whole gradients."""
-        rows = torch.arange(len(w), device=w.device)
+    def raised(self, w: Tensor) -> Tensor:
+        """Points at the coordinates w (n, size) in those that they are proved in."""
+        return self.space.start(self.coordinates, w)
+
+    def lifted(self, rows: Tensor, w: Tensor) -> Points:
+        """The margins `rows` at the coordinates w (n, size), raised, with whole gradients."""
         value, above = self._above(rows, self.coordinates.image(w))
-        u = self.space.start(self.coordinates, w)
+        u = self.raised(w)
         return Points(
             u=u,
             point=u.new_zeros(len(w), self.exact.features, dtype=torch.half),
             value=value,
             gradient=self.space.pull(above),
-            radius=torch.zeros_like(self.m),
+            radius=self.m.new_zeros(len(w)),
         )
 
     def proved(self, rows: Tensor, u: Tensor) -> Points:
         """The margins `rows` at points near u (n, size) of float16, proved in float64."""
         point = self.space.point(u)
-        exact = self.space.coordinates(point)
+        whole = point.double()
+        exact = self.space.coordinates(whole)
         moved = self.space.image(exact)
         value, above = self._margin(self.exact, self.exact_readout, self.first, rows, moved)
         gradient = self.space.pull(above)
@@ -88,7 +92,7 @@ class Problem:
             gradient,
             self._of(self.m, rows),
             exact,
-            uu=point.double().square().sum(1),
+            uu=torch.linalg.vector_norm(whole, dim=1).square(),
             bounds=self.bounds,
         )
         return Points(

@@ -35,6 +35,7 @@ class AllPixels:
     def __init__(self, exact: AffineMap, fast: AffineMap) -> None:
         self.exact, self.fast = exact, fast
         self.slack = Slack.plain(exact.in_features)
+        self.size = exact.in_features
 
     def first(self, x: Tensor) -> Tensor:
         """z_1 (n, width) in float64 at images x (n, features)."""
@@ -49,8 +50,8 @@ class AllPixels:
         return w.half()
 
     def coordinates(self, point: Tensor) -> Tensor:
-        """B u (n, size) in float64."""
-        return point.double()
+        """B u (n, size) of points u (n, features) in float64."""
+        return point
 
     def image(self, w: Tensor) -> Tensor:
         """W_1 u (n, width) in float64."""
@@ -100,17 +101,21 @@ class Span:
             ),
         )
 
+    @property
+    def size(self) -> int:
+        return len(self.basis)
+
     def first(self, x: Tensor) -> Tensor:
         return torch.addmm(self.offset, x @ self.basis.T, self.action.T)
 
     def start(self, coordinates: Coordinates, w: Tensor) -> Tensor:
-        return F.pad(w, (0, len(self.basis) - coordinates.size))
+        return F.pad(w, (0, self.size - coordinates.size))
 
     def point(self, w: Tensor) -> Tensor:
         return (w @ self.fast_basis).half()
 
     def coordinates(self, point: Tensor) -> Tensor:
-        return point.double() @ self.basis.T
+        return point @ self.basis.T
 
     def image(self, w: Tensor) -> Tensor:
         return w @ self.action.T

@@ -52,7 +52,7 @@ def test_what_is_left_out_is_never_below_the_truth(noise):
     u = torch.cat([torch.randn(50, 20).double(), worst.Vh, space.basis]).half()
     moved = _exactly(u) @ matrix.T
     off = np.linalg.norm(
-        (moved - _exactly(space.image(space.coordinates(u)))).astype(float), axis=1
+        (moved - _exactly(space.image(space.coordinates(u.double())))).astype(float), axis=1
     )
     length = u.double().norm(dim=1).numpy()
     assert (off <= space.slack.image * length + space.slack.lost).all()
