@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -203,10 +204,14 @@ def test_a_search_is_not_started_over_by_mistake(finished_run: Path) -> None:
     assert "--resume" in refused.stderr
 
 
-def test_the_notebook_reads_a_finished_run(
-    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kept", [None, "search-mnist"])
+def test_the_notebook_reads_a_finished_run_and_the_search_that_is_kept(
+    finished_run: Path, kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAYCRT_RUN", str(finished_run))
+    run = finished_run
+    if kept is not None:
+        run = shutil.copytree(NOTEBOOK.parents[1] / "docs" / "results" / kept, tmp_path / kept)
+    monkeypatch.setenv("RAYCRT_RUN", str(run))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
