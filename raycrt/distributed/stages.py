@@ -20,6 +20,8 @@ from raycrt.spec import Spec
 from raycrt.training import Metrics, TrainingDiverged
 
 INTERRUPTED = 130
+# What of an epoch's numbers is shown while it trains; TensorBoard has all of them.
+_TOLD = ("loss", "train_accuracy", "train_robust", "curvature")
 
 
 def train(spec: Spec, out: Path) -> None:
@@ -32,16 +34,18 @@ def train(spec: Spec, out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with session(), progress.bars() as bar, SummaryWriter(out / "tensorboard") as board:
+        with (
+            session(),
+            progress.shown("train", spec.train.epochs) as tell,
+            SummaryWriter(out / "tensorboard") as board,
+        ):
             board.add_text("spec", f"```yaml\n{spec.to_yaml()}```")
-            task = bar.add_task("train", total=spec.train.epochs, note="starting workers")
-
             last: Metrics = {}
 
             def watch(epoch: int, metrics: Metrics) -> None:
                 steps = {name: value for name, value in metrics.items() if "/" not in name}
-                note = " ".join(f"{name} {value:.4g}" for name, value in steps.items())
-                bar.update(task, completed=epoch, note=note)
+                told = {name: steps[name] for name in _TOLD if name in steps}
+                tell(epoch, " ".join(f"{name} {value:.4g}" for name, value in told.items()))
                 last.clear()
                 for name, value in metrics.items():
                     tag = f"train/{name}" if name in steps else name
@@ -87,15 +91,21 @@ def certify(spec: Spec, network: Network, out: Path, *, home: Path | None = None
         curvature = margin_curvature(network)
         if home:
             checkpoint.save_curvature(home, digest, curvature)
-    with session(), progress.bars() as bar:
-        task = bar.add_task("certify", total=len(test), note="")
+    done = 0
+
+    def watch(rows: int) -> None:
+        nonlocal done
+        done += rows
+        tell(done, "")
+
+    with session(), progress.shown("certify", len(test)) as tell:
         manifest = certification.certify(
             network,
             spec,
             test,
             out,
             curvature=curvature,
-            watch=lambda rows: bar.advance(task, rows),
+            watch=watch,
         )
     print(f"certificates: {out}")
     return manifest

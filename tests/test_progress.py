@@ -1,0 +1,43 @@
+"""Progress in a log: a line now and then, the first and the last always; a bar on a terminal."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from raycrt import progress
+
+
+def _console(terminal):
+    return Console(file=StringIO(), force_terminal=terminal, width=60)
+
+
+def test_a_log_gets_lines_that_end_with_what_there_is_to_say(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    console = _console(False)
+    with progress.shown("train", 100, console) as tell:
+        for epoch in range(1, 101):
+            now[0] += 4.0
+            tell(epoch, f"loss {1 / epoch:.3g}")
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "train 1/100, 0:00:04, 0:06:36 left  loss 1"
+    assert lines[1] == "train 6/100, 0:00:24, 0:06:16 left  loss 0.167"
+    assert lines[-1] == "train 100/100, 0:06:40, 0:00:00 left  loss 0.01"
+    assert len(lines) == 21
+
+
+def test_the_pace_is_that_of_this_run_when_it_is_taken_up_again(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    console = _console(False)
+    with progress.shown("train", 100, console) as tell:
+        now[0] = 10.0
+        tell(91, "")
+    assert console.file.getvalue() == "train 91/100, 0:00:10, 0:01:30 left\n"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    console = _console(True)
+    with progress.shown("certify", 10, console) as tell:
+        tell(10, "all of it")
+    assert "10/10" in console.file.getvalue()
