@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from raycrt import dual
+from raycrt.balls import Balls
 from raycrt.certificate import Certificates, Status, Witnesses
 from raycrt.curvature import margin_curvature
 from raycrt.errors import require
 from raycrt.local import LocalCurvature
-from raycrt.margins import Margins, collect, failed, witness_points
+from raycrt.margins import Margins, collect, failed
 from raycrt.network import Network
 from raycrt.precision import float32_is_plain, quicken_softplus
 from raycrt.problem import Problem
-from raycrt.proof import ROUND_DOWN, Prover
+from raycrt.proof import Prover
 from raycrt.rounding import Bounds, ErrorModel, Slack, length_upper, root_upper
 from raycrt.span import spaces
 
@@ -95,9 +96,18 @@ class Certifier:
             self.exact.layers[0], self.fast.layers[0], self.errors, self._typical_gradients()
         )
         self.bounds = Bounds.of(self.errors, self.space.slack)
-        self.pixel_bounds = Bounds.of(self.errors, Slack.plain(network.features))
-        self.at = torch.tensor(at, dtype=torch.float64)
-        self.local = LocalCurvature.of(network, self.errors) if region == "local" else None
+        self.balls = None
+        if region == "local":
+            self.balls = Balls(
+                local=LocalCurvature.of(network, self.errors),
+                at=torch.tensor(at, dtype=torch.float64),
+                exact=self.exact,
+                readout=self.exact_readout,
+                prover=self.prover,
+                bounds=Bounds.of(self.errors, Slack.plain(network.features)),
+                search=self._search,
+                batch_size=batch_size,
+            )
 
     def __call__(self, images: Tensor) -> Certificates:
         """Certify `images` (n, ...) with pixels as the network was trained on."""
@@ -162,8 +172,8 @@ class Certifier:
         )
         witnesses = self._improve(margins, runner_up)
         region = torch.full_like(length, torch.inf)
-        if self.local is not None:
-            witnesses = self._localise(self.local, margins, witnesses, region)
+        if self.balls is not None:
+            witnesses = self.balls.raise_radii(margins, witnesses, region)
         finite_logits = torch.isfinite(logits).all(1)
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
@@ -299,103 +309,6 @@ class Certifier:
         found.point[left], found.radius[left] = solved.point, solved.radius
         return found
 
-    def _at(
-        self, margins: Margins, row: Tensor, target: Tensor, u: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Values (k,) and gradients (k, features) in float64 of margins (row, target) at x + u."""
-        first = self.exact.layers[0]
-        cotangent, offset = self.exact_readout.margin(margins.label[row], target)
-        hidden, slopes = self.exact.hidden(first(margins.x[row] + u))
-        gradient = first.transpose(self.exact.pull_back_hidden(slopes, cotangent))
-        return torch.linalg.vecdot(hidden, cotangent) + offset, gradient
-
-    def _localise(
-        self, local: LocalCurvature, margins: Margins, witnesses: Witnesses, region: Tensor
-    ) -> Witnesses:
-        """Raise `margins.radius` by curvatures on balls, and set `region` (n,) where that pays.
-
-        The class of the smallest radius decides how far a row can get; then the classes below it.
-        """
-        n, classes = margins.radius.shape
-        radius, first = margins.radius.min(1)
-        u = witness_points(witnesses, torch.arange(n, device=radius.device), first, n, classes)
-        value, gradient = self._at(margins, torch.arange(n, device=radius.device), first, u)
-        slope, shift = gradient.norm(dim=1), u.norm(dim=1)
-        # Near the boundary of the class nothing is to be gained beyond it.
-        beyond = shift + value.clamp(min=0) / slope
-        beyond = torch.where(value <= _NEAR * slope * shift, beyond, torch.inf)
-        stated = torch.cat([self.at * (1 + _BEYOND), self.at.new_tensor([torch.inf])])
-        stated = stated.to(radius.device)[torch.searchsorted(self.at.to(radius.device), radius)]
-        able = torch.isfinite(stated) & (radius > 0) & (radius * (1 + _GAIN) < beyond)
-        ball = torch.minimum(stated, beyond * (1 + _GAIN))
-        row = able.nonzero()[:, 0]
-        witnesses = self._on_balls(local, margins, witnesses, region, row, first[row], ball, ball)
-        enough = margins.radius.gather(1, first[:, None])[:, 0]
-        row, target = ((margins.radius < enough[:, None]) & able[:, None]).nonzero().unbind(1)
-        return self._on_balls(local, margins, witnesses, region, row, target, ball, enough)
-
-    def _on_balls(
-        self,
-        local: LocalCurvature,
-        margins: Margins,
-        witnesses: Witnesses,
-        region: Tensor,
-        row: Tensor,
-        target: Tensor,
-        ball: Tensor,
-        enough: Tensor,
-    ) -> Witnesses:
-        """Raise the radii of margins (row, target) on balls of radius `ball` (n,), to no more than
-        `enough` (n,) where that is cheaper; the witnesses with the new ones in place of the old."""
-        n, classes = margins.radius.shape
-        for part in torch.stack([row, target], 1).split(self.batch_size):
-            row, target = part.unbind(1)
-            reach = ball[row]
-            u = witness_points(witnesses, row, target, n, classes)
-            value, gradient = self._at(margins, row, target, u)
-            allowed = dual.largest_curvature(value, gradient, u, enough[row] * (1 + _BEYOND))
-            allowed = torch.where(u.norm(dim=1) < reach, allowed, 0.0)
-            m = margins.m[row, target].clone()
-            for i in row.unique().tolist():
-                at = row == i
-                proved = local(
-                    margins.x[i],
-                    float(ball[i]),
-                    int(margins.label[i]),
-                    target[at],
-                    enough=allowed[at],
-                )
-                m[at] = torch.minimum(m[at], proved)
-            open_ = ((m > allowed) & (m < margins.m[row, target])).nonzero()[:, 0]
-            if len(open_):
-                found = self._search(
-                    margins, row[open_], target[open_], m[open_], enough[row][open_] * (1 + 1e-5)
-                ).point.double()
-                longest = reach[open_] * (1 - _GAIN)
-                shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
-                u[open_] = (found * shrink[:, None]).half().double()
-                value, gradient = self._at(margins, row, target, u)
-            proved = self.prover.at_points(
-                margins.length[row],
-                value,
-                gradient,
-                m,
-                u,
-                uu=u.square().sum(1),
-                bounds=self.pixel_bounds,
-            )
-            proved = torch.minimum(proved, reach * ROUND_DOWN)
-            inside = u.norm(dim=1) * (1 + 1e-9) <= reach
-            better = inside & (proved > margins.radius[row, target])
-            new = Witnesses(row=row, target=target, point=u.half(), curvature=m).take(better)
-            margins.radius[new.row, new.target] = proved[better]
-            region[new.row] = ball[new.row]
-            old = ~torch.isin(
-                witnesses.row * classes + witnesses.target, new.row * classes + new.target
-            )
-            witnesses = Witnesses.concatenate([witnesses.take(old), new])
-        return witnesses.sorted(classes)
-
 
 def _square(v: Tensor) -> Tensor:
     return torch.linalg.vecdot(v, v)
@@ -410,9 +323,3 @@ _CLEAR = 1e-4
 # Relative length of the steps at which the solver stops: in a few coordinates, whose solution is
 # only near that of all; in all of them; and where every step is proved.
 _NEAR_ENOUGH, _CLOSE, _SETTLED = 3e-2, 1e-2, 2e-3
-# A local ball reaches this far, relatively, beyond the stated radius it is to prove.
-_BEYOND = 1e-6
-# Less than this is not worth a curvature of its own, relatively.
-_GAIN = 1e-3
-# A witness lies near the boundary if its margin is this small beside |g| |u|.
-_NEAR = 0.05

@@ -68,9 +68,13 @@ def check_finished(tmp_path: Path, count: int = TRIALS[1]) -> list[study.TrialRe
     return trials
 
 
-@pytest.mark.timeout(560)
+@pytest.mark.timeout(840)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path, workers: int) -> None:
+def test_after_a_kill_of_the_driver_every_trial_counts_once(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Many short runs of Ray Train start here, and other work on the machine would starve them.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     with started(tmp_path, workers) as driver:
         driver.send_signal(signal.SIGKILL)
     before = study.load(tmp_path / "run")[1]
@@ -80,7 +84,7 @@ def test_after_a_kill_of_the_driver_every_trial_counts_once(tmp_path: Path, work
     assert any(trial.rungs for trial in interrupted)
 
     resumed = [*command(tmp_path, workers), "--resume"]
-    done = subprocess.run(resumed, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(resumed, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stdout + done.stderr
     after = check_finished(tmp_path, TRIALS[workers])
     for trial in ended:

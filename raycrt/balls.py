@@ -1,0 +1,143 @@
+"""Radii raised by curvature that is proved on a ball around the image alone.
+
+A ball just reaches beyond the first stated radius that the row does not have yet, or to where the
+solver met the decision boundary. What is proved on it holds for points and radii inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raycrt import dual
+from raycrt.certificate import Witnesses
+from raycrt.local import LocalCurvature
+from raycrt.margins import Margins, witness_points
+from raycrt.network import Network, Readout
+from raycrt.proof import ROUND_DOWN, Prover
+from raycrt.rounding import Bounds
+
+# Solves margins (row, target) of given curvatures until radii are enough.
+Search = Callable[[Margins, Tensor, Tensor, Tensor, Tensor], dual.Solution]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balls:
+    """The stated radii `at` (increasing, float64) of a network, in float64, and what proves them.
+
+    `bounds` are those of points evaluated in pixels.
+    """
+
+    local: LocalCurvature
+    at: Tensor
+    exact: Network
+    readout: Readout
+    prover: Prover
+    bounds: Bounds
+    search: Search
+    batch_size: int
+
+    def raise_radii(self, margins: Margins, witnesses: Witnesses, region: Tensor) -> Witnesses:
+        """Raise `margins.radius` by curvatures on balls, and set `region` (n,) where that pays.
+
+        The class of the smallest radius decides how far a row can get; then the classes below it.
+        """
+        n, classes = margins.radius.shape
+        radius, first = margins.radius.min(1)
+        u = witness_points(witnesses, torch.arange(n, device=radius.device), first, n, classes)
+        value, gradient = self._at(margins, torch.arange(n, device=radius.device), first, u)
+        slope, shift = gradient.norm(dim=1), u.norm(dim=1)
+        # Near the boundary of the class nothing is to be gained beyond it.
+        beyond = shift + value.clamp(min=0) / slope
+        beyond = torch.where(value <= _NEAR * slope * shift, beyond, torch.inf)
+        stated = torch.cat([self.at * (1 + _BEYOND), self.at.new_tensor([torch.inf])])
+        stated = stated.to(radius.device)[torch.searchsorted(self.at.to(radius.device), radius)]
+        able = torch.isfinite(stated) & (radius > 0) & (radius * (1 + _GAIN) < beyond)
+        ball = torch.minimum(stated, beyond * (1 + _GAIN))
+        row = able.nonzero()[:, 0]
+        witnesses = self._on_balls(margins, witnesses, region, row, first[row], ball, ball)
+        enough = margins.radius.gather(1, first[:, None])[:, 0]
+        row, target = ((margins.radius < enough[:, None]) & able[:, None]).nonzero().unbind(1)
+        return self._on_balls(margins, witnesses, region, row, target, ball, enough)
+
+    def _on_balls(
+        self,
+        margins: Margins,
+        witnesses: Witnesses,
+        region: Tensor,
+        row: Tensor,
+        target: Tensor,
+        ball: Tensor,
+        enough: Tensor,
+    ) -> Witnesses:
+        """Raise the radii of margins (row, target) on balls of radius `ball` (n,), to no more than
+        `enough` (n,) where that is cheaper; the witnesses with the new ones in place of the old."""
+        n, classes = margins.radius.shape
+        for part in torch.stack([row, target], 1).split(self.batch_size):
+            row, target = part.unbind(1)
+            reach = ball[row]
+            u = witness_points(witnesses, row, target, n, classes)
+            value, gradient = self._at(margins, row, target, u)
+            allowed = dual.largest_curvature(value, gradient, u, enough[row] * (1 + _BEYOND))
+            allowed = torch.where(u.norm(dim=1) < reach, allowed, 0.0)
+            m = margins.m[row, target].clone()
+            for i in row.unique().tolist():
+                at = row == i
+                proved = self.local(
+                    margins.x[i],
+                    float(ball[i]),
+                    int(margins.label[i]),
+                    target[at],
+                    enough=allowed[at],
+                )
+                m[at] = torch.minimum(m[at], proved)
+            open_ = ((m > allowed) & (m < margins.m[row, target])).nonzero()[:, 0]
+            if len(open_):
+                found = self.search(
+                    margins, row[open_], target[open_], m[open_], enough[row][open_] * (1 + 1e-5)
+                ).point.double()
+                longest = reach[open_] * (1 - _GAIN)
+                shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
+                u[open_] = (found * shrink[:, None]).half().double()
+                value, gradient = self._at(margins, row, target, u)
+            proved = self.prover.at_points(
+                margins.length[row],
+                value,
+                gradient,
+                m,
+                u,
+                uu=u.square().sum(1),
+                bounds=self.bounds,
+            )
+            proved = torch.minimum(proved, reach * ROUND_DOWN)
+            inside = u.norm(dim=1) * (1 + 1e-9) <= reach
+            better = inside & (proved > margins.radius[row, target])
+            new = Witnesses(row=row, target=target, point=u.half(), curvature=m).take(better)
+            margins.radius[new.row, new.target] = proved[better]
+            region[new.row] = ball[new.row]
+            old = ~torch.isin(
+                witnesses.row * classes + witnesses.target, new.row * classes + new.target
+            )
+            witnesses = Witnesses.concatenate([witnesses.take(old), new])
+        return witnesses.sorted(classes)
+
+    def _at(
+        self, margins: Margins, row: Tensor, target: Tensor, u: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Values (k,) and gradients (k, features) in float64 of margins (row, target) at x + u."""
+        first = self.exact.layers[0]
+        cotangent, offset = self.readout.margin(margins.label[row], target)
+        hidden, slopes = self.exact.hidden(first(margins.x[row] + u))
+        gradient = first.transpose(self.exact.pull_back_hidden(slopes, cotangent))
+        return torch.linalg.vecdot(hidden, cotangent) + offset, gradient
+
+
+# A local ball reaches this far, relatively, beyond the stated radius it is to prove.
+_BEYOND = 1e-6
+# Less than this is not worth a curvature of its own, relatively.
+_GAIN = 1e-3
+# A witness lies near the boundary if its margin is this small beside |g| |u|.
+_NEAR = 0.05
