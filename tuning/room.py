@@ -18,24 +18,29 @@ def for_process(spec: Spec) -> dict[str, float]:
 
 
 def trials(spec: Spec) -> int:
-    """How many trials fit at a time, each with all of its workers on whole nodes.
-
-    Raises `InvalidInput` where not even one does: its workers would wait for ever.
-    """
-    need = _for_worker(spec)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    workers = sum(_times(node, need) for node in nodes)
-    room = workers // spec.search.workers
+    """How many trials fit at a time, each with all of its workers on whole nodes, as the cluster is
+    now: nodes may join and leave."""
+    need, nodes = _for_worker(spec), _nodes()
+    room = sum(_times(node, need) for node in nodes) // spec.search.workers
     if spec.search.workers > 1:
         room = min(room, sum(_times(node, _DRIVER) for node in nodes))
+    return room
+
+
+def check(spec: Spec) -> None:
+    """Raise `InvalidInput` where not even one trial fits: its workers would wait for ever."""
+    need = _for_worker(spec)
     require(
-        room >= 1,
+        trials(spec) >= 1,
         "the cluster has room for one trial",
         workers=spec.search.workers,
         each=need,
-        nodes=[{name: node.get(_ray_name(name), 0) for name in need} for node in nodes],
+        nodes=[{name: node.get(_ray_name(name), 0) for name in need} for node in _nodes()],
     )
-    return room
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _for_worker(spec: Spec) -> dict[str, float]:

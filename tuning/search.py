@@ -118,6 +118,7 @@ def _run_trials(
         total = len(_first(spec))
     if len(finished) >= total:
         return
+    room.check(spec)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
@@ -127,9 +128,9 @@ def _run_trials(
         ),
         tune_config=tune.TuneConfig(
             num_samples=total - len(finished),
-            search_alg=StudySearch(spec, home, record),
+            search_alg=StudySearch(spec, home, record, partial(room.trials, spec)),
             scheduler=_scheduler(spec, record),
-            max_concurrent_trials=min(spec.search.concurrent, room.trials(spec)),
+            max_concurrent_trials=spec.search.concurrent,
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,

@@ -7,7 +7,9 @@ last rung, not as complete; a trial that failed is told as failed with its reaso
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,19 @@ _MEASURED = {field.name for field in fields(Measurement)}
 
 
 class StudySearch(OptunaSearch):
-    """Draws trials from `study` for Tune and tells it their results, for the search in `home`."""
+    """Draws trials from `study` for Tune and tells it their results, for the search in `home`.
 
-    def __init__(self, spec: Spec, home: Path, study: optuna.Study) -> None:
+    None is drawn while as many run as there is `room` for just then.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        home: Path,
+        study: optuna.Study,
+        room: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        self._room = room
         self._home, self._spec, self._study = home, spec, study
         self._orphans = store.own(study, home, TrialState.RUNNING)
         self._failures = 0
@@ -46,6 +58,8 @@ class StudySearch(OptunaSearch):
         """The parameters of the next trial, by path, and its number in the study."""
         if self._failures > self._spec.search.failures:
             return Searcher.FINISHED
+        if len(self._ot_trials) >= self._room():
+            return None
         if self._orphans:
             trial = Trial(self._study, self._orphans.pop(0)._trial_id)
         else:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from raycrt import InvalidInput, data
 from raycrt.distributed.session import session
 from raycrt.spec import Spec, validate
 from tests.conftest import TINY
-from tuning import objective, room, search, store, study, workers
+from tuning import objective, room, search, space, store, study, workers
 from tuning.objective import Measurement
 from tuning.searcher import StudySearch
 
@@ -58,8 +59,29 @@ def test_as_many_trials_run_as_there_is_room_for_all_their_workers(
 def test_a_cluster_without_room_for_one_trial_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: nodes({"CPU": 2}))
     for values in ({"search.workers": 3}, {"run.gpus_per_worker": 1}):
+        assert room.trials(SPEC.override(values)) == 0
         with pytest.raises(InvalidInput, match="the cluster has room for one trial"):
-            room.trials(SPEC.override(values))
+            room.check(SPEC.override(values))
+
+
+def test_trials_are_drawn_as_nodes_join_and_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = nodes({"CPU": 1})
+    monkeypatch.setattr(ray, "nodes", lambda: cluster)
+    record = store.start_study(SPEC, tmp_path, space.points(SPEC))
+    draws = StudySearch(SPEC, tmp_path, record, partial(room.trials, SPEC))
+    assert draws.suggest("a") is not None
+    assert draws.suggest("b") is None
+    cluster += nodes({"CPU": 1})
+    assert draws.suggest("b") is not None
+    assert draws.suggest("c") is None
+    cluster.clear()
+    draws.on_trial_complete("a", error=True)
+    assert draws.suggest("c") is None
+    cluster += nodes({"CPU": 2})
+    assert draws.suggest("c") is not None
+    assert len(record.get_trials()) == 3
 
 
 @pytest.fixture(scope="module")
