@@ -129,10 +129,12 @@ class Balls:
     ) -> tuple[Tensor, Tensor]:
         """Values (k,) and gradients (k, features) in float64 of margins (row, target) at x + u."""
         first = self.exact.layers[0]
-        cotangent, offset = self.readout.margin(margins.label[row], target)
+        label = margins.label[row]
+        cotangent = self.readout.margin(label, target)
         hidden, slopes = self.exact.hidden(first(margins.x[row] + u))
         gradient = first.transpose(self.exact.pull_back_hidden(slopes, cotangent))
-        return torch.linalg.vecdot(hidden, cotangent) + offset, gradient
+        value = torch.linalg.vecdot(hidden, cotangent) + self.readout.margin_offset(label, target)
+        return value, gradient
 
 
 # A local ball reaches this far, relatively, beyond the stated radius it is to prove.

@@ -152,11 +152,14 @@ class Network(nn.Module):
         above = self.layers[-1].transpose(cotangent)
         return self.layers[0].transpose(self.pull_back_hidden(slopes, above))
 
-    def pull_back_hidden(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
-        """Gradient in z_1 of `<cotangent, hidden>`, `width` in the last place of both."""
+    def pull_back_hidden(
+        self, slopes: Sequence[Tensor], cotangent: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """Gradient in z_1 of `<cotangent, hidden>`, `width` in the last place of both; in the
+        memory of `out` if that is given."""
         for k in range(self.depth - 2, -1, -1):
-            slope = slopes[k]
-            cotangent = cotangent * (slope if cotangent.dim() == slope.dim() else slope[:, None])
+            slope = slopes[k] if cotangent.dim() == slopes[k].dim() else slopes[k][:, None]
+            cotangent = torch.mul(cotangent, slope, out=out if k == 0 else None)
             if k > 0:
                 cotangent = self.layers[k].transpose(cotangent)
         return cotangent
@@ -177,14 +180,13 @@ class Readout:
         """The same with numbers rounded to `dtype`."""
         return Readout(rows=self.rows.to(dtype), offset=self.offset.to(dtype))
 
-    def margin(self, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Cotangents (n, width) and offsets (n,) of `z_label - z_target` in the last hidden layer.
+    def margin(self, label: Tensor, target: Tensor) -> Tensor:
+        """Cotangents (n, width) in the last hidden layer of the margins z_label - z_target."""
+        return self.rows.index_select(0, label).sub_(self.rows.index_select(0, target))
 
-        `target` is (n,) or a single class."""
-        rows, offset = self.rows.index_select(0, label), self.offset[label] - self.offset[target]
-        if target.dim() == 0:
-            return rows.sub_(self.rows[target]), offset
-        return rows.sub_(self.rows.index_select(0, target)), offset
+    def margin_offset(self, label: Tensor, target: Tensor) -> Tensor:
+        """What the margins (n,) are where the last hidden layer is 0."""
+        return self.offset[label] - self.offset[target]
 
     def distances(self) -> Tensor:
         """The lengths (classes, classes) of the differences of two rows."""

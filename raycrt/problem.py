@@ -18,11 +18,11 @@ from raycrt.span import Space
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """The k margins of `label` against `target` (k,) around images x (k, features).
+    """The k margins of `label` against `target` (k,) around the images x number `image` (k,).
 
-    At the images: the bounds `length` (k,) of |x|, z_1 `first` (k, width) and the proved curvature
-    `m` (k,) in float64; `first_fast`, the `slopes` above it and the margins' `value` and closed
-    form `radius` (k,) in the type of `fast`.
+    At the images of a batch: z_1 `first` (n, width) in float64, `first_fast` and the `slopes` above
+    it in the type of `fast`. For the margins: the bounds `length` (k,) of |x| and the proved
+    curvature `m` (k,) in float64, `value` and closed form `radius` (k,) in the type of `fast`.
     """
 
     coordinates: Coordinates
@@ -33,6 +33,7 @@ class Problem:
     exact_readout: Readout
     prover: Prover
     bounds: Bounds
+    image: Tensor
     label: Tensor
     target: Tensor
     length: Tensor
@@ -45,8 +46,9 @@ class Problem:
 
     def start(self) -> Points:
         """The images themselves, in the solver's coordinates."""
-        cotangent, _ = self.fast_readout.margin(self.label, self.target)
-        gradient = self.coordinates.pull(self.fast.pull_back_hidden(self.slopes, cotangent))
+        cotangent = self.fast_readout.margin(self.label, self.target)
+        slopes = [slope.index_select(0, self.image) for slope in self.slopes]
+        gradient = self.coordinates.pull(self.fast.pull_back_hidden(slopes, cotangent))
         w = gradient.new_zeros(gradient.shape)
         return Points(u=w, point=w, value=self.value, gradient=gradient, radius=self.radius)
 
@@ -115,16 +117,16 @@ class Problem:
 
         A few rows at a time, so that what is made of them stays in the processor's cache.
         """
-        values = moved.new_empty(len(moved))
+        of = [part.index_select(0, rows) for part in (self.image, self.label, self.target)]
+        values = readout.margin_offset(of[1], of[2])
         cache = _BYTES_IN_CACHE * torch.get_num_threads()
         chunk = max(1, cache // (moved.shape[1] * moved.element_size()))
-        parts = (part.split(chunk) for part in (rows, moved, values))
-        for row, z, value in zip(*parts, strict=True):
-            hidden, slopes = network.hidden(z.add_(first.index_select(0, row)))
-            label, target = self.label.index_select(0, row), self.target.index_select(0, row)
-            cotangent, offset = readout.margin(label, target)
-            torch.add(hidden.mul_(cotangent).sum(1), offset, out=value)
-            z.copy_(network.pull_back_hidden(slopes, cotangent))
+        parts = (part.split(chunk) for part in (*of, moved, values))
+        for image, label, target, z, value in zip(*parts, strict=True):
+            hidden, slopes = network.hidden(z.add_(first.index_select(0, image)))
+            cotangent = readout.margin(label, target)
+            value += hidden.mul_(cotangent).sum(1)
+            network.pull_back_hidden(slopes, cotangent, out=z)
         return values, moved
 
     def _of(self, values: Tensor, rows: Tensor) -> Tensor:
