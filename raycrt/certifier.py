@@ -25,7 +25,7 @@ from raycrt.network import Network
 from raycrt.precision import float32_is_plain, quicken_softplus
 from raycrt.problem import Problem
 from raycrt.proof import Prover
-from raycrt.rounding import Bounds, ErrorModel, Slack, root_upper
+from raycrt.rounding import Bounds, ErrorModel, Slack, root_upper, squares
 from raycrt.span import spaces
 
 
@@ -124,6 +124,7 @@ class Certifier:
             image=flat.shape[1],
             network=self.exact.features,
         )
+        quicken_softplus()
         for rows in flat.split(min(self.batch_size, self._rows_in_memory())):
             yield self._certify(rows)
 
@@ -139,16 +140,15 @@ class Certifier:
             return self._certify_exactly(x)
 
     def _certify_exactly(self, x: Tensor) -> Certificates:
-        quicken_softplus()
         if not self.bounded:
             return failed(x, Status.NON_FINITE_NETWORK)
         x64 = x.double()
         # False where the sum is infinite or NaN.
-        square = _square(x64)
+        square = squares(x64)
         finite = square < _LARGEST**2
         if not finite.all():
             x64 = torch.where(finite[:, None], x64, 0.0)
-            square = _square(x64)
+            square = squares(x64)
         first = self.space.first(x64)
         trace = self.exact.trace_above(first)
         logits = trace.logits
@@ -193,7 +193,7 @@ class Certifier:
 
     def _gradient_lengths(self, slopes: Sequence[Tensor], label: Tensor, length: Tensor) -> Tensor:
         """Proved bounds (n, classes) of the lengths of all margins' gradients at the images."""
-        squares = []
+        measured = []
         own = self.fast_readout.rows.index_select(0, label)
         for other in self.fast_readout.rows:
             v = own - other
@@ -202,9 +202,9 @@ class Certifier:
                 v.mul_(slopes[k])
                 if k > 0:
                     before, v = v, self.fast.layers[k].transpose(v)
-                    on_the_way += [_square(before), _square(v)]
-            squares.append(torch.stack([*on_the_way, *self.coordinates.measure(v)]))
-        *way, given, pulled = torch.stack(squares, 2)
+                    on_the_way += [squares(before), squares(v)]
+            measured.append(torch.stack([*on_the_way, *self.coordinates.measure(v)]))
+        *way, given, pulled = torch.stack(measured, 2)
         widths = [
             n
             for layer in self.exact.layers[-2:0:-1]
@@ -312,10 +312,6 @@ class Certifier:
         )
         found.point[left], found.radius[left] = solved.point, solved.radius
         return found
-
-
-def _square(v: Tensor) -> Tensor:
-    return torch.linalg.vecdot(v, v)
 
 
 # Bytes that a batch may take, whatever its size: larger ones are cut.

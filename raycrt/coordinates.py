@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from raycrt.affine import AffineMap
-from raycrt.rounding import ErrorModel, root_upper
+from raycrt.rounding import ErrorModel, root_upper, squares
 from raycrt.spectral import eigenvalue_upper, gamma
 
 # Left singular vectors, singular values and right singular vectors: the columns, falling, the rows.
@@ -53,13 +53,13 @@ class Pixels:
     def measure(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Squares (n,) from which `length_upper` bounds the length of W_1^T v, of v (n, width)."""
         pulled = self.layer.transpose(v)
-        return _square(v), _square(pulled)
+        return squares(v), squares(pulled)
 
-    def length_upper(self, squares: Tensor, pulled: Tensor, errors: ErrorModel) -> Tensor:
+    def length_upper(self, given: Tensor, pulled: Tensor, errors: ErrorModel) -> Tensor:
         """Proved bounds, float64, of the lengths |W_1^T v| of what was measured, v as it stood."""
-        given = root_upper(squares, self.layer.out_features)
+        length = root_upper(given, self.layer.out_features)
         computed = root_upper(pulled, self.layer.in_features)
-        off = errors.through_layer(0, torch.zeros_like(given), given, squares.dtype)
+        off = errors.through_layer(0, torch.zeros_like(length), length, given.dtype)
         return computed + off
 
 
@@ -116,12 +116,12 @@ class Directions:
         return w @ self.basis
 
     def measure(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        return _square(v), _square(v @ self.leading)
+        return squares(v), squares(v @ self.leading)
 
-    def length_upper(self, squares: Tensor, pulled: Tensor, errors: ErrorModel) -> Tensor:
-        number = torch.finfo(squares.dtype)
+    def length_upper(self, given: Tensor, pulled: Tensor, errors: ErrorModel) -> Tensor:
+        number = torch.finfo(given.dtype)
         width, k = self.leading.shape
-        length = root_upper(squares, width)
+        length = root_upper(given, width)
         # A product with the leading columns rounds by gamma |L|_F |v| and loses to underflow.
         terms = width + 2
         share = terms * number.eps / (1 - terms * number.eps)
@@ -157,10 +157,6 @@ def _counts(singular: SingularValues, typical: Tensor) -> tuple[int, int]:
 
     leading = first(_LEADING, lambda k: looseness(k) <= _LOOSE)
     return leading, first(_DIRECTIONS, lambda k: missed(k) <= _MISSED)
-
-
-def _square(v: Tensor) -> Tensor:
-    return torch.linalg.vecdot(v, v)
 
 
 def _rest_upper(layer: AffineMap, leading: Tensor) -> float:

@@ -128,20 +128,20 @@ class Network(nn.Module):
 
     def hidden(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """From z_1 (batch, width) what the last layer is given, and the slopes on the way there."""
-        slopes = [self.activation.slope(z, TORCH)]
-        for layer in self.layers[1:-1]:
-            z = layer(self.activation.value(z, TORCH))
-            slopes.append(self.activation.slope(z, TORCH))
-        return self.activation.value(z, TORCH), tuple(slopes)
+        z, slopes = self._up_to_last(z)
+        return self.activation.value(z, TORCH), slopes
 
     def slopes(self, x: Tensor) -> tuple[Tensor, ...]:
         """The slopes of `trace` without its logits: all that a margin's gradient needs."""
-        z = self.layers[0](x)
+        return self._up_to_last(self.layers[0](x))[1]
+
+    def _up_to_last(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """From z_1 the last z before the logits, and the slopes there and on the way."""
         slopes = [self.activation.slope(z, TORCH)]
         for layer in self.layers[1:-1]:
             z = layer(self.activation.value(z, TORCH))
             slopes.append(self.activation.slope(z, TORCH))
-        return tuple(slopes)
+        return z, tuple(slopes)
 
     def pull_back(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
         """Gradient in the input of `<cotangent, logits>`, from the slopes of a trace.

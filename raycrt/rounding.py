@@ -27,11 +27,9 @@ _SLACK = 1 + 1e-9
 class Slack:
     """What a first layer W = A B + R, with computed products of A and B, is off by.
 
-    The offset takes part in a sum of `terms` products.
-
     A (B u) is off W u by at most `image |u| + lost`, B^T (A^T v) off W^T v by `pull |v| + lost`;
     `share` bounds what products g.g, g.u and u.u, taken of A^T v and B u, are off by relatively to
-    the products of lengths.
+    the products of lengths. The offset takes part in a sum of `terms` products.
     """
 
     share: float
@@ -251,13 +249,14 @@ class Bounds:
 _STEPS, _LOWEST, _HIGHEST = 4, -256, 1600
 
 
-def length_upper(v: Tensor) -> Tensor:
-    """Bounds (n,), float64, of the norms of rows as they stand, whatever rounds or underflows."""
-    return root_upper(torch.linalg.vecdot(v, v), v.shape[1])
+def squares(v: Tensor) -> Tensor:
+    """The sums (n,) of the squares of rows, as they come out in the type of `v`."""
+    return torch.linalg.vecdot(v, v)
 
 
 def root_upper(square: Tensor, terms: int) -> Tensor:
-    """The same from the sums of the squares of `terms` numbers, as they were computed."""
+    """Bounds (n,), float64, of the lengths of rows of `terms` numbers as they stand, from their
+    `squares`, whatever rounds or underflows."""
     number = torch.finfo(square.dtype)
     above = square.double() * (1 + 2 * (terms + 4) * number.eps)
     return (above + terms * number.smallest_normal).sqrt() * (1 + 1e-12)

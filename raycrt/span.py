@@ -134,17 +134,15 @@ def spaces(
     the solver's type; `typical` (n, width) are gradients in z_1 as margins have them."""
     if not exact.dense or exact.out_features**2 > DENSE_ENTRIES:
         return Pixels(fast), AllPixels(exact, fast)
-    singular = torch.linalg.svd(exact.matrix(), full_matrices=False)
-    left, sizes, right = singular
+    left, sizes, right = torch.linalg.svd(exact.matrix(), full_matrices=False)
     dtype = fast.offset().dtype
+    space: Space = AllPixels(exact, fast)
     rank = int((sizes > _NEGLIGIBLE * sizes[0]).sum())
-    if not 0 < rank <= _FEW * exact.in_features:
-        return Directions.of(exact, singular, typical, dtype), AllPixels(exact, fast)
-    span = Span.of(exact, right[:rank], dtype)
-    one = torch.ones(1, dtype=torch.float64)
-    off = errors.margin(one, torch.float64, span.slack)
-    off += errors.gradient(one, torch.float64, span.slack)
-    if float(off) > _COST * float(exact.transpose(typical).norm(dim=1).mean()):
-        return Directions.of(exact, singular, typical, dtype), AllPixels(exact, fast)
-    singular = left[:, :rank], sizes[:rank], right[:rank]
-    return Directions.of(exact, singular, typical, dtype), span
+    if 0 < rank <= _FEW * exact.in_features:
+        span = Span.of(exact, right[:rank], dtype)
+        one = torch.ones(1, dtype=torch.float64)
+        off = errors.margin(one, torch.float64, span.slack)
+        off += errors.gradient(one, torch.float64, span.slack)
+        if float(off) <= _COST * float(exact.transpose(typical).norm(dim=1).mean()):
+            space, left, sizes, right = span, left[:, :rank], sizes[:rank], right[:rank]
+    return Directions.of(exact, (left, sizes, right), typical, dtype), space

@@ -8,7 +8,7 @@ from raycrt.affine import Dense
 from raycrt.attacks import attack
 from raycrt.coordinates import Directions, Pixels
 from raycrt.network import margin_direction
-from raycrt.rounding import ErrorModel, length_upper
+from raycrt.rounding import ErrorModel, root_upper, squares
 from tests.models import random_network
 
 
@@ -75,7 +75,7 @@ def test_few_directions_bound_a_decaying_layer_tightly():
 def test_rows_keep_their_lengths_in_every_type():
     for dtype in (torch.float32, torch.float64):
         rows = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]], dtype=dtype)
-        found = length_upper(rows)
+        found = root_upper(squares(rows), 2)
         assert (found >= rows.double().norm(dim=1)).all()
         assert float(found[0]) == pytest.approx(5, rel=1e-5)
 

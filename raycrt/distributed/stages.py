@@ -92,13 +92,13 @@ def certify(spec: Spec, network: Network, out: Path, *, home: Path | None = None
         if home:
             checkpoint.save_curvature(home, digest, curvature)
     done = 0
-
-    def watch(rows: int) -> None:
-        nonlocal done
-        done += rows
-        tell(done, "")
-
     with session(), progress.shown("certify", len(test)) as tell:
+
+        def watch(rows: int) -> None:
+            nonlocal done
+            done += rows
+            tell(done, "")
+
         manifest = certification.certify(
             network,
             spec,

@@ -13,7 +13,6 @@ and how near the radii are to the truth. Needs MNIST in RAYCRT_DATA; trains its 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -32,7 +31,7 @@ from raycrt import Certifier, data, dual, network, training
 from raycrt.attacks import attack
 from raycrt.network import Network
 from raycrt.spec import ModelSpec, validate
-from tests.benchmarks import paper
+from tests.benchmarks import paper, write
 
 SPEC = validate(
     {
@@ -196,10 +195,7 @@ def main() -> None:
         "cost": cost_curves(),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    text = json.dumps(results, indent=2)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
-    print(text)
+    write(results, options.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ starts of one search; what a trial takes besides training; the most memory of a 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ import torch
 from raycrt import data, recipes
 from raycrt.distributed.session import session
 from raycrt.spec import Spec
+from tests.benchmarks import write
 from tuning import search, space, store
 from tuning.objective import evaluate
 
@@ -125,10 +125,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         found = measured(options.rounds, options.trials, Path(home))
     results = {"cores": os.cpu_count(), "torch": torch.__version__, **found}
-    text = json.dumps(results, indent=2)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
-    print(text)
+    write(results, options.out)
 
 
 if __name__ == "__main__":
