@@ -91,9 +91,14 @@ class Errors:
         size = math.sqrt(2) * self.spectral[-1]
         error = UNIT * size * np.ones_like(length)
         for k in range(self.model.depth - 2, -1, -1):
-            wrong = activation.curvature_bound * layers[k][0]
-            wrong = wrong + _SLOPE_UNITS * UNIT * max(1.0, steepest)
-            error = steepest * error + (wrong + UNIT * (steepest + wrong)) * (size + error)
+            # Slopes are off by `shaken` in the 2-norm, and each by `own` for itself.
+            shaken = activation.curvature_bound * layers[k][0]
+            own = _SLOPE_UNITS * UNIT * max(1.0, steepest)
+            # Above the last matrix no entry of the gradient is larger than two entries of that.
+            entry = size if k < self.model.depth - 2 else 2 * np.abs(self.model.weights[-1]).max()
+            wrong = shaken * (entry + error) + own * (size + error)
+            wrong = wrong + UNIT * (steepest + shaken + own) * (size + error)
+            error = steepest * error + wrong
             size = steepest * size
             local = gamma(self.in_column[k]) * self.absolute[k] * (size + error)
             error = self.spectral[k] * error + local

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 import raycrt.verify
 from raycrt.activations import ACTIVATIONS, Activation
 from raycrt.curvature import margin_curvature
+from raycrt.deepening import deepened
 from raycrt.errors import InvalidInput
-from raycrt.network import build
+from raycrt.network import Network, build
+from raycrt.rounding import Bounds, ErrorModel, Slack
 from raycrt.spec import ModelSpec
 from raycrt.verify.convolution import unrolled
 from raycrt.verify.curvature import curvature_upper
@@ -25,11 +27,14 @@ from tests.models import LINEAR, random_network
 
 def _model(depth: int, name: str | Activation, **options) -> Model:
     """The random network of `random_network`, as the checker sees it."""
-    layers = random_network(depth, name=name, **options).layers
+    return _seen(random_network(depth, name=name, **options))
+
+
+def _seen(network: Network) -> Model:
     return Model(
-        weights=tuple(layer.matrix().detach().double().numpy() for layer in layers),
-        biases=tuple(layer.offset().detach().double().numpy() for layer in layers),
-        activation=ACTIVATIONS[name] if isinstance(name, str) else name,
+        weights=tuple(layer.matrix().detach().double().numpy() for layer in network.layers),
+        biases=tuple(layer.offset().detach().double().numpy() for layer in network.layers),
+        activation=network.activation,
         sha256="",
     )
 
@@ -180,6 +185,28 @@ def test_rounding_stays_within_its_bound(depth, name, kind):
     single = evaluate(np.float32)[0]
     assert (np.abs(single - exact_value) <= errors.margin(length, FLOAT32_UNIT)).all()
     assert FLOAT32_UNIT / UNIT == 2.0**29
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *(random_network(depth, features=40, width=200, classes=10) for depth in (2, 3, 5)),
+        # Cotangents of norm 1e4 and more between isometries make loose bounds show.
+        *(deepened(random_network(2, features=40, width=200, classes=10), k, 0.01) for k in (1, 2)),
+        deepened(random_network(2, name="tanh", features=9, width=30), 1, 0.05),
+    ],
+    ids=["2", "3", "5", "2 behind 1", "2 behind 2", "tanh"],
+)
+def test_no_bound_takes_more_off_than_the_certifier_has_taken_off(network):
+    """So that a radius that is stored is one that the checker proves."""
+    length = torch.logspace(-3, 4, 8, dtype=torch.float64)
+    certifier = ErrorModel.of(network)
+    margin, gradient = Bounds.of(certifier, Slack.plain(network.features))(length)
+    checker = Errors.of(_seen(network))
+    assert (checker.margin(length.numpy()) < margin.numpy()).all()
+    assert (checker.gradient(length.numpy()) < gradient.numpy()).all()
+    deployed = certifier.margin(length, torch.float32)
+    assert (checker.margin(length.numpy(), FLOAT32_UNIT) < deployed.numpy()).all()
 
 
 # Radii
