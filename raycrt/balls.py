@@ -18,10 +18,10 @@ from raycrt.local import LocalCurvature
 from raycrt.margins import Margins, witness_points
 from raycrt.network import Network, Readout
 from raycrt.proof import ROUND_DOWN, Prover
-from raycrt.rounding import Bounds
+from raycrt.rounding import Bounds, squares
 
-# Solves margins (row, target) of given curvatures until radii are enough.
-Search = Callable[[Margins, Tensor, Tensor, Tensor, Tensor], dual.Solution]
+# The best points, float16, of margins (row, target) of given curvatures, until radii are enough.
+Search = Callable[[Margins, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,19 +98,22 @@ class Balls:
             if len(open_):
                 found = self.search(
                     margins, row[open_], target[open_], m[open_], enough[row][open_] * (1 + 1e-5)
-                ).point.double()
+                ).double()
                 longest = reach[open_] * (1 - _GAIN)
                 shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
                 u[open_] = (found * shrink[:, None]).half().double()
                 value, gradient = self._at(margins, row, target, u)
+            length = (margins.length[row] + u.norm(dim=1)) * (1 + 1e-9)
             proved = self.prover.at_points(
-                margins.length[row],
-                value,
-                gradient,
-                m,
-                u,
-                uu=u.square().sum(1),
-                bounds=self.bounds,
+                length=margins.length[row],
+                value=value,
+                off_value=self.bounds.margin(length),
+                off_gradient=self.bounds.gradient(length),
+                gg=squares(gradient),
+                gu=torch.linalg.vecdot(gradient, u),
+                uu=squares(u),
+                m=m,
+                share=self.bounds.slack.share,
             )
             proved = torch.minimum(proved, reach * ROUND_DOWN)
             inside = u.norm(dim=1) * (1 + 1e-9) <= reach

@@ -9,6 +9,7 @@ into a valid radius.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -18,13 +19,16 @@ from raycrt import dual
 from raycrt.balls import Balls
 from raycrt.certificate import Certificates, Status, Witnesses
 from raycrt.curvature import margin_curvature
+from raycrt.dual import Points
 from raycrt.errors import require
+from raycrt.lengths import Leading, Pairs
 from raycrt.local import LocalCurvature
 from raycrt.margins import Margins, collect, failed
-from raycrt.network import Network
+from raycrt.network import Network, Readout
 from raycrt.precision import float32_is_plain, quicken_softplus
-from raycrt.problem import Problem
+from raycrt.problem import Arithmetic, Problem
 from raycrt.proof import Prover
+from raycrt.pullback import pull_back
 from raycrt.rounding import Bounds, ErrorModel, Slack, root_upper, squares
 from raycrt.span import spaces
 
@@ -76,36 +80,51 @@ class Certifier:
             deployment=deployment,
         )
         self.steps, self.batch_size, self.runner_up = steps, batch_size, runner_up
-        # The solver's precision. Where float32 results may be rounded further, it is float64.
-        plain = float32_is_plain() and all(layer.sums_in_float32 for layer in network.layers)
-        self.fast_type = torch.float32 if plain and steps > 0 else torch.float64
-        self.fast = network.copied(self.fast_type)
         self.exact = network.in_float64()
-        self.exact_readout = self.exact.readout()
-        # Rounded once, however many matrices the last layer is made of.
-        self.fast_readout = self.exact_readout.to(self.fast_type)
-        self.distances = self.exact_readout.distances() * (1 + 1e-9)
         self.bounded = network.bounded()
         if not self.bounded:
             return
+        # The solver's precision. Where float32 results may be rounded further, it is float64.
+        plain = float32_is_plain() and all(layer.sums_in_float32 for layer in network.layers)
+        fast = network.copied(torch.float32 if plain and steps > 0 else torch.float64)
+        readout = self.exact.readout()
         self.curvature = margin_curvature(network) if curvature is None else curvature
         self.errors = ErrorModel.of(network)
         deployed = torch.float32 if deployment == "float32" else None
         self.prover = Prover(errors=self.errors, deployed=deployed)
-        self.coordinates, self.space = spaces(
-            self.exact.layers[0], self.fast.layers[0], self.errors, self._typical_gradients()
+        self.measure, directions, space = spaces(
+            self.exact.layers[0], fast.layers[0], self.errors, self._typical_gradients(readout)
         )
-        self.bounds = Bounds.of(self.errors, self.space.slack)
+        self.pairs = None
+        if isinstance(self.measure, Leading) and network.depth == 2:
+            self.pairs = Pairs.of(self.measure, readout)
+        device = readout.rows.device
+        self.by = Arithmetic(
+            fast=fast,
+            exact=self.exact,
+            backward=fast,
+            # Rounded once, however many matrices the last layer is made of.
+            fast_readout=readout.to(fast.dtype),
+            exact_readout=readout,
+            directions=directions,
+            space=space,
+            prover=self.prover,
+            bounds=Bounds.of(self.errors, space.slack),
+            distances=readout.distances() * (1 + 1e-9),
+            turning=torch.maximum(self.curvature, self.curvature.T).to(device),
+        )
+        if not self._gradients_are_close():
+            self.by = replace(self.by, backward=self.exact)
         self.balls = None
         if region == "local":
             self.balls = Balls(
                 local=LocalCurvature.of(network, self.errors),
                 at=torch.tensor(at, dtype=torch.float64),
                 exact=self.exact,
-                readout=self.exact_readout,
+                readout=readout,
                 prover=self.prover,
                 bounds=Bounds.of(self.errors, Slack.plain(network.features)),
-                search=self._search,
+                search=self._points,
                 batch_size=batch_size,
             )
 
@@ -149,25 +168,24 @@ class Certifier:
         if not finite.all():
             x64 = torch.where(finite[:, None], x64, 0.0)
             square = squares(x64)
-        first = self.space.first(x64)
-        trace = self.exact.trace_above(first)
+        first = self.by.space.first(x64)
+        trace = self.exact.trace_above(first, self.by.fast.dtype)
         logits = trace.logits
         rows = torch.arange(len(x64), device=x.device)
         label, runner_up = logits.topk(2, dim=1).indices.unbind(1)
         values = logits[rows, label][:, None] - logits
         m = self.curvature.to(x.device)[label]
         length = root_upper(square, x64.shape[1])
-        slopes = tuple(slope.to(self.fast_type) for slope in trace.slopes)
-        sizes = self._gradient_lengths(slopes, label, length)
-        radii = self.prover.closed_forms(length[:, None], values, sizes, m, self.space.slack)
+        sizes = self._gradient_lengths(trace.slopes, label, length)
+        radii = self.prover.closed_forms(length[:, None], values, sizes, m, self.by.space.slack)
         radii[rows, label] = torch.inf
         margins = Margins(
             x=x64,
             label=label,
             length=length,
             first=first,
-            first_fast=first.to(self.fast_type),
-            slopes=slopes,
+            first_fast=first.to(self.by.fast.dtype),
+            slopes=trace.slopes,
             value=values,
             m=m,
             radius=radii,
@@ -180,41 +198,48 @@ class Certifier:
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
     @torch.no_grad()
-    def _typical_gradients(self) -> Tensor:
+    def _typical_gradients(self, readout: Readout) -> Tensor:
         """Gradients (classes, width) in z_1 of neighbouring classes' margins at middling slopes."""
-        label = torch.arange(self.exact.classes, device=self.exact_readout.rows.device)
-        cotangent = self.exact_readout.margin(label, label.roll(1))
+        label = torch.arange(self.exact.classes, device=readout.rows.device)
+        cotangent = readout.margin(label, label.roll(1))
+        return self.exact.pull_back_hidden(self._middling_slopes(cotangent), cotangent)
+
+    @torch.no_grad()
+    def _gradients_are_close(self) -> bool:
+        """Whether proofs lose next to nothing by gradients in the solver's type."""
+        by = self.by
+        label = torch.arange(self.exact.classes, device=by.distances.device)
+        target = label.roll(1)
+        cotangent = by.fast_readout.margin(label, target)
+        above, way = pull_back(by.fast, self._middling_slopes(cotangent), cotangent)
+        steepness = squares(by.space.pull(above)).double().sqrt()
+        length = torch.full_like(steepness, self.exact.features**0.5)
+        off = by.off_gradient(way, label, target, length) / steepness
+        return bool(off.nan_to_num(torch.inf).mean() <= _CLOSE_GRADIENT)
+
+    def _middling_slopes(self, like: Tensor) -> list[Tensor]:
         slope = sum(self.exact.activation.slope_range) / 2
-        slopes = [
-            torch.full((len(label), layer.out_features), slope).to(cotangent)
-            for layer in self.exact.layers[:-1]
-        ]
-        return self.exact.pull_back_hidden(slopes, cotangent)
+        widths = [layer.out_features for layer in self.exact.layers[:-1]]
+        return [like.new_full((len(like), width), slope) for width in widths]
 
     def _gradient_lengths(self, slopes: Sequence[Tensor], label: Tensor, length: Tensor) -> Tensor:
         """Proved bounds (n, classes) of the lengths of all margins' gradients at the images."""
-        measured = []
-        own = self.fast_readout.rows.index_select(0, label)
-        for other in self.fast_readout.rows:
-            v = own - other
-            on_the_way = []
-            for k in range(self.exact.depth - 2, -1, -1):
-                v.mul_(slopes[k])
-                if k > 0:
-                    before, v = v, self.fast.layers[k].transpose(v)
-                    on_the_way += [squares(before), squares(v)]
-            measured.append(torch.stack([*on_the_way, *self.coordinates.measure(v)]))
-        *way, given, pulled = torch.stack(measured, 2)
-        widths = [
-            n
-            for layer in self.exact.layers[-2:0:-1]
-            for n in (layer.out_features, layer.in_features)
-        ]
-        sizes = [self.distances.to(label.device)[label]]
-        sizes += [root_upper(square, n) for square, n in zip(way, widths, strict=True)]
-        off = [e[:, None] for e in self.errors.layers(length, torch.float64, self.space.slack)]
-        error = self.errors.pulled_back(sizes, off, self.fast_type)
-        reach = self.coordinates.length_upper(given, pulled, self.errors)
+        by = self.by
+        off = [each[:, None] for each in by.bounds.hidden(length, by.fast.dtype)]
+        sizes = [by.distances[label]]
+        if self.pairs is not None:
+            given, pulled = self.pairs(slopes[0], label)
+        else:
+            measured, ways = [], []
+            own = by.fast_readout.rows.index_select(0, label)
+            for other in by.fast_readout.rows:
+                gradient, way = pull_back(by.fast, slopes, own - other)
+                measured.append(torch.stack(self.measure(gradient)))
+                ways.append(way.between)
+            given, pulled = torch.stack(measured, 2)
+            sizes += [torch.stack(each, 1) for each in zip(*ways, strict=True)]
+        error = self.errors.pulled_back(sizes, off, by.fast.dtype)
+        reach = self.measure.length_upper(given, pulled, self.errors)
         return reach + self.errors.spectral[0] * error
 
     def _improve(self, margins: Margins, runner_up: Tensor) -> Witnesses:
@@ -245,29 +270,34 @@ class Certifier:
 
     def _solve(self, margins: Margins, row: Tensor, target: Tensor, enough: Tensor) -> Witnesses:
         """Solve margins (row, target), raise their radii, and return the points that did it."""
-        m = margins.m[row, target]
-        found = self._search(margins, row, target, m, enough)
-        better = found.radius > margins.radius[row, target]
-        margins.radius[row[better], target[better]] = found.radius[better]
-        return Witnesses(row=row, target=target, point=found.point, curvature=m).take(better)
+        by, m = self.by, margins.m[row, target]
+        problem = self._problem(margins, row, target, m)
+        start = problem.start(enough)
+        found = self._search(problem, start, enough)
+        point, radius = by.space.point(found.u), found.radius
+        if by.space.moves > 0:
+            # Where a margin bends much between a point and what it is rounded to.
+            worth = found.estimate(m) > radius * (1 + _WORTH)
+            short = (radius > start.radius) & (radius < enough) & worth
+            again = short.nonzero()[:, 0]
+            if len(again) > 0:
+                kept = problem.proved_as_kept(again, point[again])
+                radius = radius.index_copy(0, again, torch.maximum(radius[again], kept))
+        better = radius > start.radius
+        margins.radius[row, target] = torch.maximum(radius, start.radius)
+        witnesses = Witnesses(row=row, target=target, point=point, curvature=m)
+        return witnesses if better.all() else witnesses.take(better.nonzero()[:, 0])
 
-    def _search(
+    def _points(
         self, margins: Margins, row: Tensor, target: Tensor, m: Tensor, enough: Tensor
-    ) -> dual.Solution:
-        """The best points found for margins (row, target) of curvature m, and their proved radii.
+    ) -> Tensor:
+        """The best points (k, features), float16, that are found for margins (row, target)."""
+        problem = self._problem(margins, row, target, m)
+        return self.by.space.point(self._search(problem, problem.start(enough), enough).u)
 
-        Few coordinates lead near the solution. From there on every iterate is rounded to float16
-        and proved as it stands.
-        """
-        problem = Problem(
-            coordinates=self.coordinates,
-            space=self.space,
-            fast=self.fast,
-            exact=self.exact,
-            fast_readout=self.fast_readout,
-            exact_readout=self.exact_readout,
-            prover=self.prover,
-            bounds=self.bounds,
+    def _problem(self, margins: Margins, row: Tensor, target: Tensor, m: Tensor) -> Problem:
+        return Problem(
+            by=self.by,
             image=row,
             label=margins.label[row],
             target=target,
@@ -275,34 +305,28 @@ class Certifier:
             first=margins.first,
             first_fast=margins.first_fast,
             slopes=margins.slopes,
-            value=margins.value[row, target].to(self.fast_type),
-            radius=margins.radius[row, target].to(self.fast_type),
+            value=margins.value[row, target],
+            radius=margins.radius[row, target],
             m=m,
         )
-        slow = m.to(self.fast_type)
+
+    def _search(self, problem: Problem, start: Points, enough: Tensor) -> Points:
+        """The best points found, with proved radii; 0 and of radius 0 where the start is enough.
+
+        Estimates lead near the solution. From there on every iterate is proved as it stands.
+        """
+        slow = problem.m.to(start.u.dtype)
         near = dual.solve(
-            problem.start(),
+            start,
             problem.near,
             slow,
-            enough=enough.to(self.fast_type),
+            enough=enough,
             steps=self.steps,
-            tolerance=_NEAR_ENOUGH if self.coordinates.size < self.space.size else _CLOSE,
+            tolerance=_NEAR_ENOUGH,
         )
-        found = dual.Solution(
-            point=near.point.new_zeros(len(m), self.exact.features, dtype=torch.half),
-            radius=torch.zeros_like(m),
-            bend=near.bend,
-        )
-        # Where that is enough already, it most often is when proved, too.
-        is_open = torch.ones_like(row, dtype=torch.bool)
-        hopeful = (near.radius >= enough).nonzero()[:, 0]
-        if len(hopeful) > 0:
-            tried = problem.proved(hopeful, problem.raised(near.point[hopeful]))
-            found.point[hopeful], found.radius[hopeful] = tried.point, tried.radius
-            is_open[hopeful] = tried.radius < enough[hopeful]
-        left = is_open.nonzero()[:, 0]
+        left = (start.radius < enough).nonzero()[:, 0]
         solved = dual.solve(
-            problem.lifted(left, near.point[left]),
+            problem.whole(left, near.best.take(left)),
             lambda rows, u: problem.proved(left[rows], u),
             slow[left],
             enough=enough[left],
@@ -310,7 +334,11 @@ class Certifier:
             tolerance=_SETTLED,
             bend=near.bend[left],
         )
-        found.point[left], found.radius[left] = solved.point, solved.radius
+        if len(left) == len(enough):
+            return solved.best
+        u = start.u.new_zeros(len(enough), self.by.space.size)
+        found = Points.at(u, start.value, u.clone())
+        found.write(left, solved.best)
         return found
 
 
@@ -322,4 +350,8 @@ _LARGEST = 1e100
 _CLEAR = 1e-4
 # Relative length of the steps at which the solver stops: in a few coordinates, whose solution is
 # only near that of all; in all of them; and where every step is proved.
-_NEAR_ENOUGH, _CLOSE, _SETTLED = 6e-2, 1e-2, 4e-3
+_NEAR_ENOUGH, _SETTLED = 1e-1, 4e-3
+# Points are proved again as they are kept where that may raise a radius by this, relatively.
+_WORTH = 4e-6
+# Gradients that are off by this, relatively, cost about half its square of a radius.
+_CLOSE_GRADIENT = 2e-3

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,24 +65,64 @@ def largest_curvature(value: Tensor, gradient: Tensor, u: Tensor, wanted: Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Margins at points of coordinates `u` (n, d): `value` (n,), `gradient` (n, d) and the `radius`
-    (n,) that the `point` (n, ...), as it is kept, is worth; 0 where it has not been judged."""
+    """Margins at points of coordinates `u` (n, d): `value` (n,), `gradient` g (n, d), the products
+    `gg`, `gu` and `uu` (n,) and the `radius` (n,) that the point is worth; 0 where it has not been
+    judged."""
 
     u: Tensor
-    point: Tensor
     value: Tensor
     gradient: Tensor
+    gg: Tensor
+    gu: Tensor
+    uu: Tensor
     radius: Tensor
+
+    @staticmethod
+    def at(u: Tensor, value: Tensor, gradient: Tensor) -> Points:
+        """Not judged yet."""
+        gg, gu, uu = (_dot(*pair) for pair in ((gradient, gradient), (gradient, u), (u, u)))
+        radius = torch.zeros_like(value, dtype=torch.float64)
+        return Points(u=u, value=value, gradient=gradient, gg=gg, gu=gu, uu=uu, radius=radius)
+
+    def estimate(self, m: Tensor) -> Tensor:
+        """About what the points are worth, if nothing were rounded, to margins of curvature m."""
+        numbers = [part.double() for part in (self.value, self.gg, self.gu, self.uu)]
+        value, gg, gu, uu = numbers
+        return radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0)
+
+    def take(self, rows: Tensor) -> Points:
+        """Those of the given numbers."""
+        return Points(**{name: part.index_select(0, rows) for name, part in vars(self).items()})
+
+    def copied(self) -> Points:
+        return Points(**{name: part.clone() for name, part in vars(self).items()})
+
+    def write(self, rows: Tensor, points: Points) -> None:
+        """Put `points` in the place of those of the given numbers."""
+        for name, part in vars(self).items():
+            part[rows] = getattr(points, name)
+
+    def where_better(self, others: Points) -> Points:
+        """The points of larger radius, these or `others`; these where there is no difference."""
+        better = others.radius > self.radius
+        if better.all():
+            return others
+        rows = better.nonzero()[:, 0]
+        best = self.copied()
+        best.write(rows, others.take(rows))
+        return best
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """For each margin the best `point` (n, ...) found, the `radius` (n,) that it is worth, and
-    `bend` (n,), the curvature that was seen along the last step."""
+    """For each margin the `best` point found, and `bend` (n,), the curvature that was seen along
+    the last step."""
 
-    point: Tensor
-    radius: Tensor
+    best: Points
     bend: Tensor
+
+    def copied(self) -> Solution:
+        return Solution(best=self.best.copied(), bend=self.bend.clone())
 
 
 # The margins of the given numbers at the given points, or at points that stand for these.
@@ -106,96 +147,93 @@ def solve(
     the others. A radius is as near its best as the square of the tolerance. `bend` is the
     curvature that an earlier solution ended with.
     """
-    state = _State(
-        row=torch.arange(len(m), device=m.device),
-        m=m,
-        enough=enough,
-        u=start.u,
-        value=start.value,
-        gradient=start.gradient,
-        point=start.point,
-        best=start.radius,
-        before=start.radius,
-        bend=torch.zeros_like(m) if bend is None else bend,
-    )
-    found = Solution(
-        point=start.point.clone(), radius=start.radius.clone(), bend=state.bend.clone()
-    )
+    state = _State.of(start, m, enough, torch.zeros_like(m) if bend is None else bend)
+    found: Solution | None = None
+    is_open = start.radius < enough
     for step in range(1, steps + 1):
-        state.advance(evaluate)
-        is_open = (state.best < state.enough) & ~state.settled(tolerance)
-        if step % _PATIENCE == 0:
-            is_open &= state.best > state.before * (1 + _PROGRESS)
-            state.before = state.best
         left = int(is_open.sum())
-        if left < _SHRINK * len(is_open):
-            state.write(found, ~is_open)
-            state = state.keep(is_open)
         if left == 0:
-            return found
-    state.write(found, torch.ones_like(state.row, dtype=torch.bool))
-    return found
+            break
+        if left < _SHRINK * len(is_open):
+            found = state.solution().copied() if found is None else state.written_to(found)
+            state = state.keep(is_open)
+        state.advance(evaluate)
+        is_open = (state.best.radius < state.enough) & ~state.settled(tolerance)
+        if step % _PATIENCE == 0:
+            is_open &= state.best.radius > state.before * (1 + _PROGRESS)
+            state.before = state.best.radius
+    return state.solution() if found is None else state.written_to(found)
 
 
 @dataclass(kw_only=True)
 class _State:
-    """The iterates of the margins that are still open."""
+    """The iterates `at` of the margins that are still open, with the multiplier `eta` of each, and
+    the `best` of them so far."""
 
     row: Tensor
     m: Tensor
     enough: Tensor
-    u: Tensor
-    value: Tensor
-    gradient: Tensor
-    point: Tensor
-    best: Tensor
+    at: Points
+    best: Points
     before: Tensor
     bend: Tensor
+    eta: Tensor
+
+    @staticmethod
+    def of(start: Points, m: Tensor, enough: Tensor, bend: Tensor) -> _State:
+        row = torch.arange(len(m), device=m.device)
+        return _State(
+            row=row,
+            m=m,
+            enough=enough,
+            at=start,
+            best=start,
+            before=start.radius,
+            bend=bend,
+            eta=_multiplier(start, m),
+        )
 
     def advance(self, evaluate: Evaluate) -> None:
         """A step of `u <- -eta g`: eta is the root of the linearised margin, capped below 1/m, and
         the step is damped by the curvature seen along the one before."""
-        eta, _ = self._multiplier()
-        pull = 1 / (1 + eta * self.bend)
-        moved = (1 - pull)[:, None] * self.u
-        moved.addcmul_((pull * eta)[:, None], self.gradient, value=-1)
+        at = self.at
+        pull = 1 / (1 + self.eta * self.bend)
+        moved = (1 - pull)[:, None] * at.u
+        moved.addcmul_((pull * self.eta)[:, None], at.gradient, value=-1)
         found = evaluate(self.row, moved)
-        step = found.u - self.u
-        turned = _dot(found.gradient, step) - _dot(self.gradient, step)
+        step = found.u - at.u
+        turned = _dot(found.gradient, step) - _dot(at.gradient, step)
         self.bend = (turned / _dot(step, step).clamp(min=_tiny(step))).clamp(min=0)
-        self.u, self.value, self.gradient = found.u, found.value, found.gradient
-        better = found.radius > self.best
-        self.point = torch.where(better[:, None], found.point, self.point)
-        self.best = torch.where(better, found.radius, self.best)
-
-    def _multiplier(self) -> tuple[Tensor, Tensor]:
-        gg = _dot(self.gradient, self.gradient).clamp(min=_tiny(self.gradient))
-        eta = ((self.value - self.gu) / gg).clamp(min=0)
-        return torch.minimum(eta, (1 - _CAP) / self.m.clamp(min=1e-30)), gg
-
-    @property
-    def gu(self) -> Tensor:
-        return _dot(self.gradient, self.u)
-
-    @property
-    def uu(self) -> Tensor:
-        return _dot(self.u, self.u)
+        self.at, self.best = found, self.best.where_better(found)
+        self.eta = _multiplier(found, self.m)
 
     def settled(self, tolerance: float) -> Tensor:
         """Where the undamped next point is no further away than `tolerance` times its length."""
-        eta, gg = self._multiplier()
-        left = eta * eta * gg + 2 * eta * self.gu + self.uu
-        return left <= tolerance**2 * self.uu
+        at = self.at
+        left = self.eta * (self.eta * at.gg + 2 * at.gu) + at.uu
+        return left <= tolerance**2 * at.uu
 
-    def write(self, found: Solution, rows: Tensor) -> None:
-        """Hand over the results of the margins that a mask names."""
-        row = self.row[rows]
-        found.point[row], found.radius[row] = self.point[rows], self.best[rows]
-        found.bend[row] = self.bend[rows]
+    def solution(self) -> Solution:
+        return Solution(best=self.best, bend=self.bend)
+
+    def written_to(self, found: Solution) -> Solution:
+        """`found` of all margins, with what these have come to."""
+        found.best.write(self.row, self.best)
+        found.bend[self.row] = self.bend
+        return found
 
     def keep(self, rows: Tensor) -> _State:
         kept = rows.nonzero()[:, 0]
-        return _State(**{name: part.index_select(0, kept) for name, part in vars(self).items()})
+        parts: dict[str, Any] = {
+            name: part.take(kept) if isinstance(part, Points) else part.index_select(0, kept)
+            for name, part in vars(self).items()
+        }
+        return _State(**parts)
+
+
+def _multiplier(at: Points, m: Tensor) -> Tensor:
+    eta = ((at.value - at.gu) / at.gg.clamp(min=_tiny(at.gg))).clamp(min=0)
+    return torch.minimum(eta, (1 - _CAP) / m.clamp(min=1e-30))
 
 
 def _tiny(like: Tensor) -> float:

@@ -106,7 +106,7 @@ class LocalCurvature:
         """Ranges and Jacobians on the ball, one layer after the other."""
         activation = self.network.activation
         length = (x.norm() * _SLACK + 1e-150)[None]
-        errors = self.errors.layers(length, torch.float64)
+        errors = [error for error, _ in self.errors.layers(length, torch.float64)]
         ball = _Ball(layers=[], chains=[], rounding=[])
         z = self.network.layers[0](x)
         for k, matrix in enumerate(self.matrices[:-1]):

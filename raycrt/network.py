@@ -25,6 +25,8 @@ from raycrt.spec import ModelSpec
 # softplus is linear to the last bit of float64 above this: exp(-40) < 2^-57.
 _SOFTPLUS_LINEAR = 40.0
 _SMALLEST, _LARGEST = 1e-100, 1e100
+# Differences of rows of the last matrix are kept where they are no more numbers.
+_DIFFERENCES = 2**22
 
 TORCH = SimpleNamespace(
     exp=torch.exp,
@@ -78,6 +80,11 @@ class Network(nn.Module):
         return len(self.maps)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of the numbers that it computes with."""
+        return self.layers[-1].offset().dtype
+
+    @property
     def features(self) -> int:
         """Length of a flattened input."""
         return self.layers[0].in_features
@@ -121,26 +128,33 @@ class Network(nn.Module):
         """Logits and activation slopes at flat inputs x (batch, features)."""
         return self.trace_above(self.layers[0](x))
 
-    def trace_above(self, z: Tensor) -> Trace:
-        """The same from z_1 (batch, width), what the first layer has made of the inputs."""
-        hidden, slopes = self.hidden(z)
+    def trace_above(self, z: Tensor, slopes_in: torch.dtype | None = None) -> Trace:
+        """The same from z_1 (batch, width), what the first layer has made of the inputs, with
+        slopes of their own type if that is given."""
+        hidden, slopes = self.hidden(z, slopes_in)
         return Trace(logits=self.layers[-1](hidden), slopes=slopes)
 
-    def hidden(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """From z_1 (batch, width) what the last layer is given, and the slopes on the way there."""
-        z, slopes = self._up_to_last(z)
+    def hidden(
+        self, z: Tensor, slopes_in: torch.dtype | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """From z_1 (batch, width) what the last layer is given, and the slopes on the way there, in
+        their own type if that is given."""
+        z, slopes = self._up_to_last(z, slopes_in)
         return self.activation.value(z, TORCH), slopes
 
     def slopes(self, x: Tensor) -> tuple[Tensor, ...]:
         """The slopes of `trace` without its logits: all that a margin's gradient needs."""
         return self._up_to_last(self.layers[0](x))[1]
 
-    def _up_to_last(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _up_to_last(
+        self, z: Tensor, slopes_in: torch.dtype | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """From z_1 the last z before the logits, and the slopes there and on the way."""
-        slopes = [self.activation.slope(z, TORCH)]
+        dtype = slopes_in or z.dtype
+        slopes = [self.activation.slope(z.to(dtype), TORCH)]
         for layer in self.layers[1:-1]:
             z = layer(self.activation.value(z, TORCH))
-            slopes.append(self.activation.slope(z, TORCH))
+            slopes.append(self.activation.slope(z.to(dtype), TORCH))
         return z, tuple(slopes)
 
     def pull_back(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
@@ -166,22 +180,35 @@ class Network(nn.Module):
 
     def readout(self) -> Readout:
         """The last layer as its rows."""
-        return Readout(rows=self.layers[-1].matrix(), offset=self.layers[-1].offset())
+        return Readout.of(self.layers[-1].matrix(), self.layers[-1].offset())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readout:
-    """The last layer, `rows` (classes, width) and `offset` (classes,): a margin is linear in it."""
+    """The last layer, `rows` (classes, width) and `offset` (classes,): a margin is linear in it.
+
+    `apart` (classes classes, width) holds the differences of all pairs of rows, if they are few.
+    """
 
     rows: Tensor
     offset: Tensor
+    apart: Tensor | None
+
+    @staticmethod
+    def of(rows: Tensor, offset: Tensor) -> Readout:
+        few = len(rows) * rows.numel() <= _DIFFERENCES
+        apart = (rows[:, None] - rows).flatten(0, 1) if few else None
+        return Readout(rows=rows, offset=offset, apart=apart)
 
     def to(self, dtype: torch.dtype) -> Readout:
         """The same with numbers rounded to `dtype`."""
-        return Readout(rows=self.rows.to(dtype), offset=self.offset.to(dtype))
+        apart = None if self.apart is None else self.apart.to(dtype)
+        return Readout(rows=self.rows.to(dtype), offset=self.offset.to(dtype), apart=apart)
 
     def margin(self, label: Tensor, target: Tensor) -> Tensor:
         """Cotangents (n, width) in the last hidden layer of the margins z_label - z_target."""
+        if self.apart is not None:
+            return self.apart.index_select(0, label * len(self.rows) + target)
         return self.rows.index_select(0, label).sub_(self.rows.index_select(0, target))
 
     def margin_offset(self, label: Tensor, target: Tensor) -> Tensor:

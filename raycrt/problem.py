@@ -1,19 +1,54 @@
-"""A batch of margins as the solver meets it: near the solution in few coordinates, then proved."""
+"""A batch of margins as the solver meets it: estimated in its own type, then proved."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from raycrt import dual
-from raycrt.coordinates import Coordinates
+from raycrt.coordinates import Directions
 from raycrt.dual import Points
 from raycrt.network import Network, Readout
 from raycrt.proof import Prover
-from raycrt.rounding import Bounds
+from raycrt.pullback import Lengths, pull_back
+from raycrt.rounding import Bounds, root_upper, squares
 from raycrt.span import Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """A network as margins are computed with it, and what bounds the error of that.
+
+    `fast` and `exact` are the network in the solver's type and in float64, and gradients of proofs
+    are taken by way of `backward`, one of the two. Points are proved in `space`; `directions` are
+    the coordinates that the solver starts in, those of the space where that is None. `turning`
+    (classes, classes) bounds the curvature of margins from above and below.
+    """
+
+    fast: Network
+    exact: Network
+    backward: Network
+    fast_readout: Readout
+    exact_readout: Readout
+    directions: Directions | None
+    space: Space
+    prover: Prover
+    bounds: Bounds
+    distances: Tensor
+    turning: Tensor
+
+    def off_gradient(self, way: Lengths, label: Tensor, target: Tensor, length: Tensor) -> Tensor:
+        """Bounds (n,) of what gradients in the space are off by, from the lengths on their `way`.
+
+        The margins (label, target) were taken at points of length `length` (n,).
+        """
+        dtype = self.backward.dtype
+        errors, slack = self.prover.errors, self.bounds.slack
+        sizes = [self.distances[label, target], *way.between]
+        error = errors.pulled_back(sizes, self.bounds.hidden(length, dtype), dtype)
+        return errors.at_input(error, way.last, dtype, slack)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,18 +56,11 @@ class Problem:
     """The k margins of `label` against `target` (k,) around the images x number `image` (k,).
 
     At the images of a batch: z_1 `first` (n, width) in float64, `first_fast` and the `slopes` above
-    it in the type of `fast`. For the margins: the bounds `length` (k,) of |x| and the proved
-    curvature `m` (k,) in float64, `value` and closed form `radius` (k,) in the type of `fast`.
+    it in the solver's type. For the margins, all in float64: the bounds `length` (k,) of |x|, the
+    `value` and the proved closed form `radius` (k,), and the proved curvature `m` (k,).
     """
 
-    coordinates: Coordinates
-    space: Space
-    fast: Network
-    exact: Network
-    fast_readout: Readout
-    exact_readout: Readout
-    prover: Prover
-    bounds: Bounds
+    by: Arithmetic
     image: Tensor
     label: Tensor
     target: Tensor
@@ -44,93 +72,165 @@ class Problem:
     radius: Tensor
     m: Tensor
 
-    def start(self) -> Points:
-        """The images themselves, in the solver's coordinates."""
-        cotangent = self.fast_readout.margin(self.label, self.target)
+    def start(self, enough: Tensor) -> Points:
+        """The images themselves. Where the whole gradient is at hand and a finite radius is
+        `enough` (k,), it is taken for a closer closed form."""
+        by = self.by
         slopes = [slope.index_select(0, self.image) for slope in self.slopes]
-        gradient = self.coordinates.pull(self.fast.pull_back_hidden(slopes, cotangent))
-        w = gradient.new_zeros(gradient.shape)
-        return Points(u=w, point=w, value=self.value, gradient=gradient, radius=self.radius)
+        above, way = pull_back(by.fast, slopes, by.fast_readout.margin(self.label, self.target))
+        gradient = (by.directions or by.space).pull(above)
+        start = Points.at(torch.zeros_like(gradient), self.value.to(gradient.dtype), gradient)
+        start.radius.copy_(self.radius)
+        rows = torch.isfinite(enough).nonzero()[:, 0]
+        if by.directions is None and by.backward is by.fast and len(rows) > 0:
+            gg, nothing = squares(gradient[rows].double()), enough.new_zeros(len(rows))
+            products = (gg, nothing, nothing)
+            closer = self._radius(rows, self.value[rows], products, way.take(rows))
+            start.radius[rows] = torch.maximum(start.radius[rows], closer)
+        return start
 
     def near(self, rows: Tensor, w: Tensor) -> Points:
         """The margins `rows` at the coordinates w (n, size): estimates in the solver's type."""
-        value, above = self._above(rows, self.coordinates.image(w))
-        gradient = self.coordinates.pull(above)
-        gg, gu, uu = (
-            torch.linalg.vecdot(*p) for p in ((gradient, gradient), (gradient, w), (w, w))
-        )
-        radius = dual.radius(value, gg, gu, uu, self._of(self.m, rows).to(w.dtype)).nan_to_num(
-            0.0, 0.0, 0.0
-        )
-        return Points(u=w, point=w, value=value, gradient=gradient, radius=radius)
+        where = self.by.directions or self.by.space
+        value, above = self._estimated(rows, where, w)
+        found = Points.at(w, value, where.pull(above))
+        found.radius.copy_(found.estimate(self._of(self.m, rows)))
+        return found
 
-    def raised(self, w: Tensor) -> Tensor:
-        """Points at the coordinates w (n, size) in those that they are proved in."""
-        return self.space.start(self.coordinates, w)
+    def whole(self, rows: Tensor, points: Points) -> Points:
+        """The margins `rows` at `points` where the solver has come to, with their gradients in
+        the space; not judged yet."""
+        directions = self.by.directions
+        if directions is None:
+            return replace(points, radius=torch.zeros_like(points.radius))
+        value, above = self._estimated(rows, directions, points.u)
+        return Points.at(directions.lift(points.u), value, self.by.space.pull(above))
 
-    def lifted(self, rows: Tensor, w: Tensor) -> Points:
-        """The margins `rows` at the coordinates w (n, size), raised, with whole gradients."""
-        value, above = self._above(rows, self.coordinates.image(w))
-        u = self.raised(w)
+    def proved(self, rows: Tensor, w: Tensor) -> Points:
+        """The margins `rows` at points near w (n, size), with radii that are proved there and at
+        every point that these are rounded to."""
+        by = self.by
+        w = by.space.rounded(w)
+        u = w.double()
+        value, above, way = self._evaluated(rows, u)
+        gradient = by.space.pull(above)
+        products = _products(gradient, u)
+        gg, gu, uu = (part.to(w.dtype) for part in products)
         return Points(
-            u=u,
-            point=u.new_zeros(len(w), self.exact.features, dtype=torch.half),
+            u=w,
+            value=value.to(w.dtype),
+            gradient=gradient.to(w.dtype),
+            gg=gg,
+            gu=gu,
+            uu=uu,
+            radius=self._radius(rows, value, products, way),
+        )
+
+    def proved_as_kept(self, rows: Tensor, point: Tensor) -> Tensor:
+        """The radii (n,) that the points (n, features), as they are kept, prove of the margins
+        `rows`: more than `proved` where the margin bends much between a point and what it is
+        rounded to."""
+        space = self.by.space
+        point = point.double()
+        u = space.coordinates(point)
+        value, above, way = self._evaluated(rows, u)
+        gg, gu, _ = _products(space.pull(above), u)
+        return self._radius(rows, value, (gg, gu, squares(point)), way, as_kept=True)
+
+    def _radius(
+        self,
+        rows: Tensor,
+        value: Tensor,
+        products: tuple[Tensor, Tensor, Tensor],
+        way: Lengths,
+        as_kept: bool = False,
+    ) -> Tensor:
+        """Radii that points with these `products` prove; and, if they are not given `as_kept`,
+        every point that they are rounded to."""
+        by = self.by
+        label, target, m = (self._of(part, rows) for part in (self.label, self.target, self.m))
+        gg, gu, uu = products
+        shift = root_upper(uu, by.exact.features)
+        reach = (self._of(self.length, rows) + shift) * (1 + 1e-9)
+        off_value = by.bounds.margin(reach)
+        off_gradient = by.off_gradient(way, label, target, reach)
+        if not as_kept and by.space.moves > 0:
+            # How far the point that is kept lies from u; between them the margin bends no more.
+            moved, bends = by.space.moved(shift), by.turning[label, target] + m
+            off_value, off_gradient = off_value + bends * moved**2, off_gradient + bends * moved
+        return by.prover.at_points(
+            length=self._of(self.length, rows),
             value=value,
-            gradient=self.space.pull(above),
-            radius=self.m.new_zeros(len(w)),
+            off_value=off_value,
+            off_gradient=off_gradient,
+            gg=gg,
+            gu=gu,
+            uu=uu,
+            m=m,
+            share=by.bounds.slack.share,
         )
 
-    def proved(self, rows: Tensor, u: Tensor) -> Points:
-        """The margins `rows` at points near u (n, size) of float16, proved in float64."""
-        point = self.space.point(u)
-        whole = point.double()
-        exact = self.space.coordinates(whole)
-        moved = self.space.image(exact)
-        value, above = self._margin(self.exact, self.exact_readout, self.first, rows, moved)
-        gradient = self.space.pull(above)
-        radius = self.prover.at_points(
-            self._of(self.length, rows),
-            value,
-            gradient,
-            self._of(self.m, rows),
-            exact,
-            uu=torch.linalg.vector_norm(whole, dim=1).square(),
-            bounds=self.bounds,
-        )
-        return Points(
-            u=exact.to(u.dtype),
-            point=point,
-            value=value.to(u.dtype),
-            gradient=gradient.to(u.dtype),
-            radius=radius,
-        )
-
-    def _above(self, rows: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
-        """Estimates of the values (n,) of the margins and of their gradients in z_1 (n, width),
-        where z_1 has `moved` (n, width) since the images."""
-        return self._margin(self.fast, self.fast_readout, self.first_fast, rows, moved)
-
-    def _margin(
-        self, network: Network, readout: Readout, first: Tensor, rows: Tensor, moved: Tensor
+    def _estimated(
+        self, rows: Tensor, where: Directions | Space, w: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same with z_1 at the images, `first`; the gradients take the place of `moved`.
-
-        A few rows at a time, so that what is made of them stays in the processor's cache.
-        """
-        of = [part.index_select(0, rows) for part in (self.image, self.label, self.target)]
-        values = readout.margin_offset(of[1], of[2])
-        cache = _BYTES_IN_CACHE * torch.get_num_threads()
-        chunk = max(1, cache // (moved.shape[1] * moved.element_size()))
-        parts = (part.split(chunk) for part in (*of, moved, values))
-        for image, label, target, z, value in zip(*parts, strict=True):
-            hidden, slopes = network.hidden(z.add_(first.index_select(0, image)))
-            cotangent = readout.margin(label, target)
+        """Estimates, at coordinates w (n, size), of the values (n,) of the margins and of their
+        gradients in z_1 (n, width)."""
+        by = self.by
+        image, label, target = self._pairs(rows)
+        z = where.onto(_rows(self.first_fast, image), w)
+        values = by.fast_readout.margin_offset(label, target)
+        for part, own, other, value in _in_cache(z, label, target, values):
+            hidden, slopes = by.fast.hidden(part)
+            cotangent = by.fast_readout.margin(own, other)
             value += hidden.mul_(cotangent).sum(1)
-            network.pull_back_hidden(slopes, cotangent, out=z)
-        return values, moved
+            by.fast.pull_back_hidden(slopes, cotangent, out=part)
+        return values, z
+
+    def _evaluated(self, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Lengths]:
+        """At coordinates u (n, size), the values (n,) of the margins in float64, and in the type of
+        `backward` their gradients in z_1 (n, width), with the lengths on their way."""
+        by = self.by
+        dtype, readout = by.backward.dtype, by.fast_readout
+        if by.backward is by.exact:
+            readout = by.exact_readout
+        image, label, target = self._pairs(rows)
+        z = by.space.onto(_rows(self.first, image), u)
+        values = by.exact_readout.margin_offset(label, target)
+        gradients = torch.empty_like(z, dtype=dtype)
+        ways = []
+        for part, own, other, value, gradient in _in_cache(z, label, target, values, gradients):
+            hidden, slopes = by.exact.hidden(part, dtype)
+            value += hidden.mul_(by.exact_readout.margin(own, other)).sum(1)
+            way = pull_back(by.backward, slopes, readout.margin(own, other), out=gradient)[1]
+            ways.append(way)
+        return values, gradients, Lengths.concatenate(ways)
+
+    def _pairs(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._of(self.image, rows), self._of(self.label, rows), self._of(self.target, rows)
 
     def _of(self, values: Tensor, rows: Tensor) -> Tensor:
         return values if len(rows) == len(values) else values.index_select(0, rows)
+
+
+def _products(gradient: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """g.g, g.u and u.u (n,) in float64."""
+    g = gradient.double()
+    return squares(g), torch.linalg.vecdot(g, u), squares(u)
+
+
+def _rows(values: Tensor, image: Tensor) -> Tensor:
+    """The rows `image` (k,) of values (n, width); without a copy where that is all of them."""
+    if len(image) == len(values) and torch.equal(image, torch.arange(len(values)).to(image)):
+        return values
+    return values.index_select(0, image)
+
+
+def _in_cache(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """A few rows of z_1, the first, and the other parts at a time, so that what is made of them
+    stays in the processor's cache."""
+    z = parts[0]
+    rows = max(1, _BYTES_IN_CACHE * torch.get_num_threads() // (z.shape[1] * z.element_size()))
+    yield from zip(*(part.split(rows) for part in parts), strict=True)
 
 
 # What z_1 of the rows that are worked on at a time may take: about half of a core's cache.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raycrt import dual
-from raycrt.rounding import Bounds, ErrorModel, Slack
+from raycrt.rounding import ErrorModel, Slack
 
 EPS = torch.finfo(torch.float64).eps
 _SMALLEST = 1e-280
@@ -46,43 +46,63 @@ class Prover:
 
     def at_points(
         self,
+        *,
         length: Tensor,
         value: Tensor,
-        gradient: Tensor,
-        m: Tensor,
-        u: Tensor,
-        *,
+        off_value: Tensor,
+        off_gradient: Tensor,
+        gg: Tensor,
+        gu: Tensor,
         uu: Tensor,
-        bounds: Bounds,
+        m: Tensor,
+        share: float,
     ) -> Tensor:
-        """`dual.radius` at points, less everything that rounding can have added; >= 0.
+        """`dual.radius` at points x0 + u, less everything that is not known exactly; >= 0.
 
-        `length` is |x0|; `gradient` and the points `u` (n, size) are given in coordinates that keep
-        lengths but for `bounds.slack`, `uu` is the points' own |u|^2. The exact gradient g
-        satisfies |g - computed| <= e, so the quadratic bound holds with the computed one if
-        e |x' - x| is taken from the margin, for x' in the ball that is claimed. Second round: the
-        claimed radius itself bounds that distance.
+        `length` (n,) is |x0|. The margins at the points are off `value` (n,) by at most `off_value`
+        and their gradients off a vector g by `off_gradient`. The products `gg`, `gu` and `uu`, like
+        all that is given in float64, are off by no more than `share` of the product of the lengths.
+
+        A gradient that is off by e costs `e |x' - x| <= e^2 / (2 b) + b |x' - x|^2 / 2` for any
+        b > 0: the margin is lowered by the first term and bends by b more. Where the radius is the
+        distance to the boundary, bending more changes nothing, and the cost is of second order.
         """
-        gg, gu = torch.linalg.vecdot(gradient, gradient), torch.linalg.vecdot(gradient, u)
-        # Products of n terms, each off by at most this share of the product of the lengths.
-        share = bounds.slack.share
         size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
-        reach = (length + shift) * (1 + 1e-9)
-        off_value, off_gradient = bounds(reach)
         optimistic = dual.radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
-        lowered = value - off_value - off_gradient * (optimistic + 2 * shift)
-        lowered = lowered - share * (2 * value.abs() + 2 * size * shift + m * uu)
+        bend = _cheapest_bend(optimistic, gg, gu, uu, m, off_gradient)
+        m = (m + bend) * (1 + 2 * EPS)
+        known = value - off_value - off_gradient * (off_gradient / bend) * (0.5 + EPS)
         if self.deployed is not None:
-            lowered = lowered - self.errors.margin(length + optimistic, self.deployed)
+            known = known - self.errors.margin(length + optimistic, self.deployed)
+        lowered = known - share * (2 * value.abs() + 2 * size * shift + m * uu)
         numerator = 2 * (lowered - gu) - m * uu
         # Both roots from above: what cancels in |g + m u| is added before the root is taken.
         across = gg + 2 * m * gu + m * m * uu + 2 * share * (size + m * shift).square()
-        reach = gg * (1 + share) + 2 * m * value.clamp(min=0)
-        radius = numerator / (across.clamp(min=0).sqrt() + reach.sqrt())
+        reach = gg * (1 + share) + 2 * m * (known + share * (value.abs() + known.abs()))
+        radius = numerator / (across.clamp(min=0).sqrt() + reach.clamp(min=0).sqrt())
         # Where squares underflow, they say nothing.
         real = (gg * (1 - share) + 2 * m * lowered > 0) & (gg > _SMALLEST)
         radius = torch.minimum(radius, optimistic) * ROUND_DOWN
         return torch.where(real, radius, 0.0).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+
+
+def _cheapest_bend(
+    radius: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor, off_gradient: Tensor
+) -> Tensor:
+    """About the b > 0 (n,) at which gradients that are off by `off_gradient` cost least.
+
+    That is `off_gradient / |x' - x|` for the x' at which the ball of the given radius ends, but not
+    so much that a point on the boundary no longer proves its own distance. Any b is sound.
+    """
+    across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
+    tangent = radius.square() + uu + 2 * radius * (gu + m * uu) / across
+    bend = off_gradient / tangent.clamp(min=0).sqrt()
+    spare = gg.sqrt() / radius - m
+    most = torch.where(spare > 0, spare / 2, torch.inf)
+    return torch.minimum(bend, most).nan_to_num(_LEAST_BEND, torch.inf).clamp(min=_LEAST_BEND)
+
+
+_LEAST_BEND = 1e-250
 
 
 def _root(value: Tensor, size: Tensor, m: Tensor) -> Tensor:

@@ -27,14 +27,18 @@ _SLACK = 1 + 1e-9
 class Slack:
     """What a first layer W = A B + R, with computed products of A and B, is off by.
 
-    A (B u) is off W u by at most `image |u| + lost`, B^T (A^T v) off W^T v by `pull |v| + lost`;
-    `share` bounds what products g.g, g.u and u.u, taken of A^T v and B u, are off by relatively to
-    the products of lengths. The offset takes part in a sum of `terms` products.
+    A (B x) is off W x by at most `image |x| + lost`, and so is A w off W B^T w with |w| for |x|.
+    B^T (A^T v) is off W^T v by `pull |v| + lost` if nothing is rounded; sums of A^T v have `rows`
+    terms, and `spread` bounds the norm of |A|, entry by entry absolute. `share` bounds what
+    products g.g, g.u and u.u, taken of A^T v and w, are off by relatively to the products of
+    lengths. The offset takes part in a sum of `terms` products.
     """
 
     share: float
     image: float = 0.0
     pull: float = 0.0
+    spread: float | None = None
+    rows: int = 0
     lost: float = 0.0
     terms: int = 0
 
@@ -96,7 +100,7 @@ class ErrorModel:
 
     def margin(self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None) -> Tensor:
         """Bound of |computed margin - exact margin| for inputs of norm `length` (n,)."""
-        return self.layers(length, dtype, slack)[-1] * (math.sqrt(2) * _SLACK)
+        return self.layers(length, dtype, slack)[-1][0] * (math.sqrt(2) * _SLACK)
 
     def gradient(self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None) -> Tensor:
         """Bound of |computed gradient of a margin - exact|_2 for inputs of norm `length` (n,).
@@ -114,10 +118,21 @@ class ErrorModel:
                 error = self.through_layer(k, error, size, dtype)
                 size = self.spectral[k] * size
             peak = self.peak if k == depth - 1 else size
-            error = self.through_slopes(layers[k - 1], error, size, peak, dtype, dtype)
+            error = self.through_slopes(layers[k - 1][0], error, size, peak, dtype)
             size = self.slope * size
-        detour = 0.0 if slack is None else slack.pull * (size + error) + slack.lost
-        return (self.through_layer(0, error, size, dtype) + detour) * _SLACK
+        return self.at_input(error, size, dtype, slack)
+
+    def hidden(self, length: Tensor, dtype: torch.dtype, slack: Slack | None) -> list[Tensor]:
+        """Bounds of |computed z_k - exact z_k|_2 for hidden layers computed in float64 and then
+        rounded to `dtype`; infinite where that may overflow."""
+        number = torch.finfo(dtype)
+        lost = number.smallest_normal * math.sqrt(self.longest)
+        found = []
+        for error, size in self.layers(length, torch.float64, slack)[:-1]:
+            reach = size + error
+            rounded = error + number.eps * reach + lost
+            found.append(torch.where(reach < number.max / 8, rounded, torch.inf))
+        return found
 
     def pulled_back(
         self, sizes: Sequence[Tensor], off: Sequence[Tensor], dtype: torch.dtype
@@ -126,7 +141,7 @@ class ErrorModel:
 
         `sizes` bound the lengths (n, k) of the cotangents on the way as they were computed: in the
         last hidden layer, and then before and after each matrix. The slopes were computed in
-        float64, from z_k that are off by `off[k]` (n, 1).
+        `dtype`, from z_k that are off by `off[k]` (n, 1) as they were given.
         """
         # The weights were rounded to `dtype`, and so was the difference of two rows.
         error = torch.full_like(sizes[0], self.readout_error(dtype))
@@ -134,10 +149,24 @@ class ErrorModel:
         for k in range(len(self.spectral) - 2, -1, -1):
             size = next(left)
             peak = self.peak if k == len(self.spectral) - 2 else size
-            error = self.through_slopes(off[k], error, size, peak, dtype, torch.float64)
+            error = self.through_slopes(off[k], error, size, peak, dtype)
             if k > 0:
                 error = self.through_layer(k, error, next(left), dtype)
         return error * _SLACK
+
+    def at_input(
+        self, error: Tensor, size: Tensor, dtype: torch.dtype, slack: Slack | None
+    ) -> Tensor:
+        """Bounds (n,) of the errors of gradients in the input, computed in `dtype` from gradients
+        in z_1 that are off by `error`; the exact ones, or those computed, are no longer than
+        `size`."""
+        if slack is None or slack.spread is None:
+            return self.through_layer(0, error, size, dtype) * _SLACK
+        number = torch.finfo(dtype)
+        lost = number.smallest_normal * (slack.rows + 2) * math.sqrt(self.longest)
+        local = _gamma(slack.rows + 2, number.eps) * slack.spread + slack.pull
+        through = self.spectral[0] * error + local * (size + error)
+        return (through + lost * (1 + size + error) + slack.lost) * _SLACK
 
     def readout_error(self, dtype: torch.dtype) -> float:
         """Bound of what a margin's cotangent in the last hidden layer is off by."""
@@ -161,14 +190,13 @@ class ErrorModel:
         size: Tensor,
         peak: Tensor | float,
         dtype: torch.dtype,
-        forward: torch.dtype,
     ) -> Tensor:
-        """The same of s'(z) * c for a z, computed in `forward`, that is off by `off` in norm.
+        """The same of s'(z) * c for a z in `dtype` that is off by `off` in norm.
 
         No entry of the exact c, or none of the computed one, is larger than `peak`.
         """
         number = torch.finfo(dtype)
-        own = 16 * ULPS * torch.finfo(forward).eps * max(1.0, self.slope)
+        own = 16 * ULPS * number.eps * max(1.0, self.slope)
         relative = own + 2 * number.eps * self.slope + number.smallest_normal
         lost = number.smallest_normal * math.sqrt(self.longest)
         through = self.slope * error + self.bend * off * (peak + error)
@@ -176,8 +204,9 @@ class ErrorModel:
 
     def layers(
         self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None
-    ) -> list[Tensor]:
-        """Bounds of |computed z_k - exact z_k|_2 for every layer; infinite where it may overflow.
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For every layer bounds of |computed z_k - exact z_k|_2, infinite where z_k may overflow,
+        and of |z_k|_2.
 
         With `slack`, z_1 is computed by way of A and B, and may be the sum of what comes of two
         parts of the input whose lengths add up to no more than `length`. Each sum loses at most a
@@ -185,7 +214,7 @@ class ErrorModel:
         """
         number = torch.finfo(dtype)
         eps, tiny, most = number.eps, number.smallest_normal, number.max / 8
-        errors = []
+        found = []
         size, error = length, torch.zeros_like(length)
         for k in range(len(self.spectral)):
             # Twice: an input may come in two parts.
@@ -199,20 +228,21 @@ class ErrorModel:
             error = error + read
             if k == 0 and slack is not None:
                 moved = slack.image * length + 2 * slack.lost
-                error = error + moved + 4 * eps * (reach + moved)
+                # z_1 at an image takes part in the sums of a step from it.
+                error = error + moved + 2 * _gamma(slack.terms + 4, eps) * (reach + moved)
                 error = error + _gamma(slack.terms, eps) * self.bias[0]
             size = self.spectral[k] * size + self.bias[k]
             # A sharp softplus multiplies its argument by 4 sup s'' before anything else.
             largest = torch.maximum(torch.maximum(reach, size + error), on_the_way)
             within = largest * max(1.0, 4 * self.bend) < most
             error = torch.where(within, error, torch.inf)
-            errors.append(error)
+            found.append((error, size))
             if k < len(self.spectral) - 1:
                 width = math.sqrt(self.widths[k])
                 value = self.slope * (size + error) + self.at_zero * width
                 error = self.slope * error + ULPS * eps * (value + size) + 8 * tiny * width
                 size = self.slope * size + self.at_zero * width
-        return errors
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,29 +250,48 @@ class Bounds:
     """What an `ErrorModel` says of float64 evaluations of which `slack` is the first layer's.
 
     The bounds grow with the length of the input: they are kept for powers of 2^(1/4), so that a
-    row costs a look and not a recursion, and infinite beyond the last.
+    row costs a look and not a recursion, and infinite beyond the last and for NaN.
     """
 
     slack: Slack
     margins: Tensor
     gradients: Tensor
+    hiddens: dict[torch.dtype, Tensor]
 
     @staticmethod
     def of(errors: ErrorModel, slack: Slack) -> Bounds:
         steps = torch.arange(_LOWEST, _HIGHEST + 1, dtype=torch.float64)
         lengths = (2.0 ** (steps / _STEPS)) * _SLACK
-        margins = errors.margin(lengths, torch.float64, slack)
-        gradients = errors.gradient(lengths, torch.float64, slack)
-        margins[-1] = gradients[-1] = torch.inf
-        return Bounds(slack=slack, margins=margins, gradients=gradients)
+        tables = [
+            errors.margin(lengths, torch.float64, slack),
+            errors.gradient(lengths, torch.float64, slack),
+            *(
+                torch.stack(errors.hidden(lengths, dtype, slack))
+                for dtype in (torch.float32, torch.float64)
+            ),
+        ]
+        for table in tables:
+            table[..., -1] = torch.inf
+        margins, gradients, single, double = tables
+        hiddens = {torch.float32: single, torch.float64: double}
+        return Bounds(slack=slack, margins=margins, gradients=gradients, hiddens=hiddens)
 
-    def __call__(self, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds (n,) of |computed margin - exact| and |computed gradient - exact| for inputs of
-        norm `length` (n,); infinite for the longest and for NaN."""
+    def margin(self, length: Tensor) -> Tensor:
+        """Bounds (n,) of |computed margin - exact| for inputs of norm `length` (n,)."""
+        return self._look(self.margins, length)
+
+    def gradient(self, length: Tensor) -> Tensor:
+        """Bounds (n,) of |computed gradient of a margin - exact|."""
+        return self._look(self.gradients, length)
+
+    def hidden(self, length: Tensor, dtype: torch.dtype) -> list[Tensor]:
+        """Bounds (n,) of `ErrorModel.hidden`."""
+        return [self._look(table, length) for table in self.hiddens[dtype]]
+
+    @staticmethod
+    def _look(table: Tensor, length: Tensor) -> Tensor:
         step = (length.log2() * _STEPS).ceil().nan_to_num(_HIGHEST).clamp(_LOWEST, _HIGHEST)
-        place = step.long() - _LOWEST
-        margins, gradients = (part.to(place.device) for part in (self.margins, self.gradients))
-        return margins[place], gradients[place]
+        return table.to(length.device)[step.long() - _LOWEST]
 
 
 # Bounds are kept for lengths 2^(k / _STEPS) with k from _LOWEST to _HIGHEST.

@@ -6,7 +6,8 @@ import torch
 from raycrt import Certifier, problem
 from raycrt.affine import Dense
 from raycrt.attacks import attack
-from raycrt.coordinates import Directions, Pixels
+from raycrt.coordinates import Directions
+from raycrt.lengths import Leading, Pixels
 from raycrt.network import margin_direction
 from raycrt.rounding import ErrorModel, root_upper, squares
 from tests.models import random_network
@@ -19,11 +20,10 @@ def _layer(matrix):
     return layer.requires_grad_(False)
 
 
-def _directions(layer, dtype):
+def _leading(layer, dtype):
     typical = torch.randn(3, layer.out_features, dtype=torch.float64)
-    return Directions.of(
-        layer, torch.linalg.svd(layer.matrix(), full_matrices=False), typical, dtype
-    )
+    left, sizes, _ = torch.linalg.svd(layer.matrix(), full_matrices=False)
+    return Leading.of(layer, left, sizes, typical, dtype)
 
 
 def _spectrum(name, rows=60, columns=50):
@@ -50,7 +50,7 @@ def _spectrum(name, rows=60, columns=50):
 def test_a_length_is_never_below_the_truth(name, dtype):
     matrix = _spectrum(name).to(dtype).double()
     layer = _layer(matrix)
-    directions = _directions(layer, dtype)
+    leading = _leading(layer, dtype)
     network = random_network(2, features=50, width=60)
     network.maps[0] = layer
     errors = ErrorModel.of(network)
@@ -59,16 +59,16 @@ def test_a_length_is_never_below_the_truth(name, dtype):
         [torch.randn(200, 60, generator=torch.Generator().manual_seed(0)).to(dtype), directed]
     )
     truth = (v.double() @ matrix).norm(dim=1)
-    for space in (directions, Pixels(layer.to(dtype))):
-        assert (space.length_upper(*space.measure(v), errors) >= truth).all()
+    for measure in (leading, Pixels(layer.to(dtype))):
+        assert (measure.length_upper(*measure(v), errors) >= truth).all()
 
 
 def test_few_directions_bound_a_decaying_layer_tightly():
     matrix = _spectrum("decaying")
     errors = ErrorModel.of(random_network(2, features=50, width=60).double())
     v = torch.randn(100, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    directions = _directions(_layer(matrix), torch.float64)
-    found = directions.length_upper(*directions.measure(v), errors)
+    leading = _leading(_layer(matrix), torch.float64)
+    found = leading.length_upper(*leading(v), errors)
     assert (found <= (v @ matrix).norm(dim=1) * 1.01).all()
 
 
@@ -85,11 +85,12 @@ def test_a_wide_first_layer_is_solved_in_pixels_with_the_same_radii(monkeypatch)
     network = random_network(2, features=20, width=30, gain=2.0)
     images = torch.randn(40, 20, generator=torch.Generator().manual_seed(3))
     certifier = Certifier(network)
-    assert isinstance(certifier.coordinates, Directions)
+    assert isinstance(certifier.by.directions, Directions)
     directed = certifier(images)
     monkeypatch.setattr("raycrt.span.DENSE_ENTRIES", 100)
     certifier = Certifier(network)
-    assert isinstance(certifier.coordinates, Pixels)
+    assert certifier.by.directions is None
+    assert isinstance(certifier.measure, Pixels)
     found = certifier(images)
     assert torch.allclose(found.radius, directed.radius, rtol=1e-4)
     assert (found.radius <= attack(network, images).distance).all()
@@ -103,7 +104,7 @@ def test_a_flat_spectrum_costs_steps_and_no_radius(monkeypatch):
     monkeypatch.setattr("raycrt.coordinates._DIRECTIONS", 2)
     monkeypatch.setattr("raycrt.coordinates._MISSED", 1.0)
     certifier = Certifier(network)
-    assert certifier.coordinates.size == 2
+    assert certifier.by.directions.size == 2
     few = certifier(images)
     assert torch.allclose(few.radius, many.radius, rtol=1e-4)
 
@@ -140,8 +141,8 @@ def test_a_flat_spectrum_is_given_more_directions():
     images = torch.randn(30, 120, generator=draw)
     for network, few in ((flat, False), (steep, True)):
         certifier = Certifier(network)
-        assert (certifier.coordinates.leading.shape[1] <= 32) == few
-        assert (certifier.coordinates.size <= 64) == few
+        assert (certifier.measure.columns.shape[1] <= 32) == few
+        assert (certifier.by.directions.size <= 64) == few
         closed = Certifier(network, steps=0)(images).radius
         exact = network.double().eval()
         trace = exact.trace(images.double())

@@ -186,7 +186,8 @@ def test_products_of_reduced_precision_are_noticed_however_they_were_asked_for()
     try:
         torch.backends.fp32_precision = "bf16"
         assert not float32_is_plain()
-        assert Certifier(_network("tanh", _scaled(1.0), _scaled(1.0))).fast_type == torch.float64
+        certifier = Certifier(_network("tanh", _scaled(1.0), _scaled(1.0)))
+        assert certifier.by.fast.dtype == certifier.by.backward.dtype == torch.float64
     finally:
         torch.backends.fp32_precision = before
     assert float32_is_plain()

@@ -42,20 +42,22 @@ def _exactly(matrix):
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-5])
 def test_what_is_left_out_is_never_below_the_truth(noise):
     layer = _layer(noise)
-    space = Certifier(_network(layer)).space
+    space = Certifier(_network(layer)).by.space
     layer = layer.double()
     assert isinstance(space, Span)
     assert len(space.basis) == 4
     matrix = _exactly(layer.matrix())
     rest = layer.matrix() - space.action @ space.basis
     worst = torch.linalg.svd(rest)
-    u = torch.cat([torch.randn(50, 20).double(), worst.Vh, space.basis]).half()
-    moved = _exactly(u) @ matrix.T
-    off = np.linalg.norm(
-        (moved - _exactly(space.image(space.coordinates(u.double())))).astype(float), axis=1
-    )
-    length = u.double().norm(dim=1).numpy()
-    assert (off <= space.slack.image * length + space.slack.lost).all()
+    x = torch.cat([torch.randn(50, 20).double(), worst.Vh, space.basis])
+    exact = _exactly(x) @ matrix.T + _exactly(layer.offset())
+    off = np.linalg.norm((exact - _exactly(space.first(x))).astype(float), axis=1)
+    assert (off <= space.slack.image * x.norm(dim=1).numpy() + 1e-14).all()
+    w = torch.cat([torch.randn(50, 4).double(), torch.eye(4).double()])
+    step = _exactly(w) @ _exactly(space.basis)
+    moved = space.onto(torch.zeros(len(w), 30).double(), w)
+    off = np.linalg.norm((step @ matrix.T - _exactly(moved)).astype(float), axis=1)
+    assert (off <= space.slack.image * w.norm(dim=1).numpy() + space.slack.lost).all()
     v = torch.cat([torch.randn(50, 30).double(), worst.U.T])
     gradient = _exactly(v) @ matrix
     back = _exactly(space.pull(v)) @ _exactly(space.basis)
@@ -69,11 +71,11 @@ def test_radii_in_few_directions_are_those_in_pixels_and_below_every_attack(monk
     network = _network(_layer(1e-7))
     images = torch.randn(60, 20, generator=torch.Generator().manual_seed(1))
     certifier = Certifier(network)
-    assert isinstance(certifier.space, Span)
+    assert isinstance(certifier.by.space, Span)
     found = certifier(images)
     monkeypatch.setattr(span, "_FEW", 0.0)
     everywhere = Certifier(network)
-    assert isinstance(everywhere.space, AllPixels)
+    assert isinstance(everywhere.by.space, AllPixels)
     pixels = everywhere(images)
     assert torch.allclose(found.radius, pixels.radius, rtol=3e-3)
     assert float(found.radius.mean()) == pytest.approx(float(pixels.radius.mean()), rel=1e-4)
@@ -88,8 +90,8 @@ def test_a_larger_rest_costs_radius_and_no_proof(monkeypatch):
     monkeypatch.setattr(span, "_NEGLIGIBLE", 0.05)
     monkeypatch.setattr(span, "_COST", 10.0)
     certifier = Certifier(network)
-    assert isinstance(certifier.space, Span)
-    assert len(certifier.space.basis) == 4
+    assert isinstance(certifier.by.space, Span)
+    assert len(certifier.by.space.basis) == 4
     found = certifier(images)
     assert (found.radius <= whole.radius * (1 + 1e-6)).all()
     assert found.radius.mean() < whole.radius.mean() * 0.99
@@ -109,19 +111,66 @@ def test_layers_of_any_size_give_radii(scale):
 
 def test_directions_are_not_left_out_where_that_costs_radius(monkeypatch):
     monkeypatch.setattr(span, "_COST", 1e-9)
-    assert isinstance(Certifier(_network(_layer(1e-7))).space, AllPixels)
+    assert isinstance(Certifier(_network(_layer(1e-7))).by.space, AllPixels)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-3, 1.0, 300.0])
+def test_a_point_that_is_kept_lies_where_its_proof_holds(size):
+    space = Certifier(_network(_layer(0.0, rank=9))).by.space
+    assert isinstance(space, Span)
+    w = space.rounded(size * torch.randn(400, 9, generator=torch.Generator().manual_seed(0)))
+    step = w.double() @ space.basis
+    off = (space.point(w).double() - step).norm(dim=1)
+    allowed = space.moved(w.double().norm(dim=1))
+    assert (off <= allowed).all()
+    assert (allowed < 2e-3 * step.norm(dim=1) + 1e-6).all()
+
+
+def test_a_step_too_long_for_its_point_proves_nothing():
+    space = Certifier(_network(_layer(0.0))).by.space
+    assert space.moved(torch.tensor([7e4], dtype=torch.float64)).isinf().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [30, 300, 1000])
+def test_gradients_in_few_directions_are_within_their_bound(rows, dtype):
+    """Vectors that lie along the columns make every rounding count."""
+    network = _network(_layer(1e-6, rows=rows))
+    certifier = Certifier(network)
+    space = certifier.by.space
+    assert isinstance(space, Span)
+    matrix = _exactly(network.maps[0].matrix())
+    v = torch.cat([torch.randn(50, rows), space.action.T.float()]).to(dtype)
+    back = _exactly(space.pull(v)) @ _exactly(space.basis)
+    off = np.linalg.norm((_exactly(v) @ matrix - back).astype(float), axis=1)
+    zero = torch.zeros(len(v), dtype=torch.float64)
+    bound = certifier.errors.at_input(zero, v.double().norm(dim=1), dtype, space.slack)
+    assert (off <= bound.numpy()).all()
 
 
 def test_kept_bounds_are_those_of_the_next_longer_input():
     errors = ErrorModel.of(random_network(3))
     bounds = Bounds.of(errors, Slack.plain(5))
     lengths = torch.tensor([0.0, 1e-30, 0.7, 1.0, 2.0**0.25, 3.0, 1e6, 1e100], dtype=torch.float64)
-    margin, gradient = bounds(lengths)
+    dtypes = (torch.float32, torch.float64)
     for found, exact in (
-        (margin, errors.margin(lengths, torch.float64)),
-        (gradient, errors.gradient(lengths, torch.float64)),
+        (bounds.margin(lengths), errors.margin(lengths, torch.float64)),
+        (bounds.gradient(lengths), errors.gradient(lengths, torch.float64)),
+        *(
+            (found, exact)
+            for dtype in dtypes
+            for found, exact in zip(
+                bounds.hidden(lengths, dtype), errors.hidden(lengths, dtype, None), strict=True
+            )
+        ),
     ):
         assert (found >= exact).all()
         assert (found[2:7] <= exact[2:7] * 2).all()
     for beyond in (1e130, torch.inf, torch.nan):
-        assert all(b.isinf().all() for b in bounds(torch.tensor([beyond], dtype=torch.float64)))
+        length = torch.tensor([beyond], dtype=torch.float64)
+        for found in (
+            bounds.margin(length),
+            bounds.gradient(length),
+            *bounds.hidden(length, torch.float32),
+        ):
+            assert found.isinf().all()
