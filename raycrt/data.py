@@ -7,6 +7,7 @@ only when `download` is set.
 from __future__ import annotations
 
 import gzip
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ _SHAPES = {
 _IDX = {
     True: ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     False: ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+# Those of the binary version of CIFAR-10: a label byte and 3 * 32 * 32 pixels for each image.
+_BINARY = {
+    True: tuple(f"data_batch_{k}.bin" for k in range(1, 6)),
+    False: ("test_batch.bin",),
 }
 
 
@@ -121,12 +127,15 @@ def _directory(spec: DataSpec) -> Path:
 
 
 def _find(spec: DataSpec) -> tuple[str, Path]:
-    """How the files of `spec` are laid out ("idx" or "torchvision") and where."""
+    """How the files of `spec` are laid out ("idx", "binary" or "torchvision") and where."""
     root = _directory(spec)
     folder = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": ""}[spec.name]
     if spec.name == "cifar10":
         if (root / "cifar-10-batches-py").is_dir():
             return "torchvision", root
+        binary = root / "cifar-10-batches-bin"
+        if all((binary / name).is_file() for names in _BINARY.values() for name in names):
+            return "binary", binary
     else:
         for place in (root / folder / "raw", root / spec.name, root):
             if all(_idx_file(place, name) for names in _IDX.values() for name in names):
@@ -144,6 +153,8 @@ def _from_files(spec: DataSpec) -> tuple[Split, Split]:
     layout, place = _find(spec)
     if layout == "idx":
         return _read_idx(place, train=True), _read_idx(place, train=False)
+    if layout == "binary":
+        return _read_binary(place, train=True), _read_binary(place, train=False)
     return _torchvision(spec, train=True), _torchvision(spec, train=False)
 
 
@@ -164,6 +175,25 @@ def _torchvision(spec: DataSpec, *, train: bool, download: bool = False) -> Spli
         images = images.permute(0, 3, 1, 2).contiguous()
     images = images.reshape(-1, *_SHAPES[spec.name]).float().div(255)
     return Split(images=images, labels=torch.as_tensor(np.asarray(read.targets)).long())
+
+
+def _read_binary(place: Path, *, train: bool) -> Split:
+    shape = _SHAPES["cifar10"]
+    record = 1 + math.prod(shape)
+    raw = []
+    for name in _BINARY[train]:
+        bytes_ = np.fromfile(place / name, np.uint8)
+        require(
+            len(bytes_) > 0 and len(bytes_) % record == 0,
+            f"records of {record} bytes",
+            file=str(place / name),
+            bytes=len(bytes_),
+        )
+        raw.append(bytes_.reshape(-1, record))
+    records = torch.from_numpy(np.concatenate(raw))
+    labels = records[:, 0].long()
+    require(bool((labels < CLASSES).all()), "labels below 10", largest=int(labels.max()))
+    return Split(images=records[:, 1:].reshape(-1, *shape).float().div(255), labels=labels)
 
 
 def _idx_file(place: Path, name: str) -> Path | None:

@@ -55,6 +55,27 @@ def test_images_are_channels_then_rows_then_columns(files):
     assert found.test.labels.tolist() == stored["labels"]
 
 
+def test_the_binary_version_holds_the_same_images(files):
+    python = data.load(_spec(files).data)
+    folder = files / "cifar-10-batches-py"
+    binary = files / "binary" / "cifar-10-batches-bin"
+    binary.mkdir(parents=True)
+    for name in [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]:
+        stored = pickle.loads((folder / name).read_bytes())
+        labels = np.array(stored["labels"], np.uint8)[:, None]
+        np.concatenate([labels, stored["data"]], 1).tofile(binary / f"{name}.bin")
+    spec = _spec(binary.parent).data
+    data.check(spec)
+    found = data.load(spec)
+    for split in ("train", "validation", "test"):
+        assert torch.equal(getattr(found, split).images, getattr(python, split).images)
+        assert torch.equal(getattr(found, split).labels, getattr(python, split).labels)
+    file = binary / "data_batch_2.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InvalidInput, match=r"records of 3073 bytes.*data_batch_2"):
+        data.load(spec)
+
+
 def test_files_with_another_checksum_are_refused(files):
     file = files / "cifar-10-batches-py" / "data_batch_3"
     file.write_bytes(file.read_bytes()[:-1])
