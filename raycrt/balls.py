@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from raycrt import dual
+from raycrt.bounds import Bounds
 from raycrt.certificate import Witnesses
 from raycrt.local import LocalCurvature
 from raycrt.margins import Margins, witness_points
 from raycrt.network import Network, Readout
 from raycrt.proof import ROUND_DOWN, Prover
-from raycrt.rounding import Bounds, squares
+from raycrt.rounding import squares
 
 # The best points, float16, of margins (row, target) of given curvatures, until radii are enough.
 Search = Callable[[Margins, Tensor, Tensor, Tensor, Tensor], Tensor]

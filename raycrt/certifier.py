@@ -9,28 +9,26 @@ into a valid radius.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from raycrt import dual
+from raycrt.arithmetic import Arithmetic
 from raycrt.balls import Balls
+from raycrt.bounds import Bounds
 from raycrt.certificate import Certificates, Status, Witnesses
 from raycrt.curvature import margin_curvature
 from raycrt.dual import Points
 from raycrt.errors import require
-from raycrt.lengths import Leading, Pairs
 from raycrt.local import LocalCurvature
 from raycrt.margins import Margins, collect, failed
-from raycrt.network import Network, Readout
+from raycrt.network import Network
 from raycrt.precision import float32_is_plain, quicken_softplus
-from raycrt.problem import Arithmetic, Problem
+from raycrt.problem import Problem
 from raycrt.proof import Prover
-from raycrt.pullback import pull_back
-from raycrt.rounding import Bounds, ErrorModel, Slack, root_upper, squares
-from raycrt.span import spaces
+from raycrt.rounding import ErrorModel, Slack, root_upper, squares
 
 
 class Certifier:
@@ -80,48 +78,25 @@ class Certifier:
             deployment=deployment,
         )
         self.steps, self.batch_size, self.runner_up = steps, batch_size, runner_up
-        self.exact = network.in_float64()
+        self.features = network.features
         self.bounded = network.bounded()
         if not self.bounded:
             return
-        # The solver's precision. Where float32 results may be rounded further, it is float64.
-        plain = float32_is_plain() and all(layer.sums_in_float32 for layer in network.layers)
-        fast = network.copied(torch.float32 if plain and steps > 0 else torch.float64)
-        readout = self.exact.readout()
         self.curvature = margin_curvature(network) if curvature is None else curvature
         self.errors = ErrorModel.of(network)
         deployed = torch.float32 if deployment == "float32" else None
         self.prover = Prover(errors=self.errors, deployed=deployed)
-        self.measure, directions, space = spaces(
-            self.exact.layers[0], fast.layers[0], self.errors, self._typical_gradients(readout)
-        )
-        self.pairs = None
-        if isinstance(self.measure, Leading) and network.depth == 2:
-            self.pairs = Pairs.of(self.measure, readout)
-        device = readout.rows.device
-        self.by = Arithmetic(
-            fast=fast,
-            exact=self.exact,
-            backward=fast,
-            # Rounded once, however many matrices the last layer is made of.
-            fast_readout=readout.to(fast.dtype),
-            exact_readout=readout,
-            directions=directions,
-            space=space,
-            prover=self.prover,
-            bounds=Bounds.of(self.errors, space.slack),
-            distances=readout.distances() * (1 + 1e-9),
-            turning=torch.maximum(self.curvature, self.curvature.T).to(device),
-        )
-        if not self._gradients_are_close():
-            self.by = replace(self.by, backward=self.exact)
+        # Where float32 results may be rounded further, the solver works in float64.
+        plain = float32_is_plain() and all(layer.sums_in_float32 for layer in network.layers)
+        dtype = torch.float32 if plain and steps > 0 else torch.float64
+        self.by = Arithmetic.of(network, dtype, self.curvature, self.prover)
         self.balls = None
         if region == "local":
             self.balls = Balls(
                 local=LocalCurvature.of(network, self.errors),
                 at=torch.tensor(at, dtype=torch.float64),
-                exact=self.exact,
-                readout=readout,
+                exact=self.by.exact,
+                readout=self.by.exact_readout,
                 prover=self.prover,
                 bounds=Bounds.of(self.errors, Slack.plain(network.features)),
                 search=self._points,
@@ -138,19 +113,21 @@ class Certifier:
         require(len(images) > 0, "at least one image", images=tuple(images.shape))
         flat = images.flatten(1)
         require(
-            flat.shape[1] == self.exact.features,
+            flat.shape[1] == self.features,
             "features of an image == features of the network",
             image=flat.shape[1],
-            network=self.exact.features,
+            network=self.features,
         )
         quicken_softplus()
-        for rows in flat.split(min(self.batch_size, self._rows_in_memory())):
+        most = self._rows_in_memory() if self.bounded else self.batch_size
+        for rows in flat.split(min(self.batch_size, most)):
             yield self._certify(rows)
 
     def _rows_in_memory(self) -> int:
         """Rows whose iterates in the solver and whose proofs fit the memory budget."""
-        widest = max(layer.out_features for layer in self.exact.layers)
-        numbers = 12 * self.exact.features + 8 * self.exact.depth * widest
+        exact = self.by.exact
+        widest = max(layer.out_features for layer in exact.layers)
+        numbers = 12 * exact.features + 8 * exact.depth * widest
         return max(1, _MEMORY // (8 * numbers))
 
     @torch.no_grad()
@@ -169,14 +146,14 @@ class Certifier:
             x64 = torch.where(finite[:, None], x64, 0.0)
             square = squares(x64)
         first = self.by.space.first(x64)
-        trace = self.exact.trace_above(first, self.by.fast.dtype)
+        trace = self.by.exact.trace_above(first, self.by.fast.dtype)
         logits = trace.logits
         rows = torch.arange(len(x64), device=x.device)
         label, runner_up = logits.topk(2, dim=1).indices.unbind(1)
         values = logits[rows, label][:, None] - logits
         m = self.curvature.to(x.device)[label]
         length = root_upper(square, x64.shape[1])
-        sizes = self._gradient_lengths(trace.slopes, label, length)
+        sizes = self.by.lengths(trace.slopes, label, length)
         radii = self.prover.closed_forms(length[:, None], values, sizes, m, self.by.space.slack)
         radii[rows, label] = torch.inf
         margins = Margins(
@@ -196,51 +173,6 @@ class Certifier:
             witnesses = self.balls.raise_radii(margins, witnesses, region)
         finite_logits = torch.isfinite(logits).all(1)
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
-
-    @torch.no_grad()
-    def _typical_gradients(self, readout: Readout) -> Tensor:
-        """Gradients (classes, width) in z_1 of neighbouring classes' margins at middling slopes."""
-        label = torch.arange(self.exact.classes, device=readout.rows.device)
-        cotangent = readout.margin(label, label.roll(1))
-        return self.exact.pull_back_hidden(self._middling_slopes(cotangent), cotangent)
-
-    @torch.no_grad()
-    def _gradients_are_close(self) -> bool:
-        """Whether proofs lose next to nothing by gradients in the solver's type."""
-        by = self.by
-        label = torch.arange(self.exact.classes, device=by.distances.device)
-        target = label.roll(1)
-        cotangent = by.fast_readout.margin(label, target)
-        above, way = pull_back(by.fast, self._middling_slopes(cotangent), cotangent)
-        steepness = squares(by.space.pull(above)).double().sqrt()
-        length = torch.full_like(steepness, self.exact.features**0.5)
-        off = by.off_gradient(way, label, target, length) / steepness
-        return bool(off.nan_to_num(torch.inf).mean() <= _CLOSE_GRADIENT)
-
-    def _middling_slopes(self, like: Tensor) -> list[Tensor]:
-        slope = sum(self.exact.activation.slope_range) / 2
-        widths = [layer.out_features for layer in self.exact.layers[:-1]]
-        return [like.new_full((len(like), width), slope) for width in widths]
-
-    def _gradient_lengths(self, slopes: Sequence[Tensor], label: Tensor, length: Tensor) -> Tensor:
-        """Proved bounds (n, classes) of the lengths of all margins' gradients at the images."""
-        by = self.by
-        off = [each[:, None] for each in by.bounds.hidden(length, by.fast.dtype)]
-        sizes = [by.distances[label]]
-        if self.pairs is not None:
-            given, pulled = self.pairs(slopes[0], label)
-        else:
-            measured, ways = [], []
-            own = by.fast_readout.rows.index_select(0, label)
-            for other in by.fast_readout.rows:
-                gradient, way = pull_back(by.fast, slopes, own - other)
-                measured.append(torch.stack(self.measure(gradient)))
-                ways.append(way.between)
-            given, pulled = torch.stack(measured, 2)
-            sizes += [torch.stack(each, 1) for each in zip(*ways, strict=True)]
-        error = self.errors.pulled_back(sizes, off, by.fast.dtype)
-        reach = self.measure.length_upper(given, pulled, self.errors)
-        return reach + self.errors.spectral[0] * error
 
     def _improve(self, margins: Margins, runner_up: Tensor) -> Witnesses:
         """Raise `margins.radius` in place where a better point can raise the row's minimum.
@@ -353,5 +285,3 @@ _CLEAR = 1e-4
 _NEAR_ENOUGH, _SETTLED = 1e-1, 4e-3
 # Points are proved again as they are kept where that may raise a radius by this, relatively.
 _WORTH = 4e-6
-# Gradients that are off by this, relatively, cost about half its square of a radius.
-_CLOSE_GRADIENT = 2e-3

@@ -8,47 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from raycrt.arithmetic import Arithmetic
 from raycrt.coordinates import Directions
 from raycrt.dual import Points
-from raycrt.network import Network, Readout
-from raycrt.proof import Prover
 from raycrt.pullback import Lengths, pull_back
-from raycrt.rounding import Bounds, root_upper, squares
+from raycrt.rounding import root_upper, squares
 from raycrt.span import Space
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arithmetic:
-    """A network as margins are computed with it, and what bounds the error of that.
-
-    `fast` and `exact` are the network in the solver's type and in float64, and gradients of proofs
-    are taken by way of `backward`, one of the two. Points are proved in `space`; `directions` are
-    the coordinates that the solver starts in, those of the space where that is None. `turning`
-    (classes, classes) bounds the curvature of margins from above and below.
-    """
-
-    fast: Network
-    exact: Network
-    backward: Network
-    fast_readout: Readout
-    exact_readout: Readout
-    directions: Directions | None
-    space: Space
-    prover: Prover
-    bounds: Bounds
-    distances: Tensor
-    turning: Tensor
-
-    def off_gradient(self, way: Lengths, label: Tensor, target: Tensor, length: Tensor) -> Tensor:
-        """Bounds (n,) of what gradients in the space are off by, from the lengths on their `way`.
-
-        The margins (label, target) were taken at points of length `length` (n,).
-        """
-        dtype = self.backward.dtype
-        errors, slack = self.prover.errors, self.bounds.slack
-        sizes = [self.distances[label, target], *way.between]
-        error = errors.pulled_back(sizes, self.bounds.hidden(length, dtype), dtype)
-        return errors.at_input(error, way.last, dtype, slack)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ def test_a_wide_first_layer_is_solved_in_pixels_with_the_same_radii(monkeypatch)
     monkeypatch.setattr("raycrt.span.DENSE_ENTRIES", 100)
     certifier = Certifier(network)
     assert certifier.by.directions is None
-    assert isinstance(certifier.measure, Pixels)
+    assert isinstance(certifier.by.measure, Pixels)
     found = certifier(images)
     assert torch.allclose(found.radius, directed.radius, rtol=1e-4)
     assert (found.radius <= attack(network, images).distance).all()
@@ -141,7 +141,7 @@ def test_a_flat_spectrum_is_given_more_directions():
     images = torch.randn(30, 120, generator=draw)
     for network, few in ((flat, False), (steep, True)):
         certifier = Certifier(network)
-        assert (certifier.measure.columns.shape[1] <= 32) == few
+        assert (certifier.by.measure.columns.shape[1] <= 32) == few
         assert (certifier.by.directions.size <= 64) == few
         closed = Certifier(network, steps=0)(images).radius
         exact = network.double().eval()

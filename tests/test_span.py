@@ -7,7 +7,8 @@ import torch
 from raycrt import Certifier, span
 from raycrt.affine import Dense
 from raycrt.attacks import attack
-from raycrt.rounding import Bounds, ErrorModel, Slack
+from raycrt.bounds import Bounds
+from raycrt.rounding import ErrorModel, Slack
 from raycrt.span import AllPixels, Span
 from tests.models import random_network
 

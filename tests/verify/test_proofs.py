@@ -11,11 +11,12 @@ from safetensors.torch import save_file
 
 import raycrt.verify
 from raycrt.activations import ACTIVATIONS, Activation
+from raycrt.bounds import Bounds
 from raycrt.curvature import margin_curvature
 from raycrt.deepening import deepened
 from raycrt.errors import InvalidInput
 from raycrt.network import Network, build
-from raycrt.rounding import Bounds, ErrorModel, Slack
+from raycrt.rounding import ErrorModel, Slack
 from raycrt.spec import ModelSpec
 from raycrt.verify.convolution import unrolled
 from raycrt.verify.curvature import curvature_upper
