@@ -158,12 +158,12 @@ Space = AllPixels | Span
 
 
 def _blockwise(v: Tensor, matrix: Tensor) -> Tensor:
-    """v @ matrix, of sums of few terms at a time."""
+    """v @ matrix, of sums of few terms at a time, which are added up when they are complete."""
     parts = zip(v.split(_BLOCK, dim=1), matrix.split(_BLOCK), strict=True)
     left, right = next(parts)
     product = left @ right
     for left, right in parts:
-        product.addmm_(left, right)
+        product += left @ right
     return product
 
 

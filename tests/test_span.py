@@ -149,6 +149,19 @@ def test_gradients_in_few_directions_are_within_their_bound(rows, dtype):
     assert (off <= bound.numpy()).all()
 
 
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_blocks_are_added_up_when_they_are_complete(rows):
+    """Terms just below half a unit of the sum so far: one by one, each of them would be lost."""
+    column = torch.full((4096,), 2.0**-12 * (1 - 2.0**-10))
+    column[0] = 1.0
+    v, matrix = column.expand(rows, -1).contiguous(), column[:, None].expand(-1, 4).contiguous()
+    exact = float(column.double() @ column.double())
+    off = (span._blockwise(v, matrix).double() - exact).abs().max()
+    terms = span._terms(4096)
+    assert terms < 280
+    assert float(off) <= terms * 2.0**-24 * exact
+
+
 def test_kept_bounds_are_those_of_the_next_longer_input():
     errors = ErrorModel.of(random_network(3))
     bounds = Bounds.of(errors, Slack.plain(5))
