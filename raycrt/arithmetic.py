@@ -93,13 +93,15 @@ class Arithmetic:
     def off_gradient(self, way: Lengths, label: Tensor, target: Tensor, length: Tensor) -> Tensor:
         """Bounds (n,) of what gradients in the space are off by, from the lengths on their `way`.
 
-        The margins (label, target) were taken at points of length `length` (n,).
+        The margins (label, target) were taken at points of length `length` (n,). What is taken off
+        is never less than float64 in all pixels asks for, so that a checker finds it there.
         """
         dtype = self.backward.dtype
         errors, slack = self.prover.errors, self.bounds.slack
         sizes = [self.distances[label, target], *way.between]
         error = errors.pulled_back(sizes, self.bounds.hidden(length, dtype), dtype)
-        return errors.at_input(error, way.last, dtype, slack)
+        off = errors.at_input(error, way.last, dtype, slack)
+        return torch.maximum(off, self.bounds.gradient(length))
 
     def lengths(self, slopes: Sequence[Tensor], label: Tensor, length: Tensor) -> Tensor:
         """Proved bounds (n, classes) of the lengths of all margins' gradients at images of length
@@ -107,8 +109,10 @@ class Arithmetic:
         errors = self.prover.errors
         off = [each[:, None] for each in self.bounds.hidden(length, self.fast.dtype)]
         sizes = [self.distances[label]]
-        if self.pairs is not None:
+        if self.pairs is not None and isinstance(self.measure, Leading):
             given, pulled = self.pairs(slopes[0], label)
+            lost = self.pairs.lost(sizes[0])
+            reach = self.measure.length_upper(given, pulled, errors, lost)
         else:
             measured, ways = [], []
             own = self.fast_readout.rows.index_select(0, label)
@@ -117,9 +121,10 @@ class Arithmetic:
                 measured.append(torch.stack(self.measure(gradient)))
                 ways.append(way.between)
             given, pulled = torch.stack(measured, 2)
+            reach = self.measure.length_upper(given, pulled, errors)
             sizes += [torch.stack(each, 1) for each in zip(*ways, strict=True)]
-        error = errors.pulled_back(sizes, off, self.fast.dtype)
-        return self.measure.length_upper(given, pulled, errors) + errors.spectral[0] * error
+        error = errors.spectral[0] * errors.pulled_back(sizes, off, self.fast.dtype)
+        return reach + torch.maximum(error, self.bounds.gradient(length)[:, None])
 
 
 def _middling_slopes(network: Network, like: Tensor) -> list[Tensor]:

@@ -30,7 +30,10 @@ class Bounds:
         lengths = (2.0 ** (steps / _STEPS)) * (1 + 1e-9)
         tables = [
             errors.margin(lengths, torch.float64, slack),
-            errors.gradient(lengths, torch.float64, slack),
+            torch.maximum(
+                errors.gradient(lengths, torch.float64, slack),
+                errors.gradient(lengths, torch.float64),
+            ),
             *(
                 torch.stack(errors.hidden(lengths, dtype, slack))
                 for dtype in (torch.float32, torch.float64)
@@ -47,7 +50,7 @@ class Bounds:
         return self._look(self.margins, length)
 
     def gradient(self, length: Tensor) -> Tensor:
-        """Bounds (n,) of |computed gradient of a margin - exact|."""
+        """Bounds (n,) of |computed gradient of a margin - exact|, by way of `slack` and without."""
         return self._look(self.gradients, length)
 
     def hidden(self, length: Tensor, dtype: torch.dtype) -> list[Tensor]:

@@ -118,6 +118,11 @@ class Certifier:
             image=flat.shape[1],
             network=self.features,
         )
+        require(
+            not self.bounded or self.by.fast.dtype == torch.float64 or float32_is_plain(),
+            "float32 products are as exact as when the certifier was made",
+            plain=False,
+        )
         quicken_softplus()
         most = self._rows_in_memory() if self.bounded else self.batch_size
         for rows in flat.split(min(self.batch_size, most)):
@@ -269,7 +274,7 @@ class Certifier:
         if len(left) == len(enough):
             return solved.best
         u = start.u.new_zeros(len(enough), self.by.space.size)
-        found = Points.at(u, start.value, u.clone())
+        found = Points.at(u, start.value.clone(), u.clone())
         found.write(left, solved.best)
         return found
 

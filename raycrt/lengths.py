@@ -86,10 +86,13 @@ class Leading:
     def __call__(self, v: Tensor) -> tuple[Tensor, Tensor]:
         return squares(v), squares(v @ self.columns)
 
-    def length_upper(self, given: Tensor, pulled: Tensor, errors: ErrorModel) -> Tensor:
+    def length_upper(
+        self, given: Tensor, pulled: Tensor, errors: ErrorModel, lost: Tensor | float = 0.0
+    ) -> Tensor:
+        """`lost` is what `given` lost to underflow more than its own terms."""
         number = torch.finfo(given.dtype)
         width, k = self.columns.shape
-        length = root_upper(given, width)
+        length = (root_upper(given, width).square() + lost).sqrt() * _SLACK
         # A product with the leading columns rounds by gamma |L|_F |v| and loses to underflow.
         terms = width + 2
         share = terms * number.eps / (1 - terms * number.eps)
@@ -127,6 +130,12 @@ class Pairs:
         return Pairs(
             squared=apart.square().to(dtype), products=products.flatten(2).to(dtype).contiguous()
         )
+
+    def lost(self, distances: Tensor) -> Tensor:
+        """What underflow may take off `|v|^2` where |d| is at most `distances`: a smallest normal
+        number for each term, times s^2 or d^2 where the other vanishes; |s| < 2."""
+        tiny = torch.finfo(self.squared.dtype).smallest_normal
+        return tiny * (distances.square() + 8 * self.squared.shape[1])
 
     def __call__(self, slopes: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Squares (n, classes) for `Leading.length_upper`, of slopes (n, width)."""

@@ -190,9 +190,10 @@ def spaces(
         span = Span.of(exact, right[:rank], dtype)
         one = torch.ones(1, dtype=torch.float64)
         steepness = float(exact.transpose(typical).norm(dim=1).mean())
-        off = float(errors.margin(one, torch.float64, span.slack)) / steepness
-        off += (float(errors.gradient(one, torch.float64, span.slack)) / steepness) ** 2
-        if off <= _COST:
+        off = float(errors.margin(one, torch.float64, span.slack))
+        off_gradient = float(errors.gradient(one, torch.float64, span.slack))
+        # Errors of gradients cost their square.
+        if off * steepness + off_gradient**2 <= _COST * steepness**2 and steepness > 0:
             known = left[:, :rank], sizes[:rank]
             return Leading.of(exact, *known, typical, dtype), None, span
     return (

@@ -182,12 +182,15 @@ def test_a_first_map_of_several_tensors_that_overflows_is_not_finite():
 
 def test_products_of_reduced_precision_are_noticed_however_they_were_asked_for():
     assert float32_is_plain()
+    plain = Certifier(_network("tanh", _scaled(1.0), _scaled(1.0)))
     before = torch.backends.fp32_precision
     try:
         torch.backends.fp32_precision = "bf16"
         assert not float32_is_plain()
         certifier = Certifier(_network("tanh", _scaled(1.0), _scaled(1.0)))
         assert certifier.by.fast.dtype == certifier.by.backward.dtype == torch.float64
+        with pytest.raises(InvalidInput, match="as exact as when the certifier was made"):
+            plain(torch.randn(2, 2))
     finally:
         torch.backends.fp32_precision = before
     assert float32_is_plain()

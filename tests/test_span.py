@@ -162,6 +162,14 @@ def test_blocks_are_added_up_when_they_are_complete(rows):
     assert float(off) <= terms * 2.0**-24 * exact
 
 
+def test_equal_rows_of_the_last_matrix_leave_no_typical_gradient():
+    network = _network(_layer(0.0))
+    with torch.no_grad():
+        network.maps[1].weight.copy_(network.maps[1].weight[:1].expand(4, -1))
+    found = Certifier(network)(torch.randn(5, 20))
+    assert (found.radius >= 0).all()
+
+
 def test_kept_bounds_are_those_of_the_next_longer_input():
     errors = ErrorModel.of(random_network(3))
     bounds = Bounds.of(errors, Slack.plain(5))

@@ -10,7 +10,7 @@ import numpy as np
 
 from raycrt.verify.local import local_curvature_upper
 from raycrt.verify.model import Model
-from raycrt.verify.radius import FLOAT32_UNIT, Errors, floor
+from raycrt.verify.radius import FLOAT32_UNIT, Errors, floor, witness_radius
 from raycrt.verify.table import STATUSES, Malformed, Rows, read_rows
 
 # Rows taken at a time: n * classes * width float64 numbers have to fit into memory.
@@ -209,7 +209,7 @@ class Checker:
             each = np.arange(len(row))
             claim = rows.witness_curvature[known]
             m, reach = self._witness_curvature(rows, x, row, label, target, claim, certified, notes)
-            found = floor(
+            found = witness_radius(
                 self.errors,
                 length=length[row],
                 value=z[each, label] - z[each, target],
@@ -217,7 +217,7 @@ class Checker:
                 m=m,
                 u=u,
                 deployed=self.unit,
-            ).radius()
+            )
             inside = np.sqrt((u * u).sum(1)) * (1 + TOLERANCE) <= reach
             np.maximum.at(proved, (row, target), np.where(inside, np.minimum(found, reach), 0.0))
         return proved

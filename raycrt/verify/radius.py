@@ -8,13 +8,16 @@ x' = x0 + d,
 
 The right-hand side, a `Floor`, falls with |d| and is positive exactly for |d| below the positive
 root of a quadratic. Computed values that are off, v by at most e and g by at most h, cost
-`e + h |d - u| <= e + h |u| + h |d|`: they lower the constant and steepen the slope.
+`e + h |d - u| <= e + h |u| + h |d|`: they lower the constant and steepen the slope. Or, for any
+b > 0, `e + h |d - u| <= e + h^2 / (2 b) + b/2 |d - u|^2`: they lower the constant and raise m by b,
+which costs less where x0 + d comes near x0 + u. The better of the two is taken.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -133,13 +136,17 @@ def floor(
     m: np.ndarray,
     u: np.ndarray | None = None,
     deployed: float | None = None,
+    bend: np.ndarray | None = None,
 ) -> Floor:
     """The floor of margins with `value` and `m` (...) and `gradient` and `u` (..., features).
 
     `length` (...) is |x0|. Without `u` the point is x0 itself. With `deployed`, the unit roundoff
-    of a coarser arithmetic, the floor lies under the margin as computed in that arithmetic.
+    of a coarser arithmetic, the floor lies under the margin as computed in that arithmetic. With
+    `bend` b (...) > 0 the gradient's error lowers the constant and raises m.
     """
     features = gradient.shape[-1]
+    if bend is not None:
+        m = (m + bend) * (1 + 2 * UNIT)
     if u is None:
         shift, dot, tilt = np.zeros_like(value), np.zeros_like(value), gradient
     else:
@@ -153,8 +160,12 @@ def floor(
     constant = value - dot - m / 2 * shift**2
     rounding = terms * (np.abs(value) + steepness * shift + m * shift**2)
     rounding = rounding + moved * (steepness + m * (shift + moved))
-    lowered = errors.margin(reach) + off_gradient * shift + rounding
-    steeper = off_gradient + terms * (steepness + m * shift) + m * moved
+    lowered = errors.margin(reach) + rounding
+    steeper = terms * (steepness + m * shift) + m * moved
+    if bend is None:
+        lowered, steeper = lowered + off_gradient * shift, steeper + off_gradient
+    else:
+        lowered = lowered + off_gradient * (off_gradient / bend) / 2
     if deployed is not None:
         # Affine in |x'| <= |x0| + |d|.
         here = errors.margin(length * _SLACK, deployed)
@@ -162,6 +173,24 @@ def floor(
         lowered = lowered + here
         steeper = steeper + (one - zero + one * 1e-9)
     return Floor(constant=constant - lowered * _SLACK, slope=_norm(tilt) + steeper * _SLACK, m=m)
+
+
+def witness_radius(
+    errors: Errors, *, length: np.ndarray, gradient: np.ndarray, u: np.ndarray, **values: Any
+) -> np.ndarray:
+    """The radius (...) that points u prove by the better of two floors; arguments as of `floor`."""
+    plain = floor(errors, length=length, gradient=gradient, u=u, **values)
+    radius, m = plain.radius(), values["m"]
+    with np.errstate(all="ignore"):
+        # Where the ball ends, and what a point on the boundary has to spare.
+        tilt = gradient + m[..., None] * u
+        end = -tilt * (radius / _norm(tilt))[..., None]
+        off = errors.gradient((length + _norm(u)) * _SLACK)
+        spare = _norm(gradient) / radius - m
+        bend = np.minimum(off / _norm(end - u), np.where(spare > 0, spare / 2, np.inf))
+        bend = np.where(np.isfinite(bend) & (bend > 0), bend, 1.0)
+        bent = floor(errors, length=length, gradient=gradient, u=u, bend=bend, **values)
+    return np.maximum(radius, bent.radius())
 
 
 def _absolute_norm(matrix: np.ndarray) -> float:

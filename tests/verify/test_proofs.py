@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import raycrt.verify
+from raycrt import Certifier
 from raycrt.activations import ACTIVATIONS, Activation
 from raycrt.bounds import Bounds
 from raycrt.curvature import margin_curvature
@@ -22,7 +23,7 @@ from raycrt.verify.convolution import unrolled
 from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.model import NUMPY, Model
 from raycrt.verify.norms import gram_upper, norm_upper
-from raycrt.verify.radius import FLOAT32_UNIT, UNIT, Errors, floor
+from raycrt.verify.radius import FLOAT32_UNIT, UNIT, Errors, floor, witness_radius
 from tests.models import LINEAR, random_network
 
 
@@ -210,6 +211,35 @@ def test_no_bound_takes_more_off_than_the_certifier_has_taken_off(network):
     assert (checker.margin(length.numpy(), FLOAT32_UNIT) < deployed.numpy()).all()
 
 
+@pytest.mark.parametrize("name", ["softplus", "tanh", "silu"])
+@pytest.mark.parametrize("big", [1e3, 1e4, 1e5, 1e6])
+def test_a_large_neuron_that_nothing_reads_keeps_no_radius_from_being_proved(big, name):
+    """It makes bounds by norms large and gradients none: errors of these may cost their square."""
+    network = random_network(2, features=2, width=2, classes=2, name=name)
+    with torch.no_grad():
+        network.maps[0].weight.copy_(torch.tensor([[big, 0.0], [0.0, 1.0]]))
+        network.maps[0].bias.zero_()
+        network.maps[1].weight.copy_(torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
+        network.maps[1].bias.copy_(torch.tensor([0.3, -0.3]))
+    images = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    certifier = Certifier(network.requires_grad_(False))
+    found = certifier(images)
+    model, x = _seen(network), images.double().numpy()
+    assert (found.radius > 0).all()
+    row, label, u = np.arange(4), found.prediction.numpy(), np.zeros((4, 2))
+    u[found.witnesses.row.numpy()] = found.witnesses.point.double().numpy()
+    logits, slopes = model.forward(x + u)
+    proved = witness_radius(
+        Errors.of(model),
+        length=np.linalg.norm(x, axis=1),
+        value=logits[row, label] - logits[row, 1 - label],
+        gradient=model.margin_gradient(slopes, label, 1 - label),
+        m=certifier.curvature.numpy()[label, 1 - label],
+        u=u,
+    )
+    assert (proved >= found.radius.numpy()).all()
+
+
 # Radii
 
 
@@ -219,15 +249,16 @@ def _radii(model: Model, x: np.ndarray, label: int, target: int, m: float, u=Non
     n = len(points)
     logits, slopes = model.forward(points)
     labels, targets = np.full(n, label), np.full(n, target)
-    return floor(
-        Errors.of(model),
-        length=np.full(n, np.linalg.norm(x)),
-        value=logits[:, label] - logits[:, target],
-        gradient=model.margin_gradient(slopes, labels, targets),
-        m=np.full(n, m),
-        u=u,
+    given = {
+        "length": np.full(n, np.linalg.norm(x)),
+        "value": logits[:, label] - logits[:, target],
+        "gradient": model.margin_gradient(slopes, labels, targets),
+        "m": np.full(n, m),
         **options,
-    ).radius()
+    }
+    if u is None:
+        return floor(Errors.of(model), **given).radius()
+    return witness_radius(Errors.of(model), u=u, **given)
 
 
 def test_the_radius_of_a_linear_model_is_its_margin_over_its_slope():
