@@ -53,7 +53,7 @@ def test_signs_are_kept():
 
 
 def _compositional(network):
-    """sum_k sup|s''| |F_k| |diag(|w_i|) W_k| Lip(a_{k-1})^2 of the margin (0, 1), by norms alone."""
+    """sum_k sup|s''| |F_k| |diag(|w_i|) W_k| Lip(a_{k-1})^2 of the margin (0, 1)."""
     matrices = [layer.matrix().detach() for layer in network.layers]
     norms = [float(torch.linalg.matrix_norm(w, 2)) for w in matrices]
     slope, above, total = network.activation.slope_bound, matrices[-1][0] - matrices[-1][1], 0.0
