@@ -30,12 +30,13 @@ from raycrt.activations import Activation
 from raycrt.errors import require
 from raycrt.network import TORCH, Network
 from raycrt.rounding import ErrorModel
-from raycrt.spectral import EPS, cholesky_upper, eigenvalue_upper, gamma
+from raycrt.spectral import EPS, cholesky_upper, eigenvalue_upper, gamma, gram_iteration_upper
 
 _SLACK = 1 + 1e-12
 # Room for the rounding of a checker that proves the same bound in another order.
 _ROOM = 1 + 1e-8
-_SQUARINGS = 5
+# Products that a norm is bounded by: they leave it a factor n^(1/128) too large at worst.
+_PRODUCTS = 6
 # Entries of the matrices of all targets that are worked on at a time: 2^23 float64 are 64 MB.
 _AT_ONCE = 2**23
 
@@ -258,25 +259,8 @@ def _frobenius(matrix: Tensor) -> float:
 
 
 def _norms_upper(matrices: Tensor) -> Tensor:
-    """Numbers >= the spectral norms of matrices (..., rows, columns): Gram iteration.
-
-    For symmetric G of Frobenius norm 1, `|G|_2^2 = |G^2|_2`, and the computed square is off by at
-    most gamma (Delattre et al., ICML 2023, with its rounding). Some squarings leave the Frobenius
-    norm a factor n^(1/128) above the largest eigenvalue at worst.
-    """
-    rows, columns = matrices.shape[-2:]
-    gram = matrices @ matrices.mT if rows <= columns else matrices.mT @ matrices
-    rounding = gamma(max(rows, columns) + 8) * matrices.square().sum((-2, -1)) * _SLACK
-    sizes = []
-    for _ in range(_SQUARINGS):
-        gram = (gram + gram.mT) / 2
-        sizes.append(torch.linalg.matrix_norm(gram).clamp(min=1e-300))
-        gram = gram / sizes[-1][..., None, None]
-        gram = gram @ gram
-    bound = torch.linalg.matrix_norm(gram) * _SLACK
-    for size in reversed(sizes):
-        bound = (bound + gamma(min(rows, columns) + 8)).sqrt() * size * _SLACK
-    return (bound + rounding).sqrt() * _SLACK
+    """Numbers >= the spectral norms of matrices (..., rows, columns)."""
+    return gram_iteration_upper(matrices, _PRODUCTS)
 
 
 def _signed_gram_upper(matrix: Tensor, weights: Tensor, enough: float | None) -> float:

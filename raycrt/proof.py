@@ -12,6 +12,8 @@ from raycrt.rounding import ErrorModel, Slack
 
 EPS = torch.finfo(torch.float64).eps
 _SMALLEST = 1e-280
+# Bounds of lengths are about 1e-19 times the root of the width where float32 squares underflow.
+_FLAT = 1e-16
 # Stored radii are rounded down by this, relatively, so that a checker's own rounding fits below it.
 ROUND_DOWN = 1 - 5e-10
 
@@ -34,7 +36,8 @@ class Prover:
         """Proved radii (n, classes) from the images themselves.
 
         `length` (n, 1) bounds |x0| and `size` the exact gradients' lengths: the closed form falls
-        with |g| and grows with f, so bounds of both give a bound of it.
+        with |g| and grows with f, so bounds of both give a bound of it. A gradient that may be zero
+        as far as its square in float32 tells proves nothing.
         """
         lowered = value - self.errors.margin(length, torch.float64, slack) - 2 * EPS * value.abs()
         radius = _root(lowered, size, m)
@@ -42,7 +45,7 @@ class Prover:
             # Every input of the ball that is claimed has at most this length.
             lowered = lowered - self.errors.margin(length + radius, self.deployed)
             radius = _root(lowered, size, m)
-        return radius * ROUND_DOWN
+        return torch.where(size > _FLAT, radius * ROUND_DOWN, 0.0)
 
     def at_points(
         self,

@@ -74,7 +74,7 @@ class ErrorModel:
         return ErrorModel(
             # Errors need no tight norm: a few products do.
             spectral=tuple(
-                gram_iteration_upper(layer.matrix()) + layer.matrix_error_upper()
+                float(gram_iteration_upper(layer.matrix())) + layer.matrix_error_upper()
                 if layer.dense
                 else layer.norm_upper()
                 for layer in layers

@@ -95,7 +95,7 @@ class Span:
         """`layer` is in float64 and small enough to be formed."""
         matrix = layer.matrix()
         action = matrix @ basis.T
-        left_out = gram_iteration_upper(matrix - action @ basis)
+        left_out = float(gram_iteration_upper(matrix - action @ basis))
         a, b, w = (float(torch.linalg.matrix_norm(part)) for part in (action, basis, matrix))
         d, n = basis.shape
         rows = len(matrix)

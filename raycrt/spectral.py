@@ -76,17 +76,22 @@ def _largest_estimate(symmetric: Tensor) -> float:
 
 
 def cholesky_upper(symmetric: Tensor, bound: float) -> float | None:
-    """A number >= lambda_max just above `bound`, or none where the factorisation breaks down."""
+    """A number >= lambda_max just above `bound`, or none where a factorisation breaks down.
+
+    Of several matrices (..., n, n) the largest eigenvalue of all is bounded.
+    """
     shifted = -symmetric
-    shifted.diagonal().add_(bound)
+    diagonal = shifted.diagonal(dim1=-2, dim2=-1)
+    largest = float(diagonal.abs().max())
+    diagonal.add_(bound)
     factor, info = torch.linalg.cholesky_ex(shifted)
-    if int(info) != 0 or not torch.isfinite(factor).all():
+    if bool(info.any()) or not torch.isfinite(factor).all():
         return None
-    n = len(symmetric)
+    n = symmetric.shape[-1]
     g = gamma(n + 1)
-    trace = float(shifted.diagonal().sum()) * (1 + gamma(n))
+    trace = float(diagonal.sum(-1).max()) * (1 + gamma(n))
     # The subtraction on the diagonal rounds too: eps times what is subtracted.
-    subtraction = EPS * (abs(bound) + float(symmetric.diagonal().abs().max()))
+    subtraction = EPS * (abs(bound) + largest)
     proved = bound + g / (1 - g) * trace + subtraction
     return proved + 2 * EPS * (abs(proved) + abs(bound))
 
@@ -116,22 +121,26 @@ def weighted_gram_upper(matrix: Tensor, weights: Tensor) -> float:
     return max(0.0, (eigenvalue_upper(gram) + rounding) * (1 + EPS))
 
 
-def gram_iteration_upper(matrix: Tensor, steps: int = 8) -> float:
-    """A number >= |W|_2 by products alone: |W|_2 <= |G_k|_F^(1 / 2^k), G_{k+1} = G_k^T G_k.
+def gram_iteration_upper(matrices: Tensor, steps: int = 8) -> Tensor:
+    """Numbers >= |W|_2 of matrices (..., rows, columns) by products alone: |W|_2 <=
+    |G_k|_F^(1 / 2^k), G_{k+1} = G_k^T G_k.
 
     Looser than `norm_upper` by at most n^(1 / 2^(steps + 1)), n the smaller size. A product rounds
     by at most gamma(n) |G_k|_F^2, which is added (Delattre et al., ICML 2023, with the rounding).
     """
-    matrix = matrix.double()
-    size = float(torch.linalg.matrix_norm(matrix)) * (1 + gamma(matrix.numel()))
-    if steps == 0 or size == 0 or not math.isfinite(size):
-        return size if math.isfinite(size) else math.inf
-    unit = math.ldexp(1.0, math.frexp(size)[1])
-    matrix, size = matrix / unit, size / unit
-    rows, columns = matrix.shape
-    gram = matrix @ matrix.T if rows < columns else matrix.T @ matrix
-    square = gram_iteration_upper(gram, steps - 1) + gamma(max(rows, columns) + 2) * size * size
-    return math.sqrt(square) * unit * (1 + 4 * EPS)
+    matrices = matrices.double()
+    rows, columns = matrices.shape[-2:]
+    size = torch.linalg.matrix_norm(matrices) * (1 + gamma(rows * columns))
+    if steps > 0:
+        # A power of two, so that squares neither over- nor underflow.
+        unit = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)
+        unit = torch.where(torch.isfinite(size), unit, 1.0)
+        matrices, size = matrices / unit[..., None, None], size / unit
+        gram = matrices @ matrices.mT if rows < columns else matrices.mT @ matrices
+        square = gram_iteration_upper(gram, steps - 1)
+        square = square + gamma(max(rows, columns) + 2) * size.square()
+        size = square.sqrt() * unit * (1 + 4 * EPS)
+    return size.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def nonnegative_norm_upper(matrix: Tensor, steps: int = 30) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from raycrt.spectral import EPS, gamma
+from raycrt.spectral import EPS, cholesky_upper, gamma
 
 Pair = tuple[int, int]
 _SLACK = 1 + 1e-11
@@ -100,13 +100,7 @@ def _gram_proved(blocks: Tensor, bound: float) -> float | None:
         [torch.cat([small.real, -small.imag], 2), torch.cat([small.imag, small.real], 2)], 1
     )
     mass = float(real.square().sum((1, 2)).max())
-    shifted = -(real @ real.mT)
-    shifted.diagonal(dim1=1, dim2=2).add_(bound)
-    factor, info = torch.linalg.cholesky_ex(shifted)
-    if bool(info.any()) or not torch.isfinite(factor).all():
+    proved = cholesky_upper(real @ real.mT, bound)
+    if proved is None:
         return None
-    n = real.shape[1]
-    g = gamma(n + 1)
-    trace = float(shifted.diagonal(dim1=1, dim2=2).sum(1).max()) * (1 + gamma(n))
-    rounding = gamma(real.shape[2] + 3) * mass * _SLACK + EPS * (bound + mass)
-    return (bound + g / (1 - g) * trace + rounding) * _SLACK
+    return (proved + gamma(real.shape[2] + 3) * mass * _SLACK) * _SLACK

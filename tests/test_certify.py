@@ -113,15 +113,59 @@ def test_non_finite_weights_prove_nothing():
     assert (found.radius == 0).all() and (found.status == Status.NON_FINITE_NETWORK).all()
 
 
-def test_a_dead_class_and_a_zero_gradient():
-    """A constant network predicts by its bias: no gradient and no curvature."""
+@pytest.mark.parametrize("steps", [0, 60])
+@pytest.mark.parametrize("layer", [0, -1])
+def test_a_network_without_gradients_certifies_nothing(steps, layer):
+    network = random_network(3)
+    with torch.no_grad():
+        network.layers[layer].weight.zero_()
+        network.layers[-1].bias.copy_(torch.tensor([30.0, 20.0, 10.0, 0.0]))
+    found = Certifier(network, steps=steps)(_images(3))
+    assert (found.radius == 0).all() and (found.radius_runner_up == 0).all()
+    assert (found.status == Status.NO_RADIUS).all()
+    assert len(found.witnesses.row) == 0
+
+
+@pytest.mark.parametrize("steps", [0, 60])
+def test_a_class_that_is_another_less_a_constant_takes_no_radius_away(steps):
+    """Its margin to that class has no gradient; the others are what they are without it."""
+    network, without = random_network(2), random_network(2, classes=3)
+    with torch.no_grad():
+        last = network.layers[-1]
+        last.weight[3], last.bias[3] = last.weight[0], last.bias[0] - 0.5
+        without.layers[0].load_state_dict(network.layers[0].state_dict())
+        without.layers[1].weight.copy_(last.weight[:3])
+        without.layers[1].bias.copy_(last.bias[:3])
+    found, expected = (Certifier(n, steps=steps)(_images()) for n in (network, without))
+    assert (found.prediction == 0).any() and (found.prediction != 0).any()
+    assert torch.equal(found.prediction, expected.prediction)
+    assert torch.equal(found.status, expected.status) and (found.radius > 0).all()
+    assert torch.allclose(found.radius, expected.radius, rtol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [0, 60])
+def test_an_image_without_gradient_leaves_the_others_as_they_are(steps):
+    """Far out tanh is flat to the last bit: no slope is left in any type."""
+    network = random_network(2, name="tanh")
+    images = _images(6)
+    images[2] *= 1e6
+    certifier = Certifier(network, steps=steps)
+    found = certifier(images)
+    others = [0, 1, 3, 4, 5]
+    alone = certifier(images[others])
+    assert torch.equal(found.status[others], alone.status) and (alone.radius > 0).all()
+    assert torch.allclose(found.radius[others], alone.radius, rtol=1e-6)
+    assert 0 <= float(found.radius[2]) <= float(images[2].norm())
+
+
+def test_a_dead_class_whose_margin_has_a_gradient_takes_no_radius_away():
     network = random_network(2)
     with torch.no_grad():
-        network.layers[-1].weight.zero_()
-        network.layers[-1].bias.copy_(torch.tensor([3.0, 2.0, 1.0, 0.0]))
-    found = Certifier(network)(_images(3))
-    assert (found.radius >= 0).all()
-    assert (found.status[found.radius == 0] == Status.NO_RADIUS).all()
+        network.layers[-1].weight[3], network.layers[-1].bias[3] = 0, -1e4
+    found = Certifier(network)(_images())
+    assert (found.status == Status.CERTIFIED).all() and (found.radius > 0).all()
+    assert (found.binding != 3).all()
+    assert (found.radius <= attack(network, _images()).distance).all()
 
 
 def test_batches_do_not_change_rows():

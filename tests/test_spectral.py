@@ -1,11 +1,14 @@
 """Proved bounds lie above the truth, also where iterations lie, and not far above it."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 
 from raycrt.spectral import (
+    EPS,
+    cholesky_upper,
     eigenvalue_upper,
     gram_iteration_upper,
     nonnegative_norm_upper,
@@ -50,6 +53,32 @@ def test_a_guess_that_is_too_small_proves_nothing(share):
     assert eigenvalue_upper(_with_spectrum(values), guess=3 * share) >= 3 * (1 - 1e-12)
 
 
+@pytest.mark.parametrize("visible", [0.5, 1 - 1e-6, 1 - 1e-12])
+def test_an_eigenvector_that_the_start_of_lanczos_does_not_see(visible):
+    """The start is an eigenvector itself, for the second eigenvalue."""
+    n = 160
+    start = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    q = torch.linalg.qr(torch.cat([start[:, None], torch.eye(n).double()[:, 1:]], 1)).Q
+    matrix = visible * torch.outer(q[:, 0], q[:, 0]) + torch.outer(q[:, 1], q[:, 1])
+    assert 1 - 1e-13 <= eigenvalue_upper(matrix) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_rumps_shift_and_the_rounding_of_the_diagonal_are_added(n):
+    """At the guess 0 nothing else is: the trace of -A is n (n + 1) / 2, its largest entry n."""
+    proved = cholesky_upper(-torch.diag(torch.arange(1, n + 1).double()), 0.0)
+    unit = (n + 1) * Fraction(EPS)
+    shift = unit / (1 - unit) * n * (n + 1) / 2 + n * Fraction(EPS)
+    assert shift <= Fraction(proved) <= shift * Fraction(1 + 1e-9)
+
+
+def test_one_bound_for_the_largest_eigenvalue_of_several_matrices():
+    several = torch.diag_embed(torch.tensor([[1.0, 2.0], [3.0, -9.0]], dtype=torch.float64))
+    assert cholesky_upper(several, 2.5) is None
+    alone = [cholesky_upper(matrix, 3.5) for matrix in several]
+    assert cholesky_upper(several, 3.5) == max(alone) > 3.5
+
+
 def test_weighted_gram_of_both_signs():
     generator = torch.Generator().manual_seed(1)
     for rows, columns in [(7, 30), (30, 7), (12, 12)]:
@@ -71,6 +100,10 @@ NORMS = {
     "cholesky": (norm_upper, 1 + 1e-6),
     "gram iteration": (gram_iteration_upper, 200 ** (1 / 2**9)),
     "gram iteration, many steps": (lambda w: gram_iteration_upper(w, 20), 1 + 1e-4),
+    "gram iteration of several": (
+        lambda w: gram_iteration_upper(torch.stack([0 * w, w, 1e3 * w]))[1],
+        200 ** (1 / 2**9),
+    ),
 }
 
 
@@ -83,6 +116,29 @@ def test_every_norm_of_planted_matrices(method, name, columns):
     truth = float(torch.linalg.matrix_norm(matrix, 2))
     bound, loose = NORMS[method]
     assert truth * (1 - 1e-12) <= bound(matrix) <= truth * loose * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("method", NORMS)
+def test_what_the_sums_of_a_product_lose_is_added(method):
+    """Squares of 2^-54 next to squares of 1 vanish from every partial sum: 256 eps of the whole."""
+    ones, rest = 64, 2**16
+    row = torch.cat([torch.ones(ones), torch.full((rest,), 2.0**-27)]).double()[None]
+    for matrix in (row, row.T):
+        bound = Fraction(float(NORMS[method][0](matrix)))
+        assert bound**2 >= ones + rest * Fraction(1, 2**54)
+
+
+@pytest.mark.parametrize("coupling", [0.0, 1e-12, 1e-6])
+def test_non_negative_blocks_that_hardly_touch(coupling):
+    """Nearly reducible, and the blocks' norms a tight cluster: power steps do not tell them apart.
+
+    The exact norm is that of [[a, c], [c, 1]] with a = 1 - 1e-6, blocks of equal entries.
+    """
+    small = torch.tensor([[1 - 1e-6, coupling], [coupling, 1.0]], dtype=torch.float64)
+    truth = float(torch.linalg.eigvalsh(small)[-1])
+    matrix = torch.kron(small, torch.full((8, 8), 1 / 8, dtype=torch.float64))
+    bound = nonnegative_norm_upper(matrix)
+    assert truth * (1 - 1e-14) <= bound <= truth * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("shape", [(30, 80), (80, 30), (50, 50)])
