@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from raycrt.attacks import Adversarial
 from raycrt.attacks import attack as _attack
 from raycrt.certificate import Certificates, Status
-from raycrt.certifier import Certifier
+from raycrt.certifier import Certifier, radii_of_rows
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
 from raycrt.sequential import as_network
@@ -32,15 +33,29 @@ __all__ = [
 ]
 
 
-def certify(model: nn.Module, images: Tensor, **options: Any) -> Certificates:
+def certify(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    at: float | Tensor | list[float] | tuple[float, ...] = inf,
+    **options: Any,
+) -> Certificates:
     """A radius around each of `images` (n, ...) in which the prediction cannot change.
 
     `model` is a `raycrt.Network` or a `torch.nn.Sequential` of linear layers and one supported
     activation; its weights are taken as stored and its mode as `eval`. `options` go to
     `raycrt.Certifier`, which is what to keep when there is more than one batch: the curvature is
     proved there, once. Raises `InvalidInput` naming a layer that is not supported.
+
+    `at`, a number or a tensor (n,), is the radius that each row is decided at: work on a row stops
+    where `found.certified_at(at)` is known, and larger radii are not looked for. A tuple or list of
+    increasing radii goes with `region="local"`, as in `raycrt.Certifier`.
     """
-    return Certifier(_network(model, images), **options)(images)
+    stated, own = (at, inf) if isinstance(at, tuple | list) else ((), at)
+    # Before the curvature is proved, which takes longest.
+    needed = options.get("region") == "local" and not stated
+    radii_of_rows(own, len(images), all_finite=needed)
+    return Certifier(_network(model, images), at=stated, **options)(images, own)
 
 
 def attack(model: nn.Module, images: Tensor, **options: Any) -> Adversarial:

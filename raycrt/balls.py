@@ -41,9 +41,12 @@ class Balls:
     search: Search
     batch_size: int
 
-    def raise_radii(self, margins: Margins, witnesses: Witnesses, region: Tensor) -> Witnesses:
+    def raise_radii(
+        self, margins: Margins, witnesses: Witnesses, region: Tensor, own: Tensor
+    ) -> Witnesses:
         """Raise `margins.radius` by curvatures on balls, and set `region` (n,) where that pays.
 
+        A row's `own` radius (n,), if it is finite, stands in place of those that are stated.
         The class of the smallest radius decides how far a row can get; then the classes below it.
         """
         n, classes = margins.radius.shape
@@ -54,8 +57,7 @@ class Balls:
         # Near the boundary of the class nothing is to be gained beyond it.
         beyond = shift + value.clamp(min=0) / slope
         beyond = torch.where(value <= _NEAR * slope * shift, beyond, torch.inf)
-        stated = torch.cat([self.at * (1 + _BEYOND), self.at.new_tensor([torch.inf])])
-        stated = stated.to(radius.device)[torch.searchsorted(self.at.to(radius.device), radius)]
+        stated = self._next(radius, own) * (1 + _BEYOND)
         able = torch.isfinite(stated) & (radius > 0) & (radius * (1 + _GAIN) < beyond)
         ball = torch.minimum(stated, beyond * (1 + _GAIN))
         row = able.nonzero()[:, 0]
@@ -63,6 +65,12 @@ class Balls:
         enough = margins.radius.gather(1, first[:, None])[:, 0]
         row, target = ((margins.radius < enough[:, None]) & able[:, None]).nonzero().unbind(1)
         return self._on_balls(margins, witnesses, region, row, target, ball, enough)
+
+    def _next(self, radius: Tensor, own: Tensor) -> Tensor:
+        """The radii (n,) that rows of the given `radius` (n,) are to get: infinite for none."""
+        stated = torch.cat([self.at, self.at.new_tensor([torch.inf])]).to(radius.device)
+        following = stated[torch.searchsorted(self.at.to(radius.device), radius)]
+        return torch.where(torch.isfinite(own), own.masked_fill(own < radius, torch.inf), following)
 
     def _on_balls(
         self,

@@ -95,6 +95,10 @@ class Certificates:
     def __len__(self) -> int:
         return len(self.radius)
 
+    def certified_at(self, at: float | Tensor) -> Tensor:
+        """Whether the radius exceeds `at`, one number or one for each image (n,): bool (n,)."""
+        return self.radius > torch.as_tensor(at, dtype=torch.float64, device=self.radius.device)
+
     @staticmethod
     def concatenate(parts: list[Certificates]) -> Certificates:
         """The certificates of several batches of images, in order."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from math import inf
 
 import torch
 from torch import Tensor
@@ -43,7 +44,8 @@ class Certifier:
 
     With `region` "local", rows whose radius does not exceed each of the increasing radii `at` get
     their curvature proved again on a ball that just reaches beyond the first such radius, or to
-    where the solver met the decision boundary; radii are raised where that proves more.
+    where the solver met the decision boundary; radii are raised where that proves more. Rows that
+    are certified at a radius of their own have that in place of these.
 
     With `deployment` "float32" the theorem speaks of the logits as float32 arithmetic computes
     them: for every float32 input nearer than the radius, sums in any order, with or without fused
@@ -67,7 +69,12 @@ class Certifier:
         require(steps >= 0, "steps >= 0", steps=steps)
         require(batch_size > 0, "batch_size > 0", batch_size=batch_size)
         require(region in ("global", "local"), "region is global or local", region=region)
-        require(region == "global" or len(at) > 0, "`at` has a radius if region is local", at=at)
+        require(
+            region == "local" or len(at) == 0,
+            "increasing radii `at` go with region local",
+            at=at,
+            region=region,
+        )
         require(
             all(a < b for a, b in pairwise((0, *at))), "at increases strictly from above 0", at=at
         )
@@ -80,6 +87,7 @@ class Certifier:
         self.steps, self.batch_size, self.runner_up = steps, batch_size, runner_up
         self.features = network.features
         self.bounded = network.bounded()
+        self.balls: Balls | None = None
         if not self.bounded:
             return
         self.curvature = margin_curvature(network) if curvature is None else curvature
@@ -90,7 +98,6 @@ class Certifier:
         plain = float32_is_plain() and all(layer.sums_in_float32 for layer in network.layers)
         dtype = torch.float32 if plain and steps > 0 else torch.float64
         self.by = Arithmetic.of(network, dtype, self.curvature, self.prover)
-        self.balls = None
         if region == "local":
             self.balls = Balls(
                 local=LocalCurvature.of(network, self.errors),
@@ -103,14 +110,27 @@ class Certifier:
                 batch_size=batch_size,
             )
 
-    def __call__(self, images: Tensor) -> Certificates:
-        """Certify `images` (n, ...) with pixels as the network was trained on."""
-        with torch.autocast(images.device.type, enabled=False):
-            return Certificates.concatenate(list(self.batches(images)))
+    @property
+    def needs_radii(self) -> bool:
+        """Whether every row must come with a radius to be decided at: none was stated for balls."""
+        return self.balls is not None and len(self.balls.at) == 0
 
-    def batches(self, images: Tensor) -> Iterator[Certificates]:
+    def __call__(self, images: Tensor, at: float | Tensor = inf) -> Certificates:
+        """Certify `images` (n, ...) with pixels as the network was trained on.
+
+        `at`, one radius or one for each image (n,), is what is to be decided: whether a row's
+        radius exceeds it (`Certificates.certified_at`). The work on a row stops where that is
+        known, and its radius, still proved, may then lie below what could be proved. Infinity asks
+        for all that can be. The decision is that of an infinite `at`, but for rows whose radius
+        there is within the solver's tolerance of `at`.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return Certificates.concatenate(list(self.batches(images, at)))
+
+    def batches(self, images: Tensor, at: float | Tensor = inf) -> Iterator[Certificates]:
         """Certificates in order, `batch_size` images at a time."""
         require(len(images) > 0, "at least one image", images=tuple(images.shape))
+        at = radii_of_rows(at, len(images), all_finite=self.needs_radii).to(images.device)
         flat = images.flatten(1)
         require(
             flat.shape[1] == self.features,
@@ -125,8 +145,9 @@ class Certifier:
         )
         quicken_softplus()
         most = self._rows_in_memory() if self.bounded else self.batch_size
-        for rows in flat.split(min(self.batch_size, most)):
-            yield self._certify(rows)
+        size = min(self.batch_size, most)
+        for rows, radii in zip(flat.split(size), at.split(size), strict=True):
+            yield self._certify(rows, radii)
 
     def _rows_in_memory(self) -> int:
         """Rows whose iterates in the solver and whose proofs fit the memory budget."""
@@ -136,11 +157,11 @@ class Certifier:
         return max(1, _MEMORY // (8 * numbers))
 
     @torch.no_grad()
-    def _certify(self, x: Tensor) -> Certificates:
+    def _certify(self, x: Tensor, at: Tensor) -> Certificates:
         with torch.autocast(x.device.type, enabled=False):
-            return self._certify_exactly(x)
+            return self._certify_exactly(x, at)
 
-    def _certify_exactly(self, x: Tensor) -> Certificates:
+    def _certify_exactly(self, x: Tensor, at: Tensor) -> Certificates:
         if not self.bounded:
             return failed(x, Status.NON_FINITE_NETWORK)
         x64 = x.double()
@@ -172,15 +193,16 @@ class Certifier:
             m=m,
             radius=radii,
         )
-        witnesses = self._improve(margins, runner_up)
+        witnesses = self._improve(margins, runner_up, at)
         region = torch.full_like(length, torch.inf)
         if self.balls is not None:
-            witnesses = self.balls.raise_radii(margins, witnesses, region)
+            witnesses = self.balls.raise_radii(margins, witnesses, region, at)
         finite_logits = torch.isfinite(logits).all(1)
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
-    def _improve(self, margins: Margins, runner_up: Tensor) -> Witnesses:
-        """Raise `margins.radius` in place where a better point can raise the row's minimum.
+    def _improve(self, margins: Margins, runner_up: Tensor, at: Tensor) -> Witnesses:
+        """Raise `margins.radius` in place where a better point can raise the row's minimum, until
+        that exceeds `at` (n,).
 
         First the class of the smallest closed form; then those classes that could still lie below
         it, and only until they no longer do. With `runner_up` it is solved wherever it is not
@@ -190,20 +212,28 @@ class Certifier:
         rows = torch.arange(len(radii), device=radii.device)
         parts = [Witnesses.none(margins.x.shape[1], radii.device)]
         if self.steps > 0:
+            wanted = at * (1 + _BEYOND)
             first = radii.argmin(1)
-            parts.append(self._solve(margins, rows, first, torch.full_like(radii[:, 0], torch.inf)))
-            enough = radii[rows, first, None] * (1 + _CLEAR)
-            rest = radii < enough
-            enough = enough.expand_as(radii).clone()
+            short = (radii[rows, first] < wanted).nonzero()[:, 0]
+            parts.append(self._solve(margins, short, first[short], wanted[short]))
+            enough = self._enough(radii[rows, first], at)[:, None].expand_as(radii).clone()
             if self.runner_up:
-                rest[rows, runner_up] = True
-                enough[rows, runner_up] = torch.inf
+                enough[rows, runner_up] = wanted
+            rest = radii < enough
             rest[rows, first] = False
             pairs = rest.nonzero()
             for part in pairs.split(self.batch_size):
                 row, target = part.unbind(1)
                 parts.append(self._solve(margins, row, target, enough[row, target]))
         return Witnesses.concatenate(parts).sorted(radii.shape[1])
+
+    def _enough(self, first: Tensor, at: Tensor) -> Tensor:
+        """The radii (n,) that further classes have to reach once a class has radius `first` (n,):
+        none, 0, where that decides the row, which no ball can then raise."""
+        enough = torch.minimum(first * (1 + _CLEAR), at * (1 + _BEYOND))
+        if self.balls is not None:
+            return enough
+        return enough.masked_fill((first <= at) & torch.isfinite(at), 0.0)
 
     def _solve(self, margins: Margins, row: Tensor, target: Tensor, enough: Tensor) -> Witnesses:
         """Solve margins (row, target), raise their radii, and return the points that did it."""
@@ -279,12 +309,34 @@ class Certifier:
         return found
 
 
+def radii_of_rows(at: float | Tensor, rows: int, *, all_finite: bool) -> Tensor:
+    """The radius (rows,), float64, that each row is decided at: `at` is one for all, or has one for
+    each. `InvalidInput` unless they are positive and, if so demanded, finite."""
+    given = torch.as_tensor(at, dtype=torch.float64).detach()
+    require(
+        given.shape in ((), (rows,)),
+        "at is one radius, or has one for each image",
+        shape=tuple(given.shape),
+        images=rows,
+    )
+    refused = given[~(given > 0)]
+    require(len(refused) == 0, "at > 0", at=refused.tolist()[:1])
+    require(
+        not all_finite or bool(torch.isfinite(given).all()),
+        "`at` has a radius if region is local",
+        at=at,
+    )
+    return given.expand(rows)
+
+
 # Bytes that a batch may take, whatever its size: larger ones are cut.
 _MEMORY = 2**30
 # Images that are longer are refused as infinite: their squares may overflow.
 _LARGEST = 1e100
 # A class whose radius exceeds the row's minimum by this, relatively, stays above it when proved.
 _CLEAR = 1e-4
+# A radius that exceeds the one it is decided at by this, relatively, is not raised further.
+_BEYOND = 1e-6
 # Relative length of the steps at which the solver stops: in a few coordinates, whose solution is
 # only near that of all; in all of them; and where every step is proved.
 _NEAR_ENOUGH, _SETTLED = 1e-1, 4e-3

@@ -54,14 +54,32 @@ DataDir = Annotated[
     Path | None, typer.Option(help="Directory of the data sets (else RAYCRT_DATA).")
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch missing data sets.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Training workers, certification actors: run.workers.")
+]
+TrialWorkers = Annotated[
+    int | None, typer.Option(help="Training workers of each trial: search.workers.")
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", help="GPUs of each worker or actor: run.gpus_per_worker."),
+]
 
 DEFAULT_RECIPE = "digits"
 
 
 def spec_from(
-    recipe: str, overrides: list[str] | None, data_dir: Path | None, download: bool
+    recipe: str,
+    overrides: list[str] | None,
+    data_dir: Path | None,
+    download: bool,
+    **shorthands: float | None,
 ) -> Spec:
-    """The spec that the common options of a command state; its data set is there."""
+    """The spec that the common options of a command state; its data set is there.
+
+    `shorthands` are values of further keys, `section__key`, that options stand for; none are left
+    as they are.
+    """
     from raycrt import data
 
     values = dict(parse_override(text) for text in overrides or [])
@@ -69,6 +87,8 @@ def spec_from(
         values["data.directory"] = str(data_dir)
     if download:
         values["data.download"] = True
+    given = {key: value for key, value in shorthands.items() if value is not None}
+    values |= {key.replace("__", "."): value for key, value in given.items()}
     spec = recipes.load(recipe).override(values)
     data.check(spec.data)
     return spec
@@ -81,9 +101,13 @@ def train(
     out: Out = Path("runs/train"),
     data_dir: DataDir = None,
     download: Download = False,
+    workers: Workers = None,
+    gpus_per_worker: Gpus = None,
 ) -> None:
     """Train a recipe on training and validation rows with Ray Train; write OUT/train."""
-    spec = spec_from(recipe, set_, data_dir, download)
+    spec = spec_from(
+        recipe, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
+    )
     from raycrt.distributed import stages
 
     stages.train(spec, out / "train")
@@ -103,6 +127,8 @@ def certify(
     set_: Overrides = None,
     data_dir: DataDir = None,
     download: Download = False,
+    workers: Workers = None,
+    gpus_per_worker: Gpus = None,
 ) -> None:
     """Prove a radius for each test image; write OUT/certificates.
 
@@ -114,7 +140,9 @@ def certify(
     if model is None and not (trained / "spec.yaml").is_file():
         raise InvalidInput(f"--out must hold a trained model, but there is none in {trained}")
     stated = str(trained / "spec.yaml") if model is None else recipe or DEFAULT_RECIPE
-    spec = spec_from(stated, set_, data_dir, download)
+    spec = spec_from(
+        stated, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
+    )
     from raycrt import data, models
 
     network = models.load(model or trained, spec.model, data.image_shape(spec.data))

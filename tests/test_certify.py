@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import raycrt
 from raycrt import Certifier, InvalidInput, Status
 from raycrt.activations import ACTIVATIONS
 from raycrt.attacks import attack
@@ -166,6 +167,75 @@ def test_a_dead_class_whose_margin_has_a_gradient_takes_no_radius_away():
     assert (found.status == Status.CERTIFIED).all() and (found.radius > 0).all()
     assert (found.binding != 3).all()
     assert (found.radius <= attack(network, _images()).distance).all()
+
+
+@pytest.mark.parametrize(("depth", "name"), [(2, "softplus"), (2, "tanh"), (3, "silu")])
+def test_rows_are_decided_at_their_own_radii_as_by_full_certificates(depth, name):
+    network = random_network(depth, name=name, classes=10, gain=1.5)
+    images = _images(200)
+    certifier = Certifier(network, batch_size=64)
+    full, closed = certifier(images), Certifier(network, steps=0)(images)
+    factor = torch.tensor([0.5, 0.97, 0.999, 1.001, 1.03, 2.0]).double()
+    own = full.radius * factor[torch.arange(200) % 6]
+    found = certifier(images, at=own)
+    assert torch.equal(found.certified_at(own), full.radius > own)
+    assert (found.certified_at(own) & ~closed.certified_at(own)).any()
+    assert (found.radius <= attack(network, images).distance).all()
+    assert torch.equal(found.certified_at(0.1), found.radius > 0.1)
+
+
+def test_work_stops_where_a_row_is_decided(monkeypatch):
+    """Of what could be proved, less is where less is asked for, and fewer classes are solved."""
+    network = random_network(2, classes=10, gain=1.5)
+    images = _images(200)
+    certifier = Certifier(network, runner_up=False)
+    solved = []
+    solve = Certifier._solve
+    monkeypatch.setattr(
+        Certifier,
+        "_solve",
+        lambda self, m, row, *a: solved.append(len(row)) or solve(self, m, row, *a),
+    )
+    full = certifier(images)
+    everything = sum(solved)
+    for at in (full.radius * 0.5, full.radius * 2):
+        solved.clear()
+        certifier(images, at=at)
+        assert sum(solved) < everything
+    easy = certifier(images, at=1e-6)
+    assert (easy.radius < full.radius).any() and len(easy.witnesses.row) == 0
+    mixed = certifier(images, at=torch.where(torch.arange(200) < 100, 1e-6, math.inf))
+    torch.testing.assert_close(mixed.radius[100:], full.radius[100:], rtol=1e-5, atol=0)
+    torch.testing.assert_close(mixed.radius[:100], easy.radius[:100], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        (torch.ones(3), r"one for each image` must hold, but got \(shape=\(3,\), images=4\)"),
+        (torch.ones(4, 1), r"shape=\(4, 1\)"),
+        (0.0, r"`at > 0` must hold, but got \(at=\[0.0\]\)"),
+        (torch.tensor([1.0, 1.0, -2.0, 1.0]), r"at=\[-2.0\]"),
+        (math.nan, r"at=\[nan\]"),
+        ((0.5, 1.0), "increasing radii `at` go with region local"),
+    ],
+)
+def test_bad_radii_are_refused_before_curvature_is_proved(monkeypatch, at, message):
+    monkeypatch.setattr("raycrt.certifier.margin_curvature", lambda network: pytest.fail("proved"))
+    with pytest.raises(InvalidInput, match=message):
+        raycrt.certify(random_network(2), _images(4), at=at)
+
+
+def test_certify_takes_a_radius_for_each_row_and_stated_radii_for_balls():
+    network, images = random_network(3, gain=2.0), _images(20)
+    at = torch.linspace(0.1, 2, 20)
+    assert torch.equal(
+        raycrt.certify(network, images, at=at).radius, Certifier(network)(images, at).radius
+    )
+    stated = raycrt.certify(network, images, at=(0.5, 1.0), region="local")
+    assert torch.isfinite(stated.region_radius).any()
+    with pytest.raises(InvalidInput, match="`at` has a radius if region is local"):
+        raycrt.certify(network, images, region="local")
 
 
 def test_batches_do_not_change_rows():

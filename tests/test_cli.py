@@ -5,6 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+import tuning.cli
+from raycrt import checkpoint, cli, data, network, recipes
+from raycrt.distributed import stages
+from tuning import pipeline, search
 
 RAYCRT = Path(sys.executable).parent / "raycrt"
 
@@ -14,6 +21,9 @@ BAD = {
     "value": (["demo", "--set", "model.depth=1"], "depth must be at least 2"),
     "override": (["search", "--set", "train.gamma"], "section.key=value"),
     "data": (["train", "--set", "data.name=mnist", "--data-dir", "/nowhere"], "must hold mnist"),
+    "workers": (["train", "--workers", "0"], "run.workers"),
+    "GPUs": (["demo", "--gpus-per-worker", "-1"], "run.gpus_per_worker"),
+    "trial's workers": (["search", "--workers", "0"], "search.workers"),
     "model": (["certify", "--out", "/nowhere"], "/nowhere"),
     "other model": (["certify", "--model", "/nowhere.onnx"], "must exist"),
     "certificates": (["report", "--out", "/nowhere"], "/nowhere"),
@@ -29,3 +39,45 @@ def test_bad_input(name, tmp_path):
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Runs commands on no more than their options; the specs that they would run with."""
+    specs = []
+    app = typer.Typer()
+    for command in (cli.train, cli.certify, tuning.cli.search, tuning.cli.demo):
+        app.command()(command)
+    for module, name in (
+        (stages, "train"),
+        (stages, "certify"),
+        (search, "run"),
+        (pipeline, "run"),
+    ):
+        monkeypatch.setattr(module, name, lambda spec, *rest, **named: specs.append(spec))
+
+    def run(*arguments):
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+        return specs.pop()
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["train", "demo", "certify"])
+def test_workers_and_gpus_stand_for_the_keys_of_the_run(given, tmp_path, command):
+    own = recipes.load("digits").override({"run.workers": 5})
+    checkpoint.save_model(
+        tmp_path / "train", network.build(own.model, data.image_shape(own.data), 10), own
+    )
+    source = ["--out", tmp_path] if command == "certify" else ["--set", "run.workers=5"]
+    run = given(command, *source, "--workers", 3, "--gpus-per-worker", 0.5).run
+    assert (run.workers, run.gpus_per_worker) == (3, 0.5)
+    run = given(command, *source).run
+    assert (run.workers, run.gpus_per_worker) == (5, own.run.gpus_per_worker)
+
+
+def test_workers_of_a_search_are_those_of_a_trial(given):
+    spec, own = given("search", "--workers", 3, "--gpus-per-worker", 1), recipes.load("digits")
+    assert (spec.search.workers, spec.run.gpus_per_worker) == (3, 1)
+    assert spec.run.workers == own.run.workers

@@ -135,6 +135,21 @@ def test_a_stated_radius_is_certified_strictly():
         assert full.any() and (found.radius[full & (found.region_radius > at)] > at).all()
 
 
+def test_rows_with_radii_of_their_own_are_decided_as_by_a_stated_radius():
+    network = random_network(3, gain=2.0)
+    images = _points(60).float()
+    own = torch.tensor([0.3, 0.8], dtype=torch.float64).repeat(30)
+    found = Certifier(network, region="local")(images, at=own)
+    decided = found.certified_at(own)
+    for at in (0.3, 0.8):
+        full = Certifier(network, region="local", at=(at,))(images)
+        rows = (own == at) & ((full.radius - at).abs() > 1e-4 * at)
+        assert torch.equal(decided[rows], full.radius[rows] > at)
+    # Some only by a ball.
+    assert (decided & torch.isfinite(found.region_radius)).any()
+    assert (found.radius <= attack(network, images).distance).all()
+
+
 def test_rows_beyond_all_stated_radii_are_left_alone():
     network = random_network(3, gain=1.5)
     images = _points(30).float()
@@ -179,7 +194,9 @@ def test_margins_below_float32_rounding_are_not_certified_for_float32():
 def test_bad_options():
     network = random_network(2)
     with pytest.raises(InvalidInput, match="`at` has a radius if region is local"):
-        Certifier(network, region="local")
+        Certifier(network, region="local")(_points(3))
+    with pytest.raises(InvalidInput, match="increasing radii `at` go with region local"):
+        Certifier(network, at=(0.5, 1.0))
     with pytest.raises(InvalidInput, match="region is global or local"):
         Certifier(network, region="here")
     with pytest.raises(InvalidInput, match="at increases strictly from above 0"):

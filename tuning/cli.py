@@ -12,7 +12,17 @@ import typer
 from rich.console import Console
 
 from raycrt import cli
-from raycrt.cli import DEFAULT_RECIPE, DataDir, Download, Out, Overrides, Recipe
+from raycrt.cli import (
+    DEFAULT_RECIPE,
+    DataDir,
+    Download,
+    Gpus,
+    Out,
+    Overrides,
+    Recipe,
+    TrialWorkers,
+    Workers,
+)
 
 
 def search(
@@ -24,12 +34,21 @@ def search(
     ] = False,
     data_dir: DataDir = None,
     download: Download = False,
+    workers: TrialWorkers = None,
+    gpus_per_worker: Gpus = None,
 ) -> None:
     """Search the recipe's space with Ray Tune and Optuna; write OUT/search.
 
     The first trial is the recipe itself. The winner is in OUT/search/best.yaml, a recipe.
     """
-    spec = cli.spec_from(recipe, set_, data_dir, download)
+    spec = cli.spec_from(
+        recipe,
+        set_,
+        data_dir,
+        download,
+        search__workers=workers,
+        run__gpus_per_worker=gpus_per_worker,
+    )
     from tuning import search as searches
 
     with _failure_in_one_line():
@@ -71,12 +90,16 @@ def demo(
     out: Out = Path("runs/demo"),
     data_dir: DataDir = None,
     download: Download = False,
+    workers: Workers = None,
+    gpus_per_worker: Gpus = None,
 ) -> None:
     """The whole job: search, train the winner, certify the test images, report.
 
     Run again with the same OUT, it goes on where it stopped.
     """
-    spec = cli.spec_from(recipe, set_, data_dir, download)
+    spec = cli.spec_from(
+        recipe, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
+    )
     from tuning import pipeline
 
     with _failure_in_one_line():

@@ -123,7 +123,7 @@ class _Certify:
             batch_size=self.size,
             curvature=torch.from_numpy(ray.get(curvature).copy()),
             region=spec.certify.region,
-            at=spec.certify.at,
+            at=spec.certify.at if spec.certify.region == "local" else (),
             deployment=spec.certify.deployment,
         )
 

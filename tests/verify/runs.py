@@ -45,7 +45,7 @@ def write_run(run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0) -> Pat
         steps=spec.certify.steps,
         batch_size=ROWS_IN_A_FILE,
         region=spec.certify.region,
-        at=spec.certify.at,
+        at=spec.certify.at if spec.certify.region == "local" else (),
         deployment=spec.certify.deployment,
     )
     directory = run / "certificates"
