@@ -28,9 +28,9 @@ def train(spec: Spec, out: Path) -> None:
     """Train `spec` on training and validation rows; the model is in `out` afterwards.
 
     `out/tensorboard` follows the run epoch by epoch; its hyper-parameters stand beside the last
-    epoch's numbers there. After Ctrl-C the command ends with exit code
-    130 and says where the last checkpoint is and how to go on from it; where training diverges,
-    with exit code 1 and the step at which it did.
+    epoch's numbers there. After Ctrl-C the command ends with its epoch and exit code 130, and says
+    where the epoch's checkpoint is and how to go on from it; where training diverges, with exit
+    code 1 and the step at which it did.
     """
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -57,13 +57,18 @@ def train(spec: Spec, out: Path) -> None:
                 hyper_parameters(spec), last, run_name=".", global_step=spec.train.epochs
             )
     except KeyboardInterrupt:
-        kept = training.last_checkpoint(out)
-        print(f"interrupted; last checkpoint: {kept or 'none yet'}")
+        print(f"interrupted; last checkpoint: {_told_of_checkpoint(spec, out)}")
         print(f"to go on from it: {shlex.join(['raycrt', *sys.argv[1:]])}")
         sys.exit(INTERRUPTED)
     except TrainingDiverged as error:
         sys.exit(f"raycrt: {error}; last checkpoint: {training.last_checkpoint(out) or 'none'}")
     print(f"model: {out / checkpoint.MODEL}")
+
+
+def _told_of_checkpoint(spec: Spec, out: Path) -> str:
+    kept = training.last_checkpoint(out)
+    state = checkpoint.load_state(kept) if kept else None
+    return f"{kept} (epoch {state['epoch']} of {spec.train.epochs})" if state else "none yet"
 
 
 def hyper_parameters(spec: Spec) -> dict[str, bool | int | float | str]:
