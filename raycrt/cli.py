@@ -103,14 +103,20 @@ def train(
     download: Download = False,
     workers: Workers = None,
     gpus_per_worker: Gpus = None,
+    hold_out: Annotated[
+        bool, typer.Option("--hold-out", help="Keep validation rows out and assess them instead.")
+    ] = False,
 ) -> None:
-    """Train a recipe on training and validation rows with Ray Train; write OUT/train."""
+    """Train a recipe on training and validation rows with Ray Train; write OUT/train.
+
+    OUT/train/tensorboard follows it; with --hold-out, by what is proved on the validation rows.
+    """
     spec = spec_from(
         recipe, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
     )
     from raycrt.distributed import stages
 
-    stages.train(spec, out / "train")
+    stages.train(spec, out / "train", hold_out=hold_out)
 
 
 @app.command()

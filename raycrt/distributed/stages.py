@@ -20,19 +20,25 @@ from raycrt.spec import Spec
 from raycrt.training import Metrics, TrainingDiverged
 
 INTERRUPTED = 130
+# Names of runs in a directory, and the rows that they train on.
+_ALL_ROWS, _HELD_OUT = ("train", "fit"), ("hold-out", "train")
 # What of an epoch's numbers is shown while it trains; TensorBoard has all of them.
 _TOLD = ("loss", "train_accuracy", "train_robust", "curvature")
 
 
-def train(spec: Spec, out: Path) -> None:
+def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
     """Train `spec` on training and validation rows; the model is in `out` afterwards.
 
+    With `hold_out` the validation rows are not trained on, and `out/tensorboard` tells what is
+    proved on them. It is a run of its own: checkpoints of the other are not taken up.
+
     `out/tensorboard` follows the run epoch by epoch; its hyper-parameters stand beside the last
-    epoch's numbers there. After Ctrl-C the command ends with exit code
-    130 and says where the last checkpoint is and how to go on from it; where training diverges,
-    with exit code 1 and the step at which it did.
+    epoch's numbers there. After Ctrl-C the command ends with its epoch and exit code 130, and says
+    where the epoch's checkpoint is and how to go on from it; where training diverges, with exit
+    code 1 and the step at which it did.
     """
     out.mkdir(parents=True, exist_ok=True)
+    name, rows = _HELD_OUT if hold_out else _ALL_ROWS
     try:
         with (
             session(),
@@ -52,18 +58,24 @@ def train(spec: Spec, out: Path) -> None:
                     board.add_scalar(tag, value, epoch)
                     last[tag] = value
 
-            training.fit(spec, out, watch=watch)
+            training.fit(spec, out, name=name, rows=rows, watch=watch)
             board.add_hparams(
                 hyper_parameters(spec), last, run_name=".", global_step=spec.train.epochs
             )
     except KeyboardInterrupt:
-        kept = training.last_checkpoint(out)
-        print(f"interrupted; last checkpoint: {kept or 'none yet'}")
+        print(f"interrupted; last checkpoint: {_told_of_checkpoint(spec, out, name)}")
         print(f"to go on from it: {shlex.join(['raycrt', *sys.argv[1:]])}")
         sys.exit(INTERRUPTED)
     except TrainingDiverged as error:
-        sys.exit(f"raycrt: {error}; last checkpoint: {training.last_checkpoint(out) or 'none'}")
+        kept = training.last_checkpoint(out, name)
+        sys.exit(f"raycrt: {error}; last checkpoint: {kept or 'none'}")
     print(f"model: {out / checkpoint.MODEL}")
+
+
+def _told_of_checkpoint(spec: Spec, out: Path, name: str) -> str:
+    kept = training.last_checkpoint(out, name)
+    state = checkpoint.load_state(kept) if kept else None
+    return f"{kept} (epoch {state['epoch']} of {spec.train.epochs})" if state else "none yet"
 
 
 def hyper_parameters(spec: Spec) -> dict[str, bool | int | float | str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -55,15 +55,16 @@ def fit(
     `measure` found of the epoch on the first worker: its checkpoint is stored before. At four
     epochs, the last among them, they hold what `assess` proves on 256 rows, as `validation/...`, or
     as `training_rows/...` where these rows are trained on. A checkpoint costs seconds of Ray's
-    time, so that epochs shorter than `seconds_between_checkpoints` share one; the last epoch and
-    those that are measured always have their own. A worker that dies is replaced; all go on from
-    the last checkpoint.
+    time, so that epochs shorter than `seconds_between_checkpoints` share one; the first epoch, the
+    last and those that are measured always have their own. A worker that dies is replaced; all go
+    on from the last checkpoint.
 
-    Once `stop` is set, workers stop after the epoch that runs, their resources are free and
-    `Stopped` is raised. The last checkpoint is kept then, when Ctrl-C stops the workers, which
-    raises KeyboardInterrupt, and when the loss or a weight is no longer finite, which raises
-    `TrainingDiverged` without retrying.
+    Once `stop` is set, workers stop after the epoch that runs, which has a checkpoint, their
+    resources are free and `Stopped` is raised. Ctrl-C does the same and raises KeyboardInterrupt; a
+    second one does not wait for the epoch. When the loss or a weight is no longer finite,
+    `TrainingDiverged` is raised without retrying; the last checkpoint is kept.
     """
+    stop = stop or threading.Event()
     line: Any = ray.remote(num_cpus=0)(_Line).remote()
     trainer = TorchTrainer(
         _work,
@@ -94,15 +95,9 @@ def fit(
     finished = threading.Event()
     watcher = threading.Thread(target=_watch, args=(line, watch, stop, finished), daemon=True)
     watcher.start()
-    handler = signal.getsignal(signal.SIGINT)
     try:
-        result = trainer.fit()
-    except SystemExit:
-        # Ray's own handler of Ctrl-C, which it leaves behind, ends the process when it is done.
-        raise KeyboardInterrupt from None
+        result = _result(trainer, stop)
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
         finished.set()
         watcher.join()
     error = ray.get(line.error.remote())
@@ -114,6 +109,30 @@ def fit(
         model, _ = checkpoint.load_model(Path(directory))
     checkpoint.save_model(out, model, spec)
     return model
+
+
+def _result(trainer: TorchTrainer, stop: threading.Event) -> Result:
+    """What `trainer` ends with; Ctrl-C sets `stop` and is raised when the workers have stopped.
+
+    It runs in a thread, since in the main one Ray would take Ctrl-C for itself and stop the workers
+    without a checkpoint.
+    """
+    ended: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(trainer.fit())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return ended.result()
+    except KeyboardInterrupt:
+        stop.set()
+        print("stopping after this epoch; Ctrl-C again stops at once", flush=True)
+        wait([ended])
+        raise
 
 
 def last_checkpoint(out: Path, name: str = "train") -> Path | None:
@@ -156,12 +175,12 @@ class _Line:
 def _watch(
     line: Any,
     watch: Callable[[int, Metrics], None],
-    stop: threading.Event | None,
+    stop: threading.Event,
     finished: threading.Event,
 ) -> None:
     while True:
         last = finished.wait(_SECONDS_BETWEEN_LOOKS)
-        if stop is not None and stop.is_set():
+        if stop.is_set():
             line.stop.remote()
         for epoch, metrics in ray.get(line.news.remote()):
             watch(epoch, metrics)
@@ -203,7 +222,7 @@ def _work(config: dict[str, Any]) -> None:
         ours = [time.monotonic() - last, float(found is not None), float(stops)]
         waited, measured, stopped = _total(torch.tensor(ours, device=device)).tolist()
         late = waited / workers.size >= config["seconds"]
-        if late or measured or end.epoch == spec.train.epochs:
+        if late or measured or stopped or end.epoch in (1, spec.train.epochs):
             last = time.monotonic()
             _keep(end, spec, first)
         if first:
