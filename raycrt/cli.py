@@ -16,7 +16,7 @@ import typer
 
 from raycrt import recipes
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import Spec, parse_override
+from raycrt.spec import ModelSpec, Spec, parse_override
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -138,7 +138,8 @@ def certify(
 ) -> None:
     """Prove a radius for each test image; write OUT/certificates.
 
-    The model is the one in OUT/train, or --model with the --recipe that says what its images are.
+    The model is the one in OUT/train, or --model with the --recipe that says what its images are;
+    that is put in OUT/train if a spec can say what it is.
     """
     trained = out / "train"
     if model is None and recipe is not None:
@@ -154,8 +155,18 @@ def certify(
     network = models.load(model or trained, spec.model, data.image_shape(spec.data))
     from raycrt.distributed import stages
 
+    told: ModelSpec | None = spec.model
+    if model is not None:
+        told = models.described(model, network, spec.model)
+        spec = stages.adopt(spec, network, told, trained)
     home = model or trained
-    stages.certify(spec, network, out / "certificates", home=home if home.is_dir() else None)
+    stages.certify(
+        spec,
+        network,
+        out / "certificates",
+        home=home if home.is_dir() else None,
+        told=told is not None,
+    )
 
 
 @app.command()

@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from raycrt import checkpoint, network, onnx_graph
+from raycrt.activations import ACTIVATIONS, activation
+from raycrt.affine import Dense
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
 from raycrt.sequential import as_network
-from raycrt.spec import ModelSpec
+from raycrt.spec import ModelSpec, Spec
 
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth")
 
@@ -45,6 +48,32 @@ def load(
     if spec is None:
         raise InvalidInput(f"a spec of the model must be given with a file of weights, {path}")
     return from_state_dict(_read_weights(path), spec, input_shape)
+
+
+def described(path: Path, network: Network, spec: ModelSpec) -> ModelSpec | None:
+    """What the `network` that `load(path, spec)` gave really is; none where no spec can say it."""
+    if path.is_dir():
+        return Spec.load(path).model
+    return dense_spec(network) if path.suffix == ".onnx" else spec
+
+
+def dense_spec(network: Network) -> ModelSpec | None:
+    """The spec of a network of dense layers whose hidden ones are of one width, else none."""
+    layers, given = network.layers, network.activation
+    widths = {layer.out_features for layer in layers[:-1]}
+    if len(widths) > 1 or any(type(layer) is not Dense for layer in layers):
+        return None
+    # The curvature of softplus at 0 is a quarter of its sharpness.
+    top = given.curvature_range[1] / activation("softplus").curvature_range[1]
+    beta = float(f"{top:.12g}") if given.name == "softplus" else 1.0
+    if given.name not in ACTIVATIONS:
+        return None
+    if activation(given.name, beta).curvature_range != given.curvature_range:
+        return None
+    try:
+        return ModelSpec(depth=len(layers), width=widths.pop(), activation=given.name, beta=beta)
+    except ValidationError:  # More layers than a spec may have.
+        return None
 
 
 def from_state_dict(

@@ -30,10 +30,12 @@ class Report:
 def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Report:
     """Write `report.md` and `certified_accuracy.png` into `out` from a certificates directory."""
     table, manifest = certificates.read(directory)
-    spec = validate(manifest["spec"])
+    told = manifest["spec"]["model"] is not None
+    spec = validate({key: part for key, part in manifest["spec"].items() if part is not None})
     summary = certificates.summarise(table, spec.certify.at)
     out.mkdir(parents=True, exist_ok=True)
-    spec.save(out)
+    if told:
+        spec.save(out)
     plot = out / "certified_accuracy.png"
     draw(table, plot, spec.certify.at)
     rate = len(table) / manifest["seconds"] if manifest.get("seconds") else float("nan")
@@ -98,7 +100,9 @@ def _radii(summary: Summary) -> str:
 def _model(manifest: dict[str, Any]) -> str:
     model, train = manifest["spec"]["model"], manifest["spec"]["train"]
     lines = ["## Model\n", "| key | value |", "|---|---|"]
-    lines += [f"| model.{k} | {v} |" for k, v in model.items()]
+    if model is None:
+        lines.append("| model | not one that a spec can say |")
+    lines += [f"| model.{k} | {v} |" for k, v in (model or {}).items()]
     lines += [f"| train.{k} | {v} |" for k, v in train.items()]
     lines.append(f"| seed | {manifest['spec']['run']['seed']} |")
     lines.append(f"| weights SHA-256 | `{manifest['weights_sha256']}` |")

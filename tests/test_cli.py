@@ -9,8 +9,10 @@ import typer
 from typer.testing import CliRunner
 
 import tuning.cli
-from raycrt import checkpoint, cli, data, network, recipes
+from raycrt import certificates, checkpoint, cli, data, network, recipes, report
 from raycrt.distributed import stages
+from raycrt.errors import InvalidInput
+from raycrt.verify import verify_run
 from tuning import pipeline, search
 
 RAYCRT = Path(sys.executable).parent / "raycrt"
@@ -81,3 +83,33 @@ def test_workers_of_a_search_are_those_of_a_trial(given):
     spec, own = given("search", "--workers", 3, "--gpus-per-worker", 1), recipes.load("digits")
     assert (spec.search.workers, spec.run.gpus_per_worker) == (3, 1)
     assert spec.run.workers == own.run.workers
+
+
+def test_another_model_is_told_truly_and_can_be_verified(tmp_path):
+    """A 20-neuron tanh net under a recipe of another model: what is stored is the net."""
+    own = recipes.load("digits").override(
+        {"model": {"depth": 2, "width": 20, "activation": "tanh"}, "train.linear_layers": 0}
+    )
+    source, out = tmp_path / "net", tmp_path / "run"
+    net = network.build(own.model, data.image_shape(own.data), 10)
+    checkpoint.save_model(source, net, own)
+    assert recipes.load("digits").model != own.model
+    app = typer.Typer()
+    app.command()(cli.certify)
+    few = ["--set", "data.limit=12", "--workers", "1", "--out", str(out)]
+    done = CliRunner().invoke(app, ["--model", str(source), *few])
+    assert done.exit_code == 0, done.output
+    _, manifest = certificates.read(out / "certificates")
+    assert manifest["spec"]["model"] == own.model.model_dump(mode="json")
+    assert verify_run(out).sound
+    other = network.build(own.model, data.image_shape(own.data), 10)
+    with pytest.raises(InvalidInput, match="holds the model that is certified"):
+        stages.adopt(own, other, own.model, out / "train")
+    manifest["spec"]["model"] = None
+    certificates.write_manifest(out / "certificates", manifest)
+    with pytest.raises(InvalidInput, match="only models that a spec can say are checked"):
+        verify_run(out)
+    assert (
+        "not one that a spec can say"
+        in report.write(out / "certificates", tmp_path / "report").markdown.read_text()
+    )

@@ -519,3 +519,20 @@ class TestOnnx:
         (tmp_path / "model.onnx").write_bytes(b"not a model at all")
         with pytest.raises(InvalidInput, match="must be a valid ONNX file"):
             models.load(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("layer", [nn.Tanh(), nn.Softplus(beta=5), nn.GELU()])
+def test_a_dense_network_is_told_by_a_spec(layer: nn.Module) -> None:
+    found = models.dense_spec(models.as_network(dense(layer)))
+    assert found is not None and (found.depth, found.width) == (3, 8)
+    rebuilt = network.build(found, (6,), 3)
+    rebuilt.load_state_dict(models.as_network(dense(layer)).state_dict())
+    assert found.beta == (5 if isinstance(layer, nn.Softplus) else 1)
+
+
+def test_what_no_spec_can_say_is_not_told() -> None:
+    widths = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
+    assert models.dense_spec(models.as_network(widths)) is None
+    assert models.dense_spec(models.as_network(convolutional(), (2, 8, 6))) is None
+    deep = [layer for _ in range(16) for layer in (nn.Linear(6, 6), nn.Tanh())]
+    assert models.dense_spec(models.as_network(nn.Sequential(*deep, nn.Linear(6, 3)))) is None

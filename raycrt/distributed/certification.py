@@ -39,11 +39,13 @@ def certify(
     out: Path,
     *,
     curvature: Tensor | None = None,
+    told: bool = True,
     watch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Any]:
     """Certify every image of `split` with `spec.run.workers` actors; the manifest written to `out`.
 
-    `curvature` is the network's proved margin curvature, if it is known. `watch` is called with the
+    `curvature` is the network's proved margin curvature, if it is known. The manifest's model is
+    null unless the network is `told` by `spec.model`. `watch` is called with the
     number of rows of each batch as it finishes.
     """
     digest = weights_hash(network)
@@ -58,14 +60,15 @@ def certify(
     began = time.monotonic()
     if curvature is None:
         curvature = margin_curvature(network)
-    spec.save(out)
+    if told:
+        spec.save(out)
     facts = {
         "rows": len(split),
         "weights_sha256": digest,
         "region": spec.certify.region,
         "deployment": spec.certify.deployment,
         "margin_curvature": curvature.tolist(),
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json") | ({} if told else {"model": None}),
     }
     certificates.write_manifest(out, {"complete": False, **facts})
     if pending:

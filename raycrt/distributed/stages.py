@@ -15,8 +15,9 @@ from raycrt.curvature import margin_curvature
 from raycrt.distributed import certification
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session
+from raycrt.errors import require
 from raycrt.network import Network
-from raycrt.spec import Spec
+from raycrt.spec import ModelSpec, Spec
 from raycrt.training import Metrics, TrainingDiverged
 
 INTERRUPTED = 130
@@ -91,8 +92,33 @@ def hyper_parameters(spec: Spec) -> dict[str, bool | int | float | str]:
     return dict(leaves(spec.model_dump(mode="json", include={"model", "train", "run"}), ""))
 
 
-def certify(spec: Spec, network: Network, out: Path, *, home: Path | None = None) -> dict[str, Any]:
-    """Certify the test images; the manifest of the table in `out`.
+def adopt(spec: Spec, network: Network, told: ModelSpec | None, trained: Path) -> Spec:
+    """`spec` with `told`, what the network from elsewhere is, as its model. It is written into
+    `trained` with the weights, for the checker to read; nothing is where no spec tells the model.
+
+    Raises `InvalidInput` where `trained` holds another model.
+    """
+    if (trained / checkpoint.MODEL).is_file():
+        held, own = checkpoint.load_model(trained)
+        require(
+            checkpoint.weights_hash(held) == checkpoint.weights_hash(network) and own.model == told,
+            "the train directory of the output is missing or holds the model that is certified",
+            directory=str(trained),
+        )
+    if told is None:
+        return spec
+    # What a training would do with the model must not contradict it.
+    neutral = {"train.linear_layers": 0, "train.components": None}
+    spec = spec.override({"model": told.model_dump(), **neutral})
+    if not (trained / checkpoint.MODEL).is_file():
+        checkpoint.save_model(trained, network, spec)
+    return spec
+
+
+def certify(
+    spec: Spec, network: Network, out: Path, *, home: Path | None = None, told: bool = True
+) -> dict[str, Any]:
+    """Certify the test images; the manifest of the table in `out`, `told` the model by `spec`.
 
     The curvature is proved once for a model: it is kept in `home`, the model's directory.
     """
@@ -117,6 +143,7 @@ def certify(spec: Spec, network: Network, out: Path, *, home: Path | None = None
             test,
             out,
             curvature=curvature,
+            told=told,
             watch=watch,
         )
     print(f"certificates: {out}")

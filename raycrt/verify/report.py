@@ -95,7 +95,13 @@ def verify_run(
 
 
 def _spec(manifest: dict[str, Any], data_directory: Path | None) -> Spec:
-    spec = validate(manifest.get("spec"))
+    stored = manifest.get("spec")
+    if isinstance(stored, dict) and "model" in stored and stored["model"] is None:
+        raise InvalidInput(
+            "only models that a spec can say are checked (dense layers, the hidden ones of one "
+            "width, or raycrt's own convolutions), but spec.model is null in the manifest"
+        )
+    spec = validate(stored)
     if data_directory is None:
         return spec
     return spec.override({"data.directory": str(data_directory)})
