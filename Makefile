@@ -33,6 +33,7 @@ test-slow: $(VENV)/.installed-test  ## run the tests that take longer
 bench: $(VENV)/.installed-test  ## measure speed as ratios within one run (MNIST in RAYCRT_DATA)
 	$(BIN)/python -m tests.benchmarks.certification --out runs/bench/certification.json
 	$(BIN)/python -m tests.benchmarks.search --out runs/bench/search.json
+	$(BIN)/python -m tests.benchmarks.training --out runs/bench/training.json
 
 check: format lint types imports test  ## everything that must hold before a commit
 

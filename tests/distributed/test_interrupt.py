@@ -17,7 +17,7 @@ from raycrt.distributed.stages import INTERRUPTED
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(560)]
 
 RAYCRT = Path(sys.executable).parent / "raycrt"
-EPOCHS = 200
+EPOCHS = 400
 
 
 def command(out: Path) -> list[str]:
@@ -40,7 +40,7 @@ def interrupted(out: Path) -> tuple[int, str]:
         while training.last_checkpoint(out / "train") is None and process.poll() is None:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=300)
     finally:
         process.kill()
     return process.returncode, output
@@ -62,7 +62,7 @@ def test_after_ctrl_c_the_command_that_is_named_ends_with_the_same_weights(tmp_p
     program, *arguments = shlex.split(named)
     assert program == "raycrt"
     for rest in (arguments, command(whole)):
-        subprocess.run([RAYCRT, *rest], check=True, capture_output=True, timeout=200)
+        subprocess.run([RAYCRT, *rest], check=True, capture_output=True, timeout=300)
     resumed, uninterrupted = (
         checkpoint.weights_hash(checkpoint.load_model(out / "train")[0]) for out in (broken, whole)
     )
