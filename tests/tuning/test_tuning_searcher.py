@@ -18,7 +18,7 @@ from ray.tune.schedulers import TrialScheduler
 from raycrt.spec import Spec
 from tests.tuning.driver import LANDSCAPE, drive, result
 from tuning import space, store, study
-from tuning.searcher import NUMBER, Halving, StudySearch
+from tuning.searcher import NUMBER, Halving, Median, StudySearch
 
 
 def landscape(params: dict[str, Any], epoch: int) -> float:
@@ -104,6 +104,37 @@ def test_ends_never_count_as_rungs_even_of_a_trial_that_was_taken_up_again(tmp_p
         halving.on_trial_complete(None, trial, found)
     rungs = {epoch: set(values.values()) for epoch, values in halving._brackets[0]._rungs}
     assert rungs == {3: {0.5}, 9: {0.5}}
+
+
+class TuneTrial:
+    """What the median rule sees of a trial; it may be the key of a dictionary."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id, self.config = f"tune-{number}", {NUMBER: number}
+
+
+def controller(*statuses: str) -> SimpleNamespace:
+    """Tune's controller with live trials in these states."""
+    return SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status=s) for s in statuses])
+
+
+def test_the_median_rule_stops_what_lies_below_it_but_never_the_default() -> None:
+    median = Median(LANDSCAPE)
+    trials = [TuneTrial(number) for number in range(5)]
+
+    def told(number: int, epoch: int, certified: float) -> str:
+        return median.on_trial_result(controller(), trials[number], result(certified, epoch))
+
+    for number in (1, 2, 3):
+        for epoch in LANDSCAPE.search.rungs:
+            assert told(number, epoch, 0.5) == TrialScheduler.CONTINUE
+    assert [told(0, epoch, 0.1) for epoch in (3, 9, 27)] == [TrialScheduler.CONTINUE] * 3
+    assert told(4, 3, 0.1) == TrialScheduler.STOP
+
+
+def test_the_median_rule_pauses_no_trial_for_one_that_waits() -> None:
+    told = Median(LANDSCAPE).on_trial_result(controller("PENDING"), TuneTrial(1), result(0.5, 3))
+    assert told == TrialScheduler.CONTINUE
 
 
 def test_each_radius_of_the_objective_reaches_the_study(tmp_path: Path) -> None:
