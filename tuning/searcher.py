@@ -45,7 +45,7 @@ class StudySearch(OptunaSearch):
         self._room = room
         self._home, self._spec, self._study = home, spec, study
         self._orphans = store.own(study, home, TrialState.RUNNING)
-        self._failures = 0
+        self._failures = len(store.own(study, home, TrialState.FAIL))
         super().__init__(
             space=lambda trial: space.suggest(spec, trial),
             metric=METRIC,

@@ -14,10 +14,11 @@ from typing import Any
 import optuna
 import pytest
 from ray.tune.schedulers import TrialScheduler
+from rich.console import Console
 
 from raycrt.spec import Spec
 from tests.tuning.driver import LANDSCAPE, drive, result
-from tuning import space, store, study
+from tuning import search, space, store, study
 from tuning.searcher import NUMBER, Halving, Median, StudySearch
 
 
@@ -145,12 +146,12 @@ def test_each_radius_of_the_objective_reaches_the_study(tmp_path: Path) -> None:
 def test_a_failed_trial_keeps_its_reason_and_too_many_end_the_search(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.failures": 1})
     record = store.open_study(spec, tmp_path)
-    search = StudySearch(spec, tmp_path, record)
+    searcher = StudySearch(spec, tmp_path, record)
     for name in ("a", "b"):
-        search.suggest(name)
+        searcher.suggest(name)
         failed = {"certified": 0.0, "epoch": 0, "reason": "TrainingDiverged: nan at step 3"}
-        search.on_trial_complete(name, failed)
-    assert search.suggest("c") == StudySearch.FINISHED
+        searcher.on_trial_complete(name, failed)
+    assert searcher.suggest("c") == StudySearch.FINISHED
     trials = study.trials(record, spec)
     assert [(t.state, t.reason) for t in trials] == [
         ("failed", "TrainingDiverged: nan at step 3")
@@ -158,11 +159,35 @@ def test_a_failed_trial_keeps_its_reason_and_too_many_end_the_search(tmp_path: P
     assert study.ranking(trials) == []
 
 
+def test_failures_count_on_when_a_search_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = LANDSCAPE.override({"search.failures": 1})
+    record = store.open_study(spec, tmp_path)
+
+    def fail(name: str) -> StudySearch:
+        searcher = StudySearch(spec, tmp_path, record)
+        searcher.suggest(name)
+        searcher.on_trial_complete(name, error=True)
+        return searcher
+
+    fail("a")
+    assert fail("b").suggest("c") == StudySearch.FINISHED
+
+    def started(*args: object, **options: object) -> None:
+        raise AssertionError("Tune was started")
+
+    monkeypatch.setattr(search.tune, "Tuner", started)
+    search._run_trials(spec, tmp_path, record, [], Console(quiet=True))
+    with pytest.raises(search.SearchFailed, match=r"2 trials failed \(search\.failures=1\)"):
+        search._check_outcome(spec, record, tmp_path)
+
+
 def test_a_lost_process_is_a_failure(tmp_path: Path) -> None:
     record = store.open_study(LANDSCAPE, tmp_path)
-    search = StudySearch(LANDSCAPE, tmp_path, record)
-    search.suggest("a")
-    search.on_trial_complete("a", error=True)
+    searcher = StudySearch(LANDSCAPE, tmp_path, record)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", error=True)
     [trial] = study.trials(record, LANDSCAPE)
     assert trial.state == "failed"
     assert "process died" in trial.reason
@@ -171,12 +196,12 @@ def test_a_lost_process_is_a_failure(tmp_path: Path) -> None:
 def test_constraints_reach_the_study_and_rule_a_winner_out(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.constraints": {"clean": 0.5, "parameters": 20}})
     record = store.open_study(spec, tmp_path)
-    search = StudySearch(spec, tmp_path, record)
+    searcher = StudySearch(spec, tmp_path, record)
     for name, certified in (("a", 0.9), ("b", 0.6), ("c", 0.4)):
-        search.suggest(name)
+        searcher.suggest(name)
         found = result(certified, 27)
         found["parameters"] = 100 if name == "a" else 10
-        search.on_trial_complete(name, found)
+        searcher.on_trial_complete(name, found)
     assert [t.number for t in study.ranking(study.trials(record, spec))] == [1]
     assert record.get_trials()[0].constraints == {"clean": pytest.approx(-0.4), "parameters": 80}
 
