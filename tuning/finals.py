@@ -1,7 +1,8 @@
 """The finals: the best trials and the default, trained with several seeds, on all validation rows.
 
 A search looks at many configurations on few rows, so its best value is partly luck. The finals
-judge again, and the default competes: the winner is not below it on the validation rows.
+judge again, with seeds that have chosen nothing yet, and the default competes: the winner is not
+below it on the validation rows.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ def choose(spec: Spec, home: Path, records: list[TrialRecord], console: Console)
     default = [trial for trial in ranked if trial.number == 0]
     chosen = ranked[: spec.search.finalists]
     chosen += [trial for trial in default if trial not in chosen]
+    asked = {(trial.number, seed) for trial in chosen for seed in seeds(spec)}
     rows = _train_all(spec, home, chosen)
-    order = study.standings([row for row in rows if row["number"] in {t.number for t in chosen}])
+    order = study.standings([row for row in rows if (row["number"], row["seed"]) in asked])
     for row in order:
         console.print(
             f"finalist {row['number']}: certified {row['certified']:.1%}, "
@@ -46,18 +48,22 @@ def choose(spec: Spec, home: Path, records: list[TrialRecord], console: Console)
     return next(trial for trial in chosen if trial.number == order[0]["number"])
 
 
+def seeds(spec: Spec) -> range:
+    """Those of the finals; `run.seed` is that of the trials, whose luck it would repeat."""
+    return range(spec.run.seed + 1, spec.run.seed + 1 + spec.search.seeds)
+
+
 def _train_all(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[study.Row]:
     """All trainings that are not in `finalists.csv` yet, as many at a time as there is room for."""
     file = home / study.FINALISTS
     rows = study.finalists(home)
     done = {(row["number"], row["seed"]) for row in rows}
-    seeds = range(spec.run.seed, spec.run.seed + spec.search.seeds)
     need = room.for_process(spec)
     task = ray.remote(_train).options(
         num_cpus=need.get("cpu", 0), num_gpus=need.get("gpu", 0), memory=need.get("memory")
     )
     tree = spec.model_dump(mode="json")
-    waiting = [(t, seed) for t in chosen for seed in seeds if (t.number, seed) not in done]
+    waiting = [(t, seed) for t in chosen for seed in seeds(spec) if (t.number, seed) not in done]
     at_a_time = room.trials(spec)
     pending: dict[ray.ObjectRef, tuple[int, int]] = {}
     while waiting or pending:

@@ -116,7 +116,8 @@ def _run_trials(
     total = spec.search.trials
     if spec.search.algorithm == "grid":
         total = len(_first(spec))
-    if len(finished) >= total:
+    failed = [trial for trial in finished if trial.state == TrialState.FAIL]
+    if len(finished) >= total or len(failed) > spec.search.failures:
         return
     room.check(spec)
     tuner = tune.Tuner(

@@ -45,7 +45,7 @@ class StudySearch(OptunaSearch):
         self._room = room
         self._home, self._spec, self._study = home, spec, study
         self._orphans = store.own(study, home, TrialState.RUNNING)
-        self._failures = 0
+        self._failures = len(store.own(study, home, TrialState.FAIL))
         super().__init__(
             space=lambda trial: space.suggest(spec, trial),
             metric=METRIC,
@@ -120,7 +120,8 @@ class StudySearch(OptunaSearch):
 class AtRungs(TrialScheduler):
     """Compares trials at rungs alone, since their ends are measured otherwise.
 
-    Trial 0, the default, runs to its end: the winner is compared with it.
+    A trial stops or goes on, none is paused for another. Trial 0, the default, runs to its end:
+    the winner is compared with it.
     """
 
     rungs: tuple[int, ...]
@@ -129,7 +130,8 @@ class AtRungs(TrialScheduler):
         if result["epoch"] not in self.rungs:
             return TrialScheduler.CONTINUE
         action = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if trial.config[NUMBER] == 0 else action
+        stops = action == TrialScheduler.STOP and trial.config[NUMBER] != 0
+        return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
 
 
 class Halving(AtRungs, ASHAScheduler):
@@ -174,6 +176,13 @@ class Median(AtRungs, MedianStoppingRule):
             grace_period=spec.search.rungs[0],
             min_samples_required=3,
         )
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        action = super().on_trial_result(tune_controller, trial, result)
+        if action == TrialScheduler.CONTINUE:
+            # Tune's rule does not bear to be asked again about a trial that it would have stopped.
+            self._stopped_trials.discard(trial)
+        return action
 
 
 def violations(spec: Spec, measured: dict[str, Any]) -> dict[str, float]:

@@ -18,13 +18,14 @@ from raycrt.spec import Domain, Spec
 
 Params = dict[str, Any]
 
+_ROBUST = frozenset({"pgd", "ibp", "crt", "crt-all"})
 # A parameter has effect only where the other one has one of these values.
 _CONDITIONS: dict[str, tuple[str, frozenset[str]]] = {
     "model.beta": ("model.activation", frozenset({"softplus"})),
     "train.gamma": ("train.objective", frozenset({"crt", "crt-all"})),
-    "train.radius": ("train.objective", frozenset({"crt", "crt-all"})),
-    "train.ramp": ("train.objective", frozenset({"crt", "crt-all"})),
-    "train.attack_steps": ("train.objective", frozenset({"crt", "crt-all"})),
+    "train.radius": ("train.objective", _ROBUST),
+    "train.ramp": ("train.objective", _ROBUST),
+    "train.attack_steps": ("train.objective", _ROBUST - {"ibp"}),
     "train.muon_rate": ("train.optimizer", frozenset({"muon"})),
     "train.targets": ("train.objective", frozenset({"crt-all"})),
 }
@@ -132,6 +133,7 @@ def check(spec: Spec) -> None:
                 raise InvalidInput(f"search.space.{path}: must have choices, it is no number")
             if path not in _CONDITIONS:
                 spec.override({path: value})
+        _check_effect(spec, path)
     for point in points(spec):
         apply(spec, point)
         for path, value in point.items():
@@ -143,6 +145,20 @@ def check(spec: Spec) -> None:
     for given in spec.search.points:
         for path in given:
             require(path in spec.search.space, "search.points name searched paths", path=path)
+
+
+def _check_effect(spec: Spec, path: str) -> None:
+    """Raise `InvalidInput` where no value of what decides gives the parameter at `path` effect."""
+    if path not in _CONDITIONS:
+        return
+    other, values = _CONDITIONS[path]
+    decides = spec.search.space.get(other)
+    possible = {value_at(spec, other)} if decides is None else set(decides.choices or ())
+    if not possible & values:
+        raise InvalidInput(
+            f"search.space.{path} has effect only where {other} is {' or '.join(sorted(values))}, "
+            f"but the recipe and its space have {' and '.join(sorted(map(str, possible)))}"
+        )
 
 
 def contains(domain: Domain, value: Any) -> bool:

@@ -98,15 +98,14 @@ def winner(run: Path) -> Spec:
 
 def ranking(records: list[TrialRecord]) -> list[TrialRecord]:
     """Trials that ran to the end and keep the constraints, best first; ties go to the earlier."""
-    ended = [trial for trial in records if trial.complete and trial.feasible]
-    return sorted(ended, key=lambda t: (-t.certified, -t.mean_radius, t.number))
+    return sorted(_allowed(records), key=lambda t: (-t.certified, -t.mean_radius, t.number))
 
 
 def pareto(records: list[TrialRecord]) -> list[TrialRecord]:
-    """The trials that no other one matches or beats in both clean and certified accuracy."""
+    """Of the trials that may win, those that no other one matches or beats in both clean and
+    certified accuracy."""
     front: list[TrialRecord] = []
-    ended = [trial for trial in records if trial.complete]
-    for trial in sorted(ended, key=lambda t: (-t.certified, -t.clean, t.number)):
+    for trial in sorted(_allowed(records), key=lambda t: (-t.certified, -t.clean, t.number)):
         if not front or trial.clean > front[-1].clean:
             front.append(trial)
     return front
@@ -208,6 +207,11 @@ def write_csv(file: Path, records: list[TrialRecord], spec: Spec) -> None:
         at = [trial.certified_at.get(radius, 0.0) for radius in radii]
         table.writerow([trial.number, *params, *outcome, *measured, *at])
     checkpoint.write_atomically(file, text.getvalue().encode())
+
+
+def _allowed(records: list[TrialRecord]) -> list[TrialRecord]:
+    """The trials that ran to the end and keep the constraints."""
+    return [trial for trial in records if trial.complete and trial.feasible]
 
 
 def _started(trial: FrozenTrial) -> bool:

@@ -14,11 +14,12 @@ from typing import Any
 import optuna
 import pytest
 from ray.tune.schedulers import TrialScheduler
+from rich.console import Console
 
 from raycrt.spec import Spec
 from tests.tuning.driver import LANDSCAPE, drive, result
-from tuning import space, store, study
-from tuning.searcher import NUMBER, Halving, StudySearch
+from tuning import search, space, store, study
+from tuning.searcher import NUMBER, Halving, Median, StudySearch
 
 
 def landscape(params: dict[str, Any], epoch: int) -> float:
@@ -106,6 +107,37 @@ def test_ends_never_count_as_rungs_even_of_a_trial_that_was_taken_up_again(tmp_p
     assert rungs == {3: {0.5}, 9: {0.5}}
 
 
+class TuneTrial:
+    """What the median rule sees of a trial; it may be the key of a dictionary."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id, self.config = f"tune-{number}", {NUMBER: number}
+
+
+def controller(*statuses: str) -> SimpleNamespace:
+    """Tune's controller with live trials in these states."""
+    return SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status=s) for s in statuses])
+
+
+def test_the_median_rule_stops_what_lies_below_it_but_never_the_default() -> None:
+    median = Median(LANDSCAPE)
+    trials = [TuneTrial(number) for number in range(5)]
+
+    def told(number: int, epoch: int, certified: float) -> str:
+        return median.on_trial_result(controller(), trials[number], result(certified, epoch))
+
+    for number in (1, 2, 3):
+        for epoch in LANDSCAPE.search.rungs:
+            assert told(number, epoch, 0.5) == TrialScheduler.CONTINUE
+    assert [told(0, epoch, 0.1) for epoch in (3, 9, 27)] == [TrialScheduler.CONTINUE] * 3
+    assert told(4, 3, 0.1) == TrialScheduler.STOP
+
+
+def test_the_median_rule_pauses_no_trial_for_one_that_waits() -> None:
+    told = Median(LANDSCAPE).on_trial_result(controller("PENDING"), TuneTrial(1), result(0.5, 3))
+    assert told == TrialScheduler.CONTINUE
+
+
 def test_each_radius_of_the_objective_reaches_the_study(tmp_path: Path) -> None:
     trials = drive(LANDSCAPE, tmp_path, landscape, budget=60)
     assert all(trial.certified_at == {0.5: trial.certified} for trial in trials)
@@ -114,12 +146,12 @@ def test_each_radius_of_the_objective_reaches_the_study(tmp_path: Path) -> None:
 def test_a_failed_trial_keeps_its_reason_and_too_many_end_the_search(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.failures": 1})
     record = store.open_study(spec, tmp_path)
-    search = StudySearch(spec, tmp_path, record)
+    searcher = StudySearch(spec, tmp_path, record)
     for name in ("a", "b"):
-        search.suggest(name)
+        searcher.suggest(name)
         failed = {"certified": 0.0, "epoch": 0, "reason": "TrainingDiverged: nan at step 3"}
-        search.on_trial_complete(name, failed)
-    assert search.suggest("c") == StudySearch.FINISHED
+        searcher.on_trial_complete(name, failed)
+    assert searcher.suggest("c") == StudySearch.FINISHED
     trials = study.trials(record, spec)
     assert [(t.state, t.reason) for t in trials] == [
         ("failed", "TrainingDiverged: nan at step 3")
@@ -127,11 +159,35 @@ def test_a_failed_trial_keeps_its_reason_and_too_many_end_the_search(tmp_path: P
     assert study.ranking(trials) == []
 
 
+def test_failures_count_on_when_a_search_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = LANDSCAPE.override({"search.failures": 1})
+    record = store.open_study(spec, tmp_path)
+
+    def fail(name: str) -> StudySearch:
+        searcher = StudySearch(spec, tmp_path, record)
+        searcher.suggest(name)
+        searcher.on_trial_complete(name, error=True)
+        return searcher
+
+    fail("a")
+    assert fail("b").suggest("c") == StudySearch.FINISHED
+
+    def started(*args: object, **options: object) -> None:
+        raise AssertionError("Tune was started")
+
+    monkeypatch.setattr(search.tune, "Tuner", started)
+    search._run_trials(spec, tmp_path, record, [], Console(quiet=True))
+    with pytest.raises(search.SearchFailed, match=r"2 trials failed \(search\.failures=1\)"):
+        search._check_outcome(spec, record, tmp_path)
+
+
 def test_a_lost_process_is_a_failure(tmp_path: Path) -> None:
     record = store.open_study(LANDSCAPE, tmp_path)
-    search = StudySearch(LANDSCAPE, tmp_path, record)
-    search.suggest("a")
-    search.on_trial_complete("a", error=True)
+    searcher = StudySearch(LANDSCAPE, tmp_path, record)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", error=True)
     [trial] = study.trials(record, LANDSCAPE)
     assert trial.state == "failed"
     assert "process died" in trial.reason
@@ -140,12 +196,12 @@ def test_a_lost_process_is_a_failure(tmp_path: Path) -> None:
 def test_constraints_reach_the_study_and_rule_a_winner_out(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.constraints": {"clean": 0.5, "parameters": 20}})
     record = store.open_study(spec, tmp_path)
-    search = StudySearch(spec, tmp_path, record)
+    searcher = StudySearch(spec, tmp_path, record)
     for name, certified in (("a", 0.9), ("b", 0.6), ("c", 0.4)):
-        search.suggest(name)
+        searcher.suggest(name)
         found = result(certified, 27)
         found["parameters"] = 100 if name == "a" else 10
-        search.on_trial_complete(name, found)
+        searcher.on_trial_complete(name, found)
     assert [t.number for t in study.ranking(study.trials(record, spec))] == [1]
     assert record.get_trials()[0].constraints == {"clean": pytest.approx(-0.4), "parameters": 80}
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 
-from raycrt import InvalidInput, recipes
+from raycrt import InvalidInput, objectives, recipes
 from raycrt.spec import Spec, validate
+from tests.models import random_network
 from tuning import space
 
 
@@ -54,6 +56,25 @@ def test_parameters_without_effect_are_not_drawn() -> None:
         assert ("train.targets" in params) == (objective == "crt-all")
         seen.add((activation, objective))
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES)
+def test_what_is_searched_under_an_objective_is_what_changes_its_loss(objective: str) -> None:
+    torch.manual_seed(0)
+    network, images, labels = random_network(3), torch.randn(20, 5), torch.arange(20) % 4
+    base = validate({"train": {"objective": objective, "radius": 0.05, "gamma": 0.1, "targets": 3}})
+
+    def loss(spec: Spec) -> float:
+        module = objectives.build(network, spec.train)
+        losses = module(images, labels, torch.tensor(spec.train.radius)).loss
+        return float(losses.detach().mean())
+
+    others = {"gamma": 0.2, "radius": 0.02, "attack_steps": 1, "targets": 1}
+    for name, value in others.items():
+        path = f"train.{name}"
+        changed = loss(base.override({path: value})) != loss(base)
+        assert changed == space.active(base, path, {}), path
+    assert space.active(base, "train.ramp", {}) == space.active(base, "train.radius", {})
 
 
 def test_every_draw_is_a_valid_spec_even_where_the_recipe_sets_beta() -> None:
@@ -134,6 +155,21 @@ def test_a_grid_holds_each_effective_combination_once() -> None:
         ({"model.depth": {"low": 3, "high": 4}}, "must hold the recipe's own value"),
         ({"model.activation": {"choices": ["softplus", "relu"]}}, r"model\.activation"),
         ({"model.activation": {"low": 0, "high": 1}}, "must have choices"),
+        (
+            {"train.muon_rate": {"low": 0.03, "high": 0.3}},
+            r"train\.muon_rate has effect only where train\.optimizer is muon, .* have adam$",
+        ),
+        (
+            {
+                "train.objective": {"choices": ["standard", "ibp", "crt-all"]},
+                "train.attack_steps": {"low": 1, "high": 4},
+                "model.activation": {"choices": ["softplus", "tanh"]},
+                "model.beta": {"low": 0.5, "high": 2},
+                "train.optimizer": {"choices": ["adam"]},
+                "train.muon_rate": {"low": 0.03, "high": 0.3},
+            },
+            r"train\.muon_rate has effect only where",
+        ),
     ],
 )
 def test_an_impossible_space_is_refused_in_one_line(domains: dict[str, Any], match: str) -> None:
@@ -162,6 +198,12 @@ def test_every_shipped_recipe_with_a_space_can_be_searched(tmp_path: Path) -> No
     assert searched
     for spec in searched:
         space.check(spec)
+        assert {path for params in draws(spec, 20) for path in params} == set(spec.search.space)
+
+
+def test_a_radius_is_searched_for_interval_bounds_too() -> None:
+    spec = recipes.load("mnist-ibp")
+    assert space.points(spec) == [{"train.learning_rate": 0.003, "train.radius": 1.58}]
 
 
 def test_an_algorithm_of_one_objective_is_refused_for_two() -> None:

@@ -47,6 +47,11 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
     assert [trial.number for trial in study.pareto(trials)] == [1, 0, 3]
 
 
+def test_a_trial_that_breaks_a_constraint_neither_is_on_the_front_nor_hides_others() -> None:
+    trials = [record(0, 0.5, 0.9), record(1, 0.6, 0.95, feasible=False), record(2, 0.4, 0.8)]
+    assert [trial.number for trial in study.pareto(trials)] == [0]
+
+
 def test_the_ranking_leaves_out_what_was_stopped_or_is_not_allowed() -> None:
     trials = [
         record(0, 0.5, 0.9),

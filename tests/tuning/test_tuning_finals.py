@@ -1,0 +1,39 @@
+"""The finals: which trainings decide, without running them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.tuning.driver import LANDSCAPE
+from tests.tuning.test_tuning_study import record
+from tuning import finals, study
+from tuning.study import Row, TrialRecord
+
+
+def test_finalists_are_trained_with_seeds_that_no_trial_had() -> None:
+    for seed in (0, 7):
+        spec = LANDSCAPE.override({"run.seed": seed, "search.seeds": 2})
+        assert list(finals.seeds(spec)) == [seed + 1, seed + 2]
+
+
+def test_rows_of_the_trials_own_seed_decide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(number: int, seed: int, certified: float) -> Row:
+        judged = {"certified": certified, "clean": 0.9, "mean_radius": certified}
+        return {"number": number, "seed": seed, **judged, "rows": 100}
+
+    stored = [row(0, 0, 0.1), row(0, 1, 0.6), row(0, 2, 0.6)]
+    stored += [row(1, 0, 0.9), row(1, 1, 0.5), row(1, 2, 0.5)]
+
+    def trained(*given: object) -> list[Row]:
+        return stored
+
+    monkeypatch.setattr(finals, "_train_all", trained)
+    spec = LANDSCAPE.override({"search.seeds": 2, "search.finalists": 2})
+    trials: list[TrialRecord] = [record(0, 0.1, 0.9), record(1, 0.9, 0.9)]
+    assert study.ranking(trials)[0].number == 1
+    assert finals.choose(spec, tmp_path, trials, Console(quiet=True)).number == 0
