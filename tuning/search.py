@@ -6,6 +6,7 @@ Everything ends up in one directory:
     study.journal  Optuna's record of the trials trials.csv  the same as a table
     finalists.csv  the finalists, seed by seed   tune/       Tune's logs, TensorBoard's included
     states/        training states of trials that have not ended
+    search-id      marks the trials of this search in a study that several share
 """
 
 from __future__ import annotations

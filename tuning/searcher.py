@@ -67,7 +67,7 @@ class StudySearch(OptunaSearch):
             drawn = [t for t in waiting if t.state != TrialState.WAITING]
             self._study.sampler = store.sampler(self._spec, len(drawn))
             trial = self._study.ask()
-            trial.set_user_attr(store.HOME, str(self._home.resolve()))
+            trial.set_user_attr(store.HOME, store.identity(self._home))
         self._ot_trials[trial_id] = trial
         params = space.suggest(self._spec, trial)
         return {**params, NUMBER: trial.number}

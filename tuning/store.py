@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 import warnings
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from raycrt import checkpoint
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import Spec
 from tuning import space
 
-JOURNAL = "study.journal"
-# User attributes of a trial: the directory of the search that runs it, what was measured last, the
-# value at each rung (Optuna keeps none for several objectives), why it failed.
+JOURNAL, IDENTITY = "study.journal", "search-id"
+# User attributes of a trial: the identity of the search that runs it (once its directory), what was
+# measured last, the value at each rung (Optuna keeps none for several objectives), why it failed.
 HOME, MEASURED, RUNGS, REASON = "home", "measured", "rungs", "reason"
 DEFAULT = "default"
 _ATTEMPTS = 3
@@ -131,9 +133,17 @@ def load_study(spec: Spec, home: Path) -> optuna.Study:
 
 def own(study: optuna.Study, home: Path, *states: TrialState) -> list[FrozenTrial]:
     """The trials that the search in `home` started and that are in one of `states`."""
-    mark = str(home.resolve())
+    marks = (identity(home), str(home.resolve()))
     trials = study.get_trials(deepcopy=False, states=states)
-    return [trial for trial in trials if trial.user_attrs.get(HOME) == mark]
+    return [trial for trial in trials if trial.user_attrs.get(HOME) in marks]
+
+
+def identity(home: Path) -> str:
+    """What marks the trials of the search in `home`, wherever it is moved; made once."""
+    file = home / IDENTITY
+    if not file.is_file():
+        checkpoint.write_atomically(file, uuid.uuid4().hex.encode())
+    return file.read_text()
 
 
 def sampler(spec: Spec, number: int) -> optuna.samplers.BaseSampler:

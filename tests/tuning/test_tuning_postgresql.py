@@ -95,7 +95,8 @@ def test_two_searches_at_once_share_one_study(server: str, tmp_path: Path) -> No
     trials = study.trials(record, spec)
     assert [trial.number for trial in trials] == list(range(len(trials)))
     homes = {trial.user_attrs[store.HOME] for trial in record.get_trials()}
-    assert homes == {str(tmp_path / "a"), str(tmp_path / "b")}
+    assert homes == {store.identity(tmp_path / "a"), store.identity(tmp_path / "b")}
+    assert len(homes) == 2
     assert sum(t.user_attrs.get(store.DEFAULT, False) for t in record.get_trials()) == 1
     assert record.best_value == study.ranking(trials)[0].certified
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
@@ -70,6 +71,31 @@ def test_a_search_that_died_goes_on_exactly_as_it_would_have(tmp_path: Path) -> 
     assert [(t.number, t.params, t.state, t.rungs) for t in resumed] == [
         (t.number, t.params, t.state, t.rungs) for t in whole
     ]
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{}/shared.db", None])
+def test_a_search_that_was_moved_counts_its_trials_once(
+    storage: str | None, tmp_path: Path
+) -> None:
+    url = None if storage is None else storage.format(tmp_path)
+    spec = LANDSCAPE.override({"search.storage": url})
+    old, new = tmp_path / "old", tmp_path / "elsewhere" / "new"
+    died = drive(spec, old, landscape, budget=150, die_at=(4, 3))
+    new.parent.mkdir()
+    old.rename(new)
+    old.mkdir()
+    record = store.load_study(spec, new)
+    assert len(store.own(record, new, *store.FINISHED)) == len(died) - 1 == 4
+    [orphan] = store.own(record, new, TrialState.RUNNING)
+    assert StudySearch(spec, new, record).suggest("again")[NUMBER] == orphan.number == 4
+    assert store.own(record, old, *store.FINISHED, TrialState.RUNNING) == []
+
+
+def test_trials_that_are_marked_by_their_directory_still_count(tmp_path: Path) -> None:
+    record = store.open_study(LANDSCAPE, tmp_path)
+    for directory in (tmp_path, tmp_path / "other"):
+        record.ask().set_user_attr(store.HOME, str(directory.resolve()))
+    assert [trial.number for trial in store.own(record, tmp_path, TrialState.RUNNING)] == [0]
 
 
 def test_the_default_is_first_and_runs_to_the_end_whatever_it_is_worth(tmp_path: Path) -> None:
@@ -212,7 +238,8 @@ def test_two_searches_share_one_database_and_its_password_is_not_pickled(tmp_pat
     trials = drive(spec, tmp_path / "b", landscape, budget=150)
     record = store.load_study(spec, tmp_path / "b")
     homes = {trial.user_attrs[store.HOME] for trial in record.get_trials()}
-    assert homes == {str(tmp_path / "a"), str(tmp_path / "b")}
+    assert homes == {store.identity(tmp_path / "a"), store.identity(tmp_path / "b")}
+    assert len(homes) == 2
     assert [trial.number for trial in trials] == list(range(len(trials)))
     assert sum(t.user_attrs.get(store.DEFAULT, False) for t in record.get_trials()) == 1
     assert b"secret" not in pickle.dumps(StudySearch(spec, tmp_path, record))
