@@ -43,7 +43,7 @@ SPEC = validate(
 )
 NETWORKS = {"components": SPEC.override({"train.components": 256}), "pixels": SPEC}
 PAPER_ROWS = 200
-BATCH = 1024
+BATCH = 1366
 REPEATS = 3
 
 
