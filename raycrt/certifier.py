@@ -1,9 +1,9 @@
 """Certificates for all classes: around each image a radius in which the prediction cannot change.
 
-The theorem speaks of the network with the stored weights evaluated in exact arithmetic. Everything
-that is proved is evaluated in float64; what rounding can do to it is bounded and subtracted. The
-solver only proposes points (in float32, rounded to float16): `raycrt.dual.radius` turns any point
-into a valid radius.
+The theorem speaks of the network with the stored weights evaluated in exact arithmetic. Margins and
+radii are evaluated in float64, gradients in float32 where their proved error is small beside them;
+what rounding can do to each is bounded and subtracted. The solver only proposes points (kept in
+float16): `raycrt.dual.radius` turns any point into a valid radius.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ ROUND_DOWN = 1 - 5e-10
 class Prover:
     """Radii of margins of one network, as theorems about its stored weights in exact arithmetic.
 
-    `errors` bounds the rounding of the float64 values and gradients it is given. With `deployed`,
+    `errors` bounds the rounding of values and gradients, whatever type these have. With `deployed`,
     the type of a deployment's numbers, its arithmetic's error on the whole ball is taken off
     the margins too: the theorem is then about what the deployment computes.
     """
