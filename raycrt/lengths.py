@@ -120,13 +120,12 @@ class Pairs:
     @staticmethod
     def of(leading: Leading, readout: Readout) -> Pairs | None:
         """`readout` is in float64; None where there are too many pairs."""
-        width, k = leading.columns.shape
-        classes = len(readout.rows)
-        if classes**2 * width * k > _PREPARED:
+        columns, classes = leading.columns, len(readout.rows)
+        if readout.apart is None or classes**2 * columns.numel() > _PREPARED:
             return None
-        dtype = leading.columns.dtype
-        apart = (readout.rows[:, None] - readout.rows).transpose(1, 2)
-        products = apart[..., None] * leading.columns.double()[:, None]
+        dtype = columns.dtype
+        apart = readout.apart.unflatten(0, (classes, classes)).transpose(1, 2)
+        products = apart[..., None] * columns.double()[:, None]
         return Pairs(
             squared=apart.square().to(dtype), products=products.flatten(2).to(dtype).contiguous()
         )

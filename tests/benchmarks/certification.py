@@ -89,13 +89,6 @@ def against_the_paper(model: Network, images: Tensor) -> dict[str, float]:
     }
 
 
-_PRODUCTS = {
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten.addmm_.default,
-}
-
-
 class Products(TorchDispatchMode):
     """Counts the operations of matrix products by the type of their numbers."""
 
@@ -104,7 +97,7 @@ class Products(TorchDispatchMode):
         self.operations: Counter[torch.dtype] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _PRODUCTS:
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
             left, right = args[-2:]
             self.operations[left.dtype] += 2 * left.numel() * right.shape[1]
         return func(*args, **(kwargs or {}))
