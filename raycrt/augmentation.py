@@ -1,4 +1,4 @@
-"""Random small rotations, shifts and changes of size: what leaves an image its label."""
+"""Random small rotations, shifts, changes of size and mirrorings: what keeps an image its label."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def random_maps(rows: int, shape: tuple[int, ...], spec: AugmentationSpec, seed:
     draw = torch.rand(5, rows, generator=generator, dtype=torch.float64).mul(2).sub(1)
     angle = draw[0] * math.radians(spec.rotation)
     width, height = 1 + spec.scaling * draw[1], 1 + spec.scaling * draw[2]
+    if spec.mirror:
+        width = width * torch.where(torch.rand(rows, generator=generator) < 0.5, -1, 1)
     # Coordinates run from -1 to 1 over the image.
     right, down = draw[3] * 2 * spec.shift / shape[2], draw[4] * 2 * spec.shift / shape[1]
     return torch.stack(

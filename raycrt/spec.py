@@ -81,12 +81,13 @@ class AugmentationSpec(Record):
     rotation: float = Field(0.0, ge=0, le=180, description="largest angle, in degrees")
     shift: float = Field(0.0, ge=0, description="largest shift, in pixels")
     scaling: float = Field(0.0, ge=0, lt=1, description="largest change of height and width")
+    mirror: bool = Field(False, description="swap left and right in half of the images")
     until: float = Field(1.0, ge=0, le=1, description="share of training that has it")
 
     @property
     def moves(self) -> bool:
         """Whether any image is changed."""
-        return bool(self.rotation or self.shift or self.scaling)
+        return bool(self.rotation or self.shift or self.scaling or self.mirror)
 
 
 class TrainSpec(Record):

@@ -228,6 +228,17 @@ def test_a_shift_of_one_pixel_is_one_pixel():
     assert augmentation.warp(image, maps)[0, 0, 4, 3] == pytest.approx(1)
 
 
+def test_half_of_the_images_are_mirrored_and_nothing_else_changes():
+    images = torch.rand(200, 1, 8, 8)
+    maps = augmentation.random_maps(200, images.shape[1:], AugmentationSpec(mirror=True), 3)
+    seen = augmentation.warp(images, maps)
+    swapped = (seen - images.flip(3)).abs().amax((1, 2, 3)) < 1e-5
+    same = (seen - images).abs().amax((1, 2, 3)) < 1e-5
+    assert (swapped ^ same).all()
+    assert 70 < swapped.sum() < 130
+    assert AugmentationSpec(mirror=True).moves
+
+
 def test_rates_warm_up_and_fall_to_zero():
     spec = TrainSpec(warm_up=0.2)
     shares = [training.rate_share(spec, done / 100) for done in range(101)]
