@@ -20,6 +20,9 @@ from raycrt.regularizer import CurvatureEstimate
 from raycrt.spec import TrainSpec
 from raycrt.subspace import Subspace
 
+# Steps of crt-all's attack that each target has for itself, the last ones.
+_OWN_STEPS = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
@@ -150,7 +153,8 @@ class CrtAll(Objective):
 
     For each of `targets` classes the attack point x0 + u gives
     `F_t = f_t(x0 + u) - m/2 max(0, radius^2 - |u|^2)`, and the loss is cross-entropy over
-    {0, -F_t}, plus gamma times the curvature m of the worst pair.
+    {0, -F_t}, plus gamma times the curvature m of the worst pair. The attack's steps before the
+    last `_OWN_STEPS` are taken against the worst class alone; all targets start where they end.
     """
 
     pairwise = True
@@ -161,6 +165,14 @@ class CrtAll(Objective):
         with torch.no_grad():
             trace = self.view.plain.trace(self.view.cast(x))
             target = _wrong(trace.logits, labels).topk(k, dim=1).indices
+            slopes, own = trace.slopes, min(self.spec.attack_steps, _OWN_STEPS)
+            if shared := self.spec.attack_steps - own:
+                worst = target[:, 0]
+                bound = m[labels, worst].detach()
+                start = attack(
+                    self.view.plain, x, labels, worst, bound, radius, shared, slopes=slopes
+                )
+                slopes = self.view.plain.slopes(self.view.cast(x + start))
             rows, label = x.repeat_interleave(k, 0), labels.repeat_interleave(k)
             u = attack(
                 self.view.plain,
@@ -169,8 +181,8 @@ class CrtAll(Objective):
                 target.flatten(),
                 m[label, target.flatten()].detach(),
                 radius,
-                self.spec.attack_steps,
-                slopes=[slope.repeat_interleave(k, 0) for slope in trace.slopes],
+                own,
+                slopes=[slope.repeat_interleave(k, 0) for slope in slopes],
             )
             shortfall = (radius.square() - u.square().sum(1)).clamp(min=0)
         attacked = self.view(rows + u)
@@ -216,8 +228,9 @@ def attack(
     """u (n, features), |u| <= radius: the dual attack on z_label - z_target around flat inputs x.
 
     The fixed point of `u <- -g / max(|g| / radius, m)` minimises the Lagrangian of the margin over
-    the ball when its multiplier lies above m. `slopes` are those at x, where they are known.
-    Products are in the type of the network's weights, u is in that of x.
+    the ball when its multiplier lies above m. `slopes` are those where the first gradient is taken,
+    x itself unless they are given. Products are in the type of the network's weights, u is in that
+    of x.
     """
     low = next(network.parameters()).dtype
     direction = margin_direction(label, target, x.new_zeros(0, network.classes)).to(low)

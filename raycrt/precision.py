@@ -1,7 +1,9 @@
-"""A step in low precision: products in bfloat16, weights and everything added up in float32."""
+"""A step in low precision: products in bfloat16 or TF32, weights and sums in float32."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +12,13 @@ from torch.func import functional_call
 
 from raycrt.network import Network
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+# Of weights, for each precision of the products.
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "tf32": torch.float32,
+    "bfloat16": torch.float32,
+}
 
 
 def float32_is_plain() -> bool:
@@ -22,6 +30,20 @@ def float32_is_plain() -> bool:
         backends.cuda.matmul.fp32_precision,
     )
     return all(setting in ("none", "ieee") for setting in settings)
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Within it, and only there, "tf32" lets devices that have TF32 round the factors of float32
+    products to 10 bits; certificates refuse such products."""
+    backends: Any = torch.backends
+    before = backends.fp32_precision
+    if precision == "tf32":
+        backends.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        backends.fp32_precision = before
 
 
 def quicken_softplus() -> None:

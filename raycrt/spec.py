@@ -108,8 +108,8 @@ class TrainSpec(Record):
     averaging: float | None = Field(
         None, gt=0, lt=1, description="decay of the weight average; none keeps the last weights"
     )
-    precision: Literal["float32", "float64", "bfloat16"] = Field(
-        "float32", description="of the step's products; with bfloat16 the weights stay float32"
+    precision: Literal["float32", "float64", "tf32", "bfloat16"] = Field(
+        "float32", description="of the step's products; tf32 and bfloat16 keep the weights float32"
     )
     components: int | None = Field(
         None, ge=1, description="principal directions of the images trained on; none: every pixel"

@@ -23,7 +23,7 @@ from raycrt.deepening import deepened
 from raycrt.errors import require
 from raycrt.network import Network
 from raycrt.optimizers import Optimizer
-from raycrt.precision import DTYPES, quicken_softplus
+from raycrt.precision import DTYPES, products_in, quicken_softplus
 from raycrt.spec import ModelSpec, Spec, TrainSpec
 from raycrt.subspace import Subspace
 
@@ -123,7 +123,10 @@ def train(
         return deep if subspace is None else subspace.fold(deep)
 
     for epoch in range(first, spec.train.epochs):
-        steps = _epoch(spec, epoch, images, labels, objective, wrapped, optimizer, average, workers)
+        with products_in(spec.train.precision):
+            steps = _epoch(
+                spec, epoch, images, labels, objective, wrapped, optimizer, average, workers
+            )
 
         def snapshot(done: int = epoch + 1) -> State:
             return {

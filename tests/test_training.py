@@ -15,7 +15,7 @@ from raycrt.deepening import deepened
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
 from raycrt.objectives import OBJECTIVES
-from raycrt.precision import View
+from raycrt.precision import View, float32_is_plain
 from raycrt.regularizer import CurvatureEstimate
 from raycrt.spec import AugmentationSpec, Spec, TrainSpec, validate
 from raycrt.subspace import Subspace
@@ -262,6 +262,42 @@ def test_low_precision_products_stay_near_and_keep_float32_weights():
     assert not torch.allclose(view.plain(x.bfloat16()).float(), network(x), atol=0.5)
     view.refresh()
     assert torch.allclose(view.plain(x.bfloat16()).float(), network(x), atol=0.5)
+
+
+def test_tf32_is_for_the_steps_alone(monkeypatch):
+    spec = TINY.override({"train.precision": "tf32", "train.epochs": 1})
+    split = data.load(spec.data)
+    plain = []
+    take = objectives.CrtAll.losses
+    monkeypatch.setattr(
+        objectives.CrtAll,
+        "losses",
+        lambda self, *args: plain.append(float32_is_plain()) or take(self, *args),
+    )
+    reported = []
+    network = training.train(
+        spec, split.train, report=lambda end: reported.append(float32_is_plain())
+    )
+    assert plain and not any(plain)
+    assert reported == [True] and float32_is_plain()
+    assert next(network.parameters()).dtype == torch.float32
+
+
+def test_the_steps_before_a_target_s_own_are_shared():
+    """With one target nothing is shared: the attack is the plain one of so many steps."""
+    network = random_network(2, gain=1.0)
+    x, labels, radius = torch.randn(30, 5), torch.randint(4, (30,)), torch.tensor(0.3)
+
+    def lower(targets, steps):
+        spec = TrainSpec(targets=targets, attack_steps=steps)
+        objective = objectives.build(network, spec)
+        for _ in range(20):
+            objective.before_step()
+        return objective.losses(x, labels, radius).loss
+
+    assert torch.allclose(lower(1, 40), lower(1, 41), atol=1e-5)
+    assert torch.allclose(lower(3, 40), lower(3, 41), atol=1e-4)
+    assert (lower(3, 4) - lower(3, 40)).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
