@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -28,43 +29,53 @@ from raycrt.verify import verify_run
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 README = ROOT / "README.md"
-RADII = (1.58, 0.5)
+SMALL = 0.5
 _TABLE = re.compile(r"(<!-- python -m tests.results -->\n).*?(<!-- end -->)", re.S)
 _INTEGERS = {"index": pa.int16(), "label": pa.int8(), "prediction": pa.int8(), "binding": pa.int8()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A run: its recipe, what was typed, where it ran, and what its rows say."""
+    """A run: its recipe, what was typed, where it ran, what its rows say at `radius` and 0.5."""
 
     recipe: str
     command: str
     seed: int
     hardware: str
     layers: int
+    radius: float
     summary: Summary
+
+    @property
+    def certified(self) -> float:
+        return self.summary.certified[self.radius]
 
 
 def stored(directory: Path = RESULTS) -> list[Result]:
-    """Every result in `directory`, the most certified at 1.58 first."""
+    """Every result in `directory`: large radii first, and the most certified first."""
     found = []
     for file in directory.glob("*.parquet"):
         facts = json.loads(file.with_suffix(".json").read_text())
-        summary = certificates.summarise(pq.read_table(file), RADII)
+        summary = certificates.summarise(pq.read_table(file), (facts["radius"], SMALL))
         found.append(Result(recipe=file.stem, summary=summary, **facts))
-    return sorted(found, key=lambda result: -result.summary.certified[RADII[0]])
+    return sorted(found, key=lambda result: (-result.radius, -result.certified))
 
 
 def table(results: list[Result]) -> str:
-    """Markdown, a row for each result."""
-    first, second = RADII
-    columns = ["recipe", "layers", "clean", f"all classes at {first}", f"runner-up only at {first}"]
-    columns += [f"all classes at {second}", "images", "seed", "hardware"]
+    """Markdown, a row for each result, a table for each radius."""
+    groups = groupby(results, key=lambda result: result.radius)
+    return "\n".join(_table(radius, list(group)) for radius, group in groups)
+
+
+def _table(radius: float, results: list[Result]) -> str:
+    columns = ["recipe", "layers", "clean"]
+    columns += [f"all classes at {radius:g}", f"runner-up only at {radius:g}"]
+    columns += [f"all classes at {SMALL}", "images", "seed", "hardware"]
     rows = [columns, ["---"] * len(columns)]
     for result in results:
         summary = result.summary
-        shares = [summary.clean, summary.certified[first], summary.certified_runner_up[first]]
-        shares.append(summary.certified[second])
+        shares = [summary.clean, result.certified, summary.certified_runner_up[radius]]
+        shares.append(summary.certified[SMALL])
         cells = [f"`{result.recipe}`", result.layers, *(f"{100 * share:.2f} %" for share in shares)]
         rows.append([str(c) for c in [*cells, summary.rows, result.seed, result.hardware]])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -98,6 +109,7 @@ def record(run: Path, recipe: str, hardware: str, directory: Path = RESULTS) -> 
         "seed": ran["run"]["seed"],
         "hardware": hardware,
         "layers": len(spec.model.channels) + spec.model.depth,
+        "radius": max(spec.search.radii),
     }
     (directory / f"{recipe}.json").write_text(json.dumps(facts, indent=2) + "\n")
 

@@ -38,7 +38,7 @@ def test_a_run_is_recorded_with_radii_rounded_down(run, tmp_path):
         ratio = kept[name].to_numpy().astype(float) / proved[name].to_numpy()
         assert (ratio <= 1).all() and (ratio > 1 - 1e-6).all()
     (found,) = results.stored(tmp_path)
-    assert (found.recipe, found.layers, found.hardware) == ("tiny", 2, "2 cores")
+    assert (found.recipe, found.layers, found.radius) == ("tiny", 2, 0.5)
     assert found.summary.clean == certificates.summarise(proved, (1.0,)).clean
     shares = found.summary
     assert f"| `tiny` | 2 | {100 * shares.clean:.2f} % |" in results.table([found])
