@@ -4,9 +4,10 @@ One `Activation` record states a function s and its first two derivatives. Every
 derived: on an interval a derivative takes its extremes at the end points or where the next
 derivative vanishes, so listing those critical points gives exact ranges, locally and globally.
 
-The formulas are written against an array namespace `xp` (`torch`-like or `numpy`-like, with
-`softplus`, `sigmoid`, `tanh`, `arctan`, `exp` and `erf`), so that the solver and the independent
-checker state the same theorem without sharing the code that proves it.
+The formulas are arithmetic (+, -, *, /, **) and functions of a namespace `xp`: `softplus`,
+`sigmoid`, `tanh`, `arctan`, `exp` and `erf`, of torch, of numpy or of intervals. So the solver and
+the independent checker state the same theorem without sharing the code that proves it: the checker
+derives the ranges from the formulas alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An independent checker: re-proves stored certificates from the rows and the weights alone.
 
-It shares with the solver the definitions of the activations, the spec and the data, and nothing
-else: the mathematics here is numpy in float64, derived and written a second time.
+It shares with the solver the formulas of the activations, the spec and the data, and nothing else:
+the mathematics here is numpy in float64, derived and written a second time.
 
 >>> from raycrt.verify import verify_run
 >>> report = verify_run(Path("runs/demo"))

@@ -84,7 +84,7 @@ def _layers(model: Model) -> list[_Layer]:
 
 def _expand(model: Model, norms: list[float], before: list[_Layer]) -> float:
     """The bound of |A D J_{k-1}| from `norms[j]` >= |A W_{k-1} .. W_{k-j}|, by the layers below."""
-    low, high = model.activation.slope_range
+    low, high = model.slopes.low, model.slopes.high
     middle, deviation = abs(low + high) / 2, (high - low) / 2
     total = norms[len(before)]
     for j in range(len(before) - 1, -1, -1):
@@ -93,18 +93,16 @@ def _expand(model: Model, norms: list[float], before: list[_Layer]) -> float:
 
 
 def _margin_upper(model: Model, layers: list[_Layer], y: int, t: int, claim: float) -> float:
-    activation = model.activation
     last = model.weights[-1]
     gradient = last[y] - last[t]
     low, high = _widen(gradient, gradient, np.abs(gradient) * 2 * UNIT)
     length = _length(low, high)
     total = 0.0
     for k in range(len(layers) - 1, -1, -1):
-        bend_low, bend_high = activation.curvature_range
-        corners = [-f * bend for f in (low, high) for bend in (bend_low, bend_high)]
+        corners = [-f * bend for f in (low, high) for bend in (model.bends.low, model.bends.high)]
         p = np.maximum(np.max(corners, axis=0), 0.0) * SLACK
-        reach = activation.slope_bound * layers[k - 1].lipschitz if k > 0 else 1.0
-        by_neurons = activation.curvature_bound * length * layers[k].quadratic * reach**2
+        reach = model.slopes.bound * layers[k - 1].lipschitz if k > 0 else 1.0
+        by_neurons = model.bends.bound * length * layers[k].quadratic * reach**2
         claimed = claim if len(layers) == 1 else None
         total += min(_weighted_upper(model, layers[: k + 1], p, claimed), by_neurons * SLACK)
         if k > 0:
@@ -133,10 +131,9 @@ def _gradient_below(
     model: Model, k: int, layer: _Layer, low: np.ndarray, high: np.ndarray, length: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Elementwise bounds of `F_{k-1} = W_k^T (s'(z_k) * F_k)` and a bound of its 2-norm."""
-    slopes = model.activation.slope_range
-    ends = [slope * f for slope in slopes for f in (low, high)]
+    ends = [slope * f for slope in (model.slopes.low, model.slopes.high) for f in (low, high)]
     low, high = np.min(ends, axis=0), np.max(ends, axis=0)
-    length = min(model.activation.slope_bound * length, _length(low, high)) * SLACK
+    length = min(model.slopes.bound * length, _length(low, high)) * SLACK
     weight = model.weights[k]
     centre, radius = (low + high) / 2, (high - low) / 2
     reach = np.abs(weight).T @ radius

@@ -17,17 +17,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 
 from raycrt.verify.model import NUMPY, Model
 from raycrt.verify.norms import SLACK, UNIT, eigenvalue_upper, frobenius, gamma, norm_upper
 from raycrt.verify.radius import Errors
-
-_XP = SimpleNamespace(
-    **vars(NUMPY), minimum=np.minimum, maximum=np.maximum, where=np.where, clip=np.clip
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +83,8 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
         layers.append(
             _Layer(
                 weight=weight,
-                slope=model.activation.slope_range_on(z - half, z + half, _XP),
-                bend=model.activation.curvature_range_on(z - half, z + half, _XP),
+                slope=model.slopes.on(z - half, z + half),
+                bend=model.bends.on(z - half, z + half),
                 lipschitz=(norm_upper(matrix) + rest) * SLACK,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from scipy.special import erf, expit
 from raycrt.activations import Activation, activation
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import ModelSpec
-from raycrt.verify import convolution
+from raycrt.verify import convolution, ranges
 
 NUMPY = SimpleNamespace(
     exp=np.exp,
@@ -95,6 +96,16 @@ class Model:
     @property
     def classes(self) -> int:
         return self.weights[-1].shape[0]
+
+    @cached_property
+    def slopes(self) -> ranges.Range:
+        """Proved ranges of the activation's slope."""
+        return ranges.of_slope(self.activation)
+
+    @cached_property
+    def bends(self) -> ranges.Range:
+        """Proved ranges of the activation's curvature."""
+        return ranges.of_curvature(self.activation)
 
     @property
     def finite(self) -> bool:

@@ -88,14 +88,13 @@ class Errors:
 
     def gradient(self, length: np.ndarray) -> np.ndarray:
         """>= |computed gradient of a margin - exact gradient|_2 at inputs of 2-norm `length`."""
-        activation = self.model.activation
-        steepest = activation.slope_bound
+        steepest = self.model.slopes.bound
         layers = self.layers(length, UNIT)
         size = math.sqrt(2) * self.spectral[-1]
         error = UNIT * size * np.ones_like(length)
         for k in range(self.model.depth - 2, -1, -1):
             # Slopes are off by `shaken` in the 2-norm, and each by `own` for itself.
-            shaken = activation.curvature_bound * layers[k][0]
+            shaken = self.model.bends.bound * layers[k][0]
             own = _SLOPE_UNITS * UNIT * max(1.0, steepest)
             # Above the last matrix no entry of the gradient is larger than two entries of that.
             entry = size if k < self.model.depth - 2 else 2 * np.abs(self.model.weights[-1]).max()
@@ -110,8 +109,8 @@ class Errors:
 
     def layers(self, length: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each layer bounds of |computed z - z|_2 and of |z|_2."""
-        activation = self.model.activation
-        resting = abs(float(activation.value(0.0, NUMPY)))
+        steepest = self.model.slopes.bound
+        resting = abs(float(self.model.activation.value(0.0, NUMPY)))
         size, error = length, np.zeros_like(length)
         found = []
         for k, weight in enumerate(self.model.weights):
@@ -121,9 +120,9 @@ class Errors:
             error = self.spectral[k] * error + local
             size = self.spectral[k] * size + self.bias[k]
             found.append((error, size))
-            value = activation.slope_bound * size + resting * math.sqrt(len(weight))
+            value = steepest * size + resting * math.sqrt(len(weight))
             local = _VALUE_UNITS * unit * (value + size + 2 * error)
-            error, size = activation.slope_bound * error + local, value
+            error, size = steepest * error + local, value
         return found
 
 

@@ -1,0 +1,103 @@
+"""Ranges of an activation's slope and curvature, proved from its formulas alone.
+
+Interval arithmetic tells what a formula and its derivative can be on a cell of the line. Cells are
+halved until the derivative has one sign there, or the formula all but one value. On an interval the
+formula then takes its extremes at the ends or in a cell of the second kind. So no critical point
+has to be known or believed, but that the activation states none left out beyond the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raycrt.activations import Activation
+from raycrt.verify.intervals import INTERVALS, Interval, of
+
+# Cells are looked for up to this, or twice the last critical point that is stated.
+_FAR = 2.0**10
+# All but one value: that near, relatively to the largest, and to z where products with z round.
+_FLAT = 2.0**-46
+# Cells still open are taken as they are when there are more: loose, but sound.
+_MOST_OPEN = 2**16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """`low <= formula(z) <= high` for every z. Where z is in cell i, from `start[i]` to `end[i]`,
+    it is in `least[i]` .. `most[i]`; between the cells it rises or falls."""
+
+    formula: Callable[[Any, Any], Any]
+    low: float
+    high: float
+    start: np.ndarray
+    end: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
+
+    @property
+    def bound(self) -> float:
+        """`|formula(z)| <= bound` for every z."""
+        return max(-self.low, self.high)
+
+    def on(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds, elementwise, where z is in `low` .. `high`."""
+        with np.errstate(all="ignore"):
+            ends = [of(self.formula(of(z), INTERVALS)) for z in (low, high)]
+        least = np.minimum(*(end.low for end in ends))
+        most = np.maximum(*(end.high for end in ends))
+        for start, end, *bounds in zip(self.start, self.end, self.least, self.most, strict=True):
+            inside = (low <= end) & (high >= start)
+            least = np.where(inside, np.minimum(least, bounds[0]), least)
+            most = np.where(inside, np.maximum(most, bounds[1]), most)
+        return np.maximum(least, self.low), np.minimum(most, self.high)
+
+
+def of_slope(activation: Activation) -> Range:
+    return _range(activation.slope, activation.slope_critical, activation.slope_limits)
+
+
+def of_curvature(activation: Activation) -> Range:
+    return _range(activation.curvature, activation.curvature_critical, (0.0, 0.0))
+
+
+def _range(
+    formula: Callable[[Any, Any], Any], critical: tuple[float, ...], limits: tuple[float, float]
+) -> Range:
+    """Beyond the last of the stated `critical` points the formula goes straight to its `limits`."""
+    far = max([_FAR, *(2 * abs(point) for point in critical)])
+    start, end = np.array([-far, 0.0]), np.array([0.0, far])
+    scales = far * 2.0 ** np.arange(-60, 1)
+    found: list[tuple[np.ndarray, ...]] = []
+    with np.errstate(all="ignore"):
+        outermost = of(formula(of(np.array([-far, far])), INTERVALS))
+        seen = of(formula(of(np.concatenate([-scales, scales])), INTERVALS))
+        largest = float(np.minimum(np.abs(seen.low), np.abs(seen.high)).max())
+        while len(start) > 0:
+            middle = start + (end - start) / 2
+            one = of(np.ones_like(start))
+            natural = of(formula(Interval(start, end, slope=one), INTERVALS))
+            slope = natural.slope or 0 * one
+            # The mean value theorem, which is the sharper the narrower a cell is.
+            mean = of(formula(of(middle), INTERVALS)) + slope * (Interval(start, end) - middle)
+            least, most = np.maximum(natural.low, mean.low), np.minimum(natural.high, mean.high)
+            flat = most - least <= _FLAT * largest * np.maximum(1.0, np.abs(middle))
+            flat |= (middle <= start) | (middle >= end) | (len(start) > _MOST_OPEN)
+            turning = ~((slope.low > 0) | (slope.high < 0))
+            kept, split = turning & flat, turning & ~flat
+            found.append((start[kept], end[kept], least[kept], most[kept]))
+            start, middle, end = start[split], middle[split], end[split]
+            start, end = np.concatenate([start, middle]), np.concatenate([middle, end])
+    start, end, least, most = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Range(
+        formula=formula,
+        low=float(min(*limits, outermost.low.min(), least.min(initial=np.inf))),
+        high=float(max(*limits, outermost.high.max(), most.max(initial=-np.inf))),
+        start=start,
+        end=end,
+        least=least,
+        most=most,
+    )
