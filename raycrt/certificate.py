@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from itertools import accumulate
@@ -21,6 +22,7 @@ class Status(IntEnum):
 
     @property
     def sentence(self) -> str:
+        """What a row of this status says."""
         return _SENTENCES[self]
 
 
@@ -98,6 +100,10 @@ class Certificates:
     def certified_at(self, at: float | Tensor) -> Tensor:
         """Whether the radius exceeds `at`, one number or one for each image (n,): bool (n,)."""
         return self.radius > torch.as_tensor(at, dtype=torch.float64, device=self.radius.device)
+
+    def statuses(self) -> dict[Status, int]:
+        """How many images have each `Status` that occurs, as they are numbered."""
+        return {Status(s): n for s, n in sorted(Counter(self.status.tolist()).items())}
 
     @staticmethod
     def concatenate(parts: list[Certificates]) -> Certificates:

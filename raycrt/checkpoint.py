@@ -20,7 +20,7 @@ from torch import Tensor
 from raycrt import data, network
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
-from raycrt.spec import Spec
+from raycrt.spec import ModelSpec, Spec
 
 MODEL = "model.safetensors"
 STATE = "state.pt"
@@ -78,19 +78,25 @@ def load_state(directory: Path) -> dict[str, Any] | None:
     return torch.load(file, weights_only=True) if file.is_file() else None
 
 
-def save_curvature(directory: Path, digest: str, curvature: Tensor) -> None:
-    """Keep the proved curvature (classes, classes) of the model with hash `digest` beside it."""
-    content = {"weights_sha256": digest, "margin_curvature": curvature.tolist()}
+def save_curvature(directory: Path, digest: str, model: ModelSpec, curvature: Tensor) -> None:
+    """Keep the proved curvature (classes, classes) of `model` with weights of hash `digest` beside
+    it."""
+    content = {**_identity(digest, model), "margin_curvature": curvature.tolist()}
     write_atomically(directory / CURVATURE, json.dumps(content).encode())
 
 
-def load_curvature(directory: Path, digest: str) -> Tensor | None:
-    """The curvature kept beside a model, if it is of the weights with hash `digest`."""
+def load_curvature(directory: Path, digest: str, model: ModelSpec) -> Tensor | None:
+    """The curvature kept beside a model, if it is of `model` with weights of hash `digest`."""
     file = directory / CURVATURE
     content = json.loads(file.read_text()) if file.is_file() else {}
-    if content.get("weights_sha256") != digest:
+    if any(content.get(key) != value for key, value in _identity(digest, model).items()):
         return None
     return torch.tensor(content["margin_curvature"], dtype=torch.float64)
+
+
+def _identity(digest: str, model: ModelSpec) -> dict[str, Any]:
+    """What a curvature belongs to: the same weights under another activation bend otherwise."""
+    return {"weights_sha256": digest, "model": model.model_dump(mode="json")}
 
 
 def weights_hash(model: Network | dict[str, Tensor]) -> str:

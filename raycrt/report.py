@@ -41,6 +41,8 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     rate = len(table) / manifest["seconds"] if manifest.get("seconds") else float("nan")
     line = headline(summary, rate)
     parts = [f"# {spec.data.name}: certified accuracy\n", line + "\n", _radii(summary)]
+    if summary.unproved:
+        parts.append("\n".join(f"- {told}" for told in summary.told_of_unproved()) + "\n")
     parts.append(f"![certified accuracy against radius]({plot.name})\n")
     parts.append(_model(manifest))
     if trials_csv is not None:

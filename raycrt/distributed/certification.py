@@ -53,7 +53,8 @@ def certify(
     starts = list(range(0, len(split), size))
     rows = out / certificates.ROWS
     rows.mkdir(parents=True, exist_ok=True)
-    _refuse_other_model(out, digest, spec)
+    stated = spec.model_dump(mode="json") | ({} if told else {"model": None})
+    _refuse_other_model(out, digest, stated)
     done = {start for start in starts if _file(rows, start).is_file()}
     pending = [start for start in starts if start not in done]
     watch(sum(min(size, len(split) - start) for start in done))
@@ -68,7 +69,7 @@ def certify(
         "region": spec.certify.region,
         "deployment": spec.certify.deployment,
         "margin_curvature": curvature.tolist(),
-        "spec": spec.model_dump(mode="json") | ({} if told else {"model": None}),
+        "spec": stated,
     }
     certificates.write_manifest(out, {"complete": False, **facts})
     if pending:
@@ -141,7 +142,7 @@ def _file(rows: Path, start: int) -> Path:
     return rows / f"{start:09d}.parquet"
 
 
-def _refuse_other_model(out: Path, digest: str, spec: Spec) -> None:
+def _refuse_other_model(out: Path, digest: str, stated: dict[str, Any]) -> None:
     """Rows of another model, data set or solver must not be mixed with ours."""
     file = out / certificates.MANIFEST
     if not file.is_file():
@@ -149,10 +150,7 @@ def _refuse_other_model(out: Path, digest: str, spec: Spec) -> None:
     before = json.loads(file.read_text())
     require(
         before["weights_sha256"] == digest
-        and all(
-            before["spec"][part] == spec.model_dump(mode="json")[part]
-            for part in ("certify", "data")
-        ),
+        and all(before["spec"][part] == stated[part] for part in ("model", "certify", "data")),
         "certificates in a directory are of one model, data set and certify section",
         directory=str(out),
     )

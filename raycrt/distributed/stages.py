@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from raycrt import checkpoint, data, progress
+from raycrt import certificates, checkpoint, data, progress
 from raycrt.curvature import margin_curvature
 from raycrt.distributed import certification
 from raycrt.distributed import train as training
@@ -120,15 +120,16 @@ def certify(
 ) -> dict[str, Any]:
     """Certify the test images; the manifest of the table in `out`, `told` the model by `spec`.
 
-    The curvature is proved once for a model: it is kept in `home`, the model's directory.
+    The curvature is proved once for a model: it is kept in `home`, the directory of the model that
+    `spec.model` tells. What rows are not proved, and why, is printed.
     """
     test = data.load(spec.data).test
     digest = checkpoint.weights_hash(network)
-    curvature = checkpoint.load_curvature(home, digest) if home else None
+    curvature = checkpoint.load_curvature(home, digest, spec.model) if home else None
     if curvature is None:
         curvature = margin_curvature(network)
         if home:
-            checkpoint.save_curvature(home, digest, curvature)
+            checkpoint.save_curvature(home, digest, spec.model, curvature)
     done = 0
     with session(), progress.shown("certify", len(test)) as tell:
 
@@ -146,5 +147,7 @@ def certify(
             told=told,
             watch=watch,
         )
-    print(f"certificates: {out}")
+    table, _ = certificates.read(out)
+    told_of_rows = certificates.summarise(table, spec.certify.at).told_of_unproved()
+    print("\n".join([f"certificates: {out}", *told_of_rows]))
     return manifest

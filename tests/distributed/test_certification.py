@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from raycrt import Certifier, certificates, data, training
+from raycrt import Certifier, certificates, checkpoint, data, training
 from raycrt.distributed import certification
 from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput
@@ -85,6 +85,14 @@ def test_sharded_equals_unsharded_and_resumes(tmp_path, ray_running, network, tw
 def test_rows_of_another_model_are_not_mixed_in(tmp_path, network):
     manifest = {"weights_sha256": "other", "spec": SPEC.model_dump(mode="json"), "rows": 1}
     certificates.write_manifest(tmp_path, manifest)
+    with pytest.raises(InvalidInput, match="one model, data set and certify section"):
+        certification.certify(network, SPEC, data.load(SPEC.data).test, tmp_path)
+
+
+def test_rows_of_the_same_weights_under_another_activation_are_not_mixed_in(tmp_path, network):
+    other = SPEC.override({"model.activation": "tanh"}).model_dump(mode="json")
+    digest = checkpoint.weights_hash(network)
+    certificates.write_manifest(tmp_path, {"weights_sha256": digest, "spec": other, "rows": 1})
     with pytest.raises(InvalidInput, match="one model, data set and certify section"):
         certification.certify(network, SPEC, data.load(SPEC.data).test, tmp_path)
 
