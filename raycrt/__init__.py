@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from raycrt.attacks import Adversarial
 from raycrt.attacks import attack as _attack
 from raycrt.certificate import Certificates, Status
-from raycrt.certifier import Certifier, radii_of_rows
+from raycrt.certifier import Certifier
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
+from raycrt.request import radii_of_rows
 from raycrt.sequential import as_network
 
 __all__ = [

@@ -9,7 +9,6 @@ float16): `raycrt.dual.radius` turns any point into a valid radius.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from math import inf
 
 import torch
@@ -29,7 +28,9 @@ from raycrt.network import Network
 from raycrt.precision import float32_is_plain, quicken_softplus
 from raycrt.problem import Problem
 from raycrt.proof import Prover
+from raycrt.request import check_options, radii_of_rows
 from raycrt.rounding import ErrorModel, Slack, root_upper, squares
+from raycrt.span import Span
 
 
 class Certifier:
@@ -66,22 +67,12 @@ class Certifier:
         deployment: str = "exact",
         runner_up: bool = True,
     ) -> None:
-        require(steps >= 0, "steps >= 0", steps=steps)
-        require(batch_size > 0, "batch_size > 0", batch_size=batch_size)
-        require(region in ("global", "local"), "region is global or local", region=region)
-        require(
-            region == "local" or len(at) == 0,
-            "increasing radii `at` go with region local",
-            at=at,
+        check_options(
+            network,
+            steps=steps,
+            batch_size=batch_size,
             region=region,
-        )
-        require(
-            all(a < b for a, b in pairwise((0, *at))), "at increases strictly from above 0", at=at
-        )
-        require(
-            deployment == "exact"
-            or (deployment == "float32" and all(n.sums_in_float32 for n in network.layers)),
-            "deployment is exact, or float32 for layers that are plain sums of products",
+            at=at,
             deployment=deployment,
         )
         self.steps, self.batch_size, self.runner_up = steps, batch_size, runner_up
@@ -91,23 +82,23 @@ class Certifier:
         if not self.bounded:
             return
         self.curvature = margin_curvature(network) if curvature is None else curvature
-        self.errors = ErrorModel.of(network)
         deployed = torch.float32 if deployment == "float32" else None
-        self.prover = Prover(errors=self.errors, deployed=deployed)
+        prover = Prover(errors=ErrorModel.of(network), deployed=deployed)
         # Where float32 results may be rounded further, the solver works in float64.
         plain = float32_is_plain() and all(layer.sums_in_float32 for layer in network.layers)
         dtype = torch.float32 if plain and steps > 0 else torch.float64
-        self.by = Arithmetic.of(network, dtype, self.curvature, self.prover)
+        self.by = Arithmetic.of(network, dtype, self.curvature, prover)
+        self.batch_size = min(batch_size, self._rows_in_memory())
         if region == "local":
             self.balls = Balls(
-                local=LocalCurvature.of(network, self.errors),
+                local=LocalCurvature.of(network, prover.errors),
                 at=torch.tensor(at, dtype=torch.float64),
                 exact=self.by.exact,
                 readout=self.by.exact_readout,
-                prover=self.prover,
-                bounds=Bounds.of(self.errors, Slack.plain(network.features)),
+                prover=prover,
+                bounds=Bounds.of(prover.errors, Slack.plain(network.features)),
                 search=self._points,
-                batch_size=batch_size,
+                batch_size=self.batch_size,
             )
 
     @property
@@ -144,9 +135,8 @@ class Certifier:
             plain=False,
         )
         quicken_softplus()
-        most = self._rows_in_memory() if self.bounded else self.batch_size
-        size = min(self.batch_size, most)
-        for rows, radii in zip(flat.split(size), at.split(size), strict=True):
+        parts = zip(flat.split(self.batch_size), at.split(self.batch_size), strict=True)
+        for rows, radii in parts:
             yield self._certify(rows, radii)
 
     def _rows_in_memory(self) -> int:
@@ -154,6 +144,9 @@ class Certifier:
         exact = self.by.exact
         widest = max(layer.out_features for layer in exact.layers)
         numbers = 12 * exact.features + 8 * exact.depth * widest
+        if self.by.pairs is not None:
+            # Of the first directions, for all classes at once.
+            numbers += self.by.pairs.products.shape[2]
         return max(1, _MEMORY // (8 * numbers))
 
     @torch.no_grad()
@@ -180,7 +173,7 @@ class Certifier:
         m = self.curvature.to(x.device)[label]
         length = root_upper(square, x64.shape[1])
         sizes = self.by.lengths(trace.slopes, label, length)
-        radii = self.prover.closed_forms(length[:, None], values, sizes, m, self.by.space.slack)
+        radii = self.by.prover.closed_forms(length[:, None], values, sizes, m, self.by.space.slack)
         radii[rows, label] = torch.inf
         margins = Margins(
             x=x64,
@@ -242,13 +235,13 @@ class Certifier:
         start = problem.start(enough)
         found = self._search(problem, start, enough)
         point, radius = by.space.point(found.u), found.radius
-        if by.space.moves > 0:
+        if isinstance(by.space, Span):
             # Where a margin bends much between a point and what it is rounded to.
             worth = found.estimate(m) > radius * (1 + _WORTH)
             short = (radius > start.radius) & (radius < enough) & worth
             again = short.nonzero()[:, 0]
             if len(again) > 0:
-                kept = problem.proved_as_kept(again, point[again])
+                kept = problem.proved_as_kept(again, point[again], by.space)
                 radius = radius.index_copy(0, again, torch.maximum(radius[again], kept))
         better = radius > start.radius
         margins.radius[row, target] = torch.maximum(radius, start.radius)
@@ -307,26 +300,6 @@ class Certifier:
         found = Points.at(u, start.value.clone(), u.clone())
         found.write(left, solved.best)
         return found
-
-
-def radii_of_rows(at: float | Tensor, rows: int, *, all_finite: bool) -> Tensor:
-    """The radius (rows,), float64, that each row is decided at: `at` is one for all, or has one for
-    each. `InvalidInput` unless they are positive and, if so demanded, finite."""
-    given = torch.as_tensor(at, dtype=torch.float64).detach()
-    require(
-        given.shape in ((), (rows,)),
-        "at is one radius, or has one for each image",
-        shape=tuple(given.shape),
-        images=rows,
-    )
-    refused = given[~(given > 0)]
-    require(len(refused) == 0, "at > 0", at=refused.tolist()[:1])
-    require(
-        not all_finite or bool(torch.isfinite(given).all()),
-        "`at` has a radius if region is local",
-        at=at,
-    )
-    return given.expand(rows)
 
 
 # Bytes that a batch may take, whatever its size: larger ones are cut.

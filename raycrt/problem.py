@@ -13,7 +13,7 @@ from raycrt.coordinates import Directions
 from raycrt.dual import Points
 from raycrt.pullback import Lengths, pull_back
 from raycrt.rounding import root_upper, squares
-from raycrt.span import Space
+from raycrt.span import Space, Span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,10 @@ class Problem:
             radius=self._radius(rows, value, products, way),
         )
 
-    def proved_as_kept(self, rows: Tensor, point: Tensor) -> Tensor:
+    def proved_as_kept(self, rows: Tensor, point: Tensor, space: Span) -> Tensor:
         """The radii (n,) that the points (n, features), as they are kept, prove of the margins
         `rows`: more than `proved` where the margin bends much between a point and what it is
         rounded to."""
-        space = self.by.space
         point = point.double()
         u = space.coordinates(point)
         value, above, way = self._evaluated(rows, u)
@@ -112,16 +111,16 @@ class Problem:
     ) -> Tensor:
         """Radii that points with these `products` prove; and, if they are not given `as_kept`,
         every point that they are rounded to."""
-        by = self.by
+        by, space = self.by, self.by.space
         label, target, m = (self._of(part, rows) for part in (self.label, self.target, self.m))
         gg, gu, uu = products
         shift = root_upper(uu, by.exact.features)
         reach = (self._of(self.length, rows) + shift) * (1 + 1e-9)
         off_value = by.bounds.margin(reach)
         off_gradient = by.off_gradient(way, label, target, reach)
-        if not as_kept and by.space.moves > 0:
+        if isinstance(space, Span) and not as_kept:
             # How far the point that is kept lies from u; between them the margin bends no more.
-            moved, bends = by.space.moved(shift), by.turning[label, target] + m
+            moved, bends = space.moved(shift), by.turning[label, target] + m
             off_value, off_gradient = off_value + bends * moved**2, off_gradient + bends * moved
         return by.prover.at_points(
             length=self._of(self.length, rows),

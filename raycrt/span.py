@@ -35,8 +35,6 @@ _LARGEST_HALF = 6e4
 class AllPixels:
     """The pixels themselves: `fast` is the first layer in the solver's type, `exact` in float64."""
 
-    moves = 0.0
-
     def __init__(self, exact: AffineMap, fast: AffineMap, errors: ErrorModel) -> None:
         self.exact, self.fast = exact, fast
         self.slack = Slack.plain(exact.in_features)
@@ -57,14 +55,6 @@ class AllPixels:
     def point(self, w: Tensor) -> Tensor:
         """The step u (n, features) to coordinates w (n, size) that a proof has, in float16."""
         return w.half()
-
-    def coordinates(self, point: Tensor) -> Tensor:
-        """Those (n, size) of points (n, features) in float64."""
-        return point
-
-    def moved(self, length: Tensor) -> Tensor:
-        """Bounds (n,) of how far `point` lies from the step itself, of `length` (n,)."""
-        return torch.zeros_like(length)
 
     def onto(self, first: Tensor, w: Tensor) -> Tensor:
         """z_1 (n, width) at coordinates w (n, size) from where it is `first`, in the type of w."""
@@ -140,9 +130,11 @@ class Span:
         return (w @ self.fast_basis).half()
 
     def coordinates(self, point: Tensor) -> Tensor:
+        """Those (n, size) of points (n, features) in float64."""
         return point @ self.basis.T
 
     def moved(self, length: Tensor) -> Tensor:
+        """Bounds (n,) of how far `point` lies from the step itself, of `length` (n,)."""
         moved = self.moves * length + self.least_move
         return torch.where(length * (1 + self.moves) < _LARGEST_HALF, moved, torch.inf)
 

@@ -145,7 +145,7 @@ def test_gradients_in_few_directions_are_within_their_bound(rows, dtype):
     back = _exactly(space.pull(v)) @ _exactly(space.basis)
     off = np.linalg.norm((_exactly(v) @ matrix - back).astype(float), axis=1)
     zero = torch.zeros(len(v), dtype=torch.float64)
-    bound = certifier.errors.at_input(zero, v.double().norm(dim=1), dtype, space.slack)
+    bound = certifier.by.prover.errors.at_input(zero, v.double().norm(dim=1), dtype, space.slack)
     assert (off <= bound.numpy()).all()
 
 
