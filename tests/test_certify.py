@@ -9,6 +9,9 @@ import raycrt
 from raycrt import Certifier, InvalidInput, Status
 from raycrt.activations import ACTIVATIONS
 from raycrt.attacks import attack
+from raycrt.convolution import Convolution
+from raycrt.network import build
+from raycrt.spec import ModelSpec
 from tests.models import LINEAR, random_network
 
 
@@ -59,6 +62,20 @@ def test_no_point_of_a_fine_grid_inside_the_radius_changes_class(name):
         assert (exact((image.double() + rings).reshape(-1, 2)).argmax(1) == label).all()
 
 
+@pytest.mark.parametrize("options", [{"steps": 0}, {}, {"region": "local", "at": (0.5,)}])
+@pytest.mark.parametrize("depth", [2, 4])
+def test_without_curvature_every_way_finds_the_same_radius(depth, options):
+    """m = 0 for every pair: the closed form is exact, and neither solver nor ball divides by it."""
+    network = random_network(depth, name=LINEAR, features=8, width=20, classes=5)
+    certifier = Certifier(network, **options)
+    assert (certifier.curvature == 0).all()
+    found = certifier(_images(features=8))
+    assert (found.status == Status.CERTIFIED).all()
+    distance = attack(network, _images(features=8)).distance
+    assert (found.radius <= distance).all()
+    torch.testing.assert_close(found.radius, distance, rtol=1e-5, atol=0)
+
+
 def test_zero_gap_on_gentle_networks():
     """Where the curvature is small the certificate meets the attack: the radius is exact."""
     network = random_network(2, gain=0.7)
@@ -96,6 +113,29 @@ def test_bad_rows_fail_alone():
     assert torch.allclose(found.radius[good], alone.radius[good], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {}, {"region": "local", "at": (0.1, 0.3)}, {"deployment": "float32"}]
+)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_bad_image_changes_no_bit_of_the_others(options, bad):
+    """Against the batch in which it is blank, and but for products of fewer rows without it."""
+    certifier = Certifier(random_network(3, gain=1.5), **options)
+    images = _images(12)
+    images[5] = 0
+    blank = certifier(images)
+    images[5, 3] = bad
+    found = certifier(images)
+    others = torch.arange(12) != 5
+    for name in ("radius", "radius_runner_up", "prediction", "binding", "status", "region_radius"):
+        assert torch.equal(getattr(found, name)[others], getattr(blank, name)[others]), name
+    kept = blank.witnesses.take(blank.witnesses.row != 5)
+    assert torch.equal(found.witnesses.point, kept.point)
+    assert (found.radius[others] > 0).all() and int(found.status[5]) == Status.NON_FINITE_INPUT
+    alone = certifier(images[others])
+    assert torch.equal(found.prediction[others], alone.prediction)
+    torch.testing.assert_close(found.radius[others], alone.radius, rtol=1e-6, atol=0)
+
+
 def test_tied_logits_have_no_radius():
     network = random_network(2)
     with torch.no_grad():
@@ -106,11 +146,16 @@ def test_tied_logits_have_no_radius():
     assert (found.radius == 0).all() and (found.status == Status.TIED).all()
 
 
-def test_non_finite_weights_prove_nothing():
-    network = random_network(2)
+@pytest.mark.parametrize("options", [{}, {"region": "local", "at": (0.1,)}])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_non_finite_weights_prove_nothing(layer, part, value, options):
+    network = random_network(3)
     with torch.no_grad():
-        network.layers[0].weight[0, 0] = math.nan
-    found = Certifier(network)(_images(5))
+        getattr(network.layers[layer], part).view(-1)[-1] = value
+    found = Certifier(network, **options)(_images(5))
+    assert (found.radius_runner_up == 0).all() and len(found.witnesses.row) == 0
     assert (found.radius == 0).all() and (found.status == Status.NON_FINITE_NETWORK).all()
 
 
@@ -258,6 +303,24 @@ def test_a_batch_of_any_size_is_cut_to_the_memory_budget(monkeypatch):
     assert torch.allclose(
         certifier(_images(50)).radius, Certifier(random_network(2))(_images(50)).radius, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(("channels", "least"), [((4,), 0.9), ((4, 3), 0.5)])
+def test_convolutions_too_large_to_be_formed_are_certified(monkeypatch, channels, least):
+    """By the torus: no matrix of theirs is ever made. Two in a row lose what their product says."""
+    torch.manual_seed(0)
+    network = build(ModelSpec(channels=channels, stride=1, depth=1), (1, 6, 6), 4)
+    images = torch.rand(30, 1, 6, 6)
+    formed = Certifier(network)(images)
+    for module in ("affine", "span", "curvature"):
+        monkeypatch.setattr(f"raycrt.{module}.DENSE_ENTRIES", 1000)
+    monkeypatch.setattr(Convolution, "matrix", lambda self: pytest.fail("a matrix was formed"))
+    assert not any(layer.dense for layer in network.layers[:-1])
+    found = Certifier(network)(images)
+    assert (found.status == Status.CERTIFIED).all()
+    assert (found.radius <= attack(network, images).distance).all()
+    ratio = found.radius / formed.radius
+    assert float(ratio.max()) < 1 + 1e-3 and float(ratio.min()) > least
 
 
 def test_bad_input():
