@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from raycrt import cli
+from raycrt import checkpoint, cli
 from raycrt.cli import (
     DEFAULT_RECIPE,
     DataDir,
@@ -23,6 +22,8 @@ from raycrt.cli import (
     TrialWorkers,
     Workers,
 )
+from raycrt.errors import InvalidInput
+from raycrt.spec import Spec
 
 
 def search(
@@ -59,29 +60,44 @@ def search(
 def study(
     run: Annotated[Path, typer.Argument(help="Directory of a run, or its search directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
-    plots: Annotated[
-        Path | None, typer.Option(help="Draw history, importances, slices, contour and front here.")
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of what is written. [default: RUN/study]")
     ] = None,
     export: Annotated[
         Path | None, typer.Option(help="Write the winner as a recipe to this file.")
     ] = None,
 ) -> None:
-    """Say what a search has found: best trials, Pareto front, importances, cost, pruning."""
-    from tuning import plots as pictures
+    """Say what a search has found: best trials, Pareto front, importances, cost, pruning.
+
+    All of it is written too: study.json, what --json prints, and pictures of it.
+    """
     from tuning import study as studies
     from tuning import tables
 
     found = tables.summary(run)
     spec = studies.load(run)[0]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(tables.to_json(found))
     else:
         tables.show(found, spec, Console())
-    if plots is not None:
-        for file in pictures.draw(found, spec, plots):
-            typer.echo(file, err=True)
+    files = _write_study(found, spec, out or run / "study")
     if export is not None:
         export.write_text(studies.winner(run).to_yaml())
+        files.append(export)
+    for file in files:
+        typer.echo(file, err=as_json)
+
+
+def _write_study(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
+    """Write `tables.summary` and its pictures; the files."""
+    from tuning import plots, tables
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(out / "study.json", tables.to_json(found).encode())
+        return [out / "study.json", *plots.draw(found, spec, out)]
+    except OSError as error:
+        raise InvalidInput(f"{out} must take files; --out names another: {error}") from None
 
 
 def demo(

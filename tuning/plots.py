@@ -1,4 +1,4 @@
-"""What a search has found, as pictures: `raycrt study RUN --plots DIR`."""
+"""What a search has found, as pictures: `raycrt study RUN` draws them."""
 
 from __future__ import annotations
 

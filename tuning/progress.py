@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycrt.spec import Spec
-from tuning import study
+from tuning import agreement, study
 from tuning.study import TrialRecord
 
 _SECONDS = 0.5
@@ -67,6 +67,12 @@ def watching(
     finally:
         stop.set()
         thread.join()
+
+
+def warn(trials: list[TrialRecord], console: Console) -> None:
+    """Say of each rung that orders trials unlike their end that pruning by it may be chance."""
+    for warning in agreement.warnings(trials):
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True)
 
 
 def _ended(trials: list[TrialRecord]) -> list[TrialRecord]:

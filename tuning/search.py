@@ -64,6 +64,7 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
         trials = study.trials(record, spec)
         study.write_csv(home / study.TRIALS, trials, spec)
         _check_outcome(spec, record, home)
+        progress.warn(trials, console)
         winner = finals.choose(spec, home, trials, console)
     best = space.apply(spec, winner.params)
     checkpoint.write_atomically(home / study.BEST, best.to_yaml().encode())

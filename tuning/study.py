@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import kendalltau
 
 from raycrt import checkpoint
 from raycrt.errors import InvalidInput
@@ -22,7 +21,7 @@ from tuning.objective import AT
 
 TRIALS, BEST, FINALISTS = "trials.csv", "best.yaml", "finalists.csv"
 # The 97.5 % point of the normal distribution: intervals of 95 %.
-_Z = 1.959963984540054
+Z95 = 1.959963984540054
 
 _NAMES = {
     TrialState.COMPLETE: "complete",
@@ -112,45 +111,46 @@ def pareto(records: list[TrialRecord]) -> list[TrialRecord]:
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share observed on `rows` independent rows."""
+    """Wilson's 95 % interval of a share observed on `rows` independent rows.
+
+    Of a mean of several shares of the same rows (over radii, over seeds) it is too wide rather than
+    too narrow: a row's mean lies in [0, 1], so its variance is at most that of a yes or no.
+    """
     if rows == 0:
         return 0.0, 1.0
-    z2 = _Z**2
+    z2 = Z95**2
     centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
-    half = _Z / (1 + z2 / rows) * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
+    half = Z95 / (1 + z2 / rows) * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def importances(record: optuna.Study) -> dict[str, float]:
     """fANOVA: each parameter's share of the variance of `certified` over the complete trials.
 
-    A parameter that is not drawn in every trial is left out. Empty with fewer than four trials or
-    when all are equal.
+    Without those that `left_out` names. Empty with fewer than four trials or when all are equal.
     """
     complete = record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < 4 or len({trial.values[0] for trial in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return optuna.importance.get_param_importances(
+    shares = optuna.importance.get_param_importances(
         record, evaluator=evaluator, target=lambda trial: trial.values[0]
     )
+    varied = {path for path in shares if len({trial.params[path] for trial in complete}) > 1}
+    return {path: share for path, share in shares.items() if path in varied}
 
 
-def agreement(records: list[TrialRecord]) -> dict[int, tuple[float, int]]:
-    """Kendall's tau between the cheap value at each rung and the final one, and of how many trials.
-
-    They are those that ran to the end: what a rung has thrown out cannot speak against it, so that
-    with pruning tau errs on the low side (survivors are alike), and `scheduler: none` is the test.
-    """
-    ended = [trial for trial in records if trial.complete]
-    found: dict[int, tuple[float, int]] = {}
-    for rung in sorted({epoch for trial in ended for epoch in trial.rungs}):
-        pairs = [(t.rungs[rung], t.certified) for t in ended if rung in t.rungs]
-        if rung == max(t.epochs for t in ended) or len(pairs) < 3:
-            continue
-        tau = kendalltau(*zip(*pairs, strict=True)).statistic
-        if math.isfinite(tau):
-            found[rung] = float(tau), len(pairs)
+def left_out(records: list[TrialRecord], spec: Spec) -> dict[str, str]:
+    """Why fANOVA cannot weigh a searched parameter: it was not drawn in every complete trial, as
+    other values left it without effect, or had one value in all of them."""
+    complete = [trial for trial in records if trial.complete]
+    found: dict[str, str] = {}
+    for path in spec.search.space:
+        values = [trial.params[path] for trial in complete if path in trial.params]
+        if len(values) < len(complete):
+            found[path] = f"drawn in {len(values)} of {len(complete)} complete trials"
+        elif len(set(values)) == 1:
+            found[path] = f"{values[0]} in every complete trial"
     return found
 
 
@@ -169,6 +169,12 @@ def saved_epochs(records: list[TrialRecord], spec: Spec) -> int:
     return sum(spec.train.epochs - t.epochs for t in records if t.state == "pruned")
 
 
+def saved_seconds(records: list[TrialRecord], spec: Spec) -> float:
+    """What these epochs would have taken at the pace of each pruned trial: an estimate."""
+    pruned = [t for t in records if t.state == "pruned" and t.epochs]
+    return sum(t.seconds * (spec.train.epochs - t.epochs) / t.epochs for t in pruned)
+
+
 def finalists(run: Path) -> list[Row]:
     """What the finals measured: a row for each training of a finalist with a seed."""
     file = home(run) / FINALISTS
@@ -182,12 +188,13 @@ def finalists(run: Path) -> list[Row]:
 
 
 def standings(rows: list[Row]) -> list[Row]:
-    """Means over the seeds of each finalist, the winner first."""
+    """Means over the seeds of each finalist, the best first; `rows` is of one seed, as all seeds
+    judge the same validation rows."""
     found: list[Row] = []
     for number in sorted({row["number"] for row in rows}):
         runs = [row for row in rows if row["number"] == number]
         means = {name: mean(run[name] for run in runs) for name in _JUDGED}
-        found.append({"number": number, "seeds": len(runs), **means})
+        found.append({"number": number, "seeds": len(runs), **means, "rows": runs[0]["rows"]})
     return sorted(found, key=lambda row: (-row["certified"], -row["mean_radius"], row["number"]))
 
 

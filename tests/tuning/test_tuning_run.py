@@ -181,8 +181,8 @@ def test_another_recipe_in_the_same_directory_is_refused(finished_run: Path) -> 
 
 def test_study_speaks_to_scripts_and_exports_a_recipe(finished_run: Path, tmp_path: Path) -> None:
     exported = tmp_path / "winner.yaml"
-    plots = tmp_path / "plots"
-    said = raycrt("study", finished_run, "--json", "--export", exported, "--plots", plots)
+    out = tmp_path / "study"
+    said = raycrt("study", finished_run, "--json", "--export", exported, "--out", out)
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
     assert sum(found["states"].values()) == 5
@@ -192,8 +192,9 @@ def test_study_speaks_to_scripts_and_exports_a_recipe(finished_run: Path, tmp_pa
     assert recipes.load(str(exported)) == study.winner(finished_run)
     assert (found["contour"]["x"], found["contour"]["y"]) == ("train.gamma", "model.depth")
     assert sum(map(sum, found["contour"]["trials"])) == found["states"]["complete"]
-    assert (plots / "contour.png").is_file()
+    assert {file.name for file in out.iterdir()} >= {"study.json", "contour.png", "slices.png"}
     assert "Pareto" in raycrt("study", finished_run).stdout
+    assert (finished_run / "study" / "study.json").is_file()
 
 
 def test_a_search_is_not_started_over_by_mistake(finished_run: Path) -> None:

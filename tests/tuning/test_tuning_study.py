@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from scipy.stats import binomtest
 
 from raycrt import InvalidInput
 from raycrt.spec import Spec, validate
 from tests.tuning.driver import LANDSCAPE, drive
-from tuning import landscape, plots, search, study, tables
+from tuning import cli, landscape, plots, search, study, tables
 from tuning.study import TrialRecord
+
+PICTURES = ["history", "importances", "pareto", "slices", "contour"]
 
 
 def record(number: int, certified: float, clean: float, **more: Any) -> TrialRecord:
@@ -63,13 +68,6 @@ def test_the_ranking_leaves_out_what_was_stopped_or_is_not_allowed() -> None:
     assert [trial.number for trial in study.ranking(trials)] == [4, 0, 3]
 
 
-def test_agreement_is_one_where_rungs_keep_the_order_and_minus_one_where_they_turn_it() -> None:
-    trials = [
-        record(n, n / 10, 0.9, rungs={3: n / 20, 9: 1 - n / 10, 27: n / 10}) for n in range(5)
-    ]
-    assert study.agreement(trials) == {3: (pytest.approx(1), 5), 9: (pytest.approx(-1), 5)}
-
-
 def test_the_importance_of_what_decides_is_the_greatest(tmp_path: Path) -> None:
     def value(params: dict[str, Any], epoch: int) -> float:
         return params["model.depth"] / 10 + epoch / 1000
@@ -80,8 +78,56 @@ def test_the_importance_of_what_decides_is_the_greatest(tmp_path: Path) -> None:
     found = tables.summary(tmp_path)
     assert max(found["importances"], key=found["importances"].get) == "model.depth"
     assert found["importances"]["model.depth"] > 0.9
+    assert found["importances_left_out"] == {}
     assert found["cost"]["epochs"] == 27 * 20
     assert found["history"][-1]["best"] == found["best"][0]["certified"]
+
+
+def test_what_did_not_vary_or_was_not_always_drawn_is_named_not_dropped(tmp_path: Path) -> None:
+    def value(params: dict[str, Any], epoch: int) -> float:
+        return params["model.depth"] / 10
+
+    beta = {"model.beta": {"low": 0.5, "high": 10.0}, "train.batch_size": {"choices": [512]}}
+    space = {**LANDSCAPE.model_dump(mode="json")["search"]["space"], **beta}
+    spec = LANDSCAPE.override(
+        {"search.space": space, "search.algorithm": "random", "search.scheduler": "none"}
+    )
+    trials = drive(spec, tmp_path, value, budget=27 * 12)
+    spec.save(tmp_path)
+    softplus = sum(trial.params["model.activation"] == "softplus" for trial in trials)
+    assert 0 < softplus < 12
+    found = tables.summary(tmp_path)
+    assert found["importances_left_out"] == {
+        "model.beta": f"drawn in {softplus} of 12 complete trials",
+        "train.batch_size": "512 in every complete trial",
+    }
+    assert set(found["importances"]) == set(LANDSCAPE.search.space)
+    console = Console(file=io.StringIO(), width=200)
+    tables.show(found, spec, console)
+    assert "left out: train.batch_size, 512 in every" in console.file.getvalue()
+
+
+def test_each_parameter_is_looked_at_alone_where_trials_lie() -> None:
+    def at(number: int, gamma: float, share: float, **more: Any) -> TrialRecord:
+        return record(number, share, 0.9, params={"train.gamma": gamma, "model.depth": 3}, **more)
+
+    trials = [at(0, 1e-5, 0.2), at(1, 2e-5, 0.4), at(2, 1.0, 0.7), at(3, 1.0, 0.9, state="pruned")]
+    found = landscape.marginals(trials, LANDSCAPE)
+    low, high = found["train.gamma"]
+    assert low == {"cell": "1e-05 - 0.000464", "trials": 2, "mean": pytest.approx(0.3), "best": 0.4}
+    assert (high["trials"], high["best"]) == (1, 0.7)
+    assert [cell["trials"] for cell in found["model.depth"]] == [3]
+    assert found["model.activation"] == []
+
+
+def test_what_pruning_saved_is_counted_at_the_pace_of_each_trial() -> None:
+    trials = [
+        record(0, 0.5, 0.9, seconds=27.0),
+        record(1, 0.2, 0.9, state="pruned", epochs=9, seconds=18.0),
+        record(2, 0.0, 0.0, state="pruned", epochs=0, seconds=0.0),
+    ]
+    assert study.saved_epochs(trials, LANDSCAPE) == 18 + 27
+    assert study.saved_seconds(trials, LANDSCAPE) == 2.0 * 18
 
 
 def test_the_contour_is_the_mean_of_the_complete_trials_in_each_cell() -> None:
@@ -129,9 +175,33 @@ def test_the_pictures_and_slices_show_the_trials(tmp_path: Path) -> None:
     for point in found["slices"]["model.depth"]:
         assert point["certified"] == pytest.approx(point["value"] / 10)
     written = plots.draw(found, spec, tmp_path / "plots")
-    names = ["history", "importances", "pareto", "slices", "contour"]
-    assert [file.stem for file in written] == names
+    assert [file.stem for file in written] == PICTURES
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in written)
+
+
+def test_the_command_prints_and_writes_all_of_it_unasked(tmp_path: Path, capfd: Any) -> None:
+    spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
+    home = tmp_path / "search"
+    drive(spec, home, lambda params, epoch: params["model.depth"] / 10, budget=27 * 8)
+    spec.save(home)
+    cli.study(tmp_path)
+    said = capfd.readouterr().out
+    for title in ("best trials", "Pareto", "by parameter", "history", "cost per trial"):
+        assert title in said
+    files = [Path(line) for line in said.splitlines() if line.startswith(str(tmp_path))]
+    assert [file.name for file in files] == ["study.json", *(f"{name}.png" for name in PICTURES)]
+    assert {file.parent for file in files} == {tmp_path / "study"}
+    cli.study(tmp_path, as_json=True, out=tmp_path / "there")
+    said = capfd.readouterr().out
+    found = json.loads(said)
+    assert (tmp_path / "there" / "study.json").read_text() == said.rstrip("\n") + "\n"
+    assert [trial["epochs"] for trial in found["cost"]["trials"]] == [27] * 8
+
+
+def test_a_place_that_takes_no_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study").touch()
+    with pytest.raises(InvalidInput, match="--out names another"):
+        cli._write_study({}, LANDSCAPE, tmp_path / "study")
 
 
 def test_the_table_can_be_read_back(tmp_path: Path) -> None:
@@ -156,6 +226,19 @@ def test_the_winner_of_the_finals_has_the_best_mean_not_the_best_run(tmp_path: P
     order = study.standings(study.finalists(tmp_path))
     assert [row["number"] for row in order] == [0, 4]
     assert order[0]["certified"] == pytest.approx(0.7)
+
+
+def test_finalists_have_intervals_of_rows_counted_once_and_of_each_seed(tmp_path: Path) -> None:
+    spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
+    drive(spec, tmp_path, lambda params, epoch: params["model.depth"] / 10, budget=27)
+    spec.save(tmp_path)
+    (tmp_path / study.FINALISTS).write_text(
+        "number,seed,certified,clean,mean_radius,rows\n0,1,0.9,0.9,0.5,100\n0,2,0.7,0.9,0.5,100\n"
+    )
+    [finalist] = tables.summary(tmp_path)["finalists"]
+    assert finalist["interval"] == list(study.wilson(0.8, 100))
+    each = [(run["seed"], run["interval"]) for run in finalist["runs"]]
+    assert each == [(1, list(study.wilson(0.9, 100))), (2, list(study.wilson(0.7, 100)))]
 
 
 def test_a_directory_without_a_search_is_refused(tmp_path: Path) -> None:
