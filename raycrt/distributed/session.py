@@ -2,7 +2,8 @@
 
 Inside a cluster or a job the address comes from RAY_ADDRESS. Elsewhere a local Ray is started: its
 dashboard on loopback (never without one: Tune stops trials through it), token authentication on,
-logs quiet.
+logs quiet. Its workers run at the caller's own priority, not at Ray's niceness of 15: they are the
+work that was asked for, and beside any other program they would get next to nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import ray
 
+_NICENESS = "RAY_worker_niceness"
 _TOKEN = Path.home() / ".ray" / "auth_token"
 
 
@@ -33,6 +35,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
     if address:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     else:
+        os.environ.setdefault(_NICENESS, "0")
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -47,6 +50,12 @@ def session(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def dashboard() -> str | None:
+    """The address of the running Ray's dashboard for a browser; none where it has none."""
+    running = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING, log_to_driver=False)
+    return f"http://{running.dashboard_url}" if running.dashboard_url else None
 
 
 def _quiet() -> None:
