@@ -40,8 +40,10 @@ def choose(spec: Spec, home: Path, records: list[TrialRecord], console: Console)
     rows = _train_all(spec, home, chosen)
     order = study.standings([row for row in rows if (row["number"], row["seed"]) in asked])
     for row in order:
+        low, high = study.wilson(row["certified"], int(row["rows"]))
         console.print(
-            f"finalist {row['number']}: certified {row['certified']:.1%}, "
+            f"finalist {row['number']}: certified {row['certified']:.1%} "
+            f"(95 %: {100 * low:.1f} - {100 * high:.1f}), "
             f"clean {row['clean']:.1%} over {row['seeds']} seeds",
             highlight=False,
         )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import optuna
 from rich.console import Console, Group
@@ -18,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycrt.spec import Spec
-from tuning import agreement, study
+from tuning import agreement, store, study
 from tuning.study import TrialRecord
 
 _SECONDS = 0.5
@@ -67,6 +68,19 @@ def watching(
     finally:
         stop.set()
         thread.join()
+
+
+def announce(spec: Spec, home: Path, logs: Path, dashboard: str | None, console: Console) -> None:
+    """Say how to watch the search in `home` with other programs: an address, commands to copy."""
+    ways = [
+        f"tensorboard --logdir {quote(str(logs))}",
+        f"optuna-dashboard {quote(spec.search.storage or str(home / store.JOURNAL))}",
+    ]
+    if dashboard is not None:
+        ways.insert(0, f"Ray dashboard: {dashboard} (its token: ray get-auth-token)")
+    console.print("watch it:", highlight=False)
+    for way in ways:
+        console.print(f"  {way}", highlight=False, markup=False, soft_wrap=True)
 
 
 def warn(trials: list[TrialRecord], console: Console) -> None:

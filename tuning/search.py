@@ -27,7 +27,7 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from raycrt import checkpoint, data
-from raycrt.distributed.session import session
+from raycrt.distributed.session import dashboard, session
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import DataSpec, Spec, validate
 from raycrt.training import EpochEnd
@@ -146,6 +146,7 @@ def _run_trials(
             verbose=0,
         ),
     )
+    progress.announce(spec, home, home / TUNE, dashboard(), console)
     with progress.watching(partial(store.open_study, spec, home), spec, home, total, console):
         tuner.fit()
 

@@ -48,6 +48,14 @@ def test_the_log_ends_with_the_headline_and_files_that_exist(finished_run: Path)
     assert sum(line.startswith("trial ") for line in lines) == 5
 
 
+def test_the_log_says_how_to_watch_the_search(finished_run: Path) -> None:
+    lines = [line.strip() for line in (finished_run / "demo.log").read_text().splitlines()]
+    at = lines.index("watch it:")
+    assert lines[at + 1].startswith("Ray dashboard: http://127.0.0.1:")
+    assert lines[at + 2] == f"tensorboard --logdir {finished_run}/search/tune"
+    assert lines[at + 3] == f"optuna-dashboard {finished_run}/search/study.journal"
+
+
 def test_the_table_has_a_row_for_each_trial_with_its_end(finished_run: Path) -> None:
     table = pd.read_csv(finished_run / "search" / "trials.csv")
     assert list(table["number"]) == list(range(5))
