@@ -7,6 +7,7 @@ Everything ends up in one directory:
     finalists.csv  the finalists, seed by seed   tune/       Tune's logs, TensorBoard's included
     states/        training states of trials that have not ended
     search-id      marks the trials of this search in a study that several share
+    driver         the process that runs the search, which holds a lock on it
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from raycrt.distributed.session import dashboard, session
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import DataSpec, Spec, validate
 from raycrt.training import EpochEnd
-from tuning import finals, progress, room, space, store, study, workers
+from tuning import finals, lock, progress, room, space, store, study, workers
 from tuning.objective import METRIC, Measurement, evaluate
 from tuning.searcher import NUMBER, Halving, Median, StudySearch
 
@@ -52,28 +53,30 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     The first trial is the recipe itself, so the winner is never below it on the validation rows. A
     search that was stopped in any way goes on with `resume`: finished trials count, trials that ran
     continue from their last rung. With `search.concurrent=1` the same seed gives the same trials.
+    `InvalidInput` where another process drives the search in `home`.
     """
     console = console or Console()
     space.check(spec)
     data.check(spec.data)
     loggers = _loggers(spec)
-    _claim(spec, home, resume)
-    with session():
-        record = store.start_study(spec, home, _first(spec))
-        _run_trials(spec, home, record, loggers, console)
-        trials = study.trials(record, spec)
-        study.write_csv(home / study.TRIALS, trials, spec)
-        _check_outcome(spec, record, home)
-        progress.warn(trials, console)
-        winner = finals.choose(spec, home, trials, console)
-    best = space.apply(spec, winner.params)
-    checkpoint.write_atomically(home / study.BEST, best.to_yaml().encode())
+    home.mkdir(parents=True, exist_ok=True)
+    with lock.held(home):
+        _claim(spec, home, resume)
+        with session():
+            record = store.start_study(spec, home, _first(spec))
+            _run_trials(spec, home, record, loggers, console)
+            trials = study.trials(record, spec)
+            study.write_csv(home / study.TRIALS, trials, spec)
+            _check_outcome(spec, record, home)
+            progress.warn(trials, console)
+            winner = finals.choose(spec, home, trials, console)
+        best = space.apply(spec, winner.params)
+        checkpoint.write_atomically(home / study.BEST, best.to_yaml().encode())
     return best
 
 
 def _claim(spec: Spec, home: Path, resume: bool) -> None:
     """Make `home` the directory of this search, or check that it already is."""
-    home.mkdir(parents=True, exist_ok=True)
     if (home / "spec.yaml").is_file():
         same = store.study_name(Spec.load(home)) == store.study_name(spec)
         require(same, "a directory holds the search of one recipe", directory=str(home))
@@ -155,7 +158,7 @@ def _scheduler(spec: Spec, record: optuna.Study) -> TrialScheduler | None:
     if spec.search.scheduler == "asha" and spec.search.rungs:
         return Halving(spec, record)
     if spec.search.scheduler == "median" and spec.search.rungs:
-        return Median(spec)
+        return Median(spec, record)
     return None
 
 

@@ -127,11 +127,15 @@ class AtRungs(TrialScheduler):
     rungs: tuple[int, ...]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if result["epoch"] not in self.rungs:
+        if result["epoch"] not in self.rungs or store.REASON in result:
             return TrialScheduler.CONTINUE
         action = super().on_trial_result(tune_controller, trial, result)
         stops = action == TrialScheduler.STOP and trial.config[NUMBER] != 0
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing to learn: ASHA would take the end of a trial for its next rung, the median rule
+        would count the last rung of a stopped trial twice."""
 
 
 class Halving(AtRungs, ASHAScheduler):
@@ -147,35 +151,45 @@ class Halving(AtRungs, ASHAScheduler):
             max_t=spec.train.epochs + 1,
             reduction_factor=spec.search.reduction,
         )
-        earlier = study.get_trials(deepcopy=False)
+        earlier = _earlier(study)
         self._brackets[0]._rungs = [
             (
                 rung,
                 {
-                    f"study-{trial.number}": trial.user_attrs[store.RUNGS][str(rung)]
-                    for trial in earlier
-                    if str(rung) in trial.user_attrs.get(store.RUNGS, {})
+                    f"study-{number}": values[rung]
+                    for number, values in earlier.items()
+                    if rung in values
                 },
             )
             for rung in reversed(rungs)
         ]
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing to learn: ASHA would take the end of a trial for its next rung."""
-
 
 class Median(AtRungs, MedianStoppingRule):
-    """Tune's median rule: stops a trial whose best is below the median of the others' means."""
+    """Tune's median rule: stops a trial whose best is below the median of the others' means.
 
-    def __init__(self, spec: Spec) -> None:
+    It knows what earlier processes measured. What a trial that is taken up again had reached in one
+    of them is its own, and not another trial's.
+    """
+
+    def __init__(self, spec: Spec, study: optuna.Study) -> None:
         self.rungs = spec.search.rungs
         super().__init__(
             time_attr="epoch",
             metric=METRIC,
             mode=MODE,
-            grace_period=spec.search.rungs[0],
-            min_samples_required=3,
+            grace_period=self.rungs[0],
         )
+        for number, values in _earlier(study).items():
+            past = [{"epoch": rung, METRIC: values[rung]} for rung in self.rungs if rung in values]
+            if past:
+                self._results[number] = past
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        past = self._results.pop(trial.config[NUMBER], [])
+        if past:
+            self._results[trial] = past
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         action = super().on_trial_result(tune_controller, trial, result)
@@ -183,6 +197,15 @@ class Median(AtRungs, MedianStoppingRule):
             # Tune's rule does not bear to be asked again about a trial that it would have stopped.
             self._stopped_trials.discard(trial)
         return action
+
+
+def _earlier(study: optuna.Study) -> dict[int, dict[int, float]]:
+    """What the study knows of each trial at the epochs that were measured, by number."""
+    return {
+        trial.number: {int(e): value for e, value in trial.user_attrs[store.RUNGS].items()}
+        for trial in study.get_trials(deepcopy=False)
+        if store.RUNGS in trial.user_attrs
+    }
 
 
 def violations(spec: Spec, measured: dict[str, Any]) -> dict[str, float]:

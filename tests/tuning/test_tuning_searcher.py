@@ -145,8 +145,8 @@ def controller(*statuses: str) -> SimpleNamespace:
     return SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status=s) for s in statuses])
 
 
-def test_the_median_rule_stops_what_lies_below_it_but_never_the_default() -> None:
-    median = Median(LANDSCAPE)
+def test_the_median_rule_stops_what_lies_below_it_but_never_the_default(tmp_path: Path) -> None:
+    median = Median(LANDSCAPE, store.open_study(LANDSCAPE, tmp_path))
     trials = [TuneTrial(number) for number in range(5)]
 
     def told(number: int, epoch: int, certified: float) -> str:
@@ -159,9 +159,46 @@ def test_the_median_rule_stops_what_lies_below_it_but_never_the_default() -> Non
     assert told(4, 3, 0.1) == TrialScheduler.STOP
 
 
-def test_the_median_rule_pauses_no_trial_for_one_that_waits() -> None:
-    told = Median(LANDSCAPE).on_trial_result(controller("PENDING"), TuneTrial(1), result(0.5, 3))
+def test_the_median_rule_pauses_no_trial_for_one_that_waits(tmp_path: Path) -> None:
+    median = Median(LANDSCAPE, store.open_study(LANDSCAPE, tmp_path))
+    told = median.on_trial_result(controller("PENDING"), TuneTrial(1), result(0.5, 3))
     assert told == TrialScheduler.CONTINUE
+
+
+def test_the_median_rule_knows_what_earlier_processes_measured(tmp_path: Path) -> None:
+    spec = LANDSCAPE.override({"search.scheduler": "median"})
+    record = store.open_study(spec, tmp_path)
+    searcher = StudySearch(spec, tmp_path, record)
+    for number, rungs in enumerate(
+        [{3: 0.4, 9: 0.5}, {3: 0.4, 9: 0.5}, {3: 0.4, 9: 0.5}, {3: 0.6}]
+    ):
+        searcher.suggest(f"tune-{number}")
+        for epoch, certified in rungs.items():
+            searcher.on_trial_result(f"tune-{number}", result(certified, epoch))
+    median = Median(spec, record)
+    # The means at epoch 9 are 0.45; the best of trial 3 was 0.6, before its process died.
+    again, new = TuneTrial(3), TuneTrial(4)
+    for trial in (again, new):
+        median.on_trial_add(None, trial)
+    assert median.on_trial_result(controller(), again, result(0.3, 9)) == TrialScheduler.CONTINUE
+    assert median.on_trial_result(controller(), new, result(0.41, 3)) == TrialScheduler.CONTINUE
+    assert median.on_trial_result(controller(), new, result(0.42, 9)) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize("scheduler", [Halving, Median])
+def test_a_failure_is_no_measurement_of_the_rung_before_it(
+    scheduler: type[Halving] | type[Median], tmp_path: Path
+) -> None:
+    rule = scheduler(LANDSCAPE, store.open_study(LANDSCAPE, tmp_path))
+    trials = [TuneTrial(number) for number in range(1, 6)]
+    for trial in trials:
+        rule.on_trial_add(None, trial)
+    for trial in trials[:4]:
+        rule.on_trial_result(controller(), trial, result(0.5, 3))
+        failed = {"certified": 0.0, "epoch": 3, store.REASON: "TrainingDiverged"}
+        assert rule.on_trial_result(controller(), trial, failed) == TrialScheduler.CONTINUE
+    # Below the 0.5 of the others, not above a mean with their failures in it.
+    assert rule.on_trial_result(controller(), trials[4], result(0.4, 3)) == TrialScheduler.STOP
 
 
 def test_each_radius_of_the_objective_reaches_the_study(tmp_path: Path) -> None:
