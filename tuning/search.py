@@ -58,12 +58,12 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     console = console or Console()
     space.check(spec)
     data.check(spec.data)
-    loggers = _loggers(spec)
+    loggers, first = _loggers(spec), _first(spec)
     home.mkdir(parents=True, exist_ok=True)
     with lock.held(home):
         _claim(spec, home, resume)
         with session():
-            record = store.start_study(spec, home, _first(spec))
+            record = store.start_study(spec, home, first)
             _run_trials(spec, home, record, loggers, console)
             trials = study.trials(record, spec)
             study.write_csv(home / study.TRIALS, trials, spec)
@@ -117,12 +117,8 @@ def _run_trials(
     loggers: list[Callback],
     console: Console,
 ) -> None:
-    finished = store.own(record, home, *store.FINISHED)
-    total = spec.search.trials
-    if spec.search.algorithm == "grid":
-        total = len(_first(spec))
-    failed = [trial for trial in finished if trial.state == TrialState.FAIL]
-    if len(finished) >= total or len(failed) > spec.search.failures:
+    left, failed = _left(spec, home, record), store.own(record, home, TrialState.FAIL)
+    if left <= 0 or len(failed) > spec.search.failures:
         return
     room.check(spec)
     tuner = tune.Tuner(
@@ -133,7 +129,7 @@ def _run_trials(
             room.for_process(spec),
         ),
         tune_config=tune.TuneConfig(
-            num_samples=total - len(finished),
+            num_samples=left,
             search_alg=StudySearch(spec, home, record, partial(room.trials, spec)),
             scheduler=_scheduler(spec, record),
             max_concurrent_trials=spec.search.concurrent,
@@ -149,9 +145,18 @@ def _run_trials(
             verbose=0,
         ),
     )
+    total = len(_first(spec)) if spec.search.algorithm == "grid" else spec.search.trials
     progress.announce(spec, home, home / TUNE, dashboard(), console)
     with progress.watching(partial(store.open_study, spec, home), spec, home, total, console):
         tuner.fit()
+
+
+def _left(spec: Spec, home: Path, record: optuna.Study) -> int:
+    """How many trials this search has to run still; those of a grid are shared by all of them."""
+    if spec.search.algorithm != "grid":
+        return spec.search.trials - len(store.own(record, home, *store.FINISHED))
+    waiting = record.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return len(waiting) + len(store.own(record, home, TrialState.RUNNING))
 
 
 def _scheduler(spec: Spec, record: optuna.Study) -> TrialScheduler | None:

@@ -63,14 +63,25 @@ class StudySearch(OptunaSearch):
         if self._orphans:
             trial = Trial(self._study, self._orphans.pop(0)._trial_id)
         else:
-            waiting = self._study.get_trials(deepcopy=False)
-            drawn = [t for t in waiting if t.state != TrialState.WAITING]
-            self._study.sampler = store.sampler(self._spec, len(drawn))
-            trial = self._study.ask()
+            drawn = self._draw()
+            if drawn is None:
+                return Searcher.FINISHED
+            trial = drawn
             trial.set_user_attr(store.HOME, store.identity(self._home))
         self._ot_trials[trial_id] = trial
         params = space.suggest(self._spec, trial)
         return {**params, NUMBER: trial.number}
+
+    def _draw(self) -> Trial | None:
+        """What is queued, or else what the sampler draws; of a grid all is queued from the start,
+        and none is left when searches that share it have drawn it all."""
+        if self._spec.search.algorithm == "grid":
+            queued = self._study._pop_waiting_trial_id()
+            return None if queued is None else Trial(self._study, queued)
+        trials = self._study.get_trials(deepcopy=False)
+        drawn = [trial for trial in trials if trial.state != TrialState.WAITING]
+        self._study.sampler = store.sampler(self._spec, len(drawn))
+        return self._study.ask()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._note(self._ot_trials[trial_id], result)

@@ -1,4 +1,4 @@
-"""The search space: one declaration in the recipe, in Optuna's define-by-run form and as a grid.
+"""The search space: one declaration in the recipe, in Tune's form and in Optuna's.
 
 `spec.search.space` maps paths of the spec to domains. A parameter that has no effect under the
 others' values (softplus's beta under tanh, gamma without a regulariser) is not suggested at all, so
@@ -7,11 +7,20 @@ that the sampler learns nothing from its noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Mapping
 from typing import Any, Protocol
 
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from pydantic import BaseModel
+from ray import tune
+from ray.tune.search import sample
+from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.variant_generator import generate_variants
 
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import Domain, Spec
@@ -41,27 +50,37 @@ class Suggests(Protocol):
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
 
 
+def tune_space(spec: Spec) -> dict[str, sample.Domain]:
+    """The space in Tune's form: the domain of each searched path; integers stay integers."""
+    return {path: _domain(path, spec.search.space[path]) for path in _ordered(spec)}
+
+
+def optuna_space(spec: Spec) -> dict[str, BaseDistribution]:
+    """The space in Optuna's form, which Tune itself makes of its own."""
+    return OptunaSearch.convert_search_space(tune_space(spec))
+
+
 def suggest(spec: Spec, trial: Suggests) -> Params:
-    """Draw the parameters that have an effect, each from its domain; integers stay integers."""
+    """Draw the parameters that have an effect, each from its domain."""
     params: Params = {}
-    for path in _ordered(spec):
+    for path, distribution in optuna_space(spec).items():
         if active(spec, path, params):
-            params[path] = _draw(trial, path, spec.search.space[path])
+            params[path] = _draw(trial, path, distribution)
     return params
 
 
 def grid(spec: Spec) -> list[Params]:
-    """Every combination of the choices, in order, each once; ranges of integers are enumerated."""
-    paths = _ordered(spec)
-    combinations: list[Params] = []
-    for values in product(*(list(_enumerate(path, spec.search.space[path])) for path in paths)):
-        params: Params = {}
-        for path, value in zip(paths, values, strict=True):
-            if active(spec, path, params):
-                params[path] = value
-        if params not in combinations:
-            combinations.append(params)
-    return combinations
+    """The points of Tune's grid search over choices and ranges of integers, in its order.
+
+    Points that differ only in parameters without effect are one.
+    """
+    axes = {path: tune.grid_search(_values(path, d)) for path, d in tune_space(spec).items()}
+    points: list[Params] = []
+    for _, variant in generate_variants(axes):
+        point = _effective(spec, variant)
+        if point not in points:
+            points.append(point)
+    return points
 
 
 def apply(spec: Spec, params: Mapping[str, Any]) -> Spec:
@@ -74,22 +93,15 @@ def apply(spec: Spec, params: Mapping[str, Any]) -> Spec:
 
 def defaults(spec: Spec) -> Params:
     """The recipe's own values of the searched parameters that have an effect."""
-    own: Params = {}
-    for path in _ordered(spec):
-        if active(spec, path, own):
-            own[path] = value_at(spec, path)
-    return own
+    return _effective(spec, {path: value_at(spec, path) for path in spec.search.space})
 
 
 def points(spec: Spec) -> list[Params]:
     """What is tried first: the recipe's own values, then `search.points` (completed by them)."""
-    found = [defaults(spec)]
+    own = {path: value_at(spec, path) for path in spec.search.space}
+    found = [_effective(spec, own)]
     for given in spec.search.points:
-        merged = {path: given.get(path, value_at(spec, path)) for path in _ordered(spec)}
-        point: Params = {}
-        for path in _ordered(spec):
-            if active(spec, path, point):
-                point[path] = merged[path]
+        point = _effective(spec, {**own, **given})
         if point not in found:
             found.append(point)
     return found
@@ -199,20 +211,40 @@ def _ordered(spec: Spec) -> list[str]:
     return sorted(spec.search.space, key=lambda path: path not in deciding)
 
 
-def _draw(trial: Suggests, path: str, domain: Domain) -> Any:
+def _effective(spec: Spec, values: Mapping[str, Any]) -> Params:
+    """Those of `values` that have an effect under the others."""
+    point: Params = {}
+    for path in _ordered(spec):
+        if active(spec, path, point):
+            point[path] = values[path]
+    return point
+
+
+def _domain(path: str, domain: Domain) -> sample.Domain:
     if domain.choices is not None:
-        return trial.suggest_categorical(path, list(domain.choices))
+        return tune.choice(list(domain.choices))
     assert domain.low is not None and domain.high is not None
     if kind(path) is int:
-        return trial.suggest_int(path, int(domain.low), int(domain.high), log=domain.log)
-    return trial.suggest_float(path, float(domain.low), float(domain.high), log=domain.log)
+        integers = tune.lograndint if domain.log else tune.randint
+        return integers(int(domain.low), int(domain.high) + 1)
+    numbers = tune.loguniform if domain.log else tune.uniform
+    return numbers(float(domain.low), float(domain.high))
 
 
-def _enumerate(path: str, domain: Domain) -> Iterator[Any]:
-    if domain.choices is not None:
-        yield from domain.choices
-    elif kind(path) is int:
-        assert domain.low is not None and domain.high is not None
-        yield from range(int(domain.low), int(domain.high) + 1)
-    else:
-        raise InvalidInput(f"search.space.{path}: a grid needs choices, but got a range")
+def _draw(trial: Suggests, path: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case IntDistribution(low=low, high=high, log=log):
+            return trial.suggest_int(path, low, high, log=log)
+        case FloatDistribution(low=low, high=high, log=log):
+            return trial.suggest_float(path, low, high, log=log)
+        case CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(path, choices)
+    raise AssertionError(distribution)
+
+
+def _values(path: str, domain: sample.Domain) -> list[Any]:
+    if isinstance(domain, sample.Categorical):
+        return list(domain.categories)
+    if isinstance(domain, sample.Integer):
+        return list(range(domain.lower, domain.upper))
+    raise InvalidInput(f"search.space.{path}: a grid needs choices, but got a range")

@@ -18,6 +18,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
+from sqlalchemy.event import listen
 
 from raycrt import checkpoint
 from raycrt.errors import InvalidInput, require
@@ -29,9 +31,13 @@ JOURNAL, IDENTITY = "study.journal", "search-id"
 # measured last, the value at each rung (Optuna keeps none for several objectives), why it failed.
 HOME, MEASURED, RUNGS, REASON = "home", "measured", "rungs", "reason"
 DEFAULT = "default"
+# Optuna's name for the parameters of a trial that was queued.
+_QUEUED = "fixed_params"
 _ATTEMPTS = 3
-# A search that finds a study without trials gives its maker so long to queue them.
+# A search that finds a study without its points gives its maker so long to queue the next.
 _SECONDS_TO_QUEUE = 10.0
+# A transaction waits so long for those of other searches.
+_SECONDS_TO_LOCK = 60.0
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -42,7 +48,7 @@ def storage(spec: Spec, home: Path) -> BaseStorage:
     said = ""
     for _ in range(_ATTEMPTS):
         try:
-            return RDBStorage(spec.search.storage)
+            return _database(spec.search.storage)
         except ImportError as error:
             raise InvalidInput(
                 f"search.storage needs a driver, but {error.__cause__ or error}; "
@@ -53,6 +59,21 @@ def storage(spec: Spec, home: Path) -> BaseStorage:
             # Another search may be making the tables just now.
             time.sleep(_SECONDS_TO_QUEUE / 20)
     raise InvalidInput(f"search.storage must be a database that opens: {said}")
+
+
+def _database(url: str) -> RDBStorage:
+    """The database at `url`, in which a trial is drawn by one search alone.
+
+    Optuna reads that a trial waits, with a lock on its row, and marks it as running. SQLite has no
+    such locks, and two searches could read before either marks: its transactions, which Python
+    begins at their first change, begin at once here, one after the other.
+    """
+    if make_url(url).get_backend_name() != "sqlite":
+        return RDBStorage(url)
+    by_hand = {"isolation_level": None, "timeout": _SECONDS_TO_LOCK}
+    storage = RDBStorage(url, engine_kwargs={"connect_args": by_hand})
+    listen(storage.engine, "begin", lambda line: line.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
 
 
 def state_folder(home: Path, number: int) -> Path:
@@ -77,19 +98,28 @@ def study_name(spec: Spec) -> str:
 
 
 def start_study(spec: Spec, home: Path, points: list[space.Params]) -> optuna.Study:
-    """The study of `spec` with `points` queued, once: the first of them is the default.
+    """The study of `spec` with `points` queued, each once: the first of them is the default.
 
     Of searches that start at the same time one makes the study and queues; the others wait for
-    it, and queue where it was stopped in between.
+    it, and queue what is missing where it was stopped in between.
     """
     study, is_ours = _open(spec, home)
+    missing = _missing(study, points)
     deadline = time.monotonic() + _SECONDS_TO_QUEUE
-    while not is_ours and not study.get_trials(deepcopy=False) and time.monotonic() < deadline:
+    while missing and not is_ours and time.monotonic() < deadline:
         time.sleep(0.1)
-    if not study.get_trials(deepcopy=False):
-        for index, point in enumerate(points):
-            study.enqueue_trial(point, user_attrs={DEFAULT: index == 0})
+        before, missing = missing, _missing(study, points)
+        if len(missing) < len(before):
+            deadline = time.monotonic() + _SECONDS_TO_QUEUE
+    for point in missing:
+        study.enqueue_trial(point, user_attrs={DEFAULT: point == points[0]})
     return study
+
+
+def _missing(study: optuna.Study, points: list[space.Params]) -> list[space.Params]:
+    """Those of `points` that were never queued."""
+    queued = [trial.system_attrs.get(_QUEUED) for trial in study.get_trials(deepcopy=False)]
+    return [point for point in points if point not in queued]
 
 
 def open_study(spec: Spec, home: Path) -> optuna.Study:

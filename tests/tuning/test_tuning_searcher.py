@@ -22,6 +22,16 @@ from tests.tuning.driver import LANDSCAPE, drive, result
 from tuning import search, space, store, study
 from tuning.searcher import NUMBER, Halving, Median, StudySearch
 
+GRID = LANDSCAPE.override(
+    {
+        "search.algorithm": "grid",
+        "search.space": {
+            "model.depth": {"low": 2, "high": 5},
+            "model.activation": {"choices": ["softplus", "sigmoid", "tanh"]},
+        },
+    }
+)
+
 
 def landscape(params: dict[str, Any], epoch: int) -> float:
     """A known peak of 0.9 at gamma 0.03, rate 0.01, depth 4, tanh; curves that keep their order."""
@@ -289,7 +299,7 @@ def test_of_searches_that_start_at_once_one_queues_the_first_points(
     url = None if storage is None else storage.format(tmp_path)
     spec = LANDSCAPE.override({"search.storage": url})
     points = space.points(spec)
-    together = threading.Barrier(4)
+    together = threading.Barrier(4, timeout=60)
 
     def start() -> None:
         together.wait()
@@ -308,6 +318,65 @@ def test_points_are_queued_though_the_maker_of_the_study_was_stopped(
     store.open_study(LANDSCAPE, tmp_path)
     points = space.points(LANDSCAPE)
     assert len(store.start_study(LANDSCAPE, tmp_path, points).get_trials()) == len(points)
+
+
+def test_points_are_queued_though_their_maker_was_stopped_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_SECONDS_TO_QUEUE", 0.0)
+    points = space.grid(GRID)
+    store.start_study(GRID, tmp_path, points[:3])
+    record = store.start_study(GRID, tmp_path, points)
+    assert [trial.system_attrs["fixed_params"] for trial in record.get_trials()] == points
+
+
+def test_a_grid_is_run_once_by_searches_that_share_it(tmp_path: Path) -> None:
+    spec = GRID.override({"search.storage": f"sqlite:///{tmp_path}/shared.db"})
+    together = threading.Barrier(3, timeout=60)
+
+    def run(name: str) -> int:
+        home = tmp_path / name
+        home.mkdir()
+        record = store.start_study(spec, home, search._first(spec))
+        searcher = StudySearch(spec, home, record)
+        together.wait()
+        count = 0
+        while (config := searcher.suggest(str(count))) != StudySearch.FINISHED:
+            searcher.on_trial_complete(str(count), result(config["model.depth"] / 10, 27))
+            count += 1
+        assert search._left(spec, home, record) == 0
+        return count
+
+    with ThreadPoolExecutor(3) as threads:
+        counts = list(threads.map(run, ["a", "b", "c"]))
+    trials = study.trials(store.load_study(spec, tmp_path), spec)
+    assert sum(counts) == len(trials) == 12
+    assert [trial.number for trial in trials] == list(range(12))
+    assert trials[0].params == space.defaults(spec)
+    assert all(trial.complete for trial in trials)
+    drawn = {tuple(sorted(trial.params.items())) for trial in trials}
+    assert drawn == {tuple(sorted(point.items())) for point in space.grid(spec)}
+
+
+def test_of_searches_that_draw_at_once_each_gets_trials_of_its_own(tmp_path: Path) -> None:
+    """SQLite does not lock rows: without more, several searches draw one trial of the queue."""
+    url = f"sqlite:///{tmp_path}/shared.db"
+    spec = LANDSCAPE.override({"search.storage": url, "search.algorithm": "random"})
+    record = store.open_study(spec, tmp_path)
+    for _ in range(12):
+        record.enqueue_trial({"model.depth": 3})
+    together = threading.Barrier(3, timeout=60)
+
+    def draw(name: str) -> list[int]:
+        home = tmp_path / name
+        home.mkdir()
+        searcher = StudySearch(spec, home, store.load_study(spec, home))
+        together.wait()
+        return [searcher.suggest(str(n))[NUMBER] for n in range(6)]
+
+    with ThreadPoolExecutor(3) as threads:
+        drawn = [number for numbers in threads.map(draw, "abc") for number in numbers]
+    assert sorted(drawn) == list(range(18))
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "gp", "cmaes", "nsga2", "random"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from ray.tune.search import sample
 
 from raycrt import InvalidInput, objectives, recipes
 from raycrt.spec import Spec, validate
@@ -45,6 +48,30 @@ def test_integers_stay_integers_and_float_fields_floats() -> None:
         if "train.targets" in params:
             assert type(params["train.targets"]) is int
     assert len({p.get("train.gamma") for p in draws(MIXED)} - {None, 0.0, 1.0}) > 10
+
+
+def test_both_forms_have_the_same_ranges_and_choices() -> None:
+    tunes, optunas = space.tune_space(MIXED), space.optuna_space(MIXED)
+    assert list(tunes) == list(optunas)
+    assert set(tunes) == set(MIXED.search.space)
+    for path, distribution in optunas.items():
+        declared, domain = MIXED.search.space[path], tunes[path]
+        drawn = domain.sample(size=50, random_state=0)
+        if declared.choices is not None:
+            assert isinstance(distribution, CategoricalDistribution)
+            assert distribution.choices == declared.choices == tuple(domain.categories)
+            assert set(drawn) == set(declared.choices)
+            continue
+        integer = space.kind(path) is int
+        assert isinstance(distribution, IntDistribution if integer else FloatDistribution)
+        bounds = distribution.low, distribution.high, distribution.log
+        assert bounds == (declared.low, declared.high, declared.log)
+        assert isinstance(domain, sample.Integer if integer else sample.Float)
+        assert (domain.lower, domain.upper - integer) == (declared.low, declared.high)
+        assert all(isinstance(value, Integral) == integer for value in drawn)
+        assert all(space.contains(declared, value) for value in drawn)
+    logs = {path for path, domain in tunes.items() if "Log" in str(domain.get_sampler())}
+    assert logs == {"model.beta", "model.width"}
 
 
 def test_parameters_without_effect_are_not_drawn() -> None:
