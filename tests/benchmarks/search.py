@@ -8,7 +8,7 @@ trials without Ray: as many processes at a time, as many threads each, at the sa
 other round begins with the bare trainings, so that a machine that slows down favours neither.
 
 `overhead` is the time of a search, from the call to the winner, over that of the bare trainings in
-processes that have started already; once without and once with the start of Ray. A later trial's
+processes that have trained already; once without and once with the start of Ray. A later trial's
 `besides_training` is all the time since its slot was freed but that of its training.
 """
 
@@ -73,8 +73,11 @@ def peak_memory(pid: int | str = "self") -> float:
 
 def spec_of(trials: int, concurrent: int, epochs: int) -> Spec:
     recipe = recipes.load("digits")
+    # Rates at which no training diverges: every trial has to be trained twice.
+    rate = {"train.learning_rate": {"low": 0.0005, "high": 0.03, "log": True}}
     return recipe.override(
         {
+            "search.space": {**recipe.search.model_dump()["space"], **rate},
             "train.epochs": epochs,
             "search.rungs": [rung for rung in recipe.search.rungs if rung < epochs],
             "search.trials": trials,
@@ -118,7 +121,7 @@ def searched(spec: Spec, home: Path) -> tuple[dict[str, Any], list[space.Params]
 
 
 def bare(spec: Spec, params: list[space.Params]) -> dict[str, Any]:
-    """The same trials without Ray, in processes that are ready when the clock starts."""
+    """The same trials without Ray, in processes that are warm when the clock starts."""
     slots, spawn = spec.search.concurrent, multiprocessing.get_context("spawn")
     ready = spawn.Barrier(slots + 1, timeout=_SECONDS_TO_START)
     with ProcessPoolExecutor(slots, spawn, _prepare, (ready, spec)) as pool:
@@ -137,8 +140,10 @@ def bare(spec: Spec, params: list[space.Params]) -> dict[str, Any]:
 
 
 def _prepare(ready: Any, spec: Spec) -> None:
+    """Load everything, and train an epoch: a first training imports and compiles."""
     torch.set_num_threads(1)
-    _dataset(spec.data.model_dump_json())
+    short = spec.override({"train.epochs": 1, "search.rungs": ()})
+    evaluate(short, _dataset(spec.data.model_dump_json()))
     ready.wait()
 
 
