@@ -41,6 +41,7 @@ class Witnesses:
 
     `row` and `target` (k,) say for which image and class, sorted by row, then class; `point`
     (k, features) is float16; `curvature` (k,) float64 is the m that the radius was proved with.
+    Values, gradients and the dual's multiplier are not kept: they follow from these.
     """
 
     row: Tensor
