@@ -223,6 +223,13 @@ class Normalization(AffineMap):
     def matrix_error_upper(self) -> float:
         return 8 * self._eps() * self.magnitude_upper()
 
+    def gain_upper(self) -> float:
+        """The numbers themselves are on the way; what the variance loses its root's inverse has."""
+        stored = (self.weight.detach(), self.bias.detach(), self.mean, self.variance)
+        largest = max(float(numbers.abs().max()) for numbers in stored)
+        steep = 1 / float((self.variance + self.eps).min())
+        return max(1.0, largest, steep) * max(1.0, self.magnitude_upper()) * _SLACK
+
     def row_norms_upper(self) -> Tensor:
         return self.scale().detach().abs().double() * (1 + 16 * self._eps())
 

@@ -91,7 +91,7 @@ def layer_bounds(network: Network) -> LayerBounds:
         bounds.lipschitz.append(bounds.through(ones, k))
         squares = layer.row_norms_upper().square() * _SLACK
         before = bounds.lipschitz[k - 1] * (bounds.middle + bounds.deviation) if k else 1.0
-        bounds.bends.append(math.sqrt(layer.gram_upper(squares)) * before**2 * _SLACK)
+        bounds.bends.append(math.sqrt(layer.gram_upper(squares)) * before * before * _SLACK)
     return bounds
 
 
@@ -125,7 +125,8 @@ def margin_curvature(network: Network) -> Tensor:
     """m (classes, classes), float64: `Hess (z_y - z_t) >= -m[y, t] I` everywhere, 0 if y == t.
 
     Holds for the network with the stored weights in exact arithmetic. Infinite where the weights
-    are not `bounded`. Cost: a few eigenproblems of the smaller layer size for each ordered pair.
+    are not `bounded` and where the bound overflows. Cost: a few eigenproblems of the smaller layer
+    size for each ordered pair.
     """
     classes = network.classes
     if not network.bounded():
@@ -136,7 +137,7 @@ def margin_curvature(network: Network) -> Tensor:
         for t in range(classes):
             if y != t:
                 m[y, t] = _margin_bound(network, bounds, y, t)
-    return m
+    return m.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def _margin_bound(network: Network, bounds: LayerBounds, y: int, t: int) -> float:
@@ -172,7 +173,8 @@ def _term(bounds: LayerBounds, layer: int, weights: Tensor, bend: float) -> floa
     `bend` >= |F|_2 sup|s''| gives a second bound, `bend |diag(|w_i|) W| Lip^2` (Entesari et al.,
     ICML 2024); the smaller holds.
     """
-    interval = bounds.through(weights, layer) ** 2
+    through = bounds.through(weights, layer)
+    interval = through * through
     if layer == 0:
         return interval
     return min(interval, bend * bounds.bends[layer] * _SLACK)

@@ -234,6 +234,8 @@ class ErrorModel:
             size = self.spectral[k] * size + self.bias[k]
             # A sharp softplus multiplies its argument by 4 sup s'' before anything else.
             largest = torch.maximum(torch.maximum(reach, size + error), on_the_way)
+            # Weights that float32 does not hold make infinities of the smallest inputs.
+            largest = largest.clamp(min=self.magnitude[k])
             within = largest * max(1.0, 4 * self.bend) < most
             error = torch.where(within, error, torch.inf)
             found.append((error, size))

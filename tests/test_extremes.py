@@ -7,7 +7,7 @@ import torch
 
 from raycrt import Certifier, InvalidInput, Network, Status
 from raycrt.activations import activation
-from raycrt.affine import Chain, Dense
+from raycrt.affine import Chain, Dense, Normalization
 from raycrt.curvature import margin_curvature
 from raycrt.precision import float32_is_plain
 from raycrt.spectral import eigenvalue_upper, norm_upper, weighted_gram_upper
@@ -45,6 +45,28 @@ def test_a_deployment_that_leaves_float32_is_not_certified(network):
     deployed = network.copied(torch.float32)(image).argmax(1)
     assert float(found.radius) == 0 or bool(found.prediction == deployed)
     assert float(found.radius) == 0
+
+
+def test_a_weight_beyond_float32_is_not_certified_however_small_its_input():
+    network = _network("tanh", (_scaled(1e39), [0.0, -20.0]), (_scaled(1.0), [0.0, 0.3]))
+    image = torch.tensor([[1.5e-38, 1.2e-38]])
+    assert int(network.copied(torch.float32)(image).argmax()) == 1
+    found = Certifier(network, deployment="float32", steps=0)(image)
+    assert int(found.prediction) == 0 and float(found.radius) == 0
+
+
+@pytest.mark.parametrize("weight, variance", [(1e-22, 3e-45), (1e-39, 1e-78), (1e39, 1e78)])
+def test_a_normalization_beyond_float32_is_not_certified(weight, variance):
+    """Rounded to float32 its scale is off by several per cent, or no number."""
+    first = Normalization(1, 2, eps=0.0).double().requires_grad_(False)
+    first.weight.fill_(weight)
+    first.variance.fill_(variance)
+    scale = float(first.scale()[0])
+    tail = _network("tanh", (_scaled(1e-3), [-1e-3 * scale * 1.005, 0.0]), _scaled(1.0))
+    network = Network([Chain([first, tail.layers[0]]), tail.layers[1]], tail.activation)
+    image = torch.tensor([[0.99, -0.01]])
+    found = Certifier(network, deployment="float32", steps=0)(image)
+    assert int(found.prediction) == 1 and float(found.radius) == 0
 
 
 def test_gradients_that_underflow_in_float32_on_the_way():
