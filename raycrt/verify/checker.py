@@ -156,6 +156,13 @@ class Checker:
         proved = self._proved(rows, x, length, logits, slopes, prediction, certified, notes)
         proved[each, prediction] = np.inf
         weakest = proved.argmin(1)
+        if self.unit is not None:
+            farthest = length + np.maximum(rows.radius, rows.radius_runner_up)
+            notes.must(
+                ~certified | self.errors.fits_float32(farthest),
+                "float32 may overflow in a ball of radius {}.",
+                np.maximum(rows.radius, rows.radius_runner_up),
+            )
         for name, target in (("radius", weakest), ("radius_runner_up", runner_up)):
             notes.must(
                 ~certified | (getattr(rows, name) <= proved[each, target]),

@@ -41,7 +41,7 @@ def curvature_upper(model: Model, claims: np.ndarray) -> np.ndarray:
     layers = _layers(model)
     for y, t in zip(*np.nonzero(m), strict=True):
         m[y, t] = _margin_upper(model, layers, int(y), int(t), float(claims[y, t]))
-    return m
+    return np.where(np.isnan(m), math.inf, m)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _margin_upper(model: Model, layers: list[_Layer], y: int, t: int, claim: flo
         corners = [-f * bend for f in (low, high) for bend in (model.bends.low, model.bends.high)]
         p = np.maximum(np.max(corners, axis=0), 0.0) * SLACK
         reach = model.slopes.bound * layers[k - 1].lipschitz if k > 0 else 1.0
-        by_neurons = model.bends.bound * length * layers[k].quadratic * reach**2
+        by_neurons = model.bends.bound * length * layers[k].quadratic * reach * reach
         claimed = claim if len(layers) == 1 else None
         total += min(_weighted_upper(model, layers[: k + 1], p, claimed), by_neurons * SLACK)
         if k > 0:
@@ -119,12 +119,14 @@ def _weighted_upper(
     if len(layers) == 1:
         scaled = root * layers[0].chain[0][0]
         # Its entries are off by three roundings, which the claim, if given, has to leave room for.
-        return gram_upper(scaled, claim) + 8 * UNIT * frobenius(scaled) ** 2
+        size = frobenius(scaled)
+        return gram_upper(scaled, claim) + 8 * UNIT * size * size
     norms = []
     for product, error in layers[-1].chain:
         scaled = root * product
         norms.append(norm_upper(scaled) + 4 * UNIT * frobenius(scaled) + largest * error * SLACK)
-    return _expand(model, norms, layers[:-1]) ** 2 * SLACK
+    norm = _expand(model, norms, layers[:-1])
+    return norm * norm * SLACK
 
 
 def _gradient_below(

@@ -25,7 +25,9 @@ def gamma(n: int, unit: float = UNIT) -> float:
 
 def frobenius(matrix: np.ndarray) -> float:
     """A number >= the Frobenius norm of `matrix`."""
-    return float(np.sqrt((matrix * matrix).sum())) * (1 + gamma(matrix.size + 2))
+    unit = _unit(matrix)
+    scaled = matrix / unit
+    return float(np.sqrt((scaled * scaled).sum())) * (1 + gamma(matrix.size + 4)) * unit
 
 
 def gram_upper(matrix: np.ndarray, claim: float | None = None) -> float:
@@ -38,15 +40,18 @@ def gram_upper(matrix: np.ndarray, claim: float | None = None) -> float:
         return math.inf
     rows, columns = matrix.shape
     gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
-    rounding = gamma(max(rows, columns) + 2) * frobenius(matrix) ** 2 * SLACK
+    size = frobenius(matrix)
+    rounding = gamma(max(rows, columns) + 2) * size * size * SLACK
     return eigenvalue_upper(gram, rounding, claim)
 
 
 def eigenvalue_upper(gram: np.ndarray, rounding: float, claim: float | None = None) -> float:
     """A number >= lambda_max of any matrix within `rounding` of `gram` in the 2-norm, and >= 0.
 
-    It is at most `claim` where that can be proved.
+    It is at most `claim` where that can be proved, and infinite where `gram` overflowed.
     """
+    if not (np.isfinite(gram).all() and math.isfinite(rounding)):
+        return math.inf
     if rounding == 0:
         return 0.0
     if claim is not None:
@@ -64,7 +69,15 @@ def eigenvalue_upper(gram: np.ndarray, rounding: float, claim: float | None = No
 
 def norm_upper(matrix: np.ndarray) -> float:
     """A number >= the spectral norm of `matrix`."""
-    return math.sqrt(gram_upper(matrix)) * SLACK
+    unit = _unit(matrix)
+    return math.sqrt(gram_upper(matrix / unit)) * SLACK * unit
+
+
+def _unit(matrix: np.ndarray) -> float:
+    """A power of two near the largest entry: with that divided out, exactly, squares neither over-
+    nor underflow but where they are nothing beside the largest."""
+    largest = float(np.abs(matrix).max(initial=0.0))
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
 
 
 def _completes(symmetric: np.ndarray, target: float) -> bool:

@@ -25,6 +25,13 @@ from raycrt.verify.model import NUMPY, Model
 from raycrt.verify.norms import UNIT, frobenius, gamma, norm_upper
 
 FLOAT32_UNIT = 2.0**-24
+# The smallest normal number of the arithmetic of each unit: what a sum may lose to underflow for
+# each of its terms, whether it is flushed to zero or not.
+_SMALLEST = {UNIT: 2.0**-1022, FLOAT32_UNIT: 2.0**-126}
+# In float32 no number may be larger than this on the way; infinity is further away by far.
+_LARGEST_FLOAT32 = 2.0**126
+# A length may be off by this where squares of its entries underflow.
+_SHORT = 1e-146
 # Library functions (exp, tanh, erf, ...) are assumed right to 4 units in the last place. Then each
 # activation's value is off by at most this many units of |s(z)| + |z| ...
 _VALUE_UNITS = 16
@@ -59,7 +66,7 @@ class Errors:
     absolute values; terms that are zero are exact and not counted. What enters a layer wrong grows
     by its spectral norm, `_SLACK` covers the rest. Of each layer W, `spectral` >= |W|, `absolute`
     >= the spectral norm of W's absolute values, `bias` >= |b|; no row and no column of W has more
-    entries than `in_row` and `in_column` that are not zero. Underflow is left out.
+    entries than `in_row` and `in_column` that are not zero.
     """
 
     model: Model
@@ -84,7 +91,15 @@ class Errors:
         """>= |computed margin - exact margin| at inputs of 2-norm `length`; affine in `length`."""
         last, size = self.layers(length, unit)[-1]
         # Two logits, each off by a component of `last`, and their subtraction.
-        return math.sqrt(2) * (last + unit * (size + last)) * _SLACK
+        return math.sqrt(2) * (last + unit * (size + last) + _SMALLEST[unit]) * _SLACK
+
+    def fits_float32(self, length: np.ndarray) -> np.ndarray:
+        """Whether no number overflows in float32, weights included, at inputs of norm `length`."""
+        # A sharp softplus multiplies its argument by 4 sup s'' before anything else.
+        most = _LARGEST_FLOAT32 / max(1.0, 4 * self.model.bends.bound)
+        layers = self.layers(length, FLOAT32_UNIT)
+        largest = np.max([error + size for error, size in layers], axis=0)
+        return np.maximum(largest, max(self.spectral)) < most
 
     def gradient(self, length: np.ndarray) -> np.ndarray:
         """>= |computed gradient of a margin - exact gradient|_2 at inputs of 2-norm `length`."""
@@ -102,8 +117,11 @@ class Errors:
             wrong = wrong + UNIT * (steepest + shaken + own) * (size + error)
             error = steepest * error + wrong
             size = steepest * size
+            # Slopes, their products, and the sums of these may underflow.
+            terms = (2 * self.in_column[k] + 4) * math.sqrt(max(self.model.weights[k].shape))
+            lost = _SMALLEST[UNIT] * terms * (1 + size + error)
             local = gamma(self.in_column[k]) * self.absolute[k] * (size + error)
-            error = self.spectral[k] * error + local
+            error = self.spectral[k] * (error + lost) + local + lost
             size = self.spectral[k] * size
         return error * _SLACK
 
@@ -117,11 +135,15 @@ class Errors:
             # The products, the bias, and, in less than float64, the stored weight itself.
             local = gamma(self.in_row[k] + 2, unit)
             local = local * (self.absolute[k] * (size + error) + self.bias[k])
+            # Products, their sums, and the stored weight itself may underflow.
+            lost = _SMALLEST[unit] * (2 * self.in_row[k] + 2) * math.sqrt(len(weight))
+            local = local + lost * (1 + size + error)
             error = self.spectral[k] * error + local
             size = self.spectral[k] * size + self.bias[k]
             found.append((error, size))
             value = steepest * size + resting * math.sqrt(len(weight))
             local = _VALUE_UNITS * unit * (value + size + 2 * error)
+            local = local + 4 * _SMALLEST[unit] * math.sqrt(len(weight))
             error, size = steepest * error + local, value
         return found
 
@@ -160,7 +182,7 @@ def floor(
     rounding = terms * (np.abs(value) + steepness * shift + m * shift**2)
     rounding = rounding + moved * (steepness + m * (shift + moved))
     lowered = errors.margin(reach) + rounding
-    steeper = terms * (steepness + m * shift) + m * moved
+    steeper = terms * (steepness + m * shift) + m * moved + _SHORT
     if bend is None:
         lowered, steeper = lowered + off_gradient * shift, steeper + off_gradient
     else:

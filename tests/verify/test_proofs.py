@@ -1,6 +1,7 @@
 """The checker's own bounds: they hold where exact values are known, and are not idle."""
 
 import ast
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from raycrt.errors import InvalidInput
 from raycrt.network import Network, build
 from raycrt.rounding import ErrorModel, Slack
 from raycrt.spec import ModelSpec
+from raycrt.verify.checker import Checker
 from raycrt.verify.convolution import unrolled
 from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.model import NUMPY, Model
 from raycrt.verify.norms import gram_upper, norm_upper
 from raycrt.verify.radius import FLOAT32_UNIT, UNIT, Errors, floor, witness_radius
+from raycrt.verify.table import Rows
 from tests.models import LINEAR, random_network
 
 
@@ -41,6 +44,12 @@ def _seen(network: Network) -> Model:
     )
 
 
+def _scaled(model: Model, scale: float) -> Model:
+    """All weights times `scale`, without biases."""
+    weights = tuple(w * scale for w in model.weights)
+    return replace(model, weights=weights, biases=tuple(0 * b for b in model.biases))
+
+
 def _nothing_claimed(model: Model) -> np.ndarray:
     return np.full((model.classes, model.classes), np.nan)
 
@@ -54,6 +63,21 @@ def test_norms_lie_above_the_singular_value_and_close_to_it(shape):
     for matrix in (rng.normal(size=shape), np.outer(*(rng.normal(size=n) for n in shape))):
         exact = np.linalg.svd(matrix, compute_uv=False)[0]
         assert exact <= norm_upper(matrix) <= exact * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e170, 1e300])
+def test_norms_of_very_small_and_very_large_matrices(scale):
+    matrix = np.random.default_rng(0).normal(size=(5, 8))
+    exact = np.linalg.svd(matrix, compute_uv=False)[0] * scale
+    assert exact <= norm_upper(matrix * scale) <= exact * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("depth", [5, 6, 12])
+def test_a_curvature_that_overflows_is_infinite(depth):
+    model = _scaled(_model(depth, "tanh"), 1e37)
+    with np.errstate(all="ignore"):
+        found = curvature_upper(model, _nothing_claimed(model))
+    assert (np.isinf(found) | np.eye(model.classes, dtype=bool)).all()
 
 
 def test_a_tight_cluster_does_not_hide_the_largest_eigenvalue():
@@ -275,6 +299,51 @@ def test_the_radius_of_a_linear_model_is_its_margin_over_its_slope():
         assert (found <= exact).all() and np.allclose(found, exact, rtol=1e-9)
     coarse = _radii(model, x, y, t, 0.0, deployed=FLOAT32_UNIT)
     assert (coarse < exact * (1 - 1e-7)).all() and np.allclose(coarse, exact, rtol=1e-3)
+
+
+def _findings(model: Model, x: np.ndarray, share: float, deployment: str) -> list:
+    """What is wrong with a row that states `share` of the radius of a linear model."""
+    logits = model.forward(x[None])[0][0]
+    y, t = np.argsort(-logits)[:2]
+    unit = [np.abs(w).max() for w in model.weights]
+    weights = [w / u for w, u in zip(model.weights, unit, strict=True)]
+    slopes = np.linalg.multi_dot(weights[::-1])
+    slopes = np.linalg.norm(slopes[y] - slopes, axis=1)
+    values = x @ np.linalg.multi_dot(weights[::-1]).T
+    radius = np.delete((values[y] - values) / np.where(slopes > 0, slopes, 1.0), y).min() * share
+    row = {
+        **dict.fromkeys(("index", "label"), np.zeros(1, int)),
+        "prediction": np.array([y]),
+        "binding": np.array([t]),
+        "runner_up": np.array([t]),
+        **dict.fromkeys(("radius", "radius_runner_up"), np.array([radius])),
+        "curvature": np.zeros(1),
+        "region_radius": np.full(1, np.inf),
+        "status": np.array(["certified"]),
+        **dict.fromkeys(("witness_row", "witness_class"), np.zeros(0, int)),
+        "witness_point": np.zeros((0, len(x))),
+        "witness_curvature": np.zeros(0),
+    }
+    nothing = np.zeros((model.classes, model.classes))
+    given = {"curvature": nothing, "stated": nothing, "deployment": deployment}
+    checker = Checker(model, images=x[None], labels=np.zeros(1, int), **given)
+    return checker.check(Rows(**row))
+
+
+@pytest.mark.parametrize("depth, scale", [(2, 1e-25), (2, 1e25), (3, 1e-15), (3, 1e15)])
+def test_what_leaves_float32_is_proved_for_exact_arithmetic_only(depth, scale):
+    model = _scaled(_model(depth, LINEAR), scale)
+    x = np.random.default_rng(1).normal(size=5)
+    assert not _findings(model, x, 0.5, "exact")
+    assert not _findings(_scaled(model, 1 / scale), x, 0.5, "float32")
+    assert _findings(model, x, 0.5, "float32")
+
+
+@pytest.mark.parametrize("depth, scale", [(5, 1e-36), (8, 1e-40)])
+def test_no_radius_is_proved_where_squares_or_gradients_underflow(depth, scale):
+    model = _scaled(_model(depth, LINEAR), scale)
+    x = np.random.default_rng(1).normal(size=5)
+    assert _findings(model, x, 1e6, "exact")
 
 
 def test_points_that_prove_nothing_have_radius_0():
