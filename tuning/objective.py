@@ -79,7 +79,9 @@ def evaluate(
             last[:] = [replace(measured, seconds=time.monotonic() - began)]
             report(last[0], end)
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Ray hides no GPU from a trial that asked for none.
+    gpu = spec.run.gpus_per_worker > 0 and torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
     training.train(spec, dataset.train, report=at_epoch, state=state, device=device)
     return last[0]
 

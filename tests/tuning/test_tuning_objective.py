@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from raycrt import InvalidInput, data
+from raycrt import InvalidInput, data, training
 from raycrt.spec import Spec, validate
 from raycrt.training import EpochEnd
 from tuning import search, store
@@ -46,6 +46,63 @@ def test_a_trial_that_needs_more_memory_than_there_is_fails_with_its_reason(
     search._trial({search.NUMBER: 0}, tree=spec.model_dump(mode="json"), home=str(tmp_path))
     assert [found["epoch"] for found in told] == [0]
     assert "can't allocate memory" in told[0][store.REASON]
+
+
+def test_a_trial_goes_on_from_the_state_of_its_last_rung_and_not_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "1")
+    dies_after: int | None = None
+    told: list[dict[str, Any]] = []
+
+    def report(measured: dict[str, Any]) -> None:
+        told.append({name: value for name, value in measured.items() if name != "seconds"})
+        if measured["epoch"] == dies_after:
+            raise SystemExit
+
+    monkeypatch.setattr(search.tune, "report", report)
+
+    def run(number: int) -> list[dict[str, Any]]:
+        told.clear()
+        config = {search.NUMBER: number}
+        search._trial(config, tree=SPEC.model_dump(mode="json"), home=str(tmp_path))
+        return list(told)
+
+    whole = run(0)
+    dies_after = 1
+    with pytest.raises(SystemExit):
+        run(1)
+    dies_after = None
+    trained: list[int] = []
+    inner = training.train
+
+    def train(spec: Spec, split: data.Split, *, report: Any, **options: Any) -> Any:
+        def noted(end: EpochEnd) -> None:
+            trained.append(end.epoch)
+            report(end)
+
+        return inner(spec, split, report=noted, **options)
+
+    monkeypatch.setattr(training, "train", train)
+    assert run(1) == whole[1:]
+    assert trained == [2, 3]
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.5, "cuda")])
+def test_a_trial_without_gpus_takes_none_though_there_is_one(
+    gpus: float, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+
+    def train(*given: Any, device: str, **options: Any) -> None:
+        taken.append(device)
+        raise SystemExit
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(training, "train", train)
+    with pytest.raises(SystemExit):
+        evaluate(SPEC.override({"run.gpus_per_worker": gpus}), data.load(SPEC.data))
+    assert taken == [device]
 
 
 def test_rungs_certify_fewer_rows_than_the_end() -> None:
