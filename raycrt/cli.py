@@ -41,7 +41,14 @@ Overrides = Annotated[
 
 
 def _lasting(out: Path) -> Path:
-    """`out`, unless it lies in the copy of the project that a Ray job runs in and leaves behind."""
+    """`out`, unless it is a URI, or lies in the copy of the project that a Ray job runs in and
+    leaves behind."""
+    # A path has one slash where the URI had two.
+    scheme = out.parts[0] if out.parts else ""
+    if len(scheme) > 1 and scheme.endswith(":"):
+        raise InvalidInput(
+            f"--out must be a directory, no URI (search.directory may be), got {out}"
+        )
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     require(out.is_absolute() or not in_job, "--out is absolute inside a Ray job", out=str(out))
     return out

@@ -193,7 +193,11 @@ class SearchSpec(Record):
         0.5, description="l2 radius of the objective; of several the mean counts"
     )
     trials: int = Field(12, ge=1)
-    concurrent: int = Field(2, ge=1, description="trials at a time; 1 makes a search repeatable")
+    concurrent: int | None = Field(
+        None,
+        ge=1,
+        description="most trials at a time, none: all that fit; 1 makes a search repeatable",
+    )
     workers: int = Field(
         1, ge=1, description="training workers of a trial; with 1 it trains in its own process"
     )
@@ -213,7 +217,9 @@ class SearchSpec(Record):
     storage: str | None = Field(
         None, description="URL of Optuna's database; else a journal file in the output"
     )
-
+    directory: str | None = Field(
+        None, description="URI for Tune's logs, s3://... or file:///...; else OUT/search/tune"
+    )
     mlflow: str | None = Field(
         None, description="URI of the MLflow tracking server that trials are logged to as well"
     )

@@ -26,6 +26,7 @@ BAD = {
     "workers": (["train", "--workers", "0"], "run.workers"),
     "GPUs": (["demo", "--gpus-per-worker", "-1"], "run.gpus_per_worker"),
     "trial's workers": (["search", "--workers", "0"], "search.workers"),
+    "URI": (["search", "--out", "s3://bucket/run"], "must be a directory, no URI"),
     "model": (["certify", "--out", "/nowhere"], "/nowhere"),
     "other model": (["certify", "--model", "/nowhere.onnx"], "must exist"),
     "certificates": (["report", "--out", "/nowhere"], "/nowhere"),

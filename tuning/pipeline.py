@@ -32,7 +32,8 @@ def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Repo
     _refuse_another(home, spec)
     finished = all((stage / _DONE).is_file() for stage in (home, model, proofs))
     with nullcontext() if finished else session():
-        title = f"1/4 search: {spec.search.trials} trials, {spec.search.concurrent} at a time"
+        at_a_time = spec.search.concurrent or "as many as fit"
+        title = f"1/4 search: {spec.search.trials} trials, {at_a_time} at a time"
         _stage(home, spec, console, title, lambda: search.run(spec, home, resume=True))
         best = Spec.load(home / study.BEST)
         title = f"2/4 train: {best.train.epochs} epochs on {best.run.workers} workers"

@@ -18,13 +18,13 @@ def for_process(spec: Spec) -> dict[str, float]:
 
 
 def trials(spec: Spec) -> int:
-    """How many trials fit at a time, each with all of its workers on whole nodes, as the cluster is
-    now: nodes may join and leave."""
+    """How many trials may run at a time: all that fit, each with all of its workers on whole nodes,
+    as the cluster is now (nodes may join and leave), and no more than `search.concurrent`."""
     need, nodes = _for_worker(spec), _nodes()
     room = sum(_times(node, need) for node in nodes) // spec.search.workers
     if spec.search.workers > 1:
         room = min(room, sum(_times(node, _DRIVER) for node in nodes))
-    return room
+    return room if spec.search.concurrent is None else min(room, spec.search.concurrent)
 
 
 def check(spec: Spec) -> None:

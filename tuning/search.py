@@ -5,6 +5,7 @@ Everything ends up in one directory:
     spec.yaml      what was searched             best.yaml   the winner, a recipe
     study.journal  Optuna's record of the trials trials.csv  the same as a table
     finalists.csv  the finalists, seed by seed   tune/       Tune's logs, TensorBoard's included
+                                                (or below `search.directory`, a URI)
     states/        training states of trials that have not ended
     search-id      marks the trials of this search in a study that several share
     driver         the process that runs the search, which holds a lock on it
@@ -21,6 +22,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.trial import TrialState
+from pyarrow.fs import FileSelector, FileSystem
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune import Callback
@@ -34,7 +36,7 @@ from raycrt.spec import DataSpec, Spec, validate
 from raycrt.training import EpochEnd
 from tuning import finals, lock, progress, room, space, store, study, workers
 from tuning.objective import METRIC, Measurement, evaluate
-from tuning.searcher import NUMBER, Halving, Median, StudySearch
+from tuning.searcher import NUMBER, Deaths, Halving, Median, StudySearch
 
 TUNE = "tune"
 # A trial whose process dies (not one whose training fails) is started again so many times.
@@ -58,6 +60,7 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     console = console or Console()
     space.check(spec)
     data.check(spec.data)
+    _check_directory(spec)
     loggers, first = _loggers(spec), _first(spec)
     home.mkdir(parents=True, exist_ok=True)
     with lock.held(home):
@@ -121,6 +124,8 @@ def _run_trials(
     if left <= 0 or len(failed) > spec.search.failures:
         return
     room.check(spec)
+    place, part = _place(spec, home)
+    deaths = Deaths()
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
@@ -130,18 +135,19 @@ def _run_trials(
         ),
         tune_config=tune.TuneConfig(
             num_samples=left,
-            search_alg=StudySearch(spec, home, record, partial(room.trials, spec)),
+            search_alg=StudySearch(spec, home, record, partial(room.trials, spec), deaths),
             scheduler=_scheduler(spec, record),
-            max_concurrent_trials=spec.search.concurrent,
+            # The searcher holds trials back for which there is no room; Tune starts all others.
+            max_concurrent_trials=left,
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
-            name=f"part-{len(list((home / TUNE).glob('part-*')))}",
-            storage_path=str((home / TUNE).resolve()),
+            name=part,
+            storage_path=place,
             failure_config=tune.FailureConfig(max_failures=_DEATHS),
-            callbacks=loggers,
+            callbacks=[deaths, *loggers],
             verbose=0,
         ),
     )
@@ -157,6 +163,26 @@ def _left(spec: Spec, home: Path, record: optuna.Study) -> int:
         return spec.search.trials - len(store.own(record, home, *store.FINISHED))
     waiting = record.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     return len(waiting) + len(store.own(record, home, TrialState.RUNNING))
+
+
+def _place(spec: Spec, home: Path) -> tuple[str, str]:
+    """Where Tune logs, and the name there of this part of the search, one for each start of it."""
+    place = str((home / TUNE).resolve())
+    if spec.search.directory is not None:
+        place = f"{spec.search.directory.rstrip('/')}/{store.identity(home)}"
+    files, path = FileSystem.from_uri(place)
+    parts = files.get_file_info(FileSelector(path, allow_not_found=True))
+    return place, f"part-{len(parts)}"
+
+
+def _check_directory(spec: Spec) -> None:
+    if spec.search.directory is None:
+        return
+    try:
+        FileSystem.from_uri(spec.search.directory)
+    except (ValueError, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(f"search.directory must be a URI that PyArrow opens: {said}") from None
 
 
 def _scheduler(spec: Spec, record: optuna.Study) -> TrialScheduler | None:

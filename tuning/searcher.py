@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
+from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -27,6 +28,24 @@ from tuning.objective import AT, METRIC, Measurement
 MODE = "max"
 NUMBER = "trial"
 _MEASURED = {field.name for field in fields(Measurement)}
+
+
+class Deaths(Callback):
+    """Why the process of a trial died: Tune tells its searcher only that it did."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, Any] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._started[trial.trial_id] = trial
+
+    def reason(self, trial_id: str) -> str:
+        """The first sentence of what Tune wrote down last; it says so where memory ran out."""
+        trial = self._started.get(trial_id)
+        if trial is None or trial.error_file is None:
+            return "its process died before it started"
+        said = Path(trial.error_file).read_text().split("Failure # ")[-1].splitlines()[1]
+        return f"its process died: {said.split('. ')[0].rstrip('.')}; see error.txt beside its logs"
 
 
 class StudySearch(OptunaSearch):
@@ -41,8 +60,9 @@ class StudySearch(OptunaSearch):
         home: Path,
         study: optuna.Study,
         room: Callable[[], float] = lambda: math.inf,
+        deaths: Deaths | None = None,
     ) -> None:
-        self._room = room
+        self._room, self._deaths = room, deaths or Deaths()
         self._home, self._spec, self._study = home, spec, study
         self._orphans = store.own(study, home, TrialState.RUNNING)
         self._failures = len(store.own(study, home, TrialState.FAIL))
@@ -95,7 +115,7 @@ class StudySearch(OptunaSearch):
         self._note(trial, result)
         if error or store.REASON in result:
             self._failures += 1
-            reason = result.get(store.REASON, "its process died; see error.txt beside its logs")
+            reason = result.get(store.REASON) or self._deaths.reason(trial_id)
             trial.set_user_attr(store.REASON, reason)
             self._study.tell(trial, state=TrialState.FAIL)
         elif result.get("epoch") == self._spec.train.epochs:

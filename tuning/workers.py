@@ -9,11 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
+
+from ray.train import ControllerError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raycrt import data
 from raycrt.distributed import train
 from raycrt.spec import Spec
 from raycrt.training import EpochEnd, Metrics
+from tuning import room
 from tuning.objective import METRIC, Measurement, judge
 
 
@@ -32,7 +37,7 @@ def evaluate(
     measured: Measurement | None = None
     with ThreadPoolExecutor(1) as thread:
         done = thread.submit(
-            train.fit,
+            _fit,
             spec.override({"run.workers": spec.search.workers}),
             folder,
             rows="train",
@@ -52,6 +57,22 @@ def evaluate(
         done.result()
     assert measured is not None
     return measured
+
+
+def _fit(spec: Spec, folder: Path, *, stop: threading.Event, **options: Any) -> None:
+    """`train.fit`, which waits for workers as long as the cluster could have room for them.
+
+    They may be held by another search for longer than Ray Train waits by itself. Workers of a trial
+    start all or none, so that two trials never wait for what the other one holds.
+    """
+    while True:
+        try:
+            train.fit(spec, folder, stop=stop, **options)
+            return
+        except ControllerError as error:
+            no_room = isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+            if not no_room or stop.is_set() or room.trials(spec) == 0:
+                raise
 
 
 def _measure(spec: Spec, end: EpochEnd) -> Metrics | None:

@@ -24,7 +24,6 @@ SPEC = validate(yaml.safe_load(TINY)).override(
         "search.scheduler": "none",
         "search.trials": 8,
         "search.seeds": 1,
-        "search.concurrent": 4,
     }
 )
 

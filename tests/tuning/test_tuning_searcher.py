@@ -20,7 +20,7 @@ from rich.console import Console
 from raycrt.spec import Spec
 from tests.tuning.driver import LANDSCAPE, drive, result
 from tuning import search, space, store, study
-from tuning.searcher import NUMBER, Halving, Median, StudySearch
+from tuning.searcher import NUMBER, Deaths, Halving, Median, StudySearch
 
 GRID = LANDSCAPE.override(
     {
@@ -266,6 +266,35 @@ def test_a_lost_process_is_a_failure(tmp_path: Path) -> None:
     assert "process died" in trial.reason
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "1 worker(s) were killed due to the node running low on memory. Memory on the node "
+            "(IP: 127.0.0.1) was 11GB\nmore",
+            "its process died: 1 worker(s) were killed due to the node running low on memory;",
+        ),
+        (
+            "The actor died unexpectedly before finishing this task.\n\tclass_name: Trial",
+            "its process died: The actor died unexpectedly before finishing this task;",
+        ),
+    ],
+)
+def test_the_reason_of_a_death_is_what_ray_said_last(
+    said: str, reason: str, tmp_path: Path
+) -> None:
+    record = store.open_study(LANDSCAPE, tmp_path)
+    deaths = Deaths()
+    searcher = StudySearch(LANDSCAPE, tmp_path, record, deaths=deaths)
+    searcher.suggest("a")
+    file = tmp_path / "error.txt"
+    file.write_text(f"Failure # 1 (occurred at 1)\nlost\nFailure # 2 (occurred at 2)\n{said}\n")
+    deaths.on_trial_start(0, [], SimpleNamespace(trial_id="a", error_file=str(file)))
+    searcher.on_trial_complete("a", error=True)
+    [trial] = study.trials(record, LANDSCAPE)
+    assert trial.reason == f"{reason} see error.txt beside its logs"
+
+
 def test_constraints_reach_the_study_and_rule_a_winner_out(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.constraints": {"clean": 0.5, "parameters": 20}})
     record = store.open_study(spec, tmp_path)
@@ -277,6 +306,20 @@ def test_constraints_reach_the_study_and_rule_a_winner_out(tmp_path: Path) -> No
         searcher.on_trial_complete(name, found)
     assert [t.number for t in study.ranking(study.trials(record, spec))] == [1]
     assert record.get_trials()[0].constraints == {"clean": pytest.approx(-0.4), "parameters": 80}
+
+
+def test_what_curves_too_much_cannot_win(tmp_path: Path) -> None:
+    spec = LANDSCAPE.override({"search.constraints": {"curvature": 2.0}})
+    record = store.open_study(spec, tmp_path)
+    searcher = StudySearch(spec, tmp_path, record)
+    for name, curvature in (("a", 2.5), ("b", 2.0)):
+        searcher.suggest(name)
+        searcher.on_trial_complete(name, {**result(0.5, 27), "curvature": curvature})
+    assert [trial.constraints for trial in record.get_trials()] == [
+        {"curvature": 0.5},
+        {"curvature": 0.0},
+    ]
+    assert [trial.number for trial in study.ranking(study.trials(record, spec))] == [1]
 
 
 def test_two_searches_share_one_database_and_its_password_is_not_pickled(tmp_path: Path) -> None:

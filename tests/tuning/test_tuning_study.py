@@ -256,6 +256,9 @@ def test_a_directory_without_a_search_is_refused(tmp_path: Path) -> None:
     [
         ({"search.space": {}}, "names a parameter"),
         ({"search.storage": "nonsense://here"}, "must be a database that opens"),
+        ({"search.directory": "nonsense://here"}, "must be a URI that PyArrow opens"),
+        ({"search.directory": "relative/path"}, "must be a URI that PyArrow opens"),
+        ({"search.algorithm": "grid"}, "a grid needs choices"),
         ({"data.name": "mnist", "data.directory": "/nonexistent"}, "must hold mnist"),
     ],
 )

@@ -15,10 +15,11 @@ import pytest
 import ray
 import torch
 import yaml
-from ray.util import placement_group_table
+from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.state import list_actors
 
 from raycrt import InvalidInput, data
+from raycrt.distributed import train
 from raycrt.distributed.session import session
 from raycrt.spec import Spec, validate
 from tests.conftest import TINY
@@ -44,6 +45,8 @@ def nodes(*resources: dict[str, float]) -> list[dict[str, Any]]:
         (nodes({"CPU": 8, "GPU": 1}), {"search.workers": 2, "run.gpus_per_worker": 0.1}, 4),
         (nodes({"CPU": 64, "memory": 1.2e9}), {"search.workers": 2}, 2),
         (nodes({"CPU": 64, "memory": 0}), {}, 64),
+        (nodes({"CPU": 64}), {"search.concurrent": 3}, 3),
+        (nodes({"CPU": 2}), {"search.concurrent": 3}, 2),
     ],
 )
 def test_as_many_trials_run_as_there_is_room_for_all_their_workers(
@@ -157,6 +160,29 @@ def test_workers_that_were_stopped_or_killed_go_on_as_if_nothing_had_been(
     assert resumed == whole[-len(resumed) :]
     assert dict(evaluated(spec, tmp_path / "killed", {5: kill})) == dict(whole)
     assert killed
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_trial_waits_for_workers_that_another_search_holds_for_longer_than_ray_does(
+    two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    others = placement_group([{"CPU": 1}, {"CPU": 1}])
+    ray.get(others.ready())
+    inner = train.fit
+    attempts: list[Any] = []
+
+    def fit(*given: Any, **options: Any) -> Any:
+        attempts.append(given)
+        if len(attempts) == 2:  # Ray has given up once
+            remove_placement_group(others)
+        return inner(*given, **options)
+
+    monkeypatch.setattr(train, "fit", fit)
+    spec = SPEC.override({"search.workers": 2, "train.epochs": 2, "search.rungs": [1]})
+    assert [epoch for epoch, _ in evaluated(spec, tmp_path)] == [1, 2]
+    assert len(attempts) == 2
 
 
 @pytest.mark.cluster
