@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
-from tuning import study
+from tuning import store, study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 # Trials of a search, by the workers of each.
@@ -65,7 +66,23 @@ def check_finished(tmp_path: Path, count: int = TRIALS[1]) -> list[study.TrialRe
     }
     assert (tmp_path / "run" / "search" / study.BEST).is_file()
     assert not list((tmp_path / "run" / "search" / "states").iterdir())
+    for number in range(count):
+        # A trial that was taken up again did not pass its rung once more.
+        epochs = reported(tmp_path, number)
+        assert epochs == sorted(set(epochs)), (number, epochs)
     return trials
+
+
+def reported(tmp_path: Path, number: int) -> list[int]:
+    """The epochs that a trial told Tune of, over all parts of the search."""
+    files = sorted((tmp_path / "run" / "search" / "tune").glob(f"part-*/trial-{number:05d}/*.json"))
+    lines = [
+        json.loads(line)
+        for file in files
+        if file.name == "result.json"
+        for line in file.read_text().splitlines()
+    ]
+    return [line["epoch"] for line in lines if store.REASON not in line]
 
 
 @pytest.mark.timeout(840)
@@ -95,13 +112,18 @@ def test_after_a_kill_of_the_driver_every_trial_counts_once(
         assert trial.rungs.items() <= after[trial.number].rungs.items()
 
 
-def test_after_a_kill_of_a_trial_the_search_goes_on_by_itself(tmp_path: Path) -> None:
+@pytest.mark.timeout(840)
+@pytest.mark.parametrize(("workers", "killed"), [(1, "train"), (2, "RayTrainWorker")])
+def test_after_a_kill_of_a_trial_or_its_worker_the_search_goes_on_by_itself(
+    workers: int, killed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     psutil = pytest.importorskip("psutil", reason="psutil finds the trial's process")
-    with started(tmp_path) as driver:
+    with started(tmp_path, workers) as driver:
         children = psutil.Process(driver.pid).children(recursive=True)
         titles = {child: " ".join(child.cmdline()) for child in children}
-        busy = [c for c, title in titles.items() if title.startswith("ray::") and "train" in title]
+        busy = [c for c, title in titles.items() if title.startswith("ray::") and killed in title]
         assert busy, titles
         busy[0].kill()
-        assert driver.wait(timeout=250) == 0
-    check_finished(tmp_path)
+        assert driver.wait(timeout=550) == 0
+    check_finished(tmp_path, TRIALS[workers])
