@@ -42,15 +42,15 @@ def started(tmp_path: Path, workers: int = 1) -> Iterator[subprocess.Popen[bytes
     )
     try:
         table = tmp_path / "run" / "search" / study.TRIALS
-        deadline = time.monotonic() + 250
-        while time.monotonic() < deadline and driver.poll() is None:
+        caught = False
+        deadline = time.monotonic() + 400
+        while not caught and time.monotonic() < deadline and driver.poll() is None:
             if table.is_file():
                 trials = study.load(tmp_path / "run")[1]
                 past = [trial for trial in trials if trial.state == "running" and trial.rungs]
-                if past and any(trial.complete for trial in trials):
-                    break
+                caught = bool(past) and any(trial.complete for trial in trials)
             time.sleep(0.1)
-        assert driver.poll() is None
+        assert caught
         yield driver
     finally:
         driver.kill()
