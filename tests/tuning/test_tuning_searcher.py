@@ -195,6 +195,18 @@ def test_the_median_rule_knows_what_earlier_processes_measured(tmp_path: Path) -
     assert median.on_trial_result(controller(), new, result(0.42, 9)) == TrialScheduler.STOP
 
 
+def test_the_median_rule_counts_a_rung_once_that_workers_repeat(tmp_path: Path) -> None:
+    median = Median(LANDSCAPE, store.open_study(LANDSCAPE, tmp_path))
+    for trial in [TuneTrial(number) for number in range(1, 4)]:
+        for epoch, certified in ((3, 0.2), (3, 0.2), (3, 0.2), (9, 0.8)):
+            told = median.on_trial_result(controller(), trial, result(certified, epoch))
+            assert told == TrialScheduler.CONTINUE
+    # Below the mean of 0.2 and 0.8, above that of 0.2 three times and 0.8.
+    last = TuneTrial(4)
+    assert median.on_trial_result(controller(), last, result(0.42, 3)) == TrialScheduler.CONTINUE
+    assert median.on_trial_result(controller(), last, result(0.42, 9)) == TrialScheduler.STOP
+
+
 @pytest.mark.parametrize("scheduler", [Halving, Median])
 def test_a_failure_is_no_measurement_of_the_rung_before_it(
     scheduler: type[Halving] | type[Median], tmp_path: Path
