@@ -78,21 +78,13 @@ def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.T
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a table of certificates says: shares of all rows, and radii in units of the input.
-
-    `unproved` counts the rows of each status but certified that occurs.
-    """
+    """What a table of certificates says: shares of all rows, and radii in units of the input."""
 
     rows: int
     clean: float
     mean_radius: float
     certified: dict[float, float]
     certified_runner_up: dict[float, float]
-    unproved: dict[Status, int]
-
-    def told_of_unproved(self) -> list[str]:
-        """A line for each status without a radius: how many rows have it, and what it means."""
-        return [f"{n} of {self.rows} rows: {s.sentence}" for s, n in self.unproved.items()]
 
 
 def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
@@ -144,13 +136,18 @@ def summarise(table: pa.Table, at: tuple[float, ...]) -> Summary:
     right = table.column("prediction").to_numpy() == table.column("label").to_numpy()
     radius = np.where(right, table.column("radius").to_numpy(), 0.0)
     runner_up = np.where(right, table.column("radius_runner_up").to_numpy(), 0.0)
-    counts = Counter(table.column("status").to_pylist())
-    failed = [status for status in Status if status is not Status.CERTIFIED]
     return Summary(
         rows=len(right),
         clean=float(right.mean()),
         mean_radius=float(radius.mean()),
         certified={r: float((radius > r).mean()) for r in at},
         certified_runner_up={r: float((runner_up > r).mean()) for r in at},
-        unproved={s: n for s in failed if (n := counts[s.name.lower()]) > 0},
     )
+
+
+def unproved(table: pa.Table) -> list[str]:
+    """A line for each status without a radius that occurs: how many rows have it, and why."""
+    counts = Counter(table.column("status").to_pylist())
+    failed = [status for status in Status if status is not Status.CERTIFIED]
+    named = [(counts[status.name.lower()], status.sentence) for status in failed]
+    return [f"{n} of {len(table)} rows: {sentence}" for n, sentence in named if n]

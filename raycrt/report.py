@@ -19,10 +19,11 @@ _TRIALS_SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The headline, and the files that were written."""
+    """The headline, lines about rows without a radius, and the files that were written."""
 
     headline: str
     summary: Summary
+    unproved: list[str]
     markdown: Path
     plot: Path
 
@@ -39,17 +40,18 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     plot = out / "certified_accuracy.png"
     draw(table, plot, spec.certify.at)
     rate = len(table) / manifest["seconds"] if manifest.get("seconds") else float("nan")
-    line = headline(summary, rate)
-    parts = [f"# {spec.data.name}: certified accuracy\n", line + "\n", _radii(summary)]
-    if summary.unproved:
-        parts.append("\n".join(f"- {told}" for told in summary.told_of_unproved()) + "\n")
+    first = headline(summary, rate)
+    parts = [f"# {spec.data.name}: certified accuracy\n", first + "\n", _radii(summary)]
+    unproved = certificates.unproved(table)
+    if unproved:
+        parts.append("\n".join(f"- {line}" for line in unproved) + "\n")
     parts.append(f"![certified accuracy against radius]({plot.name})\n")
     parts.append(_model(manifest))
     if trials_csv is not None:
         parts.append(_trials(trials_csv))
     markdown = out / "report.md"
     markdown.write_text("\n".join(parts))
-    return Report(headline=line, summary=summary, markdown=markdown, plot=plot)
+    return Report(headline=first, summary=summary, unproved=unproved, markdown=markdown, plot=plot)
 
 
 def headline(summary: Summary, images_per_second: float) -> str:

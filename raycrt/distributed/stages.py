@@ -148,6 +148,5 @@ def certify(
             watch=watch,
         )
     table, _ = certificates.read(out)
-    told_of_rows = certificates.summarise(table, spec.certify.at).told_of_unproved()
-    print("\n".join([f"certificates: {out}", *told_of_rows]))
+    print("\n".join([f"certificates: {out}", *certificates.unproved(table)]))
     return manifest
