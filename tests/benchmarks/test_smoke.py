@@ -64,6 +64,7 @@ def test_certification(run, monkeypatch):
         assert min(paper[key] for key in paper if "per_second" in key) > 0
         mean, theirs = paper["mean_radius_runner_up"], paper["paper_mean_radius_runner_up"]
         assert mean == pytest.approx(theirs, rel=1e-2)
+        assert paper["rows_refuted"] == 0
 
 
 def test_the_runner_up_alone_has_the_radius_that_it_has_among_all_classes():
