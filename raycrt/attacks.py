@@ -6,6 +6,7 @@ finds such an image and gives an upper bound. Where the two meet, both are exact
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -50,30 +51,42 @@ def attack(network: Network, images: Tensor, *, steps: int = 50, classes: int = 
     best = torch.zeros_like(x)
     distance = torch.full_like(x[:, 0], torch.inf)
     for target in linear.argsort(1)[:, : min(classes, total - 1)].T:
-        u = torch.zeros_like(x)
-        for _ in range(steps + 1):
-            trace = network.trace(x + u)
+        for u, logits in steps_to(network, x, label, target, steps):
             length = u.norm(dim=1)
-            nearer = (trace.logits.argmax(1) != label) & (length < distance)
+            nearer = (logits.argmax(1) != label) & (length < distance)
             best[nearer], distance[nearer] = u[nearer], length[nearer]
-            direction = margin_direction(label, target, trace.logits)
-            g = network.pull_back(trace.slopes, direction)
-            f = (trace.logits * direction).sum(1)
-            wanted = (f - (g * u).sum(1)).clamp(min=0) / g.square().sum(1).clamp(min=1e-300)
-            u = -wanted[:, None] * g * (1 + 1e-9)
     found = torch.isfinite(distance)
     if bool(found.any()):
-        best[found] = _draw_back(network, x[found], best[found], label[found])
+        there = label[found]
+        best[found] = draw_back(
+            x[found], best[found], lambda points: network(points).argmax(1) != there
+        )
         distance[found] = best[found].norm(dim=1)
     return Adversarial(distance=distance, perturbation=best)
 
 
-def _draw_back(network: Network, x: Tensor, u: Tensor, label: Tensor) -> Tensor:
-    """The nearest point to x on the way to x + u, of a fixed number of bisections, that crosses."""
+def steps_to(
+    network: Network, x: Tensor, label: Tensor, target: Tensor, steps: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Perturbations u (n, features) of flat x towards `target`, the first of them 0, each a
+    projection onto the boundary that is linearised at the one before; with the logits at x + u."""
+    u = torch.zeros_like(x)
+    for _ in range(steps + 1):
+        trace = network.trace(x + u)
+        yield u, trace.logits
+        direction = margin_direction(label, target, trace.logits)
+        g = network.pull_back(trace.slopes, direction)
+        f = (trace.logits * direction).sum(1)
+        wanted = (f - (g * u).sum(1)).clamp(min=0) / g.square().sum(1).clamp(min=1e-300)
+        u = -wanted[:, None] * g * (1 + 1e-9)
+
+
+def draw_back(x: Tensor, u: Tensor, crossed: Callable[[Tensor], Tensor]) -> Tensor:
+    """The shortest part of u, of a fixed number of bisections, at whose end x has `crossed`."""
     low = torch.zeros(len(x), 1, dtype=x.dtype, device=x.device)
     high = torch.ones_like(low)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        crossed = (network(x + middle * u).argmax(1) != label)[:, None]
-        low, high = torch.where(crossed, low, middle), torch.where(crossed, middle, high)
+        beyond = crossed(x + middle * u)[:, None]
+        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
     return high * u

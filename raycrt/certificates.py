@@ -98,12 +98,12 @@ def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
     return table, manifest
 
 
-def read_rows(directory: Path) -> pa.Table:
-    """Whatever rows have been written so far, sorted by index."""
+def read_rows(directory: Path, columns: tuple[str, ...] = tuple(SCHEMA.names)) -> pa.Table:
+    """Whatever rows have been written so far, sorted by index, which `columns` name."""
     files = sorted((directory / ROWS).glob("*.parquet"))
     if not files:
-        return SCHEMA.empty_table()
-    tables = [pq.read_table(file, schema=SCHEMA) for file in files]
+        return SCHEMA.empty_table().select(columns)
+    tables = [pq.read_table(file, schema=SCHEMA, columns=list(columns)) for file in files]
     return pa.concat_tables(tables).sort_by("index")
 
 

@@ -165,25 +165,17 @@ class CrtAll(Objective):
         with torch.no_grad():
             trace = self.view.plain.trace(self.view.cast(x))
             target = _wrong(trace.logits, labels).topk(k, dim=1).indices
-            slopes, own = trace.slopes, min(self.spec.attack_steps, _OWN_STEPS)
+            plain, slopes = self.view.plain, trace.slopes
+            own = min(self.spec.attack_steps, _OWN_STEPS)
             if shared := self.spec.attack_steps - own:
                 worst = target[:, 0]
                 bound = m[labels, worst].detach()
-                start = attack(
-                    self.view.plain, x, labels, worst, bound, radius, shared, slopes=slopes
-                )
-                slopes = self.view.plain.slopes(self.view.cast(x + start))
+                start = attack(plain, x, labels, worst, bound, radius, shared, slopes=slopes)
+                slopes = plain.slopes(self.view.cast(x + start))
+            repeated = [slope.repeat_interleave(k, 0) for slope in slopes]
             rows, label = x.repeat_interleave(k, 0), labels.repeat_interleave(k)
-            u = attack(
-                self.view.plain,
-                rows,
-                label,
-                target.flatten(),
-                m[label, target.flatten()].detach(),
-                radius,
-                own,
-                slopes=[slope.repeat_interleave(k, 0) for slope in slopes],
-            )
+            bound = m[label, target.flatten()].detach()
+            u = attack(plain, rows, label, target.flatten(), bound, radius, own, slopes=repeated)
             shortfall = (radius.square() - u.square().sum(1)).clamp(min=0)
         attacked = self.view(rows + u)
         curvature = m[labels[:, None], target]

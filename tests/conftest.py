@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from raycrt import Certifier
+
 TINY = """
 model: {depth: 2, width: 16, activation: tanh}
 train: {objective: crt-all, radius: 0.5, gamma: 0.001, epochs: 3, batch_size: 128,
@@ -28,6 +30,19 @@ search:
     train.gamma: {low: 0.0001, high: 0.1, log: true}
     train.learning_rate: {choices: [0.01, 0.003, 1.0e+30]}
 """
+
+
+@pytest.fixture
+def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many margins each call of the certifier's solver gets."""
+    counts: list[int] = []
+    solve = Certifier._solve
+    monkeypatch.setattr(
+        Certifier,
+        "_solve",
+        lambda self, m, row, *a: counts.append(len(row)) or solve(self, m, row, *a),
+    )
+    return counts
 
 
 @pytest.fixture(scope="session")

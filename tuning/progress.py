@@ -70,10 +70,11 @@ def watching(
         thread.join()
 
 
-def announce(spec: Spec, home: Path, logs: Path, dashboard: str | None, console: Console) -> None:
-    """Say how to watch the search in `home` with other programs: an address, commands to copy."""
+def announce(spec: Spec, home: Path, logs: str, dashboard: str | None, console: Console) -> None:
+    """Say how to watch the search in `home`, which Tune logs at `logs`, with other programs: an
+    address, commands to copy."""
     ways = [
-        f"tensorboard --logdir {quote(str(logs))}",
+        f"tensorboard --logdir {quote(logs)}",
         f"optuna-dashboard {quote(spec.search.storage or str(home / store.JOURNAL))}",
     ]
     if dashboard is not None:

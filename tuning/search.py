@@ -67,7 +67,8 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
         _claim(spec, home, resume)
         with session():
             record = store.start_study(spec, home, first)
-            _run_trials(spec, home, record, loggers, console)
+            total = len(first) if spec.search.algorithm == "grid" else spec.search.trials
+            _run_trials(spec, home, record, loggers, total, console)
             trials = study.trials(record, spec)
             study.write_csv(home / study.TRIALS, trials, spec)
             _check_outcome(spec, record, home)
@@ -118,8 +119,10 @@ def _run_trials(
     home: Path,
     record: optuna.Study,
     loggers: list[Callback],
+    total: int,
     console: Console,
 ) -> None:
+    """Run what is left of the `total` trials of the search."""
     left, failed = _left(spec, home, record), store.own(record, home, TrialState.FAIL)
     if left <= 0 or len(failed) > spec.search.failures:
         return
@@ -151,8 +154,7 @@ def _run_trials(
             verbose=0,
         ),
     )
-    total = len(_first(spec)) if spec.search.algorithm == "grid" else spec.search.trials
-    progress.announce(spec, home, home / TUNE, dashboard(), console)
+    progress.announce(spec, home, place, dashboard(), console)
     with progress.watching(partial(store.open_study, spec, home), spec, home, total, console):
         tuner.fit()
 

@@ -99,8 +99,8 @@ def defaults(spec: Spec) -> Params:
 def points(spec: Spec) -> list[Params]:
     """What is tried first: the recipe's own values, then `search.points` (completed by them)."""
     own = {path: value_at(spec, path) for path in spec.search.space}
-    found = [_effective(spec, own)]
-    for given in spec.search.points:
+    found: list[Params] = []
+    for given in ({}, *spec.search.points):
         point = _effective(spec, {**own, **given})
         if point not in found:
             found.append(point)

@@ -122,7 +122,8 @@ def _margin_upper(model: Model, layers: list[_Layer], label: int, target: int, m
             root = np.sqrt(np.maximum(p, 0.0))[:, None] * layer.weight
             matrix, rest, _ = _walk(root, 4 * UNIT * frobenius(root), layers[:k])
             gram = gram + matrix.T @ matrix
-            mass = frobenius(matrix) * frobenius(matrix)
+            size = frobenius(matrix)
+            mass = size * size
             extra += rest * (2 * norm_upper(matrix) + rest) * SLACK
             low, high, length = _gradient_below(layer, low, high, length)
         else:

@@ -33,10 +33,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raycrt import Certifier, data, network, training
-from raycrt.attacks import attack
+from raycrt.attacks import attack, draw_back, steps_to
 from raycrt.certificate import Witnesses
 from raycrt.margins import Margins
-from raycrt.network import Network, margin_direction
+from raycrt.network import Network
 from raycrt.spec import ModelSpec, validate
 from tests.benchmarks import paper, write
 
@@ -129,22 +129,16 @@ def distance_to(model: Network, images: Tensor, target: Tensor) -> Tensor:
     Steps to the linearised boundary, then a bisection towards the image, in float64.
     """
     model, x = model.in_float64(), images.flatten(1).double()
-    direction = margin_direction(model(x).argmax(1), target, model(x))
+    rows, label = torch.arange(len(x)), model(x).argmax(1)
+
+    def crossed(logits: Tensor) -> Tensor:
+        return logits[rows, label] <= logits[rows, target]
+
     best = torch.full_like(x, torch.inf)
-    u = torch.zeros_like(x)
-    for _ in range(300):
-        trace = model.trace(x + u)
-        f, g = (trace.logits * direction).sum(1), model.pull_back(trace.slopes, direction)
-        nearer = (f <= 0) & (u.norm(dim=1) < best.norm(dim=1))
+    for u, logits in steps_to(model, x, label, target, 300):
+        nearer = crossed(logits) & (u.norm(dim=1) < best.norm(dim=1))
         best[nearer] = u[nearer]
-        wanted = (f - (g * u).sum(1)).clamp(min=0) / g.square().sum(1)
-        u = -wanted[:, None] * g * (1 + 1e-12)
-    low, high = torch.zeros(len(x), 1).double(), torch.ones(len(x), 1).double()
-    for _ in range(50):
-        middle = (low + high) / 2
-        crossed = ((model(x + middle * best) * direction).sum(1) <= 0)[:, None]
-        low, high = torch.where(crossed, low, middle), torch.where(crossed, middle, high)
-    return (high * best).norm(dim=1)
+    return draw_back(x, best, lambda points: crossed(model(points))).norm(dim=1)
 
 
 class Products(TorchDispatchMode):

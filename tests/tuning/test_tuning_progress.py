@@ -47,7 +47,7 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
 def announced(home: Path, storage: str | None, dashboard: str | None) -> list[str]:
     console = Console(file=io.StringIO(), width=40)
     spec = LANDSCAPE.override({"search.storage": storage})
-    progress.announce(spec, home, home / "tune", dashboard, console)
+    progress.announce(spec, home, f"{home}/tune", dashboard, console)
     return [line.strip() for line in console.file.getvalue().splitlines()]
 
 

@@ -263,7 +263,7 @@ def test_failures_count_on_when_a_search_goes_on(
         raise AssertionError("Tune was started")
 
     monkeypatch.setattr(search.tune, "Tuner", started)
-    search._run_trials(spec, tmp_path, record, [], Console(quiet=True))
+    search._run_trials(spec, tmp_path, record, [], spec.search.trials, Console(quiet=True))
     with pytest.raises(search.SearchFailed, match=r"2 trials failed \(search\.failures=1\)"):
         search._check_outcome(spec, record, tmp_path)
 
