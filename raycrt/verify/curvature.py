@@ -27,6 +27,9 @@ import numpy as np
 from raycrt.verify.model import Model
 from raycrt.verify.norms import SLACK, UNIT, frobenius, gamma, gram_upper, norm_upper
 
+# A curvature may lie below ours by this, relatively: two proofs of one number round differently.
+TOLERANCE = 1e-9
+
 
 def curvature_upper(model: Model, claims: np.ndarray) -> np.ndarray:
     """m (classes, classes), proved: a claim itself where its Cholesky proof goes through.
@@ -42,6 +45,15 @@ def curvature_upper(model: Model, claims: np.ndarray) -> np.ndarray:
     for y, t in zip(*np.nonzero(m), strict=True):
         m[y, t] = _margin_upper(model, layers, int(y), int(t), float(claims[y, t]))
     return np.where(np.isnan(m), math.inf, m)
+
+
+def neuron_curvature(model: Model, y: int, t: int) -> np.ndarray:
+    """p (width,) of the last hidden layer for the margin of y against t.
+
+    With one hidden layer, `curvature_upper` of that margin is >= lambda_max(W_0^T diag(p) W_0) for
+    these p as they are, and `Hess (z_y - z_t) >= -W_0^T diag(p) W_0` everywhere.
+    """
+    return _bending(model, *_last_gradient(model, y, t))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +105,11 @@ def _expand(model: Model, norms: list[float], before: list[_Layer]) -> float:
 
 
 def _margin_upper(model: Model, layers: list[_Layer], y: int, t: int, claim: float) -> float:
-    last = model.weights[-1]
-    gradient = last[y] - last[t]
-    low, high = _widen(gradient, gradient, np.abs(gradient) * 2 * UNIT)
+    low, high = _last_gradient(model, y, t)
     length = _length(low, high)
     total = 0.0
     for k in range(len(layers) - 1, -1, -1):
-        corners = [-f * bend for f in (low, high) for bend in (model.bends.low, model.bends.high)]
-        p = np.maximum(np.max(corners, axis=0), 0.0) * SLACK
+        p = _bending(model, low, high)
         reach = model.slopes.bound * layers[k - 1].lipschitz if k > 0 else 1.0
         by_neurons = model.bends.bound * length * layers[k].quadratic * reach * reach
         claimed = claim if len(layers) == 1 else None
@@ -108,6 +117,18 @@ def _margin_upper(model: Model, layers: list[_Layer], y: int, t: int, claim: flo
         if k > 0:
             low, high, length = _gradient_below(model, k, layers[k], low, high, length)
     return total * SLACK
+
+
+def _last_gradient(model: Model, y: int, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Elementwise bounds of the margin's gradient in the last hidden layer."""
+    gradient = model.weights[-1][y] - model.weights[-1][t]
+    return _widen(gradient, gradient, np.abs(gradient) * 2 * UNIT)
+
+
+def _bending(model: Model, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """p >= max(0, -F * s'') for every F in `low` .. `high` and s'' at every z."""
+    corners = [-f * bend for f in (low, high) for bend in (model.bends.low, model.bends.high)]
+    return np.maximum(np.max(corners, axis=0), 0.0) * SLACK
 
 
 def _weighted_upper(

@@ -27,11 +27,11 @@ from raycrt.verify.norms import UNIT, frobenius, gamma, norm_upper
 FLOAT32_UNIT = 2.0**-24
 # The smallest normal number of the arithmetic of each unit: what a sum may lose to underflow for
 # each of its terms, whether it is flushed to zero or not.
-_SMALLEST = {UNIT: 2.0**-1022, FLOAT32_UNIT: 2.0**-126}
+SMALLEST = {UNIT: 2.0**-1022, FLOAT32_UNIT: 2.0**-126}
 # In float32 no number may be larger than this on the way; infinity is further away by far.
 _LARGEST_FLOAT32 = 2.0**126
 # A length may be off by this where squares of its entries underflow.
-_SHORT = 1e-146
+SHORT = 1e-146
 # Library functions (exp, tanh, erf, ...) are assumed right to 4 units in the last place. Then each
 # activation's value is off by at most this many units of |s(z)| + |z| ...
 _VALUE_UNITS = 16
@@ -39,7 +39,7 @@ _VALUE_UNITS = 16
 # where 1 - sigmoid(z) is off by 4 units and not yet zero up to z = 37.
 _SLOPE_UNITS = 256
 # The bounds are themselves sums of a few thousand positive terms.
-_SLACK = 1 + 1e-9
+ROOM = 1 + 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Errors:
 
     A product with n terms, summed in any order, is off by at most gamma(n) times the product of the
     absolute values; terms that are zero are exact and not counted. What enters a layer wrong grows
-    by its spectral norm, `_SLACK` covers the rest. Of each layer W, `spectral` >= |W|, `absolute`
+    by its spectral norm, `ROOM` covers the rest. Of each layer W, `spectral` >= |W|, `absolute`
     >= the spectral norm of W's absolute values, `bias` >= |b|; no row and no column of W has more
     entries than `in_row` and `in_column` that are not zero.
     """
@@ -91,7 +91,7 @@ class Errors:
         """>= |computed margin - exact margin| at inputs of 2-norm `length`; affine in `length`."""
         last, size = self.layers(length, unit)[-1]
         # Two logits, each off by a component of `last`, and their subtraction.
-        return math.sqrt(2) * (last + unit * (size + last) + _SMALLEST[unit]) * _SLACK
+        return math.sqrt(2) * (last + unit * (size + last) + SMALLEST[unit]) * ROOM
 
     def fits_float32(self, length: np.ndarray) -> np.ndarray:
         """Whether no number overflows in float32, weights included, at inputs of norm `length`."""
@@ -119,11 +119,11 @@ class Errors:
             size = steepest * size
             # Slopes, their products, and the sums of these may underflow.
             terms = (2 * self.in_column[k] + 4) * math.sqrt(max(self.model.weights[k].shape))
-            lost = _SMALLEST[UNIT] * terms * (1 + size + error)
+            lost = SMALLEST[UNIT] * terms * (1 + size + error)
             local = gamma(self.in_column[k]) * self.absolute[k] * (size + error)
             error = self.spectral[k] * (error + lost) + local + lost
             size = self.spectral[k] * size
-        return error * _SLACK
+        return error * ROOM
 
     def layers(self, length: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each layer bounds of |computed z - z|_2 and of |z|_2."""
@@ -136,14 +136,14 @@ class Errors:
             local = gamma(self.in_row[k] + 2, unit)
             local = local * (self.absolute[k] * (size + error) + self.bias[k])
             # Products, their sums, and the stored weight itself may underflow.
-            lost = _SMALLEST[unit] * (2 * self.in_row[k] + 2) * math.sqrt(len(weight))
+            lost = SMALLEST[unit] * (2 * self.in_row[k] + 2) * math.sqrt(len(weight))
             local = local + lost * (1 + size + error)
             error = self.spectral[k] * error + local
             size = self.spectral[k] * size + self.bias[k]
             found.append((error, size))
             value = steepest * size + resting * math.sqrt(len(weight))
             local = _VALUE_UNITS * unit * (value + size + 2 * error)
-            local = local + 4 * _SMALLEST[unit] * math.sqrt(len(weight))
+            local = local + 4 * SMALLEST[unit] * math.sqrt(len(weight))
             error, size = steepest * error + local, value
         return found
 
@@ -171,9 +171,9 @@ def floor(
     if u is None:
         shift, dot, tilt = np.zeros_like(value), np.zeros_like(value), gradient
     else:
-        shift, dot = _norm(u), (gradient * u).sum(-1)
+        shift, dot = norm(u), (gradient * u).sum(-1)
         tilt = gradient + m[..., None] * u
-    steepness, reach = _norm(gradient), (length + shift) * _SLACK
+    steepness, reach = norm(gradient), (length + shift) * ROOM
     off_gradient = errors.gradient(reach)
     # x0 + u is rounded too: the point used lies at u + e, |e| <= moved.
     moved = UNIT * reach
@@ -182,18 +182,18 @@ def floor(
     rounding = terms * (np.abs(value) + steepness * shift + m * shift**2)
     rounding = rounding + moved * (steepness + m * (shift + moved))
     lowered = errors.margin(reach) + rounding
-    steeper = terms * (steepness + m * shift) + m * moved + _SHORT
+    steeper = terms * (steepness + m * shift) + m * moved + SHORT
     if bend is None:
         lowered, steeper = lowered + off_gradient * shift, steeper + off_gradient
     else:
         lowered = lowered + off_gradient * (off_gradient / bend) / 2
     if deployed is not None:
         # Affine in |x'| <= |x0| + |d|.
-        here = errors.margin(length * _SLACK, deployed)
+        here = errors.margin(length * ROOM, deployed)
         zero, one = errors.margin(np.array([0.0, 1.0]), deployed)
         lowered = lowered + here
         steeper = steeper + (one - zero + one * 1e-9)
-    return Floor(constant=constant - lowered * _SLACK, slope=_norm(tilt) + steeper * _SLACK, m=m)
+    return Floor(constant=constant - lowered * ROOM, slope=norm(tilt) + steeper * ROOM, m=m)
 
 
 def witness_radius(
@@ -205,10 +205,10 @@ def witness_radius(
     with np.errstate(all="ignore"):
         # Where the ball ends, and what a point on the boundary has to spare.
         tilt = gradient + m[..., None] * u
-        end = -tilt * (radius / _norm(tilt))[..., None]
-        off = errors.gradient((length + _norm(u)) * _SLACK)
-        spare = _norm(gradient) / radius - m
-        bend = np.minimum(off / _norm(end - u), np.where(spare > 0, spare / 2, np.inf))
+        end = -tilt * (radius / norm(tilt))[..., None]
+        off = errors.gradient((length + norm(u)) * ROOM)
+        spare = norm(gradient) / radius - m
+        bend = np.minimum(off / norm(end - u), np.where(spare > 0, spare / 2, np.inf))
         bend = np.where(np.isfinite(bend) & (bend > 0), bend, 1.0)
         bent = floor(errors, length=length, gradient=gradient, u=u, bend=bend, **values)
     return np.maximum(radius, bent.radius())
@@ -218,8 +218,8 @@ def _absolute_norm(matrix: np.ndarray) -> float:
     """Of the absolute values the Frobenius norm, or Schur's `sqrt(row sum * column sum)`."""
     absolute = np.abs(matrix)
     schur = math.sqrt(float(absolute.sum(1).max() * absolute.sum(0).max()))
-    return min(frobenius(matrix), schur * _SLACK)
+    return min(frobenius(matrix), schur * ROOM)
 
 
-def _norm(vectors: np.ndarray) -> np.ndarray:
+def norm(vectors: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("...d,...d->...", vectors, vectors))

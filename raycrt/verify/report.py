@@ -15,15 +15,14 @@ from raycrt.spec import Spec, validate
 from raycrt.verify.checker import (
     DEPLOYMENTS,
     REGIONS,
-    TOLERANCE,
     Checked,
     Checker,
     Finding,
     check_files,
 )
-from raycrt.verify.curvature import curvature_upper
+from raycrt.verify.curvature import TOLERANCE, curvature_upper
 from raycrt.verify.model import Model
-from raycrt.verify.table import VERSION, read_manifest, row_files
+from raycrt.verify.table import VERSIONS, read_manifest, row_files
 
 CheckFiles = Callable[[Checker, list[Path]], Iterable[Checked]]
 
@@ -112,7 +111,8 @@ def _check_manifest(
 ) -> list[Finding]:
     found = validate(manifest["spec"])
     wrong = {
-        f"schema_version must be {VERSION}": manifest.get("schema_version") != VERSION,
+        f"schema_version must be {' or '.join(map(str, VERSIONS))}": manifest.get("schema_version")
+        not in VERSIONS,
         "complete must be true": manifest.get("complete") is not True,
         f"rows must be {images}, the images of the test set": manifest.get("rows") != images,
         f"region must be one of {REGIONS}": manifest.get("region") not in REGIONS,

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from raycrt.errors import InvalidInput
 
-# The version of the format that is read here, see docs/certificates.md.
-VERSION = 3
+# The versions of the format that are read here, see docs/certificates.md. Since 4 a class may be
+# proved by the curvature matrix; the columns are those of 3.
+VERSIONS = (3, 4)
 MANIFEST = "manifest.json"
 ROWS = "rows"
 STATUSES = ("certified", "non_finite_input", "non_finite_network", "tied", "no_radius")

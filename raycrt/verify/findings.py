@@ -1,0 +1,29 @@
+"""What is wrong with rows, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Finding:
+    """Something that cannot be proved; about the whole table where `index` is -1."""
+
+    index: int = -1
+    sentence: str
+
+
+class Notes:
+    """Collects what is wrong with rows of the given indices."""
+
+    def __init__(self, index: np.ndarray) -> None:
+        self.index = index
+        self.findings: list[Finding] = []
+
+    def must(self, good: np.ndarray, text: str, *values: np.ndarray) -> None:
+        """Note `text`, filled in with the row's `values`, for each row that is not `good`."""
+        for i in np.nonzero(~good)[0]:
+            sentence = text.format(*(value[i].item() for value in values))
+            self.findings.append(Finding(index=int(self.index[i]), sentence=sentence))

@@ -1,0 +1,157 @@
+"""A radius from a margin's curvature as a matrix, for networks with one hidden layer.
+
+Let f be a margin with `Hess f >= -P` everywhere, `P = W_0^T diag(p) W_0` (see `neuron_curvature`),
+and m >= lambda_max(P). At the point x0 + u its value and gradient are v and g as computed, off by
+at most e and h. By Taylor's theorem and `h |s| <= h^2 / (2 b) + b/2 |s|^2`, for every b > 0,
+
+    f(x0 + d) >= q(d) = v - e - h^2 / (2 b) + g.s - s^T (P + b I) s / 2,   s = d - u.
+
+So f > 0 where |d| < R if for one number c the function `q(d) + c/2 (|d|^2 - R^2)`, which is not
+above q there, is nowhere negative. For c > m + b it bends upwards by `c - b - m` at least in every
+direction, so it falls below its value at a point d, any, by no more than its gradient there,
+
+    r = g - (P + b I) s + c d,
+
+squared over twice that. It is nowhere negative if
+
+    R^2 <= |d|^2 + (2 q(d) - |r|^2 / (c - b - m)) / c.
+
+Whatever b, c and s are, this proves R: they need no proof and come from `Decomposition`. Best is
+where r vanishes and c makes the right-hand side largest: then no other bound by q alone is better.
+With P = m I this is the `Floor` of `raycrt.verify.radius`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycrt.verify.curvature import neuron_curvature
+from raycrt.verify.decomposition import Decomposition
+from raycrt.verify.model import Model
+from raycrt.verify.norms import UNIT, gamma
+from raycrt.verify.radius import ROOM, SHORT, SMALLEST, Errors, norm
+
+# Decompositions are kept while they have fewer numbers than this together: 1 GB.
+_KEPT = 2**27
+
+
+class Matrices:
+    """The proofs for all margins of a `model` with one hidden layer and a proved `curvature`.
+
+    With `deployed`, the unit roundoff of a coarser arithmetic, for margins as computed in that.
+    """
+
+    def __init__(
+        self, model: Model, errors: Errors, curvature: np.ndarray, deployed: float | None = None
+    ) -> None:
+        self.model, self.errors, self.curvature, self.deployed = model, errors, curvature, deployed
+        self._kept: dict[tuple[int, int], tuple[Quadratic, Decomposition]] = {}
+
+    def radius(
+        self,
+        label: int,
+        target: int,
+        *,
+        length: np.ndarray,
+        value: np.ndarray,
+        gradient: np.ndarray,
+        u: np.ndarray,
+        claim: np.ndarray,
+    ) -> np.ndarray:
+        """The margin of `label` against `target` is > 0 where |d| is below this (k,) and `claim`.
+
+        `value` (k,) and `gradient` (k, features) are as computed at x0 + `u` (k, features),
+        `length` (k,) is |x0|. Nothing, so 0, is proved where anything is not finite.
+        """
+        m = float(self.curvature[label, target])
+        if not (math.isfinite(m) and m >= 0):
+            return np.zeros_like(value)
+        with np.errstate(all="ignore"):
+            quadratic, decomposition = self._of(label, target, m)
+            reach = (length + norm(u)) * ROOM
+            lowered = self.errors.margin(reach)
+            if self.deployed is not None:
+                lowered = lowered + self.errors.margin((length + claim) * ROOM, self.deployed)
+            near = {"value": value - lowered * ROOM, "off": self.errors.gradient(reach)}
+            near |= {"gradient": gradient, "u": u}
+            bend, pull, step = decomposition.propose(m=m, claim=claim, **near)
+            return quadratic.radius(moved=UNIT * reach, bend=bend, pull=pull, step=step, **near)
+
+    def _of(self, label: int, target: int, m: float) -> tuple[Quadratic, Decomposition]:
+        if (label, target) not in self._kept:
+            weight, p = self.model.weights[0], neuron_curvature(self.model, label, target)
+            made = Quadratic.of(weight, p, m), Decomposition.of(weight, p)
+            while self._kept and sum(d.size for _, d in self._kept.values()) + made[1].size > _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[label, target] = made
+        return self._kept[label, target]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadratic:
+    """P = `weight`^T diag(`p`) `weight` with m >= lambda_max(P).
+
+    `root_trace` >= the root of P's trace; `short`: the root of s^T P s may be off by this where
+    something underflows.
+    """
+
+    weight: np.ndarray
+    p: np.ndarray
+    m: float
+    root_trace: float
+    short: float
+
+    @staticmethod
+    def of(weight: np.ndarray, p: np.ndarray, m: float) -> Quadratic:
+        short = SHORT * math.sqrt(float(p.sum()) + len(p))
+        trace = float(p @ np.einsum("ij,ij->i", weight, weight))
+        return Quadratic(
+            weight=weight, p=p, m=m, root_trace=(math.sqrt(trace) + short) * ROOM, short=short
+        )
+
+    def radius(
+        self,
+        *,
+        value: np.ndarray,
+        off: np.ndarray,
+        gradient: np.ndarray,
+        u: np.ndarray,
+        moved: np.ndarray,
+        bend: np.ndarray,
+        pull: np.ndarray,
+        step: np.ndarray,
+    ) -> np.ndarray:
+        """R (k,) of the theorem, with all rounding subtracted; 0 where nothing is proved.
+
+        `value` is v - e, `off` h, `bend` b, `pull` c, all (k,), and `step` s (k, features). The
+        point of v and g is x0 + u up to `moved` (k,).
+        """
+        width, features = self.weight.shape
+        terms = gamma(features + width + 16)
+        point, hidden = u + step, step @ self.weight.T
+        bent = (hidden * self.p) @ self.weight
+        far, steepness = norm(point) + SHORT, norm(gradient) + SHORT
+        long = norm(step) * (1 + terms) + SHORT
+        # `hidden`, each entry off by `terms` |w_i| |s|, weighs by sqrt(p): off by this in all.
+        shaken = terms * self.root_trace * long + self.short
+        root = np.sqrt((hidden * hidden * self.p).sum(1)) * (1 + terms) + shaken
+        # The product P s feels that by sqrt(m), and adds terms of sqrt(p_i) |w_i| sqrt(p_i) |t_i|.
+        wrong = math.sqrt(self.m) * shaken + terms * self.root_trace * root + SHORT
+        rest = gradient + pull[:, None] * point - (bend[:, None] * step + bent)
+        size = steepness + pull * far + bend * long + norm(bent)
+        wrong = wrong + 8 * UNIT * size + pull * moved + SHORT
+        left = norm(rest) * (1 + terms) + wrong * ROOM
+        spare = pull - bend - self.m - 4 * UNIT * (pull + bend + self.m)
+        lowered = off * (off / bend) / 2 + left * (left / spare) / 2
+        quadratic = (root * root + bend * long * long) / 2
+        rounding = terms * (np.abs(value) + steepness * long + quadratic + lowered)
+        low = value + (gradient * step).sum(1) - quadratic - lowered
+        low = low - (rounding + 16 * features * SMALLEST[UNIT]) * ROOM
+        near = np.maximum(far * (1 - terms) - (moved + 2 * SHORT) * ROOM, 0.0)
+        gained = 2 * low / pull
+        squared = near * near + gained - 8 * UNIT * (near * near + np.abs(gained))
+        proved = (bend > 0) & (spare > 0) & (squared > SHORT) & np.isfinite(squared)
+        return np.where(proved, np.sqrt(np.where(proved, squared, 0.0)) * (1 - 4 * UNIT), 0.0)

@@ -1,0 +1,195 @@
+"""The radius that rows prove against every class: by a number m, or else by a matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycrt.verify.curvature import TOLERANCE
+from raycrt.verify.findings import Notes
+from raycrt.verify.local import local_curvature_upper
+from raycrt.verify.matrix import Matrices
+from raycrt.verify.model import Model
+from raycrt.verify.radius import Errors, floor, witness_radius
+from raycrt.verify.table import Rows
+
+
+class Prover:
+    """Proves margins of a finite `model` with a proved `curvature` (classes, classes).
+
+    `stated` is the curvature that the rows were made with; with `deployed`, the unit roundoff of a
+    coarser arithmetic, margins are those computed in that.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        curvature: np.ndarray,
+        stated: np.ndarray,
+        deployed: float | None,
+    ) -> None:
+        self.model, self.curvature, self.stated = model, curvature, stated
+        self.deployed = deployed
+        self.errors = Errors.of(model)
+        self.matrices = Matrices(model, self.errors, curvature, deployed)
+
+    def radii(
+        self,
+        rows: Rows,
+        x: np.ndarray,
+        *,
+        prediction: np.ndarray,
+        claims: np.ndarray,
+        certified: np.ndarray,
+        notes: Notes,
+    ) -> np.ndarray:
+        """What `x` (n, features) or a witness proves for each class, (n, classes).
+
+        `claims` (n, classes) are the radii that the `certified` rows (n,) have to reach: what the
+        numbers m do not prove of them is tried by the matrix.
+        """
+        n, classes = claims.shape
+        image, target = np.repeat(np.arange(n), classes), np.tile(np.arange(classes), n)
+        at = self._margins(x, image, prediction[image], target)
+        proved = floor(
+            self.errors,
+            length=at.length,
+            value=at.value,
+            gradient=at.gradient,
+            m=self.curvature[at.label, target],
+            deployed=self.deployed,
+        ).radius()
+        proved = proved.reshape(n, classes)
+        known = (rows.witness_class >= 0) & (rows.witness_class < classes)
+        row, target = rows.witness_row[known], rows.witness_class[known]
+        u = rows.witness_point[known].astype(np.float64)
+        if len(row):
+            at = self._margins(x, row, prediction[row], target, u)
+            claim = rows.witness_curvature[known]
+            m, reach = self._witness_curvature(
+                rows, x, row, at.label, target, claim, certified, notes
+            )
+            found = witness_radius(
+                self.errors,
+                length=at.length,
+                value=at.value,
+                gradient=at.gradient,
+                m=m,
+                u=u,
+                deployed=self.deployed,
+            )
+            inside = np.sqrt((u * u).sum(1)) * (1 + TOLERANCE) <= reach
+            np.maximum.at(proved, (row, target), np.where(inside, np.minimum(found, reach), 0.0))
+        if self.model.depth == 2:
+            left = certified[:, None] & (claims > proved)
+            left[np.arange(n), prediction] = False
+            image, wanted = np.nonzero(left)
+            here = left[row, target]
+            row, target = np.concatenate([image, row[here]]), np.concatenate([wanted, target[here]])
+            u = np.concatenate([np.zeros((len(image), x.shape[1])), u[here]])
+            found = self._by_matrix(x, row, prediction[row], target, u, claims[row, target])
+            np.maximum.at(proved, (row, target), found)
+        return proved
+
+    def _by_matrix(
+        self,
+        x: np.ndarray,
+        row: np.ndarray,
+        label: np.ndarray,
+        target: np.ndarray,
+        u: np.ndarray,
+        claim: np.ndarray,
+    ) -> np.ndarray:
+        """The radii (k,) that the points x[row] + u prove by the matrix of each margin."""
+        at = self._margins(x, row, label, target, u)
+        found = np.zeros(len(row))
+        for y, t in sorted(set(zip(label.tolist(), target.tolist(), strict=True))):
+            of = (label == y) & (target == t)
+            found[of] = self.matrices.radius(
+                y,
+                t,
+                length=at.length[of],
+                value=at.value[of],
+                gradient=at.gradient[of],
+                u=u[of],
+                claim=claim[of],
+            )
+        return found
+
+    def _margins(
+        self,
+        x: np.ndarray,
+        row: np.ndarray,
+        label: np.ndarray,
+        target: np.ndarray,
+        u: np.ndarray | None = None,
+    ) -> _Margins:
+        """The margins (k,) of label against target at x[row] + u."""
+        points = x if u is None else x[row] + u
+        logits, slopes = self.model.forward(points)
+        each = row if u is None else np.arange(len(row))
+        return _Margins(
+            label=label,
+            length=np.sqrt((x * x).sum(1))[row],
+            value=logits[each, label] - logits[each, target],
+            gradient=self.model.margin_gradient([s[each] for s in slopes], label, target),
+        )
+
+    def _witness_curvature(
+        self,
+        rows: Rows,
+        x: np.ndarray,
+        row: np.ndarray,
+        label: np.ndarray,
+        target: np.ndarray,
+        claim: np.ndarray,
+        certified: np.ndarray,
+        notes: Notes,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Proved curvatures (k,) of witnesses, and the radii of the balls on which they hold."""
+        m, reach = self.curvature[label, target], np.full(len(row), np.inf)
+        ours = Notes(rows.index[row])
+        everywhere = claim == self.stated[label, target]
+        radius = rows.region_radius[row]
+        local = ~everywhere & np.isfinite(radius) & (radius > 0) & certified[row]
+        ours.must(
+            everywhere | local | ~certified[row],
+            "the curvature of class {} is {} everywhere, but {} in the manifest.",
+            target,
+            claim,
+            self.stated[label, target],
+        )
+        for i in np.unique(row[local]):
+            at = np.nonzero(local & (row == i))[0]
+            m[at] = local_curvature_upper(
+                self.model,
+                self.errors,
+                x=x[i],
+                radius=float(rows.region_radius[i]),
+                label=int(label[at[0]]),
+                targets=target[at],
+                claims=claim[at],
+            )
+            reach[at] = rows.region_radius[i]
+        ours.must(
+            ~local | (m <= claim * (1 + TOLERANCE)),
+            "the curvature of class {} is {} on a ball of radius {}, but only {} can be proved.",
+            target,
+            claim,
+            radius,
+            m,
+        )
+        notes.findings += ours.findings
+        return m, reach
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Margins:
+    """As computed: `value` (k,), `gradient` (k, features); `length` is |x0|."""
+
+    label: np.ndarray
+    length: np.ndarray
+    value: np.ndarray
+    gradient: np.ndarray
