@@ -11,6 +11,7 @@ from torch import Tensor
 from raycrt.bounds import Bounds
 from raycrt.coordinates import Directions
 from raycrt.lengths import Leading, Measure, Pairs
+from raycrt.matrices import CurvatureMatrices
 from raycrt.network import Network, Readout
 from raycrt.proof import Prover
 from raycrt.pullback import Lengths, pull_back
@@ -30,7 +31,7 @@ class Arithmetic:
     the coordinates that the solver starts in, those of the space where that is None. `measure`
     bounds lengths of gradients, of all classes at once where there are `pairs`. `distances` bounds
     those of two rows of the last matrix, and `turning` (classes, classes) the curvature of margins
-    from above and below.
+    from above and below; `matrices` bound it by directions.
     """
 
     fast: Network
@@ -46,6 +47,7 @@ class Arithmetic:
     bounds: Bounds
     distances: Tensor
     turning: Tensor
+    matrices: CurvatureMatrices | None
 
     @staticmethod
     @torch.no_grad()
@@ -75,6 +77,7 @@ class Arithmetic:
             bounds=Bounds.of(prover.errors, space.slack),
             distances=readout.distances() * (1 + 1e-9),
             turning=torch.maximum(curvature, curvature.T).to(readout.rows.device),
+            matrices=CurvatureMatrices.of(exact, space),
         )
         return by if by._gradients_are_close() else replace(by, backward=exact)
 
@@ -87,16 +90,18 @@ class Arithmetic:
         above, way = pull_back(self.fast, _middling_slopes(self.fast, cotangent), cotangent)
         steepness = squares(self.space.pull(above)).double().sqrt()
         length = torch.full_like(steepness, self.exact.features**0.5)
-        off = self.off_gradient(way, label, target, length) / steepness
+        off = self.off_gradient(way, label, target, length, self.fast.dtype) / steepness
         return bool(off.nan_to_num(torch.inf).mean() <= _CLOSE_GRADIENT)
 
-    def off_gradient(self, way: Lengths, label: Tensor, target: Tensor, length: Tensor) -> Tensor:
-        """Bounds (n,) of what gradients in the space are off by, from the lengths on their `way`.
+    def off_gradient(
+        self, way: Lengths, label: Tensor, target: Tensor, length: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """Bounds (n,) of what gradients in the space, taken in `dtype`, are off by, from the
+        lengths on their `way`.
 
         The margins (label, target) were taken at points of length `length` (n,). What is taken off
         is never less than float64 in all pixels asks for, so that a checker finds it there.
         """
-        dtype = self.backward.dtype
         errors, slack = self.prover.errors, self.bounds.slack
         sizes = [self.distances[label, target], *way.between]
         error = errors.pulled_back(sizes, self.bounds.hidden(length, dtype), dtype)

@@ -21,7 +21,7 @@ from raycrt.certificate import Certificates, Status
 from raycrt.checkpoint import write_atomically
 from raycrt.errors import InvalidInput, require
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
 ROWS = "rows"
 SCHEMA = pa.schema(

@@ -14,23 +14,20 @@ from math import inf
 import torch
 from torch import Tensor
 
-from raycrt import dual
 from raycrt.arithmetic import Arithmetic
 from raycrt.balls import Balls
 from raycrt.bounds import Bounds
-from raycrt.certificate import Certificates, Status, Witnesses
+from raycrt.certificate import Certificates, Status
 from raycrt.curvature import margin_curvature
-from raycrt.dual import Points
 from raycrt.errors import require
 from raycrt.local import LocalCurvature
 from raycrt.margins import Margins, collect, failed
 from raycrt.network import Network
 from raycrt.precision import float32_is_plain, quicken_softplus
-from raycrt.problem import Problem
 from raycrt.proof import Prover
 from raycrt.request import check_options, radii_of_rows
 from raycrt.rounding import ErrorModel, Slack, root_upper, squares
-from raycrt.span import Span
+from raycrt.solver import Solver
 
 
 class Certifier:
@@ -75,7 +72,7 @@ class Certifier:
             at=at,
             deployment=deployment,
         )
-        self.steps, self.batch_size, self.runner_up = steps, batch_size, runner_up
+        self.batch_size = batch_size
         self.features = network.features
         self.bounded = network.bounded()
         self.balls: Balls | None = None
@@ -89,6 +86,13 @@ class Certifier:
         dtype = torch.float32 if plain and steps > 0 else torch.float64
         self.by = Arithmetic.of(network, dtype, self.curvature, prover)
         self.batch_size = min(batch_size, self._rows_in_memory())
+        self.solver = Solver(
+            by=self.by,
+            steps=steps,
+            batch_size=self.batch_size,
+            runner_up=runner_up,
+            decided=region != "local",
+        )
         if region == "local":
             self.balls = Balls(
                 local=LocalCurvature.of(network, prover.errors),
@@ -97,7 +101,7 @@ class Certifier:
                 readout=self.by.exact_readout,
                 prover=prover,
                 bounds=Bounds.of(prover.errors, Slack.plain(network.features)),
-                search=self._points,
+                search=self.solver.points,
                 batch_size=self.batch_size,
             )
 
@@ -186,132 +190,15 @@ class Certifier:
             m=m,
             radius=radii,
         )
-        witnesses = self._improve(margins, runner_up, at)
+        witnesses = self.solver.improve(margins, runner_up, at)
         region = torch.full_like(length, torch.inf)
         if self.balls is not None:
             witnesses = self.balls.raise_radii(margins, witnesses, region, at)
         finite_logits = torch.isfinite(logits).all(1)
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
-    def _improve(self, margins: Margins, runner_up: Tensor, at: Tensor) -> Witnesses:
-        """Raise `margins.radius` in place where a better point can raise the row's minimum, until
-        that exceeds `at` (n,).
-
-        First the class of the smallest closed form; then those classes that could still lie below
-        it, and only until they no longer do. With `runner_up` it is solved wherever it is not
-        bounded by that minimum, to be compared with certificates of the runner-up alone.
-        """
-        radii = margins.radius
-        rows = torch.arange(len(radii), device=radii.device)
-        parts = [Witnesses.none(margins.x.shape[1], radii.device)]
-        if self.steps > 0:
-            wanted = at * (1 + _BEYOND)
-            first = radii.argmin(1)
-            short = (radii[rows, first] < wanted).nonzero()[:, 0]
-            parts.append(self._solve(margins, short, first[short], wanted[short]))
-            enough = self._enough(radii[rows, first], at)[:, None].expand_as(radii).clone()
-            if self.runner_up:
-                enough[rows, runner_up] = wanted
-            rest = radii < enough
-            rest[rows, first] = False
-            pairs = rest.nonzero()
-            for part in pairs.split(self.batch_size):
-                row, target = part.unbind(1)
-                parts.append(self._solve(margins, row, target, enough[row, target]))
-        return Witnesses.concatenate(parts).sorted(radii.shape[1])
-
-    def _enough(self, first: Tensor, at: Tensor) -> Tensor:
-        """The radii (n,) that further classes have to reach once a class has radius `first` (n,):
-        none, 0, where that decides the row, which no ball can then raise."""
-        enough = torch.minimum(first * (1 + _CLEAR), at * (1 + _BEYOND))
-        if self.balls is not None:
-            return enough
-        return enough.masked_fill((first <= at) & torch.isfinite(at), 0.0)
-
-    def _solve(self, margins: Margins, row: Tensor, target: Tensor, enough: Tensor) -> Witnesses:
-        """Solve margins (row, target), raise their radii, and return the points that did it."""
-        by, m = self.by, margins.m[row, target]
-        problem = self._problem(margins, row, target, m)
-        start = problem.start(enough)
-        found = self._search(problem, start, enough)
-        point, radius = by.space.point(found.u), found.radius
-        if isinstance(by.space, Span):
-            # Where a margin bends much between a point and what it is rounded to.
-            worth = found.estimate(m) > radius * (1 + _WORTH)
-            short = (radius > start.radius) & (radius < enough) & worth
-            again = short.nonzero()[:, 0]
-            if len(again) > 0:
-                kept = problem.proved_as_kept(again, point[again], by.space)
-                radius = radius.index_copy(0, again, torch.maximum(radius[again], kept))
-        better = radius > start.radius
-        margins.radius[row, target] = torch.maximum(radius, start.radius)
-        witnesses = Witnesses(row=row, target=target, point=point, curvature=m)
-        return witnesses if better.all() else witnesses.take(better.nonzero()[:, 0])
-
-    def _points(
-        self, margins: Margins, row: Tensor, target: Tensor, m: Tensor, enough: Tensor
-    ) -> Tensor:
-        """The best points (k, features), float16, that are found for margins (row, target)."""
-        problem = self._problem(margins, row, target, m)
-        return self.by.space.point(self._search(problem, problem.start(enough), enough).u)
-
-    def _problem(self, margins: Margins, row: Tensor, target: Tensor, m: Tensor) -> Problem:
-        return Problem(
-            by=self.by,
-            image=row,
-            label=margins.label[row],
-            target=target,
-            length=margins.length[row],
-            first=margins.first,
-            first_fast=margins.first_fast,
-            slopes=margins.slopes,
-            value=margins.value[row, target],
-            radius=margins.radius[row, target],
-            m=m,
-        )
-
-    def _search(self, problem: Problem, start: Points, enough: Tensor) -> Points:
-        """The best points found, with proved radii; 0 and of radius 0 where the start is enough.
-
-        Estimates lead near the solution. From there on every iterate is proved as it stands.
-        """
-        slow = problem.m.to(start.u.dtype)
-        near = dual.solve(
-            start,
-            problem.near,
-            slow,
-            enough=enough,
-            steps=self.steps,
-            tolerance=_NEAR_ENOUGH,
-        )
-        left = (start.radius < enough).nonzero()[:, 0]
-        solved = dual.solve(
-            problem.whole(left, near.best.take(left)),
-            lambda rows, u: problem.proved(left[rows], u),
-            slow[left],
-            enough=enough[left],
-            steps=self.steps,
-            tolerance=_SETTLED,
-            bend=near.bend[left],
-        )
-        if len(left) == len(enough):
-            return solved.best
-        u = start.u.new_zeros(len(enough), self.by.space.size)
-        found = Points.at(u, start.value.clone(), u.clone())
-        found.write(left, solved.best)
-        return found
-
 
 # Bytes that a batch may take, whatever its size: larger ones are cut.
 _MEMORY = 2**30
 # Images that are longer are refused as infinite: their squares may overflow.
 _LARGEST = 1e100
-# A class whose radius exceeds the row's minimum by this, relatively, stays above it when proved.
-_CLEAR = 1e-4
-# A radius that exceeds the one it is decided at by this, relatively, is not raised further.
-_BEYOND = 1e-6
-# Relative length of the steps at which the solver stops: in a few coordinates, whose solution is
-# only near that of all; in all of them; and where every step is proved.
-_NEAR_ENOUGH, _SETTLED = 1e-1, 4e-3
-# Points are proved again as they are kept where that may raise a radius by this, relatively.
-_WORTH = 4e-6

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raycrt.activations import Activation
 from raycrt.affine import DENSE_ENTRIES, AffineMap
 from raycrt.network import Network
 from raycrt.spectral import weighted_gram_upper
@@ -141,19 +142,13 @@ def margin_curvature(network: Network) -> Tensor:
 
 
 def _margin_bound(network: Network, bounds: LayerBounds, y: int, t: int) -> float:
-    last = bounds.layers[-1]
-    matrix = last.matrix()
-    direction = matrix[y] - matrix[t]
-    if not torch.isfinite(direction).all():
+    low, high = readout_interval(bounds.layers[-1], y, t)
+    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         return math.inf
-    bend_low, bend_high = network.activation.curvature_range
-    slack = direction.abs() * 2.0**-50 + 2 * last.matrix_error_upper()
-    low, high = direction - slack, direction + slack
     length = float(torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()))) * _SLACK
     total = 0.0
     for layer in range(network.depth - 2, -1, -1):
-        ends = [-bend_high * low, -bend_low * low, -bend_high * high, -bend_low * high]
-        weights = torch.stack(ends).amax(0).clamp(min=0) * _SLACK
+        weights = bending_weights(low, high, network.activation)
         total += _term(bounds, layer, weights, network.activation.curvature_bound * length)
         if layer > 0:
             low, high, length = _gradient_interval(
@@ -165,6 +160,22 @@ def _margin_bound(network: Network, bounds: LayerBounds, y: int, t: int) -> floa
                 length,
             )
     return total * _SLACK
+
+
+def readout_interval(last: AffineMap, y: int, t: int) -> tuple[Tensor, Tensor]:
+    """Bounds of the difference of the rows y and t of the last matrix, exact arithmetic."""
+    matrix = last.matrix()
+    direction = matrix[y] - matrix[t]
+    slack = direction.abs() * 2.0**-50 + 2 * last.matrix_error_upper()
+    return direction - slack, direction + slack
+
+
+def bending_weights(low: Tensor, high: Tensor, activation: Activation) -> Tensor:
+    """The smallest p >= 0 with `F s'' >= -p` for every F in [low, high] and every s'', rounded up:
+    signs are kept."""
+    bend_low, bend_high = activation.curvature_range
+    ends = [-bend_high * low, -bend_low * low, -bend_high * high, -bend_low * high]
+    return torch.stack(ends).amax(0).clamp(min=0) * _SLACK
 
 
 def _term(bounds: LayerBounds, layer: int, weights: Tensor, bend: float) -> float:

@@ -27,7 +27,9 @@ _PATIENCE = 3
 # The active set is compacted when less than this share of it is still open.
 _SHRINK = 0.8
 # Multipliers stay this far, relatively, below the pole at 1/m.
-_CAP = 1e-3
+_CAP = 1e-6
+# Curvatures down to this share of -m are stepped over as they were seen.
+_BENT_AWAY = 0.9
 _BISECTIONS = 50
 
 
@@ -47,7 +49,7 @@ def largest_curvature(value: Tensor, gradient: Tensor, u: Tensor, wanted: Tensor
 
     r falls as m grows: the bound of f, lowest on the sphere of radius `wanted`, falls with m.
     """
-    gg, gu, uu = _dot(gradient, gradient), _dot(gradient, u), _dot(u, u)
+    gg, gu, uu = products(gradient, u)
 
     def lowest(m: Tensor) -> Tensor:
         across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
@@ -65,9 +67,9 @@ def largest_curvature(value: Tensor, gradient: Tensor, u: Tensor, wanted: Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Margins at points of coordinates `u` (n, d): `value` (n,), `gradient` g (n, d), the products
-    `gg`, `gu` and `uu` (n,) and the `radius` (n,) that the point is worth; 0 where it has not been
-    judged."""
+    """Margins at points of coordinates `u` (n, d): `value` (n,) and `gradient` g (n, d) in their
+    type; in float64 the products `gg`, `gu` and `uu` (n,), whose sums may cancel, and the `radius`
+    (n,) that the point is worth; 0 where it has not been judged."""
 
     u: Tensor
     value: Tensor
@@ -80,15 +82,14 @@ class Points:
     @staticmethod
     def at(u: Tensor, value: Tensor, gradient: Tensor) -> Points:
         """Not judged yet."""
-        gg, gu, uu = (_dot(*pair) for pair in ((gradient, gradient), (gradient, u), (u, u)))
-        radius = torch.zeros_like(value, dtype=torch.float64)
+        gg, gu, uu = products(gradient, u)
+        radius = torch.zeros_like(gg)
         return Points(u=u, value=value, gradient=gradient, gg=gg, gu=gu, uu=uu, radius=radius)
 
     def estimate(self, m: Tensor) -> Tensor:
         """About what the points are worth, if nothing were rounded, to margins of curvature m."""
-        numbers = [part.double() for part in (self.value, self.gg, self.gu, self.uu)]
-        value, gg, gu, uu = numbers
-        return radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0)
+        worth = radius(self.value.double(), self.gg, self.gu, self.uu, m)
+        return worth.nan_to_num(0.0, 0.0, 0.0)
 
     def take(self, rows: Tensor) -> Points:
         """Those of the given numbers."""
@@ -121,6 +122,10 @@ class Solution:
     best: Points
     bend: Tensor
 
+    def next(self, m: Tensor) -> Tensor:
+        """The points (n, d) to which a step from the best ones of margins of curvature m leads."""
+        return _moved(self.best, _multiplier(self.best, m), self.bend)
+
     def copied(self) -> Solution:
         return Solution(best=self.best.copied(), bend=self.bend.clone())
 
@@ -138,18 +143,23 @@ def solve(
     enough: Tensor,
     steps: int,
     tolerance: float,
+    ahead: bool = False,
     bend: Tensor | None = None,
 ) -> Solution:
     """Look for points of large radius for n margins of curvature `m` (n,), from `start` on.
 
-    A margin is left alone as soon as its radius reaches `enough` (n,), its steps become shorter
-    than `tolerance` times the point's length, or the radius stops to grow; the work goes on with
-    the others. A radius is as near its best as the square of the tolerance. `bend` is the
-    curvature that an earlier solution ended with.
+    A margin is left alone as soon as its radius reaches `enough` (n,), the radius stops to grow, or
+    the step from the last point, or if `ahead` the step that is expected from the point after it,
+    is shorter than `tolerance` times the length of that point; the work goes on with the others. A
+    radius is as near its best as the square of the tolerance: the nearer the multiplier is to its
+    pole, the more a step costs, and the shorter it must be. `bend` is the curvature that an
+    earlier solution ended with.
     """
     state = _State.of(start, m, enough, torch.zeros_like(m) if bend is None else bend)
     found: Solution | None = None
     is_open = start.radius < enough
+    if ahead:
+        is_open &= ~state.settled(tolerance, ahead)
     for step in range(1, steps + 1):
         left = int(is_open.sum())
         if left == 0:
@@ -158,7 +168,7 @@ def solve(
             found = state.solution().copied() if found is None else state.written_to(found)
             state = state.keep(is_open)
         state.advance(evaluate)
-        is_open = (state.best.radius < state.enough) & ~state.settled(tolerance)
+        is_open = (state.best.radius < state.enough) & ~state.settled(tolerance, ahead)
         if step % _PATIENCE == 0:
             is_open &= state.best.radius > state.before * (1 + _PROGRESS)
             state.before = state.best.radius
@@ -167,8 +177,9 @@ def solve(
 
 @dataclass(kw_only=True)
 class _State:
-    """The iterates `at` of the margins that are still open, with the multiplier `eta` of each, and
-    the `best` of them so far."""
+    """The iterates `at` of the margins that are still open, with the multiplier `eta` of each, the
+    squared length of the `step` from there, relative to that of the next point, and of the one
+    before; and the `best` of them so far."""
 
     row: Tensor
     m: Tensor
@@ -178,10 +189,13 @@ class _State:
     before: Tensor
     bend: Tensor
     eta: Tensor
+    step: Tensor
+    step_before: Tensor
 
     @staticmethod
     def of(start: Points, m: Tensor, enough: Tensor, bend: Tensor) -> _State:
         row = torch.arange(len(m), device=m.device)
+        eta = _multiplier(start, m)
         return _State(
             row=row,
             m=m,
@@ -190,28 +204,29 @@ class _State:
             best=start,
             before=start.radius,
             bend=bend,
-            eta=_multiplier(start, m),
+            eta=eta,
+            step=_step(start, eta),
+            step_before=torch.ones_like(eta),
         )
 
     def advance(self, evaluate: Evaluate) -> None:
         """A step of `u <- -eta g`: eta is the root of the linearised margin, capped below 1/m, and
-        the step is damped by the curvature seen along the one before."""
-        at = self.at
-        pull = 1 / (1 + self.eta * self.bend)
-        moved = (1 - pull)[:, None] * at.u
-        moved.addcmul_((pull * self.eta)[:, None], at.gradient, value=-1)
-        found = evaluate(self.row, moved)
+        the step is damped, or stretched, by the curvature seen along the one before."""
+        at, dtype = self.at, self.at.u.dtype
+        found = evaluate(self.row, _moved(at, self.eta, self.bend))
         step = found.u - at.u
         turned = _dot(found.gradient, step) - _dot(at.gradient, step)
-        self.bend = (turned / _dot(step, step).clamp(min=_tiny(step))).clamp(min=0)
+        bend = turned / _dot(step, step).clamp(min=torch.finfo(dtype).tiny)
+        self.bend = torch.maximum(bend.to(self.m.dtype), -_BENT_AWAY * self.m)
         self.at, self.best = found, self.best.where_better(found)
         self.eta = _multiplier(found, self.m)
+        self.step_before, self.step = self.step, _step(found, self.eta)
 
-    def settled(self, tolerance: float) -> Tensor:
-        """Where the undamped next point is no further away than `tolerance` times its length."""
-        at = self.at
-        left = self.eta * (self.eta * at.gg + 2 * at.gu) + at.uu
-        return left <= tolerance**2 * at.uu
+    def settled(self, tolerance: float, ahead: bool) -> Tensor:
+        """Where the undamped next step, or the one after it if steps go on to shrink as they did,
+        is short: it costs its square over `1 - eta m`."""
+        step = self.step * (self.step / self.step_before) if ahead else self.step
+        return step <= tolerance**2 * (1 - self.eta * self.m)
 
     def solution(self) -> Solution:
         return Solution(best=self.best, bend=self.bend)
@@ -232,13 +247,30 @@ class _State:
 
 
 def _multiplier(at: Points, m: Tensor) -> Tensor:
-    eta = ((at.value - at.gu) / at.gg.clamp(min=_tiny(at.gg))).clamp(min=0)
+    eta = ((at.value.double() - at.gu) / at.gg.clamp(min=_TINY)).clamp(min=0)
     return torch.minimum(eta, (1 - _CAP) / m.clamp(min=1e-30))
 
 
-def _tiny(like: Tensor) -> float:
-    return torch.finfo(like.dtype).tiny
+def _moved(at: Points, eta: Tensor, bend: Tensor) -> Tensor:
+    pull = 1 / (1 + eta * bend)
+    moved = (1 - pull).to(at.u.dtype)[:, None] * at.u
+    return moved.addcmul_((pull * eta).to(at.u.dtype)[:, None], at.gradient, value=-1)
+
+
+def _step(at: Points, eta: Tensor) -> Tensor:
+    """The squared length of the step to `-eta g`, relative to that of this point."""
+    after = eta * eta * at.gg
+    return (after + 2 * eta * at.gu + at.uu).clamp(min=0) / after.clamp(min=_TINY)
+
+
+def products(gradient: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """g.g, g.u and u.u (n,) in float64."""
+    g, u = gradient.double(), u.double()
+    return _dot(g, g), _dot(g, u), _dot(u, u)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.vecdot(a, b)
+
+
+_TINY = torch.finfo(torch.float64).tiny

@@ -11,6 +11,7 @@ from torch import Tensor
 from raycrt.arithmetic import Arithmetic
 from raycrt.coordinates import Directions
 from raycrt.dual import Points
+from raycrt.network import Network
 from raycrt.pullback import Lengths, pull_back
 from raycrt.rounding import root_upper, squares
 from raycrt.span import Space, Span
@@ -49,8 +50,16 @@ class Problem:
         rows = torch.isfinite(enough).nonzero()[:, 0]
         if by.directions is None and by.backward is by.fast and len(rows) > 0:
             gg, nothing = squares(gradient[rows].double()), enough.new_zeros(len(rows))
-            products = (gg, nothing, nothing)
-            closer = self._radius(rows, self.value[rows], products, way.take(rows))
+            there = Points(
+                u=start.u[rows],
+                value=self.value[rows],
+                gradient=gradient[rows],
+                gg=gg,
+                gu=nothing,
+                uu=nothing,
+                radius=nothing,
+            )
+            closer = self._radius(rows, there, way.take(rows))
             start.radius[rows] = torch.maximum(start.radius[rows], closer)
         return start
 
@@ -77,62 +86,80 @@ class Problem:
         by = self.by
         w = by.space.rounded(w)
         u = w.double()
-        value, above, way = self._evaluated(rows, u)
+        value, above, way = self._evaluated(rows, u, by.backward)
         gradient = by.space.pull(above)
-        products = _products(gradient, u)
-        gg, gu, uu = (part.to(w.dtype) for part in products)
-        return Points(
-            u=w,
-            value=value.to(w.dtype),
-            gradient=gradient.to(w.dtype),
-            gg=gg,
-            gu=gu,
-            uu=uu,
-            radius=self._radius(rows, value, products, way),
+        found = Points.at(u, value, gradient)
+        radius = self._radius(rows, found, way)
+        return replace(
+            found, u=w, value=value.to(w.dtype), gradient=gradient.to(w.dtype), radius=radius
         )
+
+    def steep(self, points: Points) -> Tensor:
+        """Where (k,) rounding the `points` of all margins to float16 would cost more than
+        `_ROUNDED` of their radius: next to the pole changes of gradients count as they are, not
+        their squares."""
+        space = self.by.space
+        if not isinstance(space, Span):
+            return torch.zeros_like(self.label, dtype=torch.bool)
+        bends = self.by.turning[self.label, self.target] + self.m
+        changed = bends * space.moved(points.uu.sqrt())
+        spare = (points.gg.sqrt() / points.uu.sqrt() - self.m).clamp(min=0)
+        return changed.square() > 2 * spare * _ROUNDED * (points.gg * points.uu).sqrt()
 
     def proved_as_kept(self, rows: Tensor, point: Tensor, space: Span) -> Tensor:
         """The radii (n,) that the points (n, features), as they are kept, prove of the margins
-        `rows`: more than `proved` where the margin bends much between a point and what it is
-        rounded to."""
+        `rows`, all in float64: more than `proved` where rounding points and gradients costs much.
+        """
         point = point.double()
         u = space.coordinates(point)
-        value, above, way = self._evaluated(rows, u)
-        gg, gu, _ = _products(space.pull(above), u)
-        return self._radius(rows, value, (gg, gu, squares(point)), way, as_kept=True)
+        value, above, way = self._evaluated(rows, u, self.by.exact)
+        found = replace(Points.at(u, value, space.pull(above)), uu=squares(point))
+        return self._radius(rows, found, way, as_kept=True)
 
-    def _radius(
-        self,
-        rows: Tensor,
-        value: Tensor,
-        products: tuple[Tensor, Tensor, Tensor],
-        way: Lengths,
-        as_kept: bool = False,
-    ) -> Tensor:
-        """Radii that points with these `products` prove; and, if they are not given `as_kept`,
-        every point that they are rounded to."""
+    def _radius(self, rows: Tensor, points: Points, way: Lengths, as_kept: bool = False) -> Tensor:
+        """Radii (n,) that `points` prove; and, if they are not given `as_kept`, every point that
+        they are rounded to."""
         by, space = self.by, self.by.space
         label, target, m = (self._of(part, rows) for part in (self.label, self.target, self.m))
-        gg, gu, uu = products
-        shift = root_upper(uu, by.exact.features)
-        reach = (self._of(self.length, rows) + shift) * (1 + 1e-9)
+        length = self._of(self.length, rows)
+        shift = root_upper(points.uu, by.exact.features)
+        reach = (length + shift) * (1 + 1e-9)
         off_value = by.bounds.margin(reach)
-        off_gradient = by.off_gradient(way, label, target, reach)
+        dtype = points.gradient.dtype
+        off_gradient = by.off_gradient(way, label, target, reach, dtype)
         if isinstance(space, Span) and not as_kept:
             # How far the point that is kept lies from u; between them the margin bends no more.
             moved, bends = space.moved(shift), by.turning[label, target] + m
             off_value, off_gradient = off_value + bends * moved**2, off_gradient + bends * moved
-        return by.prover.at_points(
-            length=self._of(self.length, rows),
-            value=value,
-            off_value=off_value,
-            off_gradient=off_gradient,
-            gg=gg,
-            gu=gu,
-            uu=uu,
-            m=m,
-            share=by.bounds.slack.share,
+        numbers = {
+            "length": length,
+            "value": points.value,
+            "off_value": off_value,
+            "off_gradient": off_gradient,
+            "gg": points.gg,
+            "gu": points.gu,
+            "uu": points.uu,
+        }
+        share = by.bounds.slack.share
+        radius = by.prover.at_points(**numbers, m=m, share=share)
+        if by.matrices is None:
+            return radius
+        # Where the point's tangent plane is further away than what m proves.
+        plane = (points.value - points.gu) / points.gg.sqrt()
+        short = (plane > radius * (1 + _TIGHT)).nonzero()[:, 0]
+        if len(short) == 0:
+            return radius
+        bending = by.matrices.bending(
+            label[short], target[short], points.gradient[short], points.u[short]
         )
+        numbers = {name: part[short] for name, part in numbers.items()}
+        # A checker chooses multipliers of its own: what costs it little must cost more here.
+        numbers["off_gradient"] = torch.maximum(
+            numbers["off_gradient"], _CHECKED * by.bounds.gradient(reach[short])
+        )
+        closer = by.prover.by_matrix(**numbers, bending=bending, share=share)
+        radius[short] = torch.maximum(radius[short], closer)
+        return radius
 
     def _estimated(
         self, rows: Tensor, where: Directions | Space, w: Tensor
@@ -150,13 +177,13 @@ class Problem:
             by.fast.pull_back_hidden(slopes, cotangent, out=part)
         return values, z
 
-    def _evaluated(self, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Lengths]:
+    def _evaluated(
+        self, rows: Tensor, u: Tensor, backward: Network
+    ) -> tuple[Tensor, Tensor, Lengths]:
         """At coordinates u (n, size), the values (n,) of the margins in float64, and in the type of
         `backward` their gradients in z_1 (n, width), with the lengths on their way."""
-        by = self.by
-        dtype, readout = by.backward.dtype, by.fast_readout
-        if by.backward is by.exact:
-            readout = by.exact_readout
+        by, dtype = self.by, backward.dtype
+        readout = by.exact_readout if backward is by.exact else by.fast_readout
         image, label, target = self._pairs(rows)
         z = by.space.onto(_rows(self.first, image), u)
         values = by.exact_readout.margin_offset(label, target)
@@ -165,7 +192,7 @@ class Problem:
         for part, own, other, value, gradient in _in_cache(z, label, target, values, gradients):
             hidden, slopes = by.exact.hidden(part, dtype)
             value += hidden.mul_(by.exact_readout.margin(own, other)).sum(1)
-            way = pull_back(by.backward, slopes, readout.margin(own, other), out=gradient)[1]
+            way = pull_back(backward, slopes, readout.margin(own, other), out=gradient)[1]
             ways.append(way)
         return values, gradients, Lengths.concatenate(ways)
 
@@ -174,12 +201,6 @@ class Problem:
 
     def _of(self, values: Tensor, rows: Tensor) -> Tensor:
         return values if len(rows) == len(values) else values.index_select(0, rows)
-
-
-def _products(gradient: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """g.g, g.u and u.u (n,) in float64."""
-    g = gradient.double()
-    return squares(g), torch.linalg.vecdot(g, u), squares(u)
 
 
 def _rows(values: Tensor, image: Tensor) -> Tensor:
@@ -197,5 +218,10 @@ def _in_cache(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(part.split(rows) for part in parts), strict=True)
 
 
+# Radii this near, relatively, to the point's tangent plane are left as they are.
+_TIGHT = 4e-6
+_ROUNDED = 2e-6
+# How many times a checker's bound of a gradient's error is counted with matrices.
+_CHECKED = 4
 # What z_1 of the rows that are worked on at a time may take: about half of a core's cache.
 _BYTES_IN_CACHE = 2**19

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raycrt import dual
+from raycrt.bending import Bending
 from raycrt.rounding import ErrorModel, Slack
 
 EPS = torch.finfo(torch.float64).eps
@@ -87,6 +88,57 @@ class Prover:
         real = (gg * (1 - share) + 2 * m * lowered > 0) & (gg > _SMALLEST)
         radius = torch.minimum(radius, optimistic) * ROUND_DOWN
         return torch.where(real, radius, 0.0).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+
+    def by_matrix(
+        self,
+        *,
+        length: Tensor,
+        value: Tensor,
+        off_value: Tensor,
+        off_gradient: Tensor,
+        gg: Tensor,
+        gu: Tensor,
+        uu: Tensor,
+        bending: Bending,
+        share: float,
+    ) -> Tensor:
+        """`at_points` by curvature as a matrix: radii (n,) >= 0.
+
+        With `h = g + lambda u` and any b > 0 and lambda above the pole,
+
+            r^2 = |u|^2 + (2 f - e^2 / b - h^T ((lambda - b) I - P)^-1 h) / lambda,
+
+        f and its gradient off by nothing and by e. All of it is rounded to the safe side.
+        """
+        size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
+        optimistic = dual.radius(value, gg, gu, uu, bending.largest).nan_to_num(0.0, 0.0, 0.0)
+        optimistic = optimistic.clamp(min=0)
+        start = torch.where(optimistic > 0, gg.sqrt() / optimistic, gg / value.abs())
+        lam, square = bending.multiplier(value, gg, gu, uu, start)
+        # The point lies no further from the ball's end than `square` says, and what a multiplier
+        # has to spare above the pole may be bent away.
+        spare = (lam - bending.largest) / 2
+        bend = (off_gradient / square.clamp(min=0).sqrt()).nan_to_num(torch.inf)
+        least = off_gradient / (optimistic + shift)
+        bend = torch.minimum(bend, torch.maximum(spare, least)).clamp(min=_LEAST_BEND)
+        lam = torch.where(bend <= spare, lam, lam + bend)
+        known = value - off_value - off_gradient * (off_gradient / bend) * (0.5 + EPS)
+        longest = size + lam * shift
+        off = 2 * share * longest
+        hh = (gg + 2 * lam * gu + lam * lam * uu).clamp(min=0) + 2 * share * longest.square()
+        spent = bending.spent(lam, bend, hh, off)
+
+        def reach(known: Tensor) -> Tensor:
+            lowered = 2 * (known - share * (value.abs() + known.abs()))
+            square = uu * (1 - share) + (lowered - spent) / lam
+            square = square - 8 * EPS * (uu + (lowered.abs() + spent) / lam)
+            return square.clamp(min=0).sqrt().nan_to_num(0.0, 0.0, 0.0)
+
+        radius = reach(known)
+        if self.deployed is not None:
+            below = known - self.errors.margin(length + radius * (1 + share), self.deployed)
+            radius = torch.minimum(radius, reach(below))
+        return torch.where(gg > _SMALLEST, radius * ROUND_DOWN, 0.0).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _cheapest_bend(

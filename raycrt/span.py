@@ -76,6 +76,8 @@ class Span:
     fast_basis: Tensor
     fast_action: Tensor
     slack: Slack
+    # |B B^T - I| is no larger.
+    skew: float
     # What `point` moves, relatively and in any case.
     moves: float
     least_move: float
@@ -112,6 +114,7 @@ class Span:
                 terms=d + 2,
                 lost=_TINY * (n + rows + d) ** 2 * (1 + a) * (1 + b),
             ),
+            skew=skew,
             moves=(product + half.eps / 2 * (1 + skew + product)) * (1 + 1e-9),
             least_move=(half.smallest_normal * half.eps + d * number.smallest_normal) * n**0.5,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raycrt import Certifier
+from raycrt.solver import Solver
 
 TINY = """
 model: {depth: 2, width: 16, activation: tanh}
@@ -34,12 +34,12 @@ search:
 
 @pytest.fixture
 def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many margins each call of the certifier's solver gets."""
+    """How many margins each call of the solver gets."""
     counts: list[int] = []
-    solve = Certifier._solve
+    solve = Solver.solve
     monkeypatch.setattr(
-        Certifier,
-        "_solve",
+        Solver,
+        "solve",
         lambda self, m, row, *a: counts.append(len(row)) or solve(self, m, row, *a),
     )
     return counts

@@ -83,7 +83,7 @@ def test_gradients_of_proofs_are_within_their_bounds(depth, name, cancels, backw
     label = torch.zeros(len(x), dtype=torch.int64)
     slopes = by.exact.hidden(by.space.first(x), backward)[1]
     above, way = pull_back(by.backward, slopes, readout.margin(label, label + 1))
-    off = by.off_gradient(way, label, label + 1, x.norm(dim=1))
+    off = by.off_gradient(way, label, label + 1, x.norm(dim=1), backward)
     assert (_apart(by.space.pull(above), _exactly(network, x)[1]) <= off).all()
 
 

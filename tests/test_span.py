@@ -79,7 +79,9 @@ def test_radii_in_few_directions_are_those_in_pixels_and_below_every_attack(monk
     assert isinstance(everywhere.by.space, AllPixels)
     pixels = everywhere(images)
     assert torch.allclose(found.radius, pixels.radius, rtol=3e-3)
-    assert float(found.radius.mean()) == pytest.approx(float(pixels.radius.mean()), rel=1e-4)
+    # In few directions curvature is a matrix, which proves a little more next to the pole.
+    mean = float(pixels.radius.mean())
+    assert mean * (1 - 1e-5) <= float(found.radius.mean()) <= mean * (1 + 1e-3)
     assert (found.radius <= attack(network, images).distance).all()
 
 

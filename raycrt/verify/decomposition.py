@@ -37,9 +37,13 @@ class Decomposition:
         scaled = np.sqrt(p[active])[:, None] * weight[active]
         wide = scaled.shape[0] < scaled.shape[1]
         gram = scaled @ scaled.T if wide else scaled.T @ scaled
+        none = Decomposition(values=np.empty(0), vectors=np.empty((0, weight.shape[1])))
         if not np.isfinite(gram).all():
-            return Decomposition(values=np.empty(0), vectors=np.empty((0, weight.shape[1])))
-        values, vectors = np.linalg.eigh(gram)
+            return none
+        try:
+            values, vectors = np.linalg.eigh(gram)
+        except np.linalg.LinAlgError:
+            return none
         kept = values > _FLAT * np.max(values, initial=0.0)
         values, vectors = values[kept], vectors[:, kept].T
         if wide:

@@ -69,8 +69,9 @@ def test_certification(run, monkeypatch):
 
 def test_the_runner_up_alone_has_the_radius_that_it_has_among_all_classes():
     network, images = random_network(2, classes=6, gain=1.5), torch.randn(40, 5)
-    one = certification.RunnerUpAlone(network)(images).radius_runner_up
-    both = certification.Certifier(network)(images).radius_runner_up
+    certifier = certification.Certifier(network)
+    one = certification.RunnerUpAlone.certifier(network, certifier.curvature)
+    one, both = one(images).radius_runner_up, certifier(images).radius_runner_up
     torch.testing.assert_close(one, both, rtol=1e-4, atol=0)
 
 

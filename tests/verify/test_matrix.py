@@ -521,10 +521,28 @@ def test_other_versions_are_named_with_those_that_are_read(honest, tmp_path, ver
     assert sentences == ["schema_version must be 3 or 4 in the manifest."]
 
 
-def test_rows_that_a_number_proves_pay_nothing(honest, monkeypatch):
-    """And three layers know no matrix."""
+def test_rows_that_a_number_proves_pay_nothing(honest, tmp_path, monkeypatch):
+    run = shutil.copytree(honest, tmp_path / "run")
+    shorter = [
+        {**row, **{name: 0.4 * row[name] for name in ("radius", "radius_runner_up")}}
+        for row in rows_of(run).to_pylist()
+    ]
+    rewrite_rows(run, shorter)
     monkeypatch.setattr("raycrt.verify.matrix.Matrices.radius", None)
-    assert verify_run(honest).sound
+    assert verify_run(run).sound
+
+
+def test_a_decomposition_that_does_not_converge_proves_no_more(honest, tmp_path, monkeypatch):
+    run = shutil.copytree(honest, tmp_path / "run")
+
+    def diverge(gram):
+        raise np.linalg.LinAlgError
+
+    monkeypatch.setattr(np.linalg, "eigh", diverge)
+    rows = rows_of(run).to_pylist()
+    rewrite_rows(run, [{**row, "radius": row["radius"] * 1.2} for row in rows])
+    report = verify_run(run)
+    assert report.failed == sum(row["status"] == "certified" for row in rows)
 
 
 def test_deeper_networks_are_left_alone(tmp_path):
