@@ -16,7 +16,7 @@ from raycrt.network import Network, Readout
 from raycrt.proof import Prover
 from raycrt.pullback import Lengths, pull_back
 from raycrt.rounding import squares
-from raycrt.span import Space, spaces
+from raycrt.span import Space, Span, spaces
 
 # Gradients that are off by this, relatively, cost about half its square of a radius.
 _CLOSE_GRADIENT = 2e-3
@@ -92,6 +92,11 @@ class Arithmetic:
         length = torch.full_like(steepness, self.exact.features**0.5)
         off = self.off_gradient(way, label, target, length, self.fast.dtype) / steepness
         return bool(off.nan_to_num(torch.inf).mean() <= _CLOSE_GRADIENT)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether iterates are proved with more rounding than the points that are kept would be."""
+        return self.backward is not self.exact or isinstance(self.space, Span)
 
     def off_gradient(
         self, way: Lengths, label: Tensor, target: Tensor, length: Tensor, dtype: torch.dtype

@@ -15,7 +15,7 @@ At the nearest point of {f = 0}, if `m |u| < |g|`, r(u) = |u|: the radius is exa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,6 +94,9 @@ class Points:
     def take(self, rows: Tensor) -> Points:
         """Those of the given numbers."""
         return Points(**{name: part.index_select(0, rows) for name, part in vars(self).items()})
+
+    def unjudged(self) -> Points:
+        return replace(self, radius=torch.zeros_like(self.radius))
 
     def copied(self) -> Points:
         return Points(**{name: part.clone() for name, part in vars(self).items()})

@@ -64,7 +64,8 @@ class Problem:
         return start
 
     def near(self, rows: Tensor, w: Tensor) -> Points:
-        """The margins `rows` at the coordinates w (n, size): estimates in the solver's type."""
+        """The margins `rows` at the coordinates w (n, size) that the solver starts in: estimates in
+        its type."""
         where = self.by.directions or self.by.space
         value, above = self._estimated(rows, where, w)
         found = Points.at(w, value, where.pull(above))
@@ -72,11 +73,10 @@ class Problem:
         return found
 
     def whole(self, rows: Tensor, points: Points) -> Points:
-        """The margins `rows` at `points` where the solver has come to, with their gradients in
-        the space; not judged yet."""
+        """The margins `rows` at `points` of the directions, with their gradients in the space; not
+        judged yet."""
         directions = self.by.directions
-        if directions is None:
-            return replace(points, radius=torch.zeros_like(points.radius))
+        assert directions is not None
         value, above = self._estimated(rows, directions, points.u)
         return Points.at(directions.lift(points.u), value, self.by.space.pull(above))
 
@@ -106,11 +106,11 @@ class Problem:
         spare = (points.gg.sqrt() / points.uu.sqrt() - self.m).clamp(min=0)
         return changed.square() > 2 * spare * _ROUNDED * (points.gg * points.uu).sqrt()
 
-    def proved_as_kept(self, rows: Tensor, point: Tensor, space: Span) -> Tensor:
+    def proved_as_kept(self, rows: Tensor, point: Tensor) -> Tensor:
         """The radii (n,) that the points (n, features), as they are kept, prove of the margins
         `rows`, all in float64: more than `proved` where rounding points and gradients costs much.
         """
-        point = point.double()
+        space, point = self.by.space, point.double()
         u = space.coordinates(point)
         value, above, way = self._evaluated(rows, u, self.by.exact)
         found = replace(Points.at(u, value, space.pull(above)), uu=squares(point))

@@ -13,7 +13,6 @@ from raycrt.certificate import Witnesses
 from raycrt.dual import Points
 from raycrt.margins import Margins
 from raycrt.problem import Problem
-from raycrt.span import Span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +71,13 @@ class Solver:
         start = problem.start(enough)
         found = self._search(problem, start, enough)
         point, radius = by.space.point(found.u), found.radius
-        if isinstance(by.space, Span):
-            # Where rounding costs much, and all of it where nothing is proved yet.
-            worth = found.estimate(m) > radius * (1 + _WORTH)
-            short = (start.radius < enough) & (radius < enough) & worth
-            again = short.nonzero()[:, 0]
-            if len(again) > 0:
-                kept = problem.proved_as_kept(again, point[again], by.space)
-                radius = radius.index_copy(0, again, torch.maximum(radius[again], kept))
+        # Where rounding costs much, and all of it where nothing is proved yet.
+        worth = found.estimate(m) > radius * (1 + _WORTH)
+        short = (start.radius < enough) & (radius < enough) & worth
+        again = short.nonzero()[:, 0]
+        if by.rounds and len(again) > 0:
+            kept = problem.proved_as_kept(again, point[again])
+            radius = radius.index_copy(0, again, torch.maximum(radius[again], kept))
         better = radius > start.radius
         margins.radius[row, target] = torch.maximum(radius, start.radius)
         witnesses = Witnesses(row=row, target=target, point=point, curvature=m)
@@ -110,25 +108,25 @@ class Solver:
     def _search(self, problem: Problem, start: Points, enough: Tensor) -> Points:
         """The best points found, with proved radii; 0 and of radius 0 where the start is enough.
 
-        Estimates lead to the solution, or near it where they are taken in a few coordinates. From
-        there on every iterate is proved as it stands; but those of `steep` margins, of radius 0
-        here, are to be proved as they are kept.
+        Estimates lead to the solution, first in a few coordinates where there are such. From there
+        on every iterate is proved as it stands; but those of `steep` margins, of radius 0 here, are
+        to be proved as they are kept.
         """
-        few = self.by.directions is not None
+        is_open = start.radius < enough
         near = dual.solve(
             start,
             problem.near,
             problem.m,
             enough=enough,
             steps=self.steps,
-            tolerance=_NEAR_ENOUGH if few else _SETTLED,
-            ahead=not few,
+            tolerance=_SETTLED if self.by.directions is None else _NEAR_ENOUGH,
+            ahead=self.by.directions is None,
         )
-        is_open = start.radius < enough
         steep = is_open & torch.isinf(enough) & problem.steep(near.best)
         left = (is_open & ~steep).nonzero()[:, 0]
+        points = near.best.take(left)
         solved = dual.solve(
-            problem.whole(left, near.best.take(left)),
+            points.unjudged() if self.by.directions is None else problem.whole(left, points),
             lambda rows, u: problem.proved(left[rows], u),
             problem.m[left],
             enough=enough[left],
@@ -142,8 +140,7 @@ class Solver:
         found = Points.at(u, start.value.clone(), u.clone())
         found.write(left, solved.best)
         rows = steep.nonzero()[:, 0]
-        ahead = replace(near.best, u=near.next(problem.m)).take(rows)
-        found.write(rows, replace(ahead, radius=torch.zeros_like(ahead.radius)))
+        found.write(rows, replace(near.best, u=near.next(problem.m)).take(rows).unjudged())
         return found
 
 

@@ -56,6 +56,10 @@ class AllPixels:
         """The step u (n, features) to coordinates w (n, size) that a proof has, in float16."""
         return w.half()
 
+    def coordinates(self, point: Tensor) -> Tensor:
+        """Those (n, size) of points (n, features) in float64."""
+        return point
+
     def onto(self, first: Tensor, w: Tensor) -> Tensor:
         """z_1 (n, width) at coordinates w (n, size) from where it is `first`, in the type of w."""
         return first + (self.exact if w.dtype == torch.float64 else self.fast).linear(w)
@@ -133,7 +137,6 @@ class Span:
         return (w @ self.fast_basis).half()
 
     def coordinates(self, point: Tensor) -> Tensor:
-        """Those (n, size) of points (n, features) in float64."""
         return point @ self.basis.T
 
     def moved(self, length: Tensor) -> Tensor:

@@ -7,9 +7,9 @@
 (b) the time of the solver's products at the machine's rate against the time it takes to solve;
 (c) cost against width, depth and classes, with fitted exponents;
 (d) the memory that a call takes beyond what the process has;
-and how near the radii are to the truth. Needs MNIST in RAYCRT_DATA; trains its own networks: one on
-256 principal components, as the recipes for MNIST do, one on all pixels, and one on components for
-longer and on all rows.
+and how near the radii are to the truth, and how many margins are searched. Needs MNIST in
+RAYCRT_DATA; trains its own networks: one on 256 principal components, as the recipes for MNIST do,
+one on all pixels, and one on components for longer and on all rows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raycrt import Certifier, data, network, training
 from raycrt.attacks import attack, draw_back, steps_to
 from raycrt.certificate import Witnesses
+from raycrt.dual import Points
 from raycrt.margins import Margins
 from raycrt.network import Network
+from raycrt.problem import Problem
 from raycrt.solver import Solver
 from raycrt.spec import ModelSpec, validate
 from tests.benchmarks import paper, write
@@ -137,6 +140,28 @@ def against_the_paper(model: Network, images: Tensor) -> dict[str, float]:
         "rows_refuted": int((found.radius_runner_up > reached).sum()),
         "paper_rows_refuted": int((stated > reached).sum()),
     }
+
+
+def searched(model: Network, images: Tensor) -> dict[str, float]:
+    """Margins an image for which points are looked for, with curvature as matrices and without."""
+    counts = [0]
+
+    class Counted(Solver):
+        def _search(self, problem: Problem, start: Points, enough: Tensor) -> Points:
+            counts[0] += int((start.radius < enough).sum())
+            return super()._search(problem, start, enough)
+
+    certifier = Certifier(model, batch_size=BATCH)
+    solver, found = certifier.solver, {}
+    for name, by in (
+        ("margins_by_matrix", solver.by),
+        ("margins_by_number", replace(solver.by, matrices=None)),
+    ):
+        counts[0] = 0
+        certifier.solver = Counted(**{**vars(solver), "by": by})
+        certifier(images)
+        found[name] = counts[0] / len(images)
+    return found
 
 
 @torch.no_grad()
@@ -303,6 +328,7 @@ def main() -> None:
             "paper": against_the_paper(model, images),
             "matrix_multiply": against_matrix_multiply(model, images),
             "nearness": nearness(model, images[:NEAR_ROWS]),
+            "searched": searched(model, images),
             "call_memory_mib": memory(model, images),
         }
     write({**results, "cost": cost_curves()}, options.out)
