@@ -18,7 +18,7 @@ from raycrt.certificate import Witnesses
 from raycrt.local import LocalCurvature
 from raycrt.margins import Margins, witness_points
 from raycrt.network import Network, Readout
-from raycrt.proof import ROUND_DOWN, Prover
+from raycrt.proof import ROUND_DOWN, Measured, Prover
 from raycrt.rounding import squares
 
 # The best points, float16, of margins (row, target) of given curvatures, until radii are enough.
@@ -113,7 +113,7 @@ class Balls:
                 u[open_] = (found * shrink[:, None]).half().double()
                 value, gradient = self._at(margins, row, target, u)
             length = (margins.length[row] + u.norm(dim=1)) * (1 + 1e-9)
-            proved = self.prover.at_points(
+            measured = Measured(
                 length=margins.length[row],
                 value=value,
                 off_value=self.bounds.margin(length),
@@ -121,9 +121,9 @@ class Balls:
                 gg=squares(gradient),
                 gu=torch.linalg.vecdot(gradient, u),
                 uu=squares(u),
-                m=m,
                 share=self.bounds.slack.share,
             )
+            proved = self.prover.at_points(measured, m)
             proved = torch.minimum(proved, reach * ROUND_DOWN)
             inside = u.norm(dim=1) * (1 + 1e-9) <= reach
             better = inside & (proved > margins.radius[row, target])

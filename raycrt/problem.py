@@ -12,6 +12,7 @@ from raycrt.arithmetic import Arithmetic
 from raycrt.coordinates import Directions
 from raycrt.dual import Points
 from raycrt.network import Network
+from raycrt.proof import Measured
 from raycrt.pullback import Lengths, pull_back
 from raycrt.rounding import root_upper, squares
 from raycrt.span import Space, Span
@@ -131,17 +132,17 @@ class Problem:
             # How far the point that is kept lies from u; between them the margin bends no more.
             moved, bends = space.moved(shift), by.turning[label, target] + m
             off_value, off_gradient = off_value + bends * moved**2, off_gradient + bends * moved
-        numbers = {
-            "length": length,
-            "value": points.value,
-            "off_value": off_value,
-            "off_gradient": off_gradient,
-            "gg": points.gg,
-            "gu": points.gu,
-            "uu": points.uu,
-        }
-        share = by.bounds.slack.share
-        radius = by.prover.at_points(**numbers, m=m, share=share)
+        measured = Measured(
+            length=length,
+            value=points.value,
+            off_value=off_value,
+            off_gradient=off_gradient,
+            gg=points.gg,
+            gu=points.gu,
+            uu=points.uu,
+            share=by.bounds.slack.share,
+        )
+        radius = by.prover.at_points(measured, m)
         if by.matrices is None:
             return radius
         # Where the point's tangent plane is further away than what m proves.
@@ -152,12 +153,11 @@ class Problem:
         bending = by.matrices.bending(
             label[short], target[short], points.gradient[short], points.u[short]
         )
-        numbers = {name: part[short] for name, part in numbers.items()}
         # A checker chooses multipliers of its own: what costs it little must cost more here.
-        numbers["off_gradient"] = torch.maximum(
-            numbers["off_gradient"], _CHECKED * by.bounds.gradient(reach[short])
-        )
-        closer = by.prover.by_matrix(**numbers, bending=bending, share=share)
+        least = _CHECKED * by.bounds.gradient(reach[short])
+        measured = measured.take(short)
+        off_gradient = torch.maximum(measured.off_gradient, least)
+        closer = by.prover.by_matrix(replace(measured, off_gradient=off_gradient), bending)
         radius[short] = torch.maximum(radius[short], closer)
         return radius
 

@@ -20,6 +20,29 @@ ROUND_DOWN = 1 - 5e-10
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """n margins as they were measured at points x0 + u, `length` (n,) bounding |x0|.
+
+    The margins there are off `value` (n,) by at most `off_value` and their gradients off a vector g
+    by `off_gradient`. The products g.g `gg`, g.u `gu` and u.u `uu`, like all that is given in
+    float64, are off by no more than `share` of the product of the lengths.
+    """
+
+    length: Tensor
+    value: Tensor
+    off_value: Tensor
+    off_gradient: Tensor
+    gg: Tensor
+    gu: Tensor
+    uu: Tensor
+    share: float
+
+    def take(self, rows: Tensor) -> Measured:
+        parts = {name: part[rows] for name, part in vars(self).items() if name != "share"}
+        return Measured(**parts, share=self.share)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prover:
     """Radii of margins of one network, as theorems about its stored weights in exact arithmetic.
 
@@ -48,36 +71,22 @@ class Prover:
             radius = _root(lowered, size, m)
         return torch.where(size > _FLAT, radius * ROUND_DOWN, 0.0)
 
-    def at_points(
-        self,
-        *,
-        length: Tensor,
-        value: Tensor,
-        off_value: Tensor,
-        off_gradient: Tensor,
-        gg: Tensor,
-        gu: Tensor,
-        uu: Tensor,
-        m: Tensor,
-        share: float,
-    ) -> Tensor:
-        """`dual.radius` at points x0 + u, less everything that is not known exactly; >= 0.
-
-        `length` (n,) is |x0|. The margins at the points are off `value` (n,) by at most `off_value`
-        and their gradients off a vector g by `off_gradient`. The products `gg`, `gu` and `uu`, like
-        all that is given in float64, are off by no more than `share` of the product of the lengths.
+    def at_points(self, at: Measured, m: Tensor) -> Tensor:
+        """`dual.radius` (n,) of margins of curvature m, less everything that is not known exactly;
+        >= 0.
 
         A gradient that is off by e costs `e |x' - x| <= e^2 / (2 b) + b |x' - x|^2 / 2` for any
         b > 0: the margin is lowered by the first term and bends by b more. Where the radius is the
         distance to the boundary, bending more changes nothing, and the cost is of second order.
         """
+        value, gg, gu, uu, share = at.value, at.gg, at.gu, at.uu, at.share
         size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
         optimistic = dual.radius(value, gg, gu, uu, m).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
-        bend = _cheapest_bend(optimistic, gg, gu, uu, m, off_gradient)
+        bend = _cheapest_bend(optimistic, gg, gu, uu, m, at.off_gradient)
         m = (m + bend) * (1 + 2 * EPS)
-        known = value - off_value - off_gradient * (off_gradient / bend) * (0.5 + EPS)
+        known = value - at.off_value - at.off_gradient * (at.off_gradient / bend) * (0.5 + EPS)
         if self.deployed is not None:
-            known = known - self.errors.margin(length + optimistic, self.deployed)
+            known = known - self.errors.margin(at.length + optimistic, self.deployed)
         lowered = known - share * (2 * value.abs() + 2 * size * shift + m * uu)
         numerator = 2 * (lowered - gu) - m * uu
         # Both roots from above: what cancels in |g + m u| is added before the root is taken.
@@ -89,19 +98,7 @@ class Prover:
         radius = torch.minimum(radius, optimistic) * ROUND_DOWN
         return torch.where(real, radius, 0.0).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
 
-    def by_matrix(
-        self,
-        *,
-        length: Tensor,
-        value: Tensor,
-        off_value: Tensor,
-        off_gradient: Tensor,
-        gg: Tensor,
-        gu: Tensor,
-        uu: Tensor,
-        bending: Bending,
-        share: float,
-    ) -> Tensor:
+    def by_matrix(self, at: Measured, bending: Bending) -> Tensor:
         """`at_points` by curvature as a matrix: radii (n,) >= 0.
 
         With `h = g + lambda u` and any b > 0 and lambda above the pole,
@@ -110,6 +107,7 @@ class Prover:
 
         f and its gradient off by nothing and by e. All of it is rounded to the safe side.
         """
+        value, gg, gu, uu, share = at.value, at.gg, at.gu, at.uu, at.share
         size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
         optimistic = dual.radius(value, gg, gu, uu, bending.largest).nan_to_num(0.0, 0.0, 0.0)
         optimistic = optimistic.clamp(min=0)
@@ -118,11 +116,11 @@ class Prover:
         # The point lies no further from the ball's end than `square` says, and what a multiplier
         # has to spare above the pole may be bent away.
         spare = (lam - bending.largest) / 2
-        bend = (off_gradient / square.clamp(min=0).sqrt()).nan_to_num(torch.inf)
-        least = off_gradient / (optimistic + shift)
+        bend = (at.off_gradient / square.clamp(min=0).sqrt()).nan_to_num(torch.inf)
+        least = at.off_gradient / (optimistic + shift)
         bend = torch.minimum(bend, torch.maximum(spare, least)).clamp(min=_LEAST_BEND)
         lam = torch.where(bend <= spare, lam, lam + bend)
-        known = value - off_value - off_gradient * (off_gradient / bend) * (0.5 + EPS)
+        known = value - at.off_value - at.off_gradient * (at.off_gradient / bend) * (0.5 + EPS)
         longest = size + lam * shift
         off = 2 * share * longest
         hh = (gg + 2 * lam * gu + lam * lam * uu).clamp(min=0) + 2 * share * longest.square()
@@ -136,7 +134,7 @@ class Prover:
 
         radius = reach(known)
         if self.deployed is not None:
-            below = known - self.errors.margin(length + radius * (1 + share), self.deployed)
+            below = known - self.errors.margin(at.length + radius * (1 + share), self.deployed)
             radius = torch.minimum(radius, reach(below))
         return torch.where(gg > _SMALLEST, radius * ROUND_DOWN, 0.0).nan_to_num(0.0, 0.0, 0.0)
 

@@ -8,7 +8,7 @@ import torch
 from raycrt import Certifier, attack, matrices, span
 from raycrt.affine import Dense
 from raycrt.bending import Bending
-from raycrt.proof import Prover
+from raycrt.proof import Measured, Prover
 from raycrt.rounding import ErrorModel
 from tests.models import random_network
 
@@ -123,7 +123,7 @@ class _Margin:
 
 def _radius(f, value, gradient, u, off_value=0.0, off_gradient=0.0, prover=None, length=0.0):
     prover = prover or Prover(errors=ErrorModel.of(random_network()))
-    return prover.by_matrix(
+    measured = Measured(
         length=torch.full_like(value, length),
         value=value,
         off_value=torch.full_like(value, off_value),
@@ -131,9 +131,9 @@ def _radius(f, value, gradient, u, off_value=0.0, off_gradient=0.0, prover=None,
         gg=gradient.square().sum(1),
         gu=(gradient * u).sum(1),
         uu=u.square().sum(1),
-        bending=f.bending(gradient, u),
         share=SHARE,
     )
+    return prover.by_matrix(measured, f.bending(gradient, u))
 
 
 def _units(seed, features=7):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from raycrt.proof import Prover
+from raycrt.proof import Measured, Prover
 from raycrt.rounding import ErrorModel
 from tests.models import random_network
 
@@ -22,7 +22,7 @@ def _units(seed):
 def _radius(value, gradient, u, m, off_value=0.0, off_gradient=0.0):
     products = (gradient * gradient, gradient * u, u * u)
     gg, gu, uu = (part.sum(1) for part in products)
-    return Prover(errors=ErrorModel.of(random_network())).at_points(
+    measured = Measured(
         length=torch.zeros(N, dtype=torch.float64),
         value=value,
         off_value=torch.full_like(value, off_value),
@@ -30,9 +30,10 @@ def _radius(value, gradient, u, m, off_value=0.0, off_gradient=0.0):
         gg=gg,
         gu=gu,
         uu=uu,
-        m=torch.full_like(value, m),
         share=SHARE,
     )
+    m = torch.full_like(value, m)
+    return Prover(errors=ErrorModel.of(random_network())).at_points(measured, m)
 
 
 class _Margin:
