@@ -30,6 +30,9 @@ _SHRINK = 0.8
 _CAP = 1e-6
 # Curvatures down to this share of -m are stepped over as they were seen.
 _BENT_AWAY = 0.9
+# A point that is worth less than this share of the best one is gone back on: from there the step is
+# halved, at most so often.
+_LOST, _HALVINGS = 0.8, 6
 _BISECTIONS = 50
 
 
@@ -172,8 +175,9 @@ def solve(
             state = state.keep(is_open)
         state.advance(evaluate)
         is_open = (state.best.radius < state.enough) & ~state.settled(tolerance, ahead)
+        is_open &= state.share > 0.5**_HALVINGS
         if step % _PATIENCE == 0:
-            is_open &= state.best.radius > state.before * (1 + _PROGRESS)
+            is_open &= (state.best.radius > state.before * (1 + _PROGRESS)) | (state.share < 1)
             state.before = state.best.radius
     return state.solution() if found is None else state.written_to(found)
 
@@ -194,6 +198,8 @@ class _State:
     eta: Tensor
     step: Tensor
     step_before: Tensor
+    # What is taken of the step from where the last ones led too far.
+    share: Tensor
 
     @staticmethod
     def of(start: Points, m: Tensor, enough: Tensor, bend: Tensor) -> _State:
@@ -210,20 +216,29 @@ class _State:
             eta=eta,
             step=_step(start, eta),
             step_before=torch.ones_like(eta),
+            share=torch.ones_like(eta),
         )
 
     def advance(self, evaluate: Evaluate) -> None:
         """A step of `u <- -eta g`: eta is the root of the linearised margin, capped below 1/m, and
         the step is damped, or stretched, by the curvature seen along the one before."""
         at, dtype = self.at, self.at.u.dtype
-        found = evaluate(self.row, _moved(at, self.eta, self.bend))
+        moved = _moved(at, self.eta, self.bend)
+        if (self.share < 1).any():
+            moved = torch.lerp(at.u, moved, self.share.to(dtype)[:, None])
+        found = evaluate(self.row, moved)
         step = found.u - at.u
         turned = _dot(found.gradient, step) - _dot(at.gradient, step)
         bend = turned / _dot(step, step).clamp(min=torch.finfo(dtype).tiny)
         self.bend = torch.maximum(bend.to(self.m.dtype), -_BENT_AWAY * self.m)
+        lost = found.radius < _LOST * self.best.radius
+        self.share = torch.where(lost, self.share / 2, 1.0)
         self.at, self.best = found, self.best.where_better(found)
-        self.eta = _multiplier(found, self.m)
-        self.step_before, self.step = self.step, _step(found, self.eta)
+        if lost.any():
+            back = lost.nonzero()[:, 0]
+            found.write(back, self.best.take(back))
+        self.eta = _multiplier(self.at, self.m)
+        self.step_before, self.step = self.step, _step(self.at, self.eta)
 
     def settled(self, tolerance: float, ahead: bool) -> Tensor:
         """Where the undamped next step, or the one after it if steps go on to shrink as they did,

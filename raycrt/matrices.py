@@ -96,14 +96,14 @@ def _matrix(network: Network, span: Span, y: int, t: int) -> _Matrix:
     below = values[-k - 1].clamp(min=0) if span.size > k else values.new_zeros(())
     sizes, directions = (values[-k:] - below).clamp(min=0), vectors[:, -k:].contiguous()
     kept = (directions * sizes) @ directions.T
-    # What forming both products can have added.
-    mass = float((weights * action.square().sum(1)).sum()) * _SLACK
-    rounding = gamma(len(action) + 8) * mass
-    rounding += gamma(k + 8) * float(sizes.sum()) * (1 + 1e-6)
-    left = max(0.0, eigenvalue_upper(gram - (kept + kept.T) / 2, float(below))) + rounding
     eye = torch.eye(k, dtype=directions.dtype, device=directions.device)
     tilted = float(torch.linalg.matrix_norm(directions.T @ directions - eye))
     tilted += gamma(span.size + 4) * k
+    # What forming both products can have added.
+    mass = float((weights * action.square().sum(1)).sum()) * _SLACK
+    rounding = gamma(len(action) + 8) * mass
+    rounding += gamma(k + 8) * float(sizes.sum()) * (1 + tilted)
+    left = max(0.0, eigenvalue_upper(gram - (kept + kept.T) / 2, float(below))) + rounding
     # V^T V for the V in pixels, B^T V.
     skew = tilted + span.skew * (1 + tilted)
     missed = math.sqrt(float(weights.max())) * span.slack.pull

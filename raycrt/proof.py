@@ -111,7 +111,8 @@ class Prover:
         size, shift = (gg * (1 + share)).sqrt(), (uu * (1 + share)).sqrt()
         optimistic = dual.radius(value, gg, gu, uu, bending.largest).nan_to_num(0.0, 0.0, 0.0)
         optimistic = optimistic.clamp(min=0)
-        start = torch.where(optimistic > 0, gg.sqrt() / optimistic, gg / value.abs())
+        steep = gg.sqrt() + bending.largest * uu.sqrt()
+        start = torch.where(optimistic > 0, steep / optimistic, steep.square() / value.abs())
         lam, square = bending.multiplier(value, gg, gu, uu, start)
         # The point lies no further from the ball's end than `square` says, and what a multiplier
         # has to spare above the pole may be bent away.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -140,7 +140,10 @@ class Solver:
         found = Points.at(u, start.value.clone(), u.clone())
         found.write(left, solved.best)
         rows = steep.nonzero()[:, 0]
-        found.write(rows, replace(near.best, u=near.next(problem.m)).take(rows).unjudged())
+        best, last = near.best.take(rows), problem.near(rows, near.next(problem.m)[rows])
+        # By m the last point may be worth a little less, and yet be nearer to the solution.
+        best.radius.mul_(_LAST)
+        found.write(rows, best.where_better(last).unjudged())
         return found
 
 
@@ -151,5 +154,7 @@ _BEYOND = 1e-6
 # Relative length of the steps at which the solver stops: in a few coordinates, whose solution is
 # only near that of all; in all of them; and where every step is proved.
 _NEAR_ENOUGH, _SETTLED = 1e-1, 4e-3
+# The last point is taken where it is worth this share of the best one.
+_LAST = 0.99
 # Points are proved again as they are kept where that may raise a radius by this, relatively.
 _WORTH = 4e-6
