@@ -60,7 +60,7 @@ class Problem:
                 uu=nothing,
                 radius=nothing,
             )
-            closer = self._radius(rows, there, way.take(rows))
+            closer = self._radius(rows, there, way.take(rows), least=enough[rows])
             start.radius[rows] = torch.maximum(start.radius[rows], closer)
         return start
 
@@ -117,9 +117,17 @@ class Problem:
         found = replace(Points.at(u, value, space.pull(above)), uu=squares(point))
         return self._radius(rows, found, way, as_kept=True)
 
-    def _radius(self, rows: Tensor, points: Points, way: Lengths, as_kept: bool = False) -> Tensor:
+    def _radius(
+        self,
+        rows: Tensor,
+        points: Points,
+        way: Lengths,
+        *,
+        as_kept: bool = False,
+        least: Tensor | None = None,
+    ) -> Tensor:
         """Radii (n,) that `points` prove; and, if they are not given `as_kept`, every point that
-        they are rounded to."""
+        they are rounded to. Below `least` (n,) they need not be the best."""
         by, space = self.by, self.by.space
         label, target, m = (self._of(part, rows) for part in (self.label, self.target, self.m))
         length = self._of(self.length, rows)
@@ -147,7 +155,10 @@ class Problem:
             return radius
         # Where the point's tangent plane is further away than what m proves.
         plane = (points.value - points.gu) / points.gg.sqrt()
-        short = (plane > radius * (1 + _TIGHT)).nonzero()[:, 0]
+        able = plane > radius * (1 + _TIGHT)
+        if least is not None:
+            able &= (radius < least) & (least < plane)
+        short = able.nonzero()[:, 0]
         if len(short) == 0:
             return radius
         bending = by.matrices.bending(
@@ -219,7 +230,7 @@ def _in_cache(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 # Radii this near, relatively, to the point's tangent plane are left as they are.
-_TIGHT = 4e-6
+_TIGHT = 1e-5
 _ROUNDED = 2e-6
 # How many times a checker's bound of a gradient's error is counted with matrices.
 _CHECKED = 4

@@ -157,4 +157,4 @@ _NEAR_ENOUGH, _SETTLED = 1e-1, 4e-3
 # The last point is taken where it is worth this share of the best one.
 _LAST = 0.99
 # Points are proved again as they are kept where that may raise a radius by this, relatively.
-_WORTH = 4e-6
+_WORTH = 1e-5
