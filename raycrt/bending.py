@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-EPS = torch.finfo(torch.float64).eps
+from raycrt.spectral import EPS
+
 # Multipliers stay this far, relatively, above the pole; they are looked for up to so many times
 # what the number m asks for.
 _NEXT_TO, _BEYOND, _LEAST = 1e-6, 8, 1e-150
@@ -49,27 +50,30 @@ class Bending:
         """
         a, b = self.of_gradient, self.of_point
         # What lies across all directions bends by the rest.
-        across = [(whole - (x * y).sum(1)) for whole, x, y in ((gg, a, a), (gu, a, b), (uu, b, b))]
-        gg, gu, uu = across[0].clamp(min=0), across[1], across[2].clamp(min=0)
+        gg, gu, uu = (
+            whole - (x * y).sum(1) for whole, x, y in ((gg, a, a), (gu, a, b), (uu, b, b))
+        )
+        gg, uu = gg.clamp(min=0), uu.clamp(min=0)
         floor, pole = self.rest, self.largest
         curved = self.sizes + floor[:, None]
         half = curved / 2
         low = (pole * _NEXT_TO).clamp(min=_LEAST).log()
         high = torch.maximum(low, (start * _BEYOND).clamp(min=_LEAST).log())
+
+        def at(above: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            """lambda, y along the directions, 1 / (lambda - rest), and |h|^2 across them."""
+            lam = pole + above.exp()
+            y = torch.addcmul(a, lam[:, None], b).div_(lam[:, None] - curved)
+            return lam, y, 1 / (lam - floor), gg + 2 * lam * gu + lam * lam * uu
+
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            lam = pole + middle.exp()
-            y = torch.addcmul(a, lam[:, None], b).div_(lam[:, None] - curved)
-            free = 1 / (lam - floor)
+            lam, y, free, across = at(middle)
             within = value - torch.linalg.vecdot(y, torch.addcmul(a, half, y))
-            tilted = gg + 2 * lam * gu + lam * lam * uu
-            positive = within > free * (gg + lam * gu + floor * free * tilted / 2)
+            positive = within > free * (gg + lam * gu + floor * free * across / 2)
             low, high = torch.where(positive, low, middle), torch.where(positive, middle, high)
-        lam = pole + high.exp()
-        y = torch.addcmul(a, lam[:, None], b).div_(lam[:, None] - curved)
-        free = 1 / (lam - floor)
-        tilted = (gg + 2 * lam * gu + lam * lam * uu).clamp(min=0)
-        return lam, torch.linalg.vecdot(y, y) + free * free * tilted
+        lam, y, free, across = at(high)
+        return lam, torch.linalg.vecdot(y, y) + free * free * across.clamp(min=0)
 
     def spent(self, lam: Tensor, bend: Tensor, hh: Tensor, off: Tensor) -> Tensor:
         """Bounds (n,) of `h^T (lambda I - P - bend I)^-1 h` for h = g + lambda u with |h|^2 <= `hh`

@@ -50,16 +50,7 @@ class Problem:
         start.radius.copy_(self.radius)
         rows = torch.isfinite(enough).nonzero()[:, 0]
         if by.directions is None and by.backward is by.fast and len(rows) > 0:
-            gg, nothing = squares(gradient[rows].double()), enough.new_zeros(len(rows))
-            there = Points(
-                u=start.u[rows],
-                value=self.value[rows],
-                gradient=gradient[rows],
-                gg=gg,
-                gu=nothing,
-                uu=nothing,
-                radius=nothing,
-            )
+            there = replace(start.take(rows), value=self.value[rows])
             closer = self._radius(rows, there, way.take(rows), least=enough[rows])
             start.radius[rows] = torch.maximum(start.radius[rows], closer)
         return start

@@ -115,7 +115,8 @@ class Checker:
         prediction = np.clip(rows.prediction, 0, last)
         runner_up = np.clip(rows.runner_up, 0, last)
         binding = np.clip(rows.binding, 0, last)
-        logits, _ = self.model.forward(x)
+        passed = self.model.forward(x)
+        logits = passed[0]
         length = np.sqrt((x * x).sum(1))
         finite_input = np.isfinite(x).all(1)
         finite = finite_input & np.isfinite(logits).all(1)
@@ -149,7 +150,13 @@ class Checker:
         claims = np.repeat(rows.radius[:, None], self.model.classes, axis=1)
         claims[each, runner_up] = np.maximum(rows.radius, rows.radius_runner_up)
         proved = self.prover.radii(
-            rows, x, prediction=prediction, claims=claims, certified=certified, notes=notes
+            rows,
+            x,
+            passed=passed,
+            prediction=prediction,
+            claims=claims,
+            certified=certified,
+            notes=notes,
         )
         proved[each, prediction] = np.inf
         weakest = proved.argmin(1)

@@ -14,6 +14,9 @@ from raycrt.verify.model import Model
 from raycrt.verify.radius import Errors, floor, witness_radius
 from raycrt.verify.table import Rows
 
+# The logits of points and the slopes of all layers there.
+Passed = tuple[np.ndarray, list[np.ndarray]]
+
 
 class Prover:
     """Proves margins of a finite `model` with a proved `curvature` (classes, classes).
@@ -40,6 +43,7 @@ class Prover:
         rows: Rows,
         x: np.ndarray,
         *,
+        passed: Passed,
         prediction: np.ndarray,
         claims: np.ndarray,
         certified: np.ndarray,
@@ -47,12 +51,14 @@ class Prover:
     ) -> np.ndarray:
         """What `x` (n, features) or a witness proves for each class, (n, classes).
 
-        `claims` (n, classes) are the radii that the `certified` rows (n,) have to reach: what the
-        numbers m do not prove of them is tried by the matrix.
+        `passed` is the model's forward pass of x. `claims` (n, classes) are the radii that the
+        `certified` rows (n,) have to reach: what the numbers m do not prove of them is tried by the
+        matrix.
         """
         n, classes = claims.shape
         image, target = np.repeat(np.arange(n), classes), np.tile(np.arange(classes), n)
-        at = self._margins(x, image, prediction[image], target)
+        length = np.sqrt((x * x).sum(1))
+        at = self._margins(length[image], passed, image, prediction[image], target)
         proved = floor(
             self.errors,
             length=at.length,
@@ -66,7 +72,7 @@ class Prover:
         row, target = rows.witness_row[known], rows.witness_class[known]
         u = rows.witness_point[known].astype(np.float64)
         if len(row):
-            at = self._margins(x, row, prediction[row], target, u)
+            at = self._margins_at(x, row, prediction[row], target, u)
             claim = rows.witness_curvature[known]
             m, reach = self._witness_curvature(
                 rows, x, row, at.label, target, claim, certified, notes
@@ -103,7 +109,7 @@ class Prover:
         claim: np.ndarray,
     ) -> np.ndarray:
         """The radii (k,) that the points x[row] + u prove by the matrix of each margin."""
-        at = self._margins(x, row, label, target, u)
+        at = self._margins_at(x, row, label, target, u)
         found = np.zeros(len(row))
         for y, t in sorted(set(zip(label.tolist(), target.tolist(), strict=True))):
             of = (label == y) & (target == t)
@@ -118,21 +124,27 @@ class Prover:
             )
         return found
 
-    def _margins(
-        self,
-        x: np.ndarray,
-        row: np.ndarray,
-        label: np.ndarray,
-        target: np.ndarray,
-        u: np.ndarray | None = None,
+    def _margins_at(
+        self, x: np.ndarray, row: np.ndarray, label: np.ndarray, target: np.ndarray, u: np.ndarray
     ) -> _Margins:
         """The margins (k,) of label against target at x[row] + u."""
-        points = x if u is None else x[row] + u
-        logits, slopes = self.model.forward(points)
-        each = row if u is None else np.arange(len(row))
+        length = np.sqrt((x * x).sum(1))[row]
+        passed = self.model.forward(x[row] + u)
+        return self._margins(length, passed, np.arange(len(row)), label, target)
+
+    def _margins(
+        self,
+        length: np.ndarray,
+        passed: Passed,
+        each: np.ndarray,
+        label: np.ndarray,
+        target: np.ndarray,
+    ) -> _Margins:
+        """The margins (k,) of label against target where number `each` has `passed` the model."""
+        logits, slopes = passed
         return _Margins(
             label=label,
-            length=np.sqrt((x * x).sum(1))[row],
+            length=length,
             value=logits[each, label] - logits[each, target],
             gradient=self.model.margin_gradient([s[each] for s in slopes], label, target),
         )

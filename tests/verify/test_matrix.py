@@ -348,6 +348,17 @@ def test_the_rounding_of_the_point_itself_is_taken_off(monkeypatch):
     assert 0 < far < near - 1e12 * 2.0**-53
 
 
+def _two_points(model):
+    """An image, two steps from it, its two largest classes, and what the matrix proves of both."""
+    x = np.random.default_rng(8).normal(size=5)
+    y, t = map(int, np.argsort(-model.forward(x[None])[0][0])[:2])
+    u = np.array([[0.0] * 5, [0.1] * 5])
+    true = _matrix(
+        Matrices(model, Errors.of(model), _curvature(model)), y, t, _seen(model, x, u, y, t)
+    )
+    return x, u, y, t, true
+
+
 @pytest.mark.parametrize(
     "scale", [1e-160, 1e-99, 1e-75, 1e-40, 1e-20, 1e20, 1e40, 1e75, 1e99, 1e150]
 )
@@ -361,12 +372,7 @@ def test_no_scale_of_the_logits_makes_a_radius_larger(scale, name):
         weights=(first, last * scale),
         biases=(model.biases[0], model.biases[1] * scale),
     )
-    x = np.random.default_rng(8).normal(size=5)
-    y, t = map(int, np.argsort(-model.forward(x[None])[0][0])[:2])
-    u = np.array([[0.0] * 5, [0.1] * 5])
-    true = _matrix(
-        Matrices(model, Errors.of(model), _curvature(model)), y, t, _seen(model, x, u, y, t)
-    )
+    x, u, y, t, true = _two_points(model)
     with np.errstate(all="ignore"):
         matrices = Matrices(scaled, Errors.of(scaled), _curvature(scaled))
         found = _matrix(matrices, y, t, _seen(scaled, x, u, y, t), true)
@@ -379,12 +385,7 @@ def test_no_scale_of_the_logits_makes_a_radius_larger(scale, name):
 def test_no_scale_of_the_images_makes_a_radius_larger(scale):
     model = _model("softplus")
     scaled = replace(model, weights=(model.weights[0] / scale, model.weights[1]))
-    x = np.random.default_rng(8).normal(size=5)
-    y, t = map(int, np.argsort(-model.forward(x[None])[0][0])[:2])
-    u = np.array([[0.0] * 5, [0.1] * 5])
-    true = _matrix(
-        Matrices(model, Errors.of(model), _curvature(model)), y, t, _seen(model, x, u, y, t)
-    )
+    x, u, y, t, true = _two_points(model)
     with np.errstate(all="ignore"):
         matrices = Matrices(scaled, Errors.of(scaled), _curvature(scaled))
         seen = _seen(scaled, x * scale, u * scale, y, t)
@@ -454,10 +455,12 @@ def _reached(run: Path) -> np.ndarray:
         for rows in read_rows(file, model.features, 1000):
             claims = np.repeat(rows.radius[:, None] * 1.2, model.classes, axis=1)
             # Errors are those at the radius that is claimed: again, near what is proved.
+            x = images[rows.index].astype(np.float64)
             for _ in range(4):
                 radii = prover.radii(
                     rows,
-                    images[rows.index].astype(np.float64),
+                    x,
+                    passed=model.forward(x),
                     prediction=rows.prediction,
                     claims=claims,
                     certified=rows.status == "certified",
