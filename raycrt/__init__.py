@@ -56,6 +56,7 @@ def certify(
     # Before the curvature is proved, which takes longest.
     needed = options.get("region") == "local" and not stated
     radii_of_rows(own, len(images), all_finite=needed)
+    options = {"examples": images, **options}
     return Certifier(_network(model, images), at=stated, **options)(images, own)
 
 

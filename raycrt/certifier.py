@@ -40,6 +40,9 @@ class Certifier:
     images are batched, but for the last bits that matrix products round differently: every one of
     them is a valid radius.
 
+    With more than a few classes, `examples` (n, ...), the images or others like them, say which
+    pairs of classes are worth a curvature of their own (`raycrt.curvature.margin_curvature`).
+
     With `region` "local", rows whose radius does not exceed each of the increasing radii `at` get
     their curvature proved again on a ball that just reaches beyond the first such radius, or to
     where the solver met the decision boundary; radii are raised where that proves more. Rows that
@@ -59,6 +62,7 @@ class Certifier:
         steps: int = 60,
         batch_size: int = 256,
         curvature: Tensor | None = None,
+        examples: Tensor | None = None,
         region: str = "global",
         at: Sequence[float] = (),
         deployment: str = "exact",
@@ -78,7 +82,7 @@ class Certifier:
         self.balls: Balls | None = None
         if not self.bounded:
             return
-        self.curvature = margin_curvature(network) if curvature is None else curvature
+        self.curvature = margin_curvature(network, examples) if curvature is None else curvature
         deployed = torch.float32 if deployment == "float32" else None
         prover = Prover(errors=ErrorModel.of(network), deployed=deployed)
         # Where float32 results may be rounded further, the solver works in float64.

@@ -1,214 +1,107 @@
-"""Proved curvature of every margin: numbers m[y, t] with `Hess (z_y - z_t)(x) >= -m[y, t] I`.
+"""Proved curvature of all margins: each pair of classes by itself while classes are few; with many,
+all pairs at once, and then by itself each pair that may bind an image.
 
-With B_I the Jacobian of z_I in the input and F_I the gradient of the margin in a_I = s(z_I),
+With v_y the rows of the last matrix, c their mean and h the last hidden layer,
 
-    Hess f = sum_{I=1}^{L-1} B_I^T diag(F_I * s''(z_I)) B_I                      (paper, section 3).
+    z_y - z_t = (v_y - c)^T h - (v_t - c)^T h + constant,
 
-F_I is bounded elementwise, which gives weights p_I >= -F_I * s'' and the bound of a term
-`lambda_max(B_I^T diag(p_I) B_I)`. For the Jacobian the slopes are split into their midpoint and a
-remainder, `D = mid + dev S` with |S| <= 1, so that products of weight matrices appear whose norm is
-far below the product of the norms (averaged operators, Combettes & Pesquet 2020):
-
-    |A D_{k-1} W_{k-1} ... W_1| <= mid^(k-1) |A W_{k-1} ... W_1|
-                                   + sum_j mid^(k-1-j) dev |A W_{k-1} ... W_{j+1}| Lip(z_j).
-
-Every sum below is taken in float64 and multiplied by `_SLACK`, far above its rounding.
+so that bounds for each class alone, from above and from below, add up to one for every pair: a
+proof for a class in place of one for each pair of it. A pair's own proof is tighter.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from raycrt.activations import Activation
-from raycrt.affine import DENSE_ENTRIES, AffineMap
 from raycrt.network import Network
-from raycrt.spectral import weighted_gram_upper
+from raycrt.readout_curvature import LayerBounds, layer_bounds, pair_upper, readout_upper
 
-_SLACK = 1 + 1e-12
+_Item = TypeVar("_Item")
+# Goes through items and may tell how far it is: the name of what is done, and the items.
+Watch = Callable[[str, Sequence[_Item]], Iterable[_Item]]
 
-
-@dataclass(frozen=True, kw_only=True)
-class LayerBounds:
-    """Proved norms of a network, the same for every margin; layers are counted from 0.
-
-    `layers` are the float64 maps. `products[k][j]` is W_k ... W_j rounded, where it is small
-    enough to be formed, and `rounding[k][j]` bounds its distance from the exact product.
-    `norms[k]` >= |W_k|, `lipschitz[k]` >= the Lipschitz constant of z_k in the input, and
-    `bends[k]` >= |diag(|w_i|) W_k| Lip(a_{k-1})^2. Slopes are `middle` plus or minus `deviation`.
-    """
-
-    layers: list[AffineMap]
-    products: list[list[Tensor | None]]
-    rounding: list[list[float]]
-    norms: list[float]
-    bends: list[float]
-    lipschitz: list[float]
-    middle: float
-    deviation: float
-
-    def through(self, weights: Tensor, k: int) -> float:
-        """Bound of `|diag(weights)^(1/2) B|` for the Jacobian B of z_k; weights >= 0."""
-        largest = math.sqrt(float(weights.max()))
-        spectral = []
-        for j in range(k + 1):
-            product = self.products[k][j]
-            if product is None:
-                root = math.sqrt(self.layers[k].gram_upper(weights)) * math.prod(self.norms[j:k])
-            else:
-                root = math.sqrt(weighted_gram_upper(product, weights))
-                root += largest * self.rounding[k][j]
-            spectral.append(root)
-        total = self.middle**k * spectral[0]
-        for j in range(k):
-            path = self.middle ** (k - 1 - j) * self.deviation
-            total += path * spectral[j + 1] * self.lipschitz[j]
-        return total * _SLACK
+# Up to so many classes every pair is proved by itself.
+FEW_CLASSES = 20
+# What binds is looked for on the first images and among the classes with the largest logits.
+_IMAGES, _NEAREST = 4096, 8
+_IMAGES_AT_ONCE = 256
+# Sums leave so much room, relatively, for a checker that proves them a second time.
+_ROOM = 1 + 1e-8
 
 
-def layer_bounds(network: Network) -> LayerBounds:
-    """The proved norms that the bounds of all margins share."""
-    network = network.in_float64()
-    low, high = network.activation.slope_range
-    bounds = LayerBounds(
-        layers=network.layers,
-        products=[],
-        rounding=[],
-        norms=[],
-        bends=[],
-        lipschitz=[],
-        middle=abs(low + high) / 2,
-        deviation=(high - low) / 2 * _SLACK,
-    )
-    for k, layer in enumerate(network.layers):
-        row, rounding = _products(network.layers[: k + 1])
-        bounds.products.append(row)
-        bounds.rounding.append(rounding)
-        bounds.norms.append(layer.norm_upper())
-        ones = torch.ones(layer.out_features, dtype=torch.float64, device=layer.offset().device)
-        bounds.lipschitz.append(bounds.through(ones, k))
-        squares = layer.row_norms_upper().square() * _SLACK
-        before = bounds.lipschitz[k - 1] * (bounds.middle + bounds.deviation) if k else 1.0
-        bounds.bends.append(math.sqrt(layer.gram_upper(squares)) * before * before * _SLACK)
-    return bounds
-
-
-def _products(layers: list[AffineMap]) -> tuple[list[Tensor | None], list[float]]:
-    """W_k ... W_j for j = 0 ... k where it can be formed, and bounds of their rounding.
-
-    A product of factors, each off by e_i, is off by at most
-    `sum_i e_i prod_{j != i} (|W_j|_F + e_j)`, and each multiplication rounds by gamma.
-    """
-    last = layers[-1]
-    row: list[Tensor | None] = [last.matrix() if last.dense else None]
-    rounding = [last.matrix_error_upper()]
-    sizes = [last.magnitude_upper() + rounding[0]]
-    off = [rounding[0] / sizes[0] if sizes[0] else 0.0]
-    steps = 0
-    for layer in reversed(layers[:-1]):
-        after = row[0]
-        small = last.out_features * layer.in_features <= DENSE_ENTRIES
-        row.insert(
-            0, after @ layer.matrix() if after is not None and layer.dense and small else None
-        )
-        error = layer.matrix_error_upper()
-        sizes.append(layer.magnitude_upper() + error)
-        off.append(error / sizes[-1] if sizes[-1] else 0.0)
-        steps += layer.out_features + 2
-        rounding.insert(0, (sum(off) + 2 * steps * 2.0**-52) * math.prod(sizes) * _SLACK)
-    return row, rounding
-
-
-def margin_curvature(network: Network) -> Tensor:
+def margin_curvature(
+    network: Network,
+    images: Tensor | None = None,
+    watch: Watch = lambda name, items: items,
+) -> Tensor:
     """m (classes, classes), float64: `Hess (z_y - z_t) >= -m[y, t] I` everywhere, 0 if y == t.
 
     Holds for the network with the stored weights in exact arithmetic. Infinite where the weights
     are not `bounded` and where the bound overflows. Cost: a few eigenproblems of the smaller layer
-    size for each ordered pair.
+    size for each ordered pair; with more than `FEW_CLASSES` classes for each class, and for each
+    pair that may bind one of `images` (n, ...), those that will be certified or others like them.
+    Without images such a network gets the bounds of its classes alone, which are up to a few times
+    larger. `watch` goes through what is proved one after the other and may show progress.
     """
     classes = network.classes
     if not network.bounded():
         return torch.full((classes, classes), math.inf, dtype=torch.float64).fill_diagonal_(0)
     bounds = layer_bounds(network)
+    if classes > FEW_CLASSES:
+        m = _by_classes(network, bounds, watch)
+        if images is not None:
+            _refine(network, bounds, m, images.flatten(1)[:_IMAGES], watch)
+        return m
     m = torch.zeros(classes, classes, dtype=torch.float64)
-    for y in range(classes):
-        for t in range(classes):
-            if y != t:
-                m[y, t] = _margin_bound(network, bounds, y, t)
-    return m.nan_to_num(nan=math.inf, posinf=math.inf)
+    pairs = [(y, t) for y in range(classes) for t in range(classes) if y != t]
+    for y, t in watch("curvature of pairs of classes", pairs):
+        m[y, t] = pair_upper(network, bounds, y, t)
+    return m
 
 
-def _margin_bound(network: Network, bounds: LayerBounds, y: int, t: int) -> float:
-    low, high = readout_interval(bounds.layers[-1], y, t)
-    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-        return math.inf
-    length = float(torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()))) * _SLACK
-    total = 0.0
-    for layer in range(network.depth - 2, -1, -1):
-        weights = bending_weights(low, high, network.activation)
-        total += _term(bounds, layer, weights, network.activation.curvature_bound * length)
-        if layer > 0:
-            low, high, length = _gradient_interval(
-                bounds.layers[layer],
-                bounds.norms[layer],
-                network.activation.slope_range,
-                low,
-                high,
-                length,
-            )
-    return total * _SLACK
+def _by_classes(network: Network, bounds: LayerBounds, watch: Watch) -> Tensor:
+    last = bounds.layers[-1]
+    rows = last.matrix()
+    apart = rows - rows.mean(0)
+    # The mean is the same number for all rows, whatever it is: only the difference rounds.
+    slack = apart.abs() * 2.0**-50 + last.matrix_error_upper()
+    low, high = apart - slack, apart + slack
+    above, below = torch.zeros(2, len(rows), dtype=torch.float64)
+    for k in watch("curvature of classes", range(len(rows))):
+        above[k] = readout_upper(network, bounds, low[k], high[k])
+        below[k] = readout_upper(network, bounds, -high[k], -low[k])
+    return ((above[:, None] + below) * _ROOM).fill_diagonal_(0)
 
 
-def readout_interval(last: AffineMap, y: int, t: int) -> tuple[Tensor, Tensor]:
-    """Bounds of the difference of the rows y and t of the last matrix, exact arithmetic."""
-    matrix = last.matrix()
-    direction = matrix[y] - matrix[t]
-    slack = direction.abs() * 2.0**-50 + 2 * last.matrix_error_upper()
-    return direction - slack, direction + slack
+@torch.no_grad()
+def _refine(network: Network, bounds: LayerBounds, m: Tensor, flat: Tensor, watch: Watch) -> None:
+    """Prove by itself, in `m`, each pair whose radius at an image, in closed form, lies below what
+    that image can be certified for, estimated to first order."""
+    estimate = network.copied(torch.float32)
+    flat = flat[torch.isfinite(flat).all(1)].float()
+    parts = [_nearest_margins(estimate, x) for x in flat.split(_IMAGES_AT_ONCE)]
+    label, target, value, length = (torch.cat(part) for part in zip(*parts, strict=True))
+    curvature = m[label[:, None], target]
+    radius = 2 * value / (length + (length**2 + 2 * curvature * value).sqrt())
+    reach = (value / length).nan_to_num(0.0).amin(1, keepdim=True)
+    image, place = (radius < reach).nonzero().unbind(1)
+    pairs = torch.stack([label[image], target[image, place]], 1).unique(dim=0)
+    for y, t in watch("curvature of pairs that may bind", pairs.tolist()):
+        m[y, t] = min(float(m[y, t]), pair_upper(network, bounds, y, t))
 
 
-def bending_weights(low: Tensor, high: Tensor, activation: Activation) -> Tensor:
-    """The smallest p >= 0 with `F s'' >= -p` for every F in [low, high] and every s'', rounded up:
-    signs are kept."""
-    bend_low, bend_high = activation.curvature_range
-    ends = [-bend_high * low, -bend_low * low, -bend_high * high, -bend_low * high]
-    return torch.stack(ends).amax(0).clamp(min=0) * _SLACK
-
-
-def _term(bounds: LayerBounds, layer: int, weights: Tensor, bend: float) -> float:
-    """Bound of `lambda_max(B^T diag(weights) B)` for the Jacobian B of z_layer.
-
-    `bend` >= |F|_2 sup|s''| gives a second bound, `bend |diag(|w_i|) W| Lip^2` (Entesari et al.,
-    ICML 2024); the smaller holds.
-    """
-    through = bounds.through(weights, layer)
-    interval = through * through
-    if layer == 0:
-        return interval
-    return min(interval, bend * bounds.bends[layer] * _SLACK)
-
-
-def _gradient_interval(
-    layer: AffineMap,
-    norm: float,
-    slopes: tuple[float, float],
-    low: Tensor,
-    high: Tensor,
-    length: float,
-) -> tuple[Tensor, Tensor, float]:
-    """Bounds of W^T (s' * F) from bounds of F, elementwise and in the 2-norm."""
-    ends = torch.stack([slopes[0] * low, slopes[0] * high, slopes[1] * low, slopes[1] * high])
-    g_low, g_high = ends.amin(0), ends.amax(0)
-    slope = max(abs(s) for s in slopes)
-    reach = torch.maximum(g_low.abs(), g_high.abs())
-    slack = layer.transpose_absolute(reach) * (_SLACK - 1)
-    slack += layer.matrix_error_upper() * float(reach.norm()) * _SLACK
-    new_low, new_high = layer.transpose_interval(g_low, g_high)
-    cauchy = layer.column_norms_upper() * slope * length * _SLACK
-    new_low = torch.maximum(new_low - slack, -cauchy)
-    new_high = torch.minimum(new_high + slack, cauchy)
-    widest = float(torch.linalg.vector_norm(torch.maximum(new_low.abs(), new_high.abs())))
-    return new_low, new_high, min(norm * slope * length, widest) * _SLACK
+def _nearest_margins(network: Network, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Labels (n,) and the classes nearest to them (n, k), with values and lengths of the gradients
+    of these margins: estimates."""
+    trace = network.trace(x)
+    top = trace.logits.topk(_NEAREST + 1, dim=1)
+    label, target = top.indices[:, 0], top.indices[:, 1:]
+    eye = torch.eye(network.classes, dtype=x.dtype, device=x.device)
+    gradient = network.pull_back(trace.slopes, eye[label][:, None] - eye[target])
+    value = top.values[:, :1] - top.values[:, 1:]
+    return label.cpu(), target.cpu(), value.double().cpu(), gradient.norm(dim=2).double().cpu()

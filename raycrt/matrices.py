@@ -1,7 +1,8 @@
 """Curvature of margins as matrices: along a few directions they may bend, along others hardly.
 
-With two layers `Hess f >= -P` everywhere for `P = W_1^T diag(p) W_1` and p as `raycrt.curvature`
-has it; m is its largest eigenvalue. The first eigenvectors V are kept, as coordinates in a span:
+With two layers `Hess f >= -P` everywhere for `P = W_1^T diag(p) W_1` and p as
+`raycrt.readout_curvature` has it; m is its largest eigenvalue. The first eigenvectors V are kept,
+as coordinates in a span:
 
     P <= V diag(d) V^T + rest I,    V^T V <= (1 + skew) I,
 
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 
 from raycrt.bending import Bending
-from raycrt.curvature import bending_weights, readout_interval
 from raycrt.network import Network
+from raycrt.readout_curvature import bending_weights, readout_interval
 from raycrt.span import Space, Span
 from raycrt.spectral import EPS, eigenvalue_upper, gamma
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,7 @@ from rich.progress import (
 _SECONDS = 20.0
 # Tells how much is done, and what there is to say of it.
 Tell = Callable[[int, str], None]
+_Item = TypeVar("_Item")
 
 
 @contextmanager
@@ -41,6 +43,14 @@ def shown(name: str, total: int, console: Console | None = None) -> Iterator[Tel
     ) as bar:
         task = bar.add_task(name, total=total, note="")
         yield lambda done, note: bar.update(task, completed=done, note=note)
+
+
+def over(name: str, items: Sequence[_Item], console: Console | None = None) -> Iterator[_Item]:
+    """Go through `items` and show how many are done."""
+    with shown(name, len(items), console) as tell:
+        for done, item in enumerate(items, 1):
+            yield item
+            tell(done, "")
 
 
 def _lines(name: str, total: int, console: Console) -> Tell:

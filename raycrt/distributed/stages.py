@@ -127,7 +127,7 @@ def certify(
     digest = checkpoint.weights_hash(network)
     curvature = checkpoint.load_curvature(home, digest, spec.model) if home else None
     if curvature is None:
-        curvature = margin_curvature(network)
+        curvature = margin_curvature(network, test.images, progress.over)
         if home:
             checkpoint.save_curvature(home, digest, spec.model, curvature)
     done = 0

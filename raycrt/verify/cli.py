@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from raycrt import progress
 from raycrt.verify.report import CheckFiles, Report, verify_run
 
 _SHOWN = 10
@@ -23,14 +25,15 @@ def verify(
     ] = None,
 ) -> None:
     """Re-prove every stored radius from the rows and the weights; exit with 1 where one fails."""
+    watch = partial(progress.over, console=Console(stderr=True))
     if workers == 1:
-        report = verify_run(run, data_directory=data_dir)
+        report = verify_run(run, data_directory=data_dir, watch=watch)
     else:
         from raycrt.distributed import session, verification
 
         check: CheckFiles = partial(verification.check_files, workers=workers)
         with session.session(cpus=workers + 1):
-            report = verify_run(run, data_directory=data_dir, check=check)
+            report = verify_run(run, data_directory=data_dir, check=check, watch=watch)
     typer.echo(summary(report))
     if not report.sound:
         raise typer.Exit(1)

@@ -20,7 +20,9 @@ For k = 0 the first is an eigenvalue of `W_0^T diag(p) W_0`, which a claimed m h
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +31,20 @@ from raycrt.verify.norms import SLACK, UNIT, frobenius, gamma, gram_upper, norm_
 
 # A curvature may lie below ours by this, relatively: two proofs of one number round differently.
 TOLERANCE = 1e-9
+# Up to so many classes every pair is proved by itself at once.
+FEW_CLASSES = 20
+# Goes through items and may tell how far it is: the name of what is done, and the items.
+Watch = Callable[[str, Sequence[Any]], Iterable[Any]]
 
 
-def curvature_upper(model: Model, claims: np.ndarray) -> np.ndarray:
+def curvature_upper(
+    model: Model, claims: np.ndarray, watch: Watch = lambda name, items: items
+) -> np.ndarray:
     """m (classes, classes), proved: a claim itself where its Cholesky proof goes through.
 
-    Infinite where nothing can be proved (weights that are not finite); 0 on the diagonal.
+    With more than `FEW_CLASSES` classes a pair is proved by itself only where its claim is below
+    the sum of what is proved of its two classes. Infinite where nothing can be proved (weights that
+    are not finite); 0 on the diagonal. `watch` goes through what is proved and may show progress.
     """
     classes = model.classes
     m = np.full((classes, classes), math.inf)
@@ -42,9 +52,28 @@ def curvature_upper(model: Model, claims: np.ndarray) -> np.ndarray:
     if not model.finite:
         return m
     layers = _layers(model)
-    for y, t in zip(*np.nonzero(m), strict=True):
-        m[y, t] = _margin_upper(model, layers, int(y), int(t), float(claims[y, t]))
+    if classes > FEW_CLASSES:
+        m = _by_classes(model, layers, watch)
+    left = np.argwhere(~np.eye(classes, dtype=bool) & ~(claims * (1 + TOLERANCE) >= m))
+    for y, t in watch("curvature of pairs of classes", left.tolist()):
+        gradient = _last_gradient(model, y, t)
+        m[y, t] = min(m[y, t], _readout_upper(model, layers, *gradient, float(claims[y, t])))
     return np.where(np.isnan(m), math.inf, m)
+
+
+def _by_classes(model: Model, layers: list[_Layer], watch: Watch) -> np.ndarray:
+    """Bounds for all pairs from two for each class: a margin is the difference of two logits, and
+    so is it where the same function is taken off both."""
+    last = model.weights[-1]
+    apart = last - last.mean(0)
+    above, below = np.zeros((2, len(last)))
+    for k in watch("curvature of classes", range(len(last))):
+        low, high = _widen(apart[k], apart[k], np.abs(apart[k]) * 2 * UNIT)
+        above[k] = _readout_upper(model, layers, low, high)
+        below[k] = _readout_upper(model, layers, -high, -low)
+    m = (above[:, None] + below) * SLACK
+    np.fill_diagonal(m, 0.0)
+    return m
 
 
 def neuron_curvature(model: Model, y: int, t: int) -> np.ndarray:
@@ -104,8 +133,14 @@ def _expand(model: Model, norms: list[float], before: list[_Layer]) -> float:
     return total * SLACK
 
 
-def _margin_upper(model: Model, layers: list[_Layer], y: int, t: int, claim: float) -> float:
-    low, high = _last_gradient(model, y, t)
+def _readout_upper(
+    model: Model,
+    layers: list[_Layer],
+    low: np.ndarray,
+    high: np.ndarray,
+    claim: float | None = None,
+) -> float:
+    """A bound for a function whose gradient in the last hidden layer lies within low .. high."""
     length = _length(low, high)
     total = 0.0
     for k in range(len(layers) - 1, -1, -1):

@@ -20,7 +20,7 @@ from raycrt.verify.checker import (
     Finding,
     check_files,
 )
-from raycrt.verify.curvature import TOLERANCE, curvature_upper
+from raycrt.verify.curvature import TOLERANCE, Watch, curvature_upper
 from raycrt.verify.model import Model
 from raycrt.verify.table import VERSIONS, read_manifest, row_files
 
@@ -44,13 +44,17 @@ class Report:
 
 
 def verify_run(
-    run: Path, *, data_directory: Path | None = None, check: CheckFiles = check_files
+    run: Path,
+    *,
+    data_directory: Path | None = None,
+    check: CheckFiles = check_files,
+    watch: Watch = lambda name, items: items,
 ) -> Report:
     """Re-prove the certificates in `run / "certificates"` of the model in `run / "train"`.
 
     `data_directory` stands in for the one named in the manifest; `check` checks the files, here or
-    elsewhere. `InvalidInput` where a part of the run is missing; what is there but wrong is
-    reported.
+    elsewhere; `watch` goes through what is proved of the model and may show progress.
+    `InvalidInput` where a part of the run is missing; what is there but wrong is reported.
     """
     directory, trained = run / "certificates", run / "train"
     manifest = read_manifest(directory)
@@ -69,7 +73,7 @@ def verify_run(
     )
     findings = _check_manifest(manifest, Spec.load(trained), model, len(labels))
     stated = _stated_curvature(manifest, model.classes)
-    curvature = curvature_upper(model, stated)
+    curvature = curvature_upper(model, stated, watch)
     findings += _check_curvature(stated, curvature)
     checker = Checker(
         model,

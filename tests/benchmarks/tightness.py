@@ -69,7 +69,7 @@ class Pieces:
             self.averaged.append(self.through(torch.ones(len(self.weights[k])).double(), k))
 
     def through(self, p: Tensor, k: int) -> float:
-        """|diag(p)^(1/2) J_k| with averaged operators (module docstring of raycrt.curvature)."""
+        """|diag(p)^(1/2) J_k| with averaged operators (see raycrt.readout_curvature)."""
         matrix = p.sqrt()[:, None] * self.weights[k]
         total = 0.0
         scale = 1.0

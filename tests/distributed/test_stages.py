@@ -29,9 +29,9 @@ def proved(monkeypatch):
     """The stage with its work done in this process; the models whose curvature was proved."""
     models, prove = [], stages.margin_curvature
 
-    def counted(model):
+    def counted(model, images, watch):
         models.append(model)
-        return prove(model)
+        return prove(model, images, watch)
 
     def work(model, spec, split, out, *, curvature, told, watch):
         assert torch.equal(curvature, prove(model))

@@ -17,7 +17,7 @@ from raycrt.bounds import Bounds
 from raycrt.curvature import margin_curvature
 from raycrt.deepening import deepened
 from raycrt.errors import InvalidInput
-from raycrt.network import Network, build
+from raycrt.network import build
 from raycrt.rounding import ErrorModel, Slack
 from raycrt.spec import ModelSpec
 from raycrt.verify.checker import Checker
@@ -28,20 +28,12 @@ from raycrt.verify.norms import gram_upper, norm_upper
 from raycrt.verify.radius import FLOAT32_UNIT, UNIT, Errors, floor, witness_radius
 from raycrt.verify.table import Rows
 from tests.models import LINEAR, random_network
+from tests.verify.seen import seen
 
 
 def _model(depth: int, name: str | Activation, **options) -> Model:
     """The random network of `random_network`, as the checker sees it."""
-    return _seen(random_network(depth, name=name, **options))
-
-
-def _seen(network: Network) -> Model:
-    return Model(
-        weights=tuple(layer.matrix().detach().double().numpy() for layer in network.layers),
-        biases=tuple(layer.offset().detach().double().numpy() for layer in network.layers),
-        activation=network.activation,
-        sha256="",
-    )
+    return seen(random_network(depth, name=name, **options))
 
 
 def _scaled(model: Model, scale: float) -> Model:
@@ -228,7 +220,7 @@ def test_no_bound_takes_more_off_than_the_certifier_has_taken_off(network):
     length = torch.logspace(-3, 4, 8, dtype=torch.float64)
     certifier = ErrorModel.of(network)
     bounds = Bounds.of(certifier, Slack.plain(network.features))
-    checker = Errors.of(_seen(network))
+    checker = Errors.of(seen(network))
     assert (checker.margin(length.numpy()) < bounds.margin(length).numpy()).all()
     assert (checker.gradient(length.numpy()) < bounds.gradient(length).numpy()).all()
     deployed = certifier.margin(length, torch.float32)
@@ -248,7 +240,7 @@ def test_a_large_neuron_that_nothing_reads_keeps_no_radius_from_being_proved(big
     images = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     certifier = Certifier(network.requires_grad_(False))
     found = certifier(images)
-    model, x = _seen(network), images.double().numpy()
+    model, x = seen(network), images.double().numpy()
     assert (found.radius > 0).all()
     row, label, u = np.arange(4), found.prediction.numpy(), np.zeros((4, 2))
     u[found.witnesses.row.numpy()] = found.witnesses.point.double().numpy()
@@ -391,7 +383,7 @@ def test_nothing_is_shared_with_the_solver():
     """The checker imports no torch, and of raycrt the definitions only."""
     their_ranges = {name for name in vars(Activation) if "_range" in name or "_bound" in name}
     assert len(their_ranges) == 6
-    allowed = {"activations", "errors", "spec", "data", "verify", "distributed"}
+    allowed = {"activations", "errors", "spec", "data", "verify", "distributed", "progress"}
     for file in Path(raycrt.verify.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             names = []
@@ -408,7 +400,8 @@ def test_nothing_is_shared_with_the_solver():
                 assert package not in {"torch", "ray"}, (file.name, name)
                 if package == "raycrt":
                     assert rest and rest[0] in allowed, (file.name, name)
-                    assert rest[0] != "distributed" or file.name == "cli.py"
+                    beside = {"distributed", "progress"}
+                    assert rest[0] not in beside or file.name == "cli.py"
 
 
 def test_the_activations_have_their_derivatives_in_numpy_too():

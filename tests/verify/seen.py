@@ -1,0 +1,15 @@
+"""A network as the checker sees it."""
+
+from __future__ import annotations
+
+from raycrt.network import Network
+from raycrt.verify.model import Model
+
+
+def seen(network: Network) -> Model:
+    return Model(
+        weights=tuple(layer.matrix().detach().double().numpy() for layer in network.layers),
+        biases=tuple(layer.offset().detach().double().numpy() for layer in network.layers),
+        activation=network.activation,
+        sha256="",
+    )
