@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -62,7 +63,10 @@ def as_network(model: nn.Module, input_shape: Sequence[int] | None = None) -> Ne
         )
     maps = [stage[0] if len(stage) == 1 else Chain(stage) for stage in stages]
     require(maps[-1].out_features >= 2, "classes >= 2", classes=maps[-1].out_features)
-    return Network(maps, chosen).eval()
+    network = Network(maps, chosen)
+    # Of one type that holds all weights as they are: pools bring their own, and biases may.
+    types = {parameter.dtype for parameter in network.parameters()}
+    return network.to(reduce(torch.promote_types, types)).eval()
 
 
 def supported() -> list[str]:
