@@ -53,7 +53,7 @@ def require_same_function(
     """
     dtype = dtype or network.dtype
     exact = network.in_float64()
-    device = exact.layers[-1].offset().device
+    device = exact.device
     rough = exact.copied(torch.float32 if dtype == torch.float64 else dtype)
     finish: Function = tail or (lambda logits: logits)
     with (
