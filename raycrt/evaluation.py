@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from raycrt.errors import InvalidInput
@@ -55,6 +55,8 @@ def _nothing_compiled() -> AbstractContextManager[Any]:
 
 def _decides(part: nn.Module) -> bool:
     own = vars(part)
+    if isinstance(part, fx.GraphModule):  # Its graph is what it computes in every mode.
+        return False
     kept = type(part).train is nn.Module.train and type(part).eval is nn.Module.eval
     return not kept or "train" in own or "eval" in own
 

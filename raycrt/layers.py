@@ -38,7 +38,7 @@ class Step:
 def supported() -> list[str]:
     """Names of the layers that can be read."""
     kinds = [*_AFFINE, *_ACTIVATIONS]
-    return [*(kind.__name__ for kind in kinds), "Sequential", "Elementwise"]
+    return [*(kind.__name__ for kind in kinds), "Sequential"]
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -48,8 +48,6 @@ def is_layer(module: nn.Module) -> bool:
 
 def activation_of(step: Step) -> Activation | None:
     """The activation that a layer is; none where it is none."""
-    if isinstance(step.layer, Elementwise):
-        return step.layer.activation
     kind = _kind(step.layer, _ACTIVATIONS)
     return None if kind is None else _ACTIVATIONS[kind](step.place, step.layer)
 
@@ -66,7 +64,11 @@ def affine_of(step: Step, shape: Shape) -> tuple[list[AffineMap], Shape]:
         return [layer], (layer.out_features,)
     kind = _kind(layer, _AFFINE)
     if kind is None:
-        raise InvalidInput(f"{step.place} is not supported; supported are {', '.join(supported())}")
+        names = supported()
+        other = f" of {type(layer).__module__}" if type(layer).__name__ in names else ""
+        raise InvalidInput(
+            f"{step.place}{other} is not supported; supported are {', '.join(names)}"
+        )
     for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
         if name.endswith("num_batches_tracked"):
             continue
@@ -75,8 +77,6 @@ def affine_of(step: Step, shape: Shape) -> tuple[list[AffineMap], Shape]:
                 f"{step.place}: weights must be dense numbers of {_type_names()}, but {name} is "
                 f"{tensor.dtype}, {tensor.layout}"
             )
-        if tensor.device.type == "meta":
-            raise InvalidInput(f"{step.place}: weights must have values, but {name} is meta")
     try:
         return _AFFINE[kind](layer, shape)
     except InvalidInput as error:
@@ -120,6 +120,7 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[..., Activation]] = {
     nn.Tanh: lambda place, layer: ACTIVATIONS["tanh"],
     nn.GELU: _gelu,
     nn.SiLU: lambda place, layer: ACTIVATIONS["silu"],
+    Elementwise: lambda place, layer: layer.activation,
 }
 
 
@@ -242,7 +243,10 @@ def _rescaling(layer: Rescaling, shape: Shape) -> tuple[list[AffineMap], Shape]:
         factor, square, offset = (part.flatten() for part in spread)
     result = Normalization(len(factor), positions, 0.0)
     result.mean, result.variance = torch.zeros_like(square), square.clone()
-    return [_fill(result, factor, offset)], shape
+    _fill(result, factor, offset)
+    # The rest of the network need not be in float64 for numbers that are float32's.
+    held = all(torch.equal(part, part.float().double()) for part in spread)
+    return [result.float() if held else result], shape
 
 
 def _nothing(layer: nn.Module, shape: Shape) -> tuple[list[AffineMap], Shape]:

@@ -15,15 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules import module as modules
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from raycrt.affine import AffineMap
-from raycrt.elementwise import Elementwise
 from raycrt.errors import InvalidInput
+from raycrt.hooks import has_hooks
 from raycrt.layers import Step, is_layer
-from raycrt.operations import Batch, layers_of, name_of, reversed_layers_of
+from raycrt.operations import (
+    Batch,
+    layers_of,
+    name_of,
+    normalization_layers,
+    reversed_layers_of,
+)
 
 # Wrappers that compute what their `module` does.
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
@@ -31,7 +36,7 @@ _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """What is inside of wrappers that compute what the model in them does."""
-    while not _hooks(model):
+    while not has_hooks(model):
         if type(model) in _WRAPPERS and "forward" not in vars(model):
             model = model.get_submodule("module")
         elif _is_compiled(model):
@@ -54,6 +59,9 @@ def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
 
     Raises `InvalidInput` naming the operation that is no layer or does not follow the one before.
     """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor) or tensor.device.type == "meta":
+            raise InvalidInput(f"weights must have values, but {name} is not filled in")
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise InvalidInput(
@@ -114,11 +122,12 @@ class _Tracer(fx.Tracer):
         return self.create_node("get_attr", name, (), {})
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, AffineMap | Elementwise) or is_layer(m):
-            parametrized = nn.utils.parametrize.is_parametrized(m)
-            self.computed = self.computed or parametrized
-            return not _hooks(m) and type(m)._call_impl is nn.Module._call_impl
-        return super().is_leaf_module(m, module_qualified_name) and not _hooks(m)
+        if has_hooks(m) or "forward" in vars(m):
+            return False
+        if isinstance(m, AffineMap) or is_layer(m) or normalization_layers(m):
+            self.computed = self.computed or nn.utils.parametrize.is_parametrized(m)
+            return type(m)._call_impl is nn.Module._call_impl
+        return super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self,
@@ -176,7 +185,8 @@ class _Chain:
             layer = self.tracer.root.get_submodule(str(node.target))
             if node.args != (reached,) or node.kwargs:
                 raise InvalidInput(f"{place} must take one input and nothing else")
-            self.found.append(Step(place=place, layer=layer))
+            layers = normalization_layers(layer) or [layer]
+            self.found += [Step(place=place, layer=each) for each in layers]
             return
         name = name_of(node.target)
         kwargs = {key: self._value(value) for key, value in node.kwargs.items()}
@@ -238,20 +248,6 @@ def _dead(graph: fx.Graph) -> set[fx.Node]:
         if node.op not in ("output", "placeholder") and not in_place and set(node.users) <= dead:
             dead.add(node)
     return dead
-
-
-def _hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def require_no_global_hooks() -> None:
-    """They would run in the network's own evaluations too, and could change certificates."""
-    if modules._global_forward_hooks or modules._global_forward_pre_hooks:
-        raise InvalidInput(
-            "global forward hooks must be removed before anything is certified, but "
-            f"{len(modules._global_forward_hooks) + len(modules._global_forward_pre_hooks)} "
-            "are registered with torch.nn.modules.module"
-        )
 
 
 def _operation(node: fx.Node, tracer: _Tracer) -> str:

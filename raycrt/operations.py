@@ -17,6 +17,13 @@ from raycrt.rescaling import Rescaling
 Layers = list[nn.Module]
 
 
+class Squeeze(nn.Module):
+    """Outputs (n, 1) as (n,); others (n, classes) as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.squeeze(1)
+
+
 class Batch:
     """Stands for the number of inputs among the sizes of a shape."""
 
@@ -28,6 +35,8 @@ def name_of(target: Any) -> str | None:
     """The name of a function of torch, a method or an operator in the table; none for others."""
     if isinstance(target, str):
         return target.removesuffix("_") if target.removesuffix("_") in _OPERATIONS else None
+    if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten":
+        return name_of(target._schema.name.removeprefix("aten::"))
     return _FUNCTIONS.get(target)
 
 
@@ -37,6 +46,18 @@ def layers_of(name: str, *args: Any, **kwargs: Any) -> Layers:
     Raises `InvalidInput` where they are none, and `TypeError` for arguments it does not know.
     """
     return _OPERATIONS[name](*args, **kwargs)
+
+
+def normalization_layers(module: nn.Module) -> Layers:
+    """The layers that torchvision's `Normalize` is; none for other modules."""
+    kind = type(module)
+    if kind.__name__ != "Normalize" or not kind.__module__.startswith("torchvision.transforms."):
+        return []
+    mean, std = (
+        torch.as_tensor(numbers, dtype=torch.float64)[:, None, None]
+        for numbers in (module.mean, module.std)
+    )
+    return [Rescaling(offset=-mean), Rescaling(divisor=std)]
 
 
 def reversed_layers_of(name: str, constant: Any) -> Layers:
@@ -138,7 +159,7 @@ def _reshape(*sizes: Any, shape: Any = None) -> Layers:
 
 def _squeeze(dim: int | None = None) -> Layers:
     require(dim in (None, 1, -1), "what is squeezed is one output", dim=dim)
-    return [nn.Flatten(0)]
+    return [Squeeze()]
 
 
 def _select(index: Any) -> Layers:

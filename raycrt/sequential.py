@@ -17,9 +17,11 @@ from raycrt.affine import AffineMap, Chain, Dense
 from raycrt.equivalence import require_same_function
 from raycrt.errors import InvalidInput, require
 from raycrt.evaluation import dtype_of, evaluation_mode, in_float64, runs
+from raycrt.hooks import require_no_global_hooks, require_plain
 from raycrt.layers import Shape, Step, activation_of, affine_of, same
-from raycrt.module_graph import require_no_global_hooks, steps_of, unwrapped
+from raycrt.module_graph import steps_of, unwrapped
 from raycrt.network import Network
+from raycrt.operations import Squeeze
 from raycrt.rescaling import Rescaling
 
 
@@ -39,7 +41,7 @@ def as_network(
     the largest difference.
     """
     if isinstance(model, Network):
-        return model
+        return require_plain(model)
     require(isinstance(model, nn.Module), "model is a torch.nn.Module", model=type(model).__name__)
     require_no_global_hooks()
     model = unwrapped(model)
@@ -47,6 +49,7 @@ def as_network(
         steps, computed = steps_of(model)
         steps, tail = _without_tail(steps)
         network, binary = _network(steps, None if input_shape is None else tuple(input_shape))
+        _check_tail(tail, binary=binary)
         shape = tuple(input_shape or (network.features,))
         _compare(model, network, shape, images, _Tail(tail, binary=binary), computed=computed)
     return network
@@ -106,12 +109,27 @@ def _without_tail(steps: list[Step]) -> tuple[list[Step], list[nn.Module]]:
 
 
 def _moves_nothing(layer: nn.Module) -> bool:
-    """Whether the class of the largest entry is the same after `layer`, at the end of a model."""
+    """Whether decisions are the same after `layer`, at the end of a model."""
+    if isinstance(layer, nn.Sigmoid | Squeeze):
+        return True
     if isinstance(layer, nn.Softmax | nn.LogSoftmax):
         return layer.dim in (None, 1, -1)
     if isinstance(layer, nn.Flatten):
         return layer.start_dim == 0
     return isinstance(layer, Rescaling) and layer.is_positive
+
+
+def _check_tail(tail: Sequence[nn.Module], *, binary: bool) -> None:
+    """A sigmoid decides about one output, the largest one of a softmax among several."""
+    for layer in tail:
+        require(
+            not isinstance(layer, nn.Softmax | nn.LogSoftmax)
+            if binary
+            else not isinstance(layer, nn.Sigmoid),
+            "a sigmoid at the end of a model has one output, a softmax several",
+            last=type(layer).__name__,
+            outputs="one" if binary else "several",
+        )
 
 
 class _Tail:
