@@ -16,7 +16,7 @@ from raycrt.activations import Activation
 from raycrt.affine import AffineMap, Chain, Dense
 from raycrt.equivalence import require_same_function
 from raycrt.errors import InvalidInput, require
-from raycrt.evaluation import dtype_of, evaluation_mode, in_float64, runs
+from raycrt.evaluation import device_of, dtype_of, evaluation_mode, in_float64, runs
 from raycrt.hooks import require_no_global_hooks, require_plain
 from raycrt.layers import Shape, Step, activation_of, affine_of, same
 from raycrt.module_graph import steps_of, unwrapped
@@ -49,6 +49,7 @@ def as_network(
         steps, computed = steps_of(model)
         steps, tail = _without_tail(steps)
         network, binary = _network(steps, None if input_shape is None else tuple(input_shape))
+        network = network.to(device_of(model))
         _check_tail(tail, binary=binary)
         shape = tuple(input_shape or (network.features,))
         _compare(model, network, shape, images, _Tail(tail, binary=binary), computed=computed)
