@@ -85,7 +85,7 @@ def _network(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
         stages[-1][-1] = _with_zero(stages[-1][-1])
     network = Network([stage[0] if len(stage) == 1 else Chain(stage) for stage in stages], chosen)
     # Of one type that holds all weights as they are: pools bring their own, and biases may.
-    types = {tensor.dtype for tensor in (*network.parameters(), *network.buffers())}
+    types = {tensor.dtype for tensor in network.state_dict().values()}
     return network.to(reduce(torch.promote_types, types)).eval(), binary
 
 

@@ -51,6 +51,24 @@ def test_differences_outside_of_the_given_range_are_seen(network):
         require_same_function(lambda x: network(x.clamp(0, 1)), network, (12,), given=given)
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda x: x.mean(1) < 0.1,
+        lambda x: x.std(1) == 0,
+        lambda x: x[:, 3] > 0.99,
+        lambda x: x.abs().amax(1) > 20,
+    ],
+    ids=["dark", "one color", "one pixel", "far"],
+)
+def test_random_inputs_are_of_many_kinds(network, where):
+    def other(x: Tensor) -> Tensor:
+        return torch.where(where(x)[:, None], -1, 1) * network(x)
+
+    with pytest.raises(InvalidInput, match="random input"):
+        require_same_function(other, network, (12,))
+
+
 def test_a_difference_at_given_inputs_alone_is_seen(network):
     given = torch.rand(50, 12)
     given[:, 0] = 0.25
