@@ -18,6 +18,7 @@ from raycrt.equivalence import require_same_function
 from raycrt.errors import InvalidInput, require
 from raycrt.evaluation import device_of, dtype_of, evaluation_mode, in_float64, runs
 from raycrt.hooks import require_no_global_hooks, require_plain
+from raycrt.images import batch_of_images
 from raycrt.layers import Shape, Step, activation_of, affine_of, same
 from raycrt.module_graph import steps_of, unwrapped
 from raycrt.network import Network
@@ -43,7 +44,17 @@ def as_network(
     if isinstance(model, Network):
         return require_plain(model)
     require(isinstance(model, nn.Module), "model is a torch.nn.Module", model=type(model).__name__)
+    require(
+        input_shape is None
+        or (
+            isinstance(input_shape, Sequence)
+            and all(isinstance(size, int) and size > 0 for size in input_shape)
+        ),
+        "input_shape is the sizes > 0 of one input, without the batch",
+        input_shape=input_shape,
+    )
     require_no_global_hooks()
+    images = None if images is None else batch_of_images(images)
     model = unwrapped(model)
     with evaluation_mode(model):
         steps, computed = steps_of(model)

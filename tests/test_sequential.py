@@ -439,6 +439,12 @@ def test_refused_by_name(make, message):
         as_network(make(), (6,))
 
 
+@pytest.mark.parametrize("shape", [6, (0,), (2.0, 3), (-1, 6)])
+def test_shapes_that_are_none(shape):
+    with pytest.raises(InvalidInput, match="input_shape is the sizes > 0"):
+        as_network(dense(), shape)
+
+
 @pytest.mark.parametrize(
     "register", [register_module_forward_hook, register_module_forward_pre_hook]
 )
