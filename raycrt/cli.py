@@ -121,8 +121,10 @@ def train(
     spec = spec_from(
         recipe, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
     )
+    from raycrt import rules
     from raycrt.distributed import stages
 
+    rules.check_training(spec)
     stages.train(spec, out / "train", hold_out=hold_out)
 
 

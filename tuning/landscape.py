@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from raycrt.spec import Domain, Spec
+from raycrt.search_spec import Domain
+from raycrt.spec import Spec
 from tuning import space
 from tuning.study import TrialRecord
 

@@ -29,6 +29,7 @@ from raycrt.curvature import margin_curvature
 from raycrt.data import Split
 from raycrt.errors import require
 from raycrt.network import Network
+from raycrt.request import check_options
 from raycrt.spec import Spec
 
 
@@ -82,6 +83,23 @@ def certify(
     return facts | {"seconds": seconds}
 
 
+def check(network: Network, spec: Spec) -> None:
+    """Raise `InvalidInput` where `network` cannot be certified as `spec.certify` says."""
+    plan = spec.certify
+    check_options(
+        network,
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+        region=plan.region,
+        at=_stated(spec),
+        deployment=plan.deployment,
+    )
+
+
+def _stated(spec: Spec) -> tuple[float, ...]:
+    return spec.certify.at if spec.certify.region == "local" else ()
+
+
 def _run(
     network: Network, curvature: Tensor, spec: Spec, split: Split, pending: list[int]
 ) -> Iterator[pa.Table]:
@@ -126,7 +144,7 @@ class _Certify:
             batch_size=self.size,
             curvature=torch.from_numpy(ray.get(curvature).copy()),
             region=spec.certify.region,
-            at=spec.certify.at if spec.certify.region == "local" else (),
+            at=_stated(spec),
             deployment=spec.certify.deployment,
         )
 
