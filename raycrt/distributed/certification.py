@@ -91,13 +91,9 @@ def check(network: Network, spec: Spec) -> None:
         steps=plan.steps,
         batch_size=plan.batch_size,
         region=plan.region,
-        at=_stated(spec),
+        at=plan.at if plan.region == "local" else (),
         deployment=plan.deployment,
     )
-
-
-def _stated(spec: Spec) -> tuple[float, ...]:
-    return spec.certify.at if spec.certify.region == "local" else ()
 
 
 def _run(
@@ -144,7 +140,7 @@ class _Certify:
             batch_size=self.size,
             curvature=torch.from_numpy(ray.get(curvature).copy()),
             region=spec.certify.region,
-            at=_stated(spec),
+            at=spec.certify.at if spec.certify.region == "local" else (),
             deployment=spec.certify.deployment,
         )
 
