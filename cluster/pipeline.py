@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from raycrt import pipes
 from raycrt.cli import DEFAULT_RECIPE, DataDir, Download, Overrides, Recipe, spec_from
 from raycrt.errors import InvalidInput, require
 
@@ -82,4 +83,5 @@ def check_shared(out: Path) -> None:
 
 
 if __name__ == "__main__":
+    pipes.outlive_readers()
     app()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raycrt import pipes
 from raycrt.errors import InvalidInput, require
 
 if TYPE_CHECKING:
@@ -178,4 +179,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    pipes.outlive_readers()
     app()

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from raycrt import recipes
+from raycrt import pipes, recipes
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import ModelSpec, Spec, parse_override
 
@@ -121,8 +121,10 @@ def train(
     spec = spec_from(
         recipe, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
     )
+    from raycrt import rules
     from raycrt.distributed import stages
 
+    rules.check_training(spec)
     stages.train(spec, out / "train", hold_out=hold_out)
 
 
@@ -194,6 +196,7 @@ def main() -> None:
     """Run the command line; bad input ends in one line on standard error and exit code 2."""
     from raycrt.verify.cli import verify
 
+    pipes.outlive_readers()
     app.command()(verify)
     for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
         app.command(entry.name)(entry.load())

@@ -6,9 +6,8 @@ only when `download` is set.
 
 from __future__ import annotations
 
-import gzip
-import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raycrt import cifar, idx
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import DataSpec
+from raycrt.spec import DataSpec, Spec
 
 CLASSES = 10
 DIRECTORY_VARIABLE = "RAYCRT_DATA"
@@ -26,18 +26,12 @@ _SHAPES = {
     "digits": (1, 8, 8),
     "mnist": (1, 28, 28),
     "fashion-mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
+    "cifar10": cifar.SHAPE,
 }
-# The names of the IDX files of MNIST and Fashion-MNIST, as their authors gave them.
-_IDX = {
-    True: ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    False: ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
-# Those of the binary version of CIFAR-10: a label byte and 3 * 32 * 32 pixels for each image.
-_BINARY = {
-    True: tuple(f"data_batch_{k}.bin" for k in range(1, 6)),
-    False: ("test_batch.bin",),
-}
+# Images of the digits, and those of them that are test images.
+_DIGITS, _DIGITS_TEST = 1797, 360
+# Images (n, channels, height, width) and labels (n,), uint8.
+_Bytes = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +76,13 @@ def load(spec: DataSpec) -> Dataset:
     The validation rows are a fixed pseudo-random choice from the training set: the same for every
     seed of a run, so that runs with different seeds are compared on the same rows.
     """
-    training, test = _digits() if spec.name == "digits" else _from_files(spec)
+    if spec.name == "digits":
+        training, test = _digits()
+    else:
+        read = _reader(spec)
+        training, test = (_split(read(train)) for train in (True, False))
+    held_out = _held_out(spec, len(training))
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    held_out = round(spec.validation * len(training))
-    require(
-        0 < held_out < len(training),
-        "data.validation leaves rows on both sides",
-        validation=spec.validation,
-        rows=len(training),
-    )
     keep = slice(spec.limit)
     return Dataset(
         train=training.take(order[held_out:]).take(keep),
@@ -100,9 +92,37 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def check(spec: DataSpec) -> None:
-    """Raise `InvalidInput` when the data set is missing, without reading it."""
-    if spec.name != "digits" and not spec.download:
-        _find(spec)
+    """Raise `InvalidInput` unless `load` can read the data set: files that are there and whole,
+    images of the right shape, labels that are classes. With `download` it is fetched first.
+
+    A class without a single image is let through: some people leave classes out.
+    """
+    rows = _DIGITS - _DIGITS_TEST
+    if spec.name != "digits":
+        read = _reader(spec)
+        rows, _ = (len(read(train)[1]) for train in (True, False))
+    _held_out(spec, rows)
+
+
+def located(spec: Spec) -> Spec:
+    """`spec` with the directory of this process's `RAYCRT_DATA`, if it needs and has no other: for
+    workers, whose environment and working directory are not ours."""
+    named = os.environ.get(DIRECTORY_VARIABLE)
+    if spec.data.name == "digits" or spec.data.directory or not named:
+        return spec
+    return spec.override({"data.directory": named})
+
+
+def _held_out(spec: DataSpec, rows: int) -> int:
+    """How many of the training rows are for validation."""
+    held_out = round(spec.validation * rows)
+    require(
+        0 < held_out < rows,
+        "data.validation leaves rows on both sides",
+        validation=spec.validation,
+        rows=rows,
+    )
+    return held_out
 
 
 def _digits() -> tuple[Split, Split]:
@@ -113,7 +133,43 @@ def _digits() -> tuple[Split, Split]:
     labels = torch.from_numpy(bunch.target).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     everything = Split(images=images[order], labels=labels[order])
-    return everything.take(slice(360, None)), everything.take(slice(360))
+    return everything.take(slice(_DIGITS_TEST, None)), everything.take(slice(_DIGITS_TEST))
+
+
+def _split(part: _Bytes) -> Split:
+    images, labels = (torch.from_numpy(np.array(array)) for array in part)
+    return Split(images=images.float().div(255), labels=labels.long())
+
+
+def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:
+    """What reads the images and labels of training (true) or test (false) from files."""
+    root = _directory(spec)
+
+    def read(train: bool) -> _Bytes:
+        try:
+            if spec.download and train:
+                _fetch(spec.name, root)
+            images, labels = _find(spec.name, root)(train)
+        except OSError as error:
+            raise InvalidInput(f"the files of {spec.name} must be readable: {error}") from None
+        where = {"part": "training" if train else "test", "directory": str(root)}
+        require(
+            len(images) == len(labels) > 0,
+            "as many images as labels, and some",
+            images=len(images),
+            labels=len(labels),
+            **where,
+        )
+        require(
+            labels.max() < CLASSES,
+            f"labels are 0 .. {CLASSES - 1}",
+            smallest=int(labels.min()),
+            largest=int(labels.max()),
+            **where,
+        )
+        return images, labels
+
+    return read
 
 
 def _directory(spec: DataSpec) -> Path:
@@ -123,113 +179,35 @@ def _directory(spec: DataSpec) -> Path:
             f"data.directory: {spec.name} is read from files; name their directory with "
             f"--data-dir or {DIRECTORY_VARIABLE} (or use `digits`, which needs none)"
         )
-    return Path(named)
+    return Path(os.path.abspath(os.path.expanduser(named)))
 
 
-def _find(spec: DataSpec) -> tuple[str, Path]:
-    """How the files of `spec` are laid out ("idx", "binary" or "torchvision") and where."""
-    root = _directory(spec)
-    folder = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": ""}[spec.name]
-    if spec.name == "cifar10":
-        if (root / "cifar-10-batches-py").is_dir():
-            return "torchvision", root
-        binary = root / "cifar-10-batches-bin"
-        if all((binary / name).is_file() for names in _BINARY.values() for name in names):
-            return "binary", binary
+def _find(name: str, root: Path) -> Callable[[bool], _Bytes]:
+    """What reads training or test from the place below `root` where the files are."""
+    if name == "cifar10":
+        if cifar.lie_in(root):
+            return lambda train: cifar.read(root, train=train)
     else:
-        for place in (root / folder / "raw", root / spec.name, root):
-            if all(_idx_file(place, name) for names in _IDX.values() for name in names):
-                return "idx", place
+        folder = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name]
+        for place in (root / folder / "raw", root / name, root):
+            if idx.lie_in(place):
+                return lambda train: idx.read(place, _SHAPES[name], train=train)
     raise InvalidInput(
-        f"data.directory must hold {spec.name}, but {root} does not; "
+        f"data.directory must hold {name}, but {root} does not; "
         "put the files there or give --download"
     )
 
 
-def _from_files(spec: DataSpec) -> tuple[Split, Split]:
-    if spec.download:
-        _torchvision(spec, train=True, download=True)
-        _torchvision(spec, train=False, download=True)
-    layout, place = _find(spec)
-    if layout == "idx":
-        return _read_idx(place, train=True), _read_idx(place, train=False)
-    if layout == "binary":
-        return _read_binary(place, train=True), _read_binary(place, train=False)
-    return _torchvision(spec, train=True), _torchvision(spec, train=False)
-
-
-def _torchvision(spec: DataSpec, *, train: bool, download: bool = False) -> Split:
+def _fetch(name: str, root: Path) -> None:
+    """Fetch what is missing into `root`."""
     from torchvision import datasets
 
     kind = {
         "mnist": datasets.MNIST,
         "fashion-mnist": datasets.FashionMNIST,
         "cifar10": datasets.CIFAR10,
-    }[spec.name]
+    }[name]
     try:
-        read = kind(root=str(_directory(spec)), train=train, download=download)
+        kind(root=str(root), train=True, download=True)
     except RuntimeError as error:
-        raise InvalidInput(f"the files of {spec.name} must be whole: {error}") from None
-    images = torch.as_tensor(np.asarray(read.data))
-    if spec.name == "cifar10":
-        images = images.permute(0, 3, 1, 2).contiguous()
-    images = images.reshape(-1, *_SHAPES[spec.name]).float().div(255)
-    return Split(images=images, labels=torch.as_tensor(np.asarray(read.targets)).long())
-
-
-def _read_binary(place: Path, *, train: bool) -> Split:
-    shape = _SHAPES["cifar10"]
-    record = 1 + math.prod(shape)
-    raw = []
-    for name in _BINARY[train]:
-        bytes_ = np.fromfile(place / name, np.uint8)
-        require(
-            len(bytes_) > 0 and len(bytes_) % record == 0,
-            f"records of {record} bytes",
-            file=str(place / name),
-            bytes=len(bytes_),
-        )
-        raw.append(bytes_.reshape(-1, record))
-    records = torch.from_numpy(np.concatenate(raw))
-    labels = records[:, 0].long()
-    require(bool((labels < CLASSES).all()), "labels below 10", largest=int(labels.max()))
-    return Split(images=records[:, 1:].reshape(-1, *shape).float().div(255), labels=labels)
-
-
-def _idx_file(place: Path, name: str) -> Path | None:
-    for file in (place / name, place / f"{name}.gz"):
-        if file.is_file():
-            return file
-    return None
-
-
-def _read_idx(place: Path, *, train: bool) -> Split:
-    images, labels = (_idx_array(place, name) for name in _IDX[train])
-    require(
-        len(images) == len(labels),
-        "as many images as labels",
-        images=len(images),
-        labels=len(labels),
-    )
-    return Split(
-        images=torch.from_numpy(images).float().div(255).unsqueeze(1),
-        labels=torch.from_numpy(labels).long(),
-    )
-
-
-def _idx_array(place: Path, name: str) -> np.ndarray:
-    """An IDX file of unsigned bytes, plain or gzip'd: two zero bytes, type 8, rank, sizes, data."""
-    file = _idx_file(place, name)
-    assert file is not None
-    raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    require(raw[:3] == b"\0\0\x08", "an IDX file of unsigned bytes", file=str(file), start=raw[:4])
-    rank = raw[3]
-    sizes = np.frombuffer(raw, ">u4", rank, 4).astype(int)
-    require(
-        len(raw) == 4 + 4 * rank + sizes.prod(),
-        "an IDX file as long as its sizes say",
-        file=str(file),
-        bytes=len(raw),
-        sizes=sizes.tolist(),
-    )
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()
+        raise InvalidInput(f"{name} must be fetched whole: {error}") from None

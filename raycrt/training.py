@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from raycrt import network as networks
-from raycrt import objectives, optimizers
+from raycrt import objectives, optimizers, rules
 from raycrt.augmentation import random_maps, warp
 from raycrt.data import CLASSES, Split, image_shape
 from raycrt.deepening import deepened
@@ -97,6 +97,7 @@ def train(
     With the same spec, split and number of workers the weights are the same to the last bit on one
     machine's CPU, whether or not training was stopped after an epoch and taken up from its `state`.
     """
+    rules.check_training(spec)
     quicken_softplus()
     workers = workers or Workers()
     require(len(split) > 0, "at least one training row", rows=len(split))

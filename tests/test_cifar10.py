@@ -83,6 +83,27 @@ def test_files_with_another_checksum_are_refused(files):
         data.load(_spec(files).data)
 
 
+@pytest.mark.parametrize("content", [b"", b"\x80\x04no pickle"])
+def test_pickles_that_do_not_open_are_refused(files, monkeypatch, content):
+    file = files / "cifar-10-batches-py" / "test_batch"
+    file.write_bytes(content)
+    digest = hashlib.md5(content).hexdigest()
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", digest]])
+    with pytest.raises(InvalidInput, match=r"files of cifar10 must be whole"):
+        data.check(_spec(files).data)
+
+
+def test_labels_of_the_binary_version_are_classes(tmp_path):
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name in [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]:
+        np.full((2, 3073), 9, np.uint8).tofile(folder / f"{name}.bin")
+    data.check(_spec(tmp_path).data)
+    np.full((2, 3073), 10, np.uint8).tofile(folder / "data_batch_4.bin")
+    with pytest.raises(InvalidInput, match=r"labels are 0 .. 9.*largest=10, part='training'"):
+        data.check(_spec(tmp_path).data)
+
+
 def test_the_recipe_trains_a_model_that_loads(files, tmp_path):
     spec = _spec(files, **{"train.epochs": 1, "train.warm_up": 0})
     split = data.load(spec.data).train

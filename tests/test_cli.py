@@ -26,6 +26,8 @@ BAD = {
     "workers": (["train", "--workers", "0"], "run.workers"),
     "GPUs": (["demo", "--gpus-per-worker", "-1"], "run.gpus_per_worker"),
     "trial's workers": (["search", "--workers", "0"], "search.workers"),
+    "seed": (["train", "--set", f"run.seed={2**64}"], "run.seed: "),
+    "training": (["train", "--set", "train.linear_layers=9"], "train.linear_layers must leave"),
     "URI": (["search", "--out", "s3://bucket/run"], "must be a directory, no URI"),
     "model": (["certify", "--out", "/nowhere"], "/nowhere"),
     "other model": (["certify", "--model", "/nowhere.onnx"], "must exist"),
@@ -84,6 +86,11 @@ def test_workers_of_a_search_are_those_of_a_trial(given):
     spec, own = given("search", "--workers", 3, "--gpus-per-worker", 1), recipes.load("digits")
     assert (spec.search.workers, spec.run.gpus_per_worker) == (3, 1)
     assert spec.run.workers == own.run.workers
+
+
+def test_what_only_a_search_refuses_stops_no_training(given):
+    short = given("train", "--set", "train.epochs=1")
+    assert short.train.epochs == 1 and short.search == recipes.load("digits").search
 
 
 def test_another_model_is_told_truly_and_can_be_verified(tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from raycrt import data
 from raycrt.errors import InvalidInput
-from raycrt.spec import DataSpec
+from raycrt.spec import DataSpec, Spec
 
 
 def test_digits_are_embedded():
@@ -60,13 +60,171 @@ def test_idx_files(tmp_path, monkeypatch, place, compress):
     assert data.load(DataSpec(name="fashion-mnist", limit=2)).test.labels.tolist() == [0, 1]
 
 
-def test_a_truncated_idx_file_is_refused(tmp_path):
-    for name in ("train-images-idx3", "t10k-images-idx3", "train-labels-idx1", "t10k-labels-idx1"):
-        _write_idx(tmp_path / f"{name}-ubyte", np.zeros((4, 28, 28)), compress=False)
-    file = tmp_path / "train-images-idx3-ubyte"
-    file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(InvalidInput, match="an IDX file as long as its sizes say"):
-        data.load(DataSpec(name="mnist", directory=tmp_path))
+@pytest.fixture
+def mnist(tmp_path) -> Path:
+    """A directory with 20 training and 6 test images in the form of MNIST."""
+    for name, rows in (("train", 20), ("t10k", 6)):
+        _write_idx(tmp_path / f"{name}-images-idx3-ubyte", np.ones((rows, 28, 28)), compress=False)
+        _write_idx(tmp_path / f"{name}-labels-idx1-ubyte", np.arange(rows) % 10, compress=False)
+    return tmp_path
+
+
+def _zip(file: Path) -> Path:
+    packed = Path(f"{file}.gz")
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    file.unlink()
+    return packed
+
+
+def _change(file: Path, change) -> None:
+    file.write_bytes(change(file.read_bytes()))
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+BROKEN = {
+    "cut": (
+        lambda d: _change(d / IMAGES, lambda raw: raw[:-5]),
+        "as long as its sizes say.*train-im",
+    ),
+    "longer": (
+        lambda d: _change(d / LABELS, lambda raw: raw + b"x"),
+        "as long as its sizes.*t10k-lab",
+    ),
+    "empty": (
+        lambda d: _change(d / IMAGES, lambda raw: b""),
+        "an IDX file of unsigned bytes.*train-im",
+    ),
+    "header alone": (
+        lambda d: _change(d / LABELS, lambda raw: raw[:3]),
+        "IDX file of unsigned bytes",
+    ),
+    "cut in its header": (
+        lambda d: _change(d / IMAGES, lambda raw: raw[:7]),
+        "an IDX file of images",
+    ),
+    "floats": (
+        lambda d: _change(d / IMAGES, lambda raw: b"\0\0\x0d" + raw[3:]),
+        "of unsigned bytes",
+    ),
+    "text": (lambda d: _change(d / LABELS, lambda raw: b"5, 0, 4"), "of unsigned bytes.*b'5, 0'"),
+    "another shape": (
+        lambda d: _write_idx(d / IMAGES, np.zeros((20, 32, 32)), compress=False),
+        r"images: rank 3, each \(28, 28\).*train-images.*\[20, 32, 32\]",
+    ),
+    "colours": (
+        lambda d: _write_idx(d / IMAGES, np.zeros((20, 3, 28, 28)), compress=False),
+        r"images: rank 3, each \(28, 28\).*rank=4",
+    ),
+    "sizes that overflow": (
+        lambda d: _change(d / IMAGES, lambda raw: raw[:4] + b"\xff" * 12 + raw[16:]),
+        r"an IDX file of images",
+    ),
+    "rows that overflow": (
+        lambda d: _change(d / IMAGES, lambda raw: raw[:4] + b"\xff" * 4 + raw[8:]),
+        r"as long as its sizes say",
+    ),
+    "images for labels": (
+        lambda d: (d / LABELS).write_bytes((d / "t10k-images-idx3-ubyte").read_bytes()),
+        r"an IDX file of labels: rank 1` must hold.*t10k-labels.*rank=3",
+    ),
+    "labels for images": (
+        lambda d: (d / IMAGES).write_bytes((d / "train-labels-idx1-ubyte").read_bytes()),
+        r"an IDX file of images.*rank=1",
+    ),
+    "labels from 1": (
+        lambda d: _write_idx(d / LABELS, np.array([1, 2, 3, 9, 5, 10]), compress=False),
+        r"labels are 0 .. 9.*smallest=1, largest=10, part='test'",
+    ),
+    "labels of other classes": (
+        lambda d: _write_idx(d / "train-labels-idx1-ubyte", np.arange(20) * 10, compress=False),
+        r"labels are 0 .. 9.*largest=190, part='training'",
+    ),
+    "fewer labels": (
+        lambda d: _write_idx(d / LABELS, np.arange(5), compress=False),
+        r"as many images as labels, and some.*images=6, labels=5",
+    ),
+    "no image": (
+        lambda d: (
+            _write_idx(d / LABELS, np.zeros(0), compress=False),
+            _write_idx(d / "t10k-images-idx3-ubyte", np.zeros((0, 28, 28)), compress=False),
+        ),
+        r"and some.*images=0, labels=0",
+    ),
+    "one image": (
+        lambda d: (
+            _write_idx(d / "train-labels-idx1-ubyte", np.zeros(1), compress=False),
+            _write_idx(d / IMAGES, np.zeros((1, 28, 28)), compress=False),
+        ),
+        r"data.validation leaves rows on both sides.*rows=1",
+    ),
+    "cut gzip": (
+        lambda d: _change(_zip(d / IMAGES), lambda raw: raw[:-9]),
+        r"train-images-idx3-ubyte.gz must be a whole gzip file",
+    ),
+    "spoilt gzip": (
+        lambda d: _change(_zip(d / LABELS), lambda raw: raw[:-8] + b"\xff" * 8),
+        r"t10k-labels-idx1-ubyte.gz must be a whole gzip file.*CRC",
+    ),
+    "spoilt inside": (
+        lambda d: _change(_zip(d / IMAGES), lambda raw: raw[:10] + b"\xff" * 20 + raw[30:]),
+        r"train-images-idx3-ubyte.gz must be a whole gzip file",
+    ),
+    "unpacked by a browser": (
+        lambda d: (d / IMAGES).rename(d / f"{IMAGES}.gz"),
+        r"must be a whole gzip file: Not a gzipped file",
+    ),
+    "a link to itself": (
+        lambda d: ((d / IMAGES).unlink(), (d / IMAGES).symlink_to(d / IMAGES)),
+        r"must hold mnist",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("reads", [data.check, data.load])
+def test_files_that_are_not_whole_or_of_something_else_are_refused(name, reads, mnist):
+    spoil, message = BROKEN[name]
+    data.check(DataSpec(name="mnist", directory=mnist))
+    spoil(mnist)
+    with pytest.raises(InvalidInput, match=message) as caught:
+        reads(DataSpec(name="mnist", directory=mnist))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_files_that_may_not_be_read_are_named(mnist, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(mnist / IMAGES))
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    with pytest.raises(InvalidInput, match=r"the files of mnist must be readable: .*train-images"):
+        data.check(DataSpec(name="mnist", directory=mnist))
+
+
+def test_a_class_may_have_no_image(mnist):
+    _write_idx(mnist / LABELS, np.full(6, 3), compress=False)
+    data.check(DataSpec(name="mnist", directory=mnist))
+
+
+@pytest.mark.parametrize("share", [1e-9, 1 - 1e-9])
+def test_a_validation_split_without_rows_is_refused_before_any_work(share):
+    with pytest.raises(InvalidInput, match=r"data\.validation leaves rows.*rows=1437"):
+        data.check(DataSpec(validation=share))
+    assert len(data.load(DataSpec()).fit) == 1437
+
+
+def test_a_relative_directory_reaches_workers_as_an_absolute_one(mnist, monkeypatch):
+    monkeypatch.chdir(mnist.parent)
+    monkeypatch.setenv("RAYCRT_DATA", mnist.name)
+    spec = Spec().override({"data.name": "mnist"})
+    data.check(spec.data)
+    given = data.located(spec)
+    own = spec.override({"data.directory": mnist.name})
+    assert given.data.directory == own.data.directory == mnist
+    assert data.located(own) == own and data.located(Spec()) == Spec()
+    monkeypatch.delenv("RAYCRT_DATA")
+    monkeypatch.chdir("/")
+    data.check(given.data)
+    assert data.located(spec) == spec
 
 
 def test_missing_data_is_named(tmp_path, monkeypatch):

@@ -1,10 +1,14 @@
 """Specs: every mistake is one line that names field, value, rule and the nearest known key."""
 
-import pytest
+from pathlib import Path
 
-from raycrt import recipes
+import pytest
+import torch
+from pydantic import BaseModel
+
+from raycrt import recipes, rules, strict_yaml
 from raycrt.errors import InvalidInput
-from raycrt.spec import Spec, parse_override, validate
+from raycrt.spec import DataSpec, Spec, parse_override, validate
 
 MISTAKES = {
     "unknown section": ({"trian": {}}, r"trian: unknown key; the nearest known is 'train'"),
@@ -16,22 +20,6 @@ MISTAKES = {
     "width of nothing": (
         {"model": {"channels": [4], "depth": 1, "width": 8}},
         r"width must be left at 1024 where depth is 1",
-    ),
-    "directions of convolutions": (
-        {"model": {"channels": [4]}, "train": {"components": 20}},
-        r"train.components and train.linear_layers must be left out where model.channels",
-    ),
-    "isometries before convolutions": (
-        {"model": {"channels": [4], "depth": 3}, "train": {"linear_layers": 1}},
-        r"train.components and train.linear_layers must be left out where model.channels",
-    ),
-    "nothing for muon": (
-        {"model": {"channels": [4], "depth": 1}, "train": {"optimizer": "muon"}},
-        r"train.optimizer muon must have a hidden dense layer",
-    ),
-    "convolutions in float32": (
-        {"model": {"channels": [4]}, "certify": {"deployment": "float32"}},
-        r"certify.deployment must be exact where model.channels",
     ),
     "not a number": ({"train": {"gamma": float("nan")}}, r"train.gamma: .*finite"),
     "wrong type": ({"train": {"epochs": "many"}}, r"train.epochs: .*integer.*'many'"),
@@ -45,10 +33,17 @@ MISTAKES = {
         r"certify.at: must be positive and strictly increasing",
     ),
     "data": ({"data": {"name": "mnits"}}, r"data.name: .*'mnits'"),
-    "searched key": (
-        {"search": {"space": {"train.gama": {"low": 1, "high": 2}}}},
-        r"train.gama is no key of a spec; the nearest known is 'train.gamma'",
-    ),
+    "seed beyond 64 bits": ({"run": {"seed": 2**64}}, r"run.seed: .*less than or equal to"),
+    "negative seed": ({"run": {"seed": -1}}, r"run.seed: .*greater than or equal to 0"),
+    "half a seed": ({"run": {"seed": 1.5}}, r"run.seed: .*integer.*1.5"),
+    "truth for a number": ({"train": {"epochs": True}}, r"train.epochs: must be an integer.*True"),
+    "text for a number": ({"train": {"gamma": "1_0"}}, r"train.gamma: must be a number.*'1_0'"),
+    "text for a radius": ({"search": {"radius": ["infinity"]}}, r"search.radius.*'infinity'"),
+    "endless training": ({"train": {"epochs": 10**30}}, r"train.epochs: .*less than or equal to"),
+    "GPUs in parts": ({"run": {"gpus_per_worker": 1.5}}, r"run.gpus_per_worker: must be whole"),
+    "no CPU": ({"run": {"cpus_per_worker": 1e-9}}, r"run.cpus_per_worker: .*0.0001"),
+    "rungs that go back": ({"search": {"rungs": [3, 2]}}, r"search.rungs: .*strictly increasing"),
+    "value of a thousand words": ({"data": {"name": "x" * 9000}}, r"data.name: .{,300}$"),
     "empty range": (
         {"search": {"space": {"train.gamma": {"low": 2, "high": 1}}}},
         r"must have low <= high",
@@ -62,6 +57,73 @@ def test_mistakes(name):
     with pytest.raises(InvalidInput, match=message) as caught:
         validate(tree)
     assert "\n" not in str(caught.value)
+
+
+def _integers(record, prefix=""):
+    for name, field in record.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _integers(field.annotation, f"{prefix}{name}.")
+        elif field.annotation in (int, int | None):
+            yield prefix + name
+
+
+@pytest.mark.parametrize("path", list(_integers(Spec)))
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, "nan", 0.5])
+def test_no_integer_overflows_what_counts_with_it(path, value):
+    with pytest.raises(InvalidInput, match=path):
+        Spec().override({path: value})
+
+
+def test_the_largest_seed_is_one_that_torch_takes():
+    largest = Spec().override({"run.seed": 2**43 - 1}).run.seed
+    torch.Generator().manual_seed((largest + 10**6) * 1_000_003 + 10**12)
+    with pytest.raises(InvalidInput, match=r"run\.seed"):
+        Spec().override({"run.seed": largest + 1})
+
+
+TRAINING = {
+    "directions of convolutions": (
+        {"model": {"channels": [4]}, "train": {"components": 20}},
+        r"train.components and train.linear_layers must be left out where model.channels",
+    ),
+    "isometries before convolutions": (
+        {"model": {"channels": [4], "depth": 3}, "train": {"linear_layers": 1}},
+        r"train.components and train.linear_layers must be left out where model.channels",
+    ),
+    "nothing for muon": (
+        {"model": {"channels": [4], "depth": 1}, "train": {"optimizer": "muon"}},
+        r"train.optimizer muon must have a hidden dense layer",
+    ),
+    "only isometries": (
+        {"model": {"depth": 3}, "train": {"linear_layers": 2}},
+        r"train.linear_layers must leave at least 2",
+    ),
+    "more directions than pixels": ({"train": {"components": 65}}, r"train.components <= pixels"),
+    "isometries of too many inputs": (
+        {"model": {"depth": 3, "width": 20}, "train": {"linear_layers": 1}},
+        r"train.linear_layers needs no more inputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_what_only_training_cannot_do_is_refused_by_training_alone(name):
+    tree, message = TRAINING[name]
+    with pytest.raises(InvalidInput, match=message):
+        rules.check_training(validate(tree))
+
+
+def test_convolutions_are_not_certified_in_float32_but_trained():
+    spec = validate({"model": {"channels": [4]}, "certify": {"deployment": "float32"}})
+    rules.check_training(spec)
+    with pytest.raises(InvalidInput, match=r"certify\.deployment must be exact"):
+        rules.check_certification(spec)
+
+
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_every_recipe_can_be_trained_and_certified(recipe):
+    rules.check_training(recipes.load(recipe))
+    rules.check_certification(recipes.load(recipe))
 
 
 @pytest.mark.parametrize("tree", [[], "text", None, 3])
@@ -87,13 +149,32 @@ def test_overrides():
         ("certify.at=[0.1, 0.2]", ("certify.at", [0.1, 0.2])),
         ("data.name=mnist", ("data.name", "mnist")),
         ("data.download=true", ("data.download", True)),
+        ("train.gamma=nan", ("train.gamma", "nan")),
+        ("train.gamma=1_0", ("train.gamma", "1_0")),
+        ("train.gamma=infinity", ("train.gamma", "infinity")),
+        ("run.seed=010", ("run.seed", 10)),
+        ("run.seed=0x10", ("run.seed", 16)),
+        ("train.radius=.5", ("train.radius", 0.5)),
+        ("train.radius=1:30", ("train.radius", "1:30")),
+        ("data.directory=no", ("data.directory", "no")),
+        ("search.space={a: {choices: [1e-3, 2]}}", ("search.space", {"a": {"choices": [1e-3, 2]}})),
     ],
 )
 def test_override_text(text, expected):
     assert parse_override(text) == expected
 
 
-@pytest.mark.parametrize("text", ["train.gamma", "=3", "train.gamma=[1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train.gamma",
+        "=3",
+        "train.gamma=[1",
+        "a={b: 1, b: 2}",
+        "a=" + "[" * 9000,
+        "run.seed=" + "9" * 9000,
+    ],
+)
 def test_bad_override_text(text):
     with pytest.raises(InvalidInput, match=r"override|must be YAML"):
         parse_override(text)
@@ -112,6 +193,83 @@ def test_recipes_that_do_not_exist(tmp_path):
         recipes.load("digit")
     with pytest.raises(InvalidInput, match="a spec file must exist"):
         recipes.load(str(tmp_path / "none.yaml"))
-    (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(InvalidInput, match="must be YAML"):
-        recipes.load(str(tmp_path / "broken.yaml"))
+    with pytest.raises(InvalidInput, match="a spec file must exist"):
+        recipes.load(f"{tmp_path}/")
+    with pytest.raises(InvalidInput, match=r"must exist|can be read"):
+        recipes.load(f"{tmp_path}/{'x' * 300}.yaml")
+
+
+FILES = {
+    "cut": (b"a: [", "must be YAML: line 1"),
+    "UTF-16": ("run: {seed: 1}".encode("utf-16"), "must be text in UTF-8, but byte 0 is 0xff"),
+    "UTF-16 without a mark": ("run: {seed: 1}".encode("utf-16-le"), "must be YAML: .*#x0000"),
+    "Latin-1": ("# Größe\n".encode("latin-1"), "must be text in UTF-8, but byte 4 is 0xf6"),
+    "binary": (bytes(range(1, 256)), "must be text in UTF-8|must be YAML"),
+    "empty": (b"", "must state a spec, but it is empty"),
+    "comments": (b"# nothing\n", "must state a spec, but it is empty"),
+    "tabs": (b"run:\n\tseed: 1\n", "must be YAML: line 2: .*tab|line 2"),
+    "key twice": (b"run:\n  seed: 1\n  seed: 2\n", "line 3: the key 'seed' stands there twice"),
+    "section twice": (b"run: {}\nrun: {}\n", "line 2: the key 'run' stands there twice"),
+    "list": (b"- run\n", "must be a mapping of sections, but got"),
+    "number for a key": (b"run: {1: 2}\n", "line 1: a key must be text, but got '1'"),
+    "list for a key": (b"? [a, b]\n: 1\n", "line 1: a key must be text"),
+    "two documents": (b"run: {}\n---\nrun: {}\n", "must be YAML: line 2"),
+    "code": (b"run: !!python/object/apply:os.getcwd []\n", "must be YAML: line 1"),
+    "large": (b"#" * 2**21, "must be a spec, but it has more than"),
+    "laughs": (
+        b"a: &a [x, x]\n"
+        + b"".join(
+            b"%c: &%c [*%c, *%c]\n" % (k, k, k - 1, k - 1) for k in range(ord("b"), ord("z"))
+        ),
+        r"line 2: the alias \*a must be written out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_state_no_spec(name, tmp_path):
+    content, message = FILES[name]
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InvalidInput, match=message) as caught:
+        recipes.load(str(file))
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 400
+
+
+def test_a_recipe_may_have_a_byte_order_mark_and_no_name_of_its_own(tmp_path):
+    (tmp_path / "a.yaml").write_bytes("\ufeffrun: {seed: 3}".encode())
+    assert recipes.load(str(tmp_path / "a.yaml")).run.seed == 3
+    (tmp_path / "b.yaml").mkdir()
+    with pytest.raises(InvalidInput, match=r"none at .*b\.yaml/spec\.yaml"):
+        recipes.load(str(tmp_path / "b.yaml"))
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").touch()
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InvalidInput, match=r"a\.yaml must be a file that can be read: Permission"):
+        recipes.load(str(tmp_path / "a.yaml"))
+
+
+def test_what_is_written_is_read_as_it_was():
+    spec = Spec().override(
+        {
+            "search.space": {"model.activation": {"choices": ["1e-3", "no", "0o7", "null", "ß"]}},
+            "search.storage": "010",
+            "data.directory": "~",
+        }
+    )
+    assert validate(strict_yaml.parse(spec.to_yaml(), "spec")) == spec
+
+
+def test_a_relative_directory_is_below_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert DataSpec(directory=Path("images")).directory == tmp_path / "images"
+    assert DataSpec(directory=Path("../x")).directory == tmp_path.parent / "x"
+    assert DataSpec(directory=Path("~/x")).directory == Path("/home/someone/x")
+    assert Spec().override({"data.directory": "images"}).data.directory == tmp_path / "images"

@@ -201,12 +201,13 @@ def test_a_deepened_network_has_nearly_the_same_logits_and_curvature(layers, nam
 
 def test_a_deepened_model_fits_its_spec(tmp_path):
     spec = TINY.override({**FAST, "model.depth": 4, "train.linear_layers": 2})
-    network = training.train(spec, data.load(spec.data).train)
+    split = data.load(spec.data).train
+    network = training.train(spec, split)
     checkpoint.save_model(tmp_path, network, spec)
     assert _same(network, checkpoint.load_model(tmp_path)[0])
     assert network.depth == 4
     with pytest.raises(InvalidInput, match=r"train\.linear_layers must leave at least 2"):
-        spec.override({"train.linear_layers": 3})
+        training.train(spec.override({"train.linear_layers": 3}), split)
 
 
 def test_augmentation_is_a_function_of_its_seed_and_moves_no_row_by_another():

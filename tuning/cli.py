@@ -74,18 +74,29 @@ def study(
     from tuning import study as studies
     from tuning import tables
 
+    best = studies.winner(run) if export is not None else None
     found = tables.summary(run)
     spec = studies.load(run)[0]
-    if as_json:
-        typer.echo(tables.to_json(found))
-    else:
-        tables.show(found, spec, Console())
-    files = _write_study(found, spec, out or run / "study")
-    if export is not None:
-        export.write_text(studies.winner(run).to_yaml())
-        files.append(export)
+    try:
+        files = _write_study(found, spec, out or run / "study")
+        if export is not None and best is not None:
+            files.append(_export(best, export))
+    finally:
+        # Shown though it may not be written here, and after it was: nobody may read to the end.
+        if as_json:
+            typer.echo(tables.to_json(found))
+        else:
+            tables.show(found, spec, Console())
     for file in files:
         typer.echo(file, err=as_json)
+
+
+def _export(spec: Spec, file: Path) -> Path:
+    try:
+        file.write_text(spec.to_yaml())
+    except OSError as error:
+        raise InvalidInput(f"--export must be a file that can be written: {error}") from None
+    return file
 
 
 def _write_study(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:

@@ -64,7 +64,7 @@ def _train_all(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[study.
     task = ray.remote(_train).options(
         num_cpus=need.get("cpu", 0), num_gpus=need.get("gpu", 0), memory=need.get("memory")
     )
-    tree = spec.model_dump(mode="json")
+    tree = data.located(spec).model_dump(mode="json")
     waiting = [(t, seed) for t in chosen for seed in seeds(spec) if (t.number, seed) not in done]
     at_a_time = room.trials(spec)
     pending: dict[ray.ObjectRef, tuple[int, int]] = {}

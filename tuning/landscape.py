@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from raycrt.spec import Domain, Spec
+from raycrt.search_spec import Domain
+from raycrt.spec import Spec
 from tuning import space
 from tuning.study import TrialRecord
 
@@ -20,10 +21,16 @@ _PREFERRED = ("train.gamma", "model.depth")
 
 
 def slices(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, Any]]]:
-    """For each searched parameter its value and `certified` in each complete trial that has it."""
+    """For each searched parameter its value and `certified`, with its interval, in each complete
+    trial that has it."""
     return {
         path: [
-            {"number": t.number, "value": t.params[path], "certified": t.certified}
+            {
+                "number": t.number,
+                "value": t.params[path],
+                "certified": t.certified,
+                "interval": list(t.interval),
+            }
             for t in records
             if t.complete and path in t.params
         ]

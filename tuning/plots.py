@@ -1,13 +1,19 @@
-"""What a search has found, as pictures: `raycrt study RUN` draws them."""
+"""What a search has found, as pictures: `raycrt study RUN` draws them.
+
+Every measured share has its 95 % interval, and an axis is at least as wide as the intervals on it:
+a difference that looks large is one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from raycrt.spec import Spec
 
@@ -26,27 +32,51 @@ def draw(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
         figure.savefig(written[-1], dpi=120)
 
     if found["history"]:
-        figure, axes = _figure()
-        steps = found["history"]
-        axes.step([s["number"] for s in steps], _percent(s["best"] for s in steps), where="post")
-        axes.set(xlabel="trial", ylabel=f"best {label}")
-        keep("history", figure)
+        keep("history", _history(found["history"], label))
     if found["importances"]:
-        figure, axes = _figure()
-        axes.barh(list(found["importances"])[::-1], list(found["importances"].values())[::-1])
-        axes.set(xlabel="share of variance (fANOVA)", xlim=(0, 1))
-        keep("importances", figure)
+        keep("importances", _importances(found["importances"], found["importance_evaluator"]))
     if found["pareto"]:
-        figure, axes = _figure()
-        clean = _percent(entry["clean"] for entry in found["pareto"])
-        axes.plot(clean, _percent(e["certified"] for e in found["pareto"]), marker="o")
-        axes.set(xlabel="clean, %", ylabel=label, title="Pareto front")
-        keep("pareto", figure)
+        keep("pareto", _pareto(found["pareto"], label))
     if any(found["slices"].values()):
         keep("slices", _slices(found["slices"], spec, label))
     if found["contour"]:
-        keep("contour", _contour(found["contour"], label))
+        keep("contour", _contour(found["contour"], label, _range(found["history"])))
     return written
+
+
+def _history(steps: list[dict[str, Any]], label: str) -> Figure:
+    figure, axes = _figure()
+    numbers = [step["number"] for step in steps]
+    _points(axes, numbers, steps, label="complete trial, 95 %")
+    axes.step(numbers, _percent(s["best"] for s in steps), where="post", color="C1", label="best")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="trial", ylabel=label)
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def _importances(importances: dict[str, dict[str, Any]], evaluator: str) -> Figure:
+    figure, axes = _figure()
+    for path, found in reversed(importances.items()):
+        share, interval = found["share"], found["interval"]
+        axes.barh(path, share, color="0.85" if interval is None else "C0")
+        if interval is not None:
+            axes.plot(interval, (path, path), color="black", linewidth=1.5)
+    axes.set(xlabel=f"share of importance for the best tenth ({evaluator})", xlim=(0, 1))
+    if any(found["interval"] is None for found in importances.values()):
+        axes.set_title("grey: too few trials to tell")
+    return figure
+
+
+def _pareto(front: list[dict[str, Any]], label: str) -> Figure:
+    figure, axes = _figure()
+    clean = _percent(entry["clean"] for entry in front)
+    intervals = [entry["clean_interval"] for entry in front]
+    widths = _errors(clean, intervals)
+    axes.plot(clean, _percent(entry["certified"] for entry in front), color="C0")
+    _points(axes, clean, front, xerr=widths)
+    axes.set(xlabel="clean, %", ylabel=label, title="Pareto front, 95 % intervals")
+    return figure
 
 
 def _slices(slices: dict[str, list[dict[str, Any]]], spec: Spec, label: str) -> Figure:
@@ -57,7 +87,7 @@ def _slices(slices: dict[str, list[dict[str, Any]]], spec: Spec, label: str) -> 
         values = [
             point["value"] if domain.choices is None else str(point["value"]) for point in points
         ]
-        axes.scatter(values, _percent(point["certified"] for point in points), s=14)
+        _points(axes, values, points)
         axes.set_xlabel(path)
         if domain.log:
             axes.set_xscale("log")
@@ -65,10 +95,11 @@ def _slices(slices: dict[str, list[dict[str, Any]]], spec: Spec, label: str) -> 
     return figure
 
 
-def _contour(contour: dict[str, Any], label: str) -> Figure:
+def _contour(contour: dict[str, Any], label: str, colours: tuple[float, float]) -> Figure:
     figure, axes = _figure()
     shares = 100 * np.array(contour["certified"], dtype=float)
-    image = axes.imshow(shares, origin="lower", aspect="auto")
+    low, high = colours
+    image = axes.imshow(shares, origin="lower", aspect="auto", vmin=low, vmax=high)
     for row, counts in enumerate(contour["trials"]):
         for column, count in enumerate(counts):
             if count:
@@ -83,6 +114,26 @@ def _contour(contour: dict[str, Any], label: str) -> Figure:
 def _figure() -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SIZE, layout="constrained")
     return figure, figure.subplots()
+
+
+def _points(axes: Axes, x: Sequence[Any], entries: Sequence[dict[str, Any]], **more: Any) -> None:
+    """A point at `certified` of each entry, with its interval."""
+    shares = _percent(entry["certified"] for entry in entries)
+    bars = _errors(shares, [entry["interval"] for entry in entries])
+    axes.errorbar(x, shares, bars, fmt="o", color="C0", ecolor="0.7", markersize=4, **more)
+
+
+def _errors(shares: list[float], intervals: Sequence[Sequence[float]]) -> np.ndarray:
+    """How far each interval reaches below and above, in per cent."""
+    low, high = 100 * np.array(intervals, dtype=float).reshape(-1, 2).T
+    # Wilson's interval holds the share up to rounding.
+    return np.array([shares - low, high - shares]).clip(0)
+
+
+def _range(entries: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """What the intervals of all complete trials span."""
+    bounds = [100 * bound for entry in entries for bound in entry["interval"]]
+    return (min(bounds), max(bounds)) if bounds else (0.0, 100.0)
 
 
 def _percent(shares: Any) -> list[float]:

@@ -132,7 +132,9 @@ def _run_trials(
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
-                _trial, tree=spec.model_dump(mode="json"), home=str(home.resolve())
+                _trial,
+                tree=data.located(spec).model_dump(mode="json"),
+                home=str(home.resolve()),
             ),
             room.for_process(spec),
         ),

@@ -22,8 +22,10 @@ from ray.tune.search import sample
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.variant_generator import generate_variants
 
-from raycrt.errors import InvalidInput, require
-from raycrt.spec import Domain, Spec
+from raycrt import rules
+from raycrt.errors import InvalidInput, nearest, require
+from raycrt.search_spec import Domain
+from raycrt.spec import Spec, paths
 
 Params = dict[str, Any]
 
@@ -124,9 +126,21 @@ def conditional(spec: Spec) -> bool:
 
 
 def check(spec: Spec) -> None:
-    """Raise `InvalidInput` unless every domain is possible and holds the recipe's own value."""
+    """Raise `InvalidInput` unless the recipe can be trained and certified, rungs come before its
+    end, and every domain is possible and holds the recipe's own value."""
+    rules.check_training(spec)
+    rules.check_certification(spec)
+    require(
+        all(rung < spec.train.epochs for rung in spec.search.rungs),
+        "search.rungs < train.epochs",
+        rungs=list(spec.search.rungs),
+        epochs=spec.train.epochs,
+    )
     require(bool(spec.search.space), "search.space names a parameter", space={})
+    known = paths()
     for path, domain in spec.search.space.items():
+        if path not in known:
+            raise InvalidInput(f"search.space.{path} is no key of a spec{nearest(path, known)}")
         if path.split(".")[0] not in ("model", "train") or path in _FIXED:
             raise InvalidInput(
                 f"search.space.{path}: what is searched must lie in model or train, "
@@ -144,10 +158,10 @@ def check(spec: Spec) -> None:
             if domain.choices is None and kind(path) not in (int, float):
                 raise InvalidInput(f"search.space.{path}: must have choices, it is no number")
             if path not in _CONDITIONS:
-                spec.override({path: value})
+                rules.check_training(spec.override({path: value}))
         _check_effect(spec, path)
     for point in points(spec):
-        apply(spec, point)
+        rules.check_training(apply(spec, point))
         for path, value in point.items():
             if not contains(spec.search.space[path], value):
                 raise InvalidInput(

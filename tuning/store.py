@@ -15,7 +15,6 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
@@ -25,6 +24,7 @@ from raycrt import checkpoint
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import Spec
 from tuning import space
+from tuning.journal import Journal
 
 JOURNAL, IDENTITY = "study.journal", "search-id"
 # User attributes of a trial: the identity of the search that runs it (once its directory), what was
@@ -44,7 +44,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 def storage(spec: Spec, home: Path) -> BaseStorage:
     """The database of `search.storage`, or the journal file in `home`."""
     if spec.search.storage is None:
-        return JournalStorage(JournalFileBackend(str(home / JOURNAL)))
+        return JournalStorage(Journal(home / JOURNAL))
     said = ""
     for _ in range(_ATTEMPTS):
         try:
@@ -159,6 +159,8 @@ def load_study(spec: Spec, home: Path) -> optuna.Study:
         return optuna.load_study(study_name=study_name(spec), storage=storage(spec, home))
     except KeyError:
         raise InvalidInput(f"the study of {home} must exist, but its storage has none") from None
+    except OSError as error:
+        raise InvalidInput(f"the study of {home} must be readable: {error}") from None
 
 
 def own(study: optuna.Study, home: Path, *states: TrialState) -> list[FrozenTrial]:

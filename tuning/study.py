@@ -6,8 +6,9 @@ import csv
 import io
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from statistics import mean
+from statistics import NormalDist, mean
 from typing import Any
 
 import optuna
@@ -20,8 +21,8 @@ from tuning import store
 from tuning.objective import AT
 
 TRIALS, BEST, FINALISTS = "trials.csv", "best.yaml", "finalists.csv"
-# The 97.5 % point of the normal distribution: intervals of 95 %.
-Z95 = 1.959963984540054
+# Intervals of 95 %.
+Z95 = NormalDist().inv_cdf(0.975)
 
 _NAMES = {
     TrialState.COMPLETE: "complete",
@@ -65,6 +66,11 @@ class TrialRecord:
     @property
     def complete(self) -> bool:
         return self.state == "complete"
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of `certified`."""
+        return wilson(self.certified, self.rows)
 
 
 def trials(record: optuna.Study, spec: Spec) -> list[TrialRecord]:
@@ -124,44 +130,10 @@ def wilson(share: float, rows: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def importances(record: optuna.Study) -> dict[str, float]:
-    """fANOVA: each parameter's share of the variance of `certified` over the complete trials.
-
-    Without those that `left_out` names. Empty with fewer than four trials or when all are equal.
-    """
-    complete = record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < 4 or len({trial.values[0] for trial in complete}) < 2:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    shares = optuna.importance.get_param_importances(
-        record, evaluator=evaluator, target=lambda trial: trial.values[0]
-    )
-    varied = {path for path in shares if len({trial.params[path] for trial in complete}) > 1}
-    return {path: share for path, share in shares.items() if path in varied}
-
-
-def left_out(records: list[TrialRecord], spec: Spec) -> dict[str, str]:
-    """Why fANOVA cannot weigh a searched parameter: it was not drawn in every complete trial, as
-    other values left it without effect, or had one value in all of them."""
+def history(records: list[TrialRecord]) -> list[tuple[TrialRecord, float]]:
+    """Each complete trial, and the best `certified` of the complete trials up to it."""
     complete = [trial for trial in records if trial.complete]
-    found: dict[str, str] = {}
-    for path in spec.search.space:
-        values = [trial.params[path] for trial in complete if path in trial.params]
-        if len(values) < len(complete):
-            found[path] = f"drawn in {len(values)} of {len(complete)} complete trials"
-        elif len(set(values)) == 1:
-            found[path] = f"{values[0]} in every complete trial"
-    return found
-
-
-def history(records: list[TrialRecord]) -> list[tuple[int, float]]:
-    """(number, best `certified` of the complete trials up to it)."""
-    best, line = 0.0, []
-    for trial in records:
-        if trial.complete:
-            best = max(best, trial.certified)
-            line.append((trial.number, best))
-    return line
+    return list(zip(complete, accumulate((t.certified for t in complete), max), strict=True))
 
 
 def saved_epochs(records: list[TrialRecord], spec: Spec) -> int:

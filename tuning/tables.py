@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raycrt.spec import Spec
-from tuning import agreement, landscape, study
+from tuning import agreement, importance, landscape, study
 from tuning.agreement import Agreement
 from tuning.study import TrialRecord
 
@@ -25,7 +25,7 @@ def summary(run: Path) -> dict[str, Any]:
     saved = study.saved_epochs(trials, spec)
     seconds, spared = sum(trial.seconds for trial in trials), study.saved_seconds(trials, spec)
     ran = sum(trial.epochs for trial in trials)
-    importances = study.importances(record)
+    importances = importance.importances(record, trials, spec)
     return {
         "study": record.study_name,
         "radii": list(spec.search.radii),
@@ -33,12 +33,25 @@ def summary(run: Path) -> dict[str, Any]:
         "best": [_entry(trial) for trial in study.ranking(trials)[:_SHOWN]],
         "finalists": _finalists(study.finalists(run)),
         "pareto": [_entry(trial) for trial in study.pareto(trials)],
-        "importances": importances,
-        "importances_left_out": study.left_out(trials, spec),
+        "importance_evaluator": importance.EVALUATOR,
+        "importances": {
+            path: {**asdict(found), "verdict": found.verdict} for path, found in importances.items()
+        },
+        "importances_left_out": importance.left_out(trials, spec),
         "slices": landscape.slices(trials, spec),
         "marginals": landscape.marginals(trials, spec),
-        "contour": landscape.contour(trials, spec, importances),
-        "history": [{"number": n, "best": value} for n, value in study.history(trials)],
+        "contour": landscape.contour(
+            trials, spec, {path: found.share for path, found in importances.items()}
+        ),
+        "history": [
+            {
+                "number": trial.number,
+                "certified": trial.certified,
+                "interval": list(trial.interval),
+                "best": best,
+            }
+            for trial, best in study.history(trials)
+        ],
         "cost": {
             "seconds": seconds,
             "trials": [_cost(trial) for trial in trials],
@@ -74,10 +87,7 @@ def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
         _print_contour(found["contour"], console)
     _print_history(found["history"], console)
     _print_cost(found["cost"], console)
-    weights = ", ".join(f"{name} {share:.2f}" for name, share in found["importances"].items())
-    console.print(
-        f"importance (fANOVA): {weights or 'too few trials, or all alike'}", highlight=False
-    )
+    _print_importances(found["importances"], found["states"]["complete"], console)
     for path, why in found["importances_left_out"].items():
         console.print(f"left out: {path}, {why}", highlight=False, markup=False)
     for epoch, values in found["rung_agreement"].items():
@@ -89,6 +99,21 @@ def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
 def _verdict(values: dict[str, Any]) -> str:
     known = {name: values[name] for name in ("trials", "tau", "interval")}
     return f"{values['verdict']} with the end, {agreement.words(Agreement(**known))}"
+
+
+def _print_importances(
+    importances: dict[str, dict[str, Any]], complete: int, console: Console
+) -> None:
+    title = f"importance for the best tenth ({importance.EVALUATOR}, as in optuna-dashboard)"
+    title += f", {complete} complete trials, {importance.FEWEST} needed"
+    table = Table("parameter", "share", "95 %", "evidence", title=title)
+    for path, found in importances.items():
+        interval = "" if found["interval"] is None else "{:.2f} - {:.2f}".format(*found["interval"])
+        table.add_row(path, f"{found['share']:.2f}", interval, found["verdict"])
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(f"{title}: none, or all alike", highlight=False)
 
 
 def _print_finalists(entries: list[dict[str, Any]], console: Console) -> None:
@@ -184,11 +209,11 @@ def _percents(interval: list[float]) -> str:
 
 
 def _entry(trial: TrialRecord) -> dict[str, Any]:
-    low, high = study.wilson(trial.certified, trial.rows)
     return {
         "number": trial.number,
         "certified": trial.certified,
-        "interval": [low, high],
+        "interval": list(trial.interval),
+        "clean_interval": list(study.wilson(trial.clean, trial.rows)),
         "certified_at": {f"{radius:g}": share for radius, share in trial.certified_at.items()},
         "clean": trial.clean,
         "mean_radius": trial.mean_radius,

@@ -29,6 +29,7 @@ from raycrt.curvature import margin_curvature
 from raycrt.data import Split
 from raycrt.errors import require
 from raycrt.network import Network
+from raycrt.request import check_options
 from raycrt.spec import Spec
 
 
@@ -80,6 +81,19 @@ def certify(
     seconds = time.monotonic() - began
     certificates.write_manifest(out, {"complete": True, "seconds": seconds, **facts})
     return facts | {"seconds": seconds}
+
+
+def check(network: Network, spec: Spec) -> None:
+    """Raise `InvalidInput` where `network` cannot be certified as `spec.certify` says."""
+    plan = spec.certify
+    check_options(
+        network,
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+        region=plan.region,
+        at=plan.at if plan.region == "local" else (),
+        deployment=plan.deployment,
+    )
 
 
 def _run(

@@ -123,6 +123,7 @@ def certify(
     The curvature is proved once for a model: it is kept in `home`, the directory of the model that
     `spec.model` tells. What rows are not proved, and why, is printed.
     """
+    certification.check(network, spec)
     test = data.load(spec.data).test
     digest = checkpoint.weights_hash(network)
     curvature = checkpoint.load_curvature(home, digest, spec.model) if home else None

@@ -70,6 +70,7 @@ def fit(
         _work,
         train_loop_config={
             "spec": spec.model_dump(mode="json"),
+            "data": data.located(spec).data.model_dump(mode="json"),
             "rows": rows,
             "measure": measure,
             "line": line,
@@ -199,7 +200,7 @@ def _work(config: dict[str, Any]) -> None:
     if started is not None:
         with started.as_directory() as directory:
             state = checkpoint.load_state(Path(directory))
-    dataset = data.load(spec.data)
+    dataset = data.load(data.DataSpec.model_validate(config["data"]))
     split = getattr(dataset, config["rows"])
     watched = dataset.validation.take(slice(_ROWS_ASSESSED))
     name = "validation" if config["rows"] == "train" else "training_rows"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import resources
 from pathlib import Path
 
-from raycrt.errors import InvalidInput
+from raycrt.errors import InvalidInput, nearest
 from raycrt.spec import Spec
 
 
@@ -22,8 +21,9 @@ def load(recipe: str) -> Spec:
         return Spec.load(Path(recipe))
     known = names()
     if recipe not in known:
-        close = difflib.get_close_matches(recipe, known, n=1)
-        hint = f"; the nearest known is {close[0]!r}" if close else ""
-        raise InvalidInput(f"recipe must be one of {known} or a path to YAML, got {recipe!r}{hint}")
+        raise InvalidInput(
+            f"recipe must be one of {known} or a path to YAML, "
+            f"got {recipe!r}{nearest(recipe, known)}"
+        )
     with resources.as_file(resources.files(__name__) / f"{recipe}.yaml") as file:
         return Spec.load(file)

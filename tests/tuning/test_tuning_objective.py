@@ -42,7 +42,7 @@ def test_a_trial_that_needs_more_memory_than_there_is_fails_with_its_reason(
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(search.tune, "report", told.append)
     monkeypatch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "1")
-    spec = SPEC.override({"model.width": 10**12})
+    spec = SPEC.override({"model.width": 2**20, "model.depth": 3})
     search._trial({search.NUMBER: 0}, tree=spec.model_dump(mode="json"), home=str(tmp_path))
     assert [found["epoch"] for found in told] == [0]
     assert "can't allocate memory" in told[0][store.REASON]

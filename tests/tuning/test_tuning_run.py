@@ -215,19 +215,26 @@ def test_a_search_is_not_started_over_by_mistake(finished_run: Path) -> None:
 
 @pytest.mark.parametrize("kept", [None, "search-mnist"])
 def test_the_notebook_reads_a_finished_run_and_the_search_that_is_kept(
-    finished_run: Path, kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: str | None,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = finished_run
-    if kept is not None:
+    if kept is None:
+        run = request.getfixturevalue("finished_run")
+    else:
         run = shutil.copytree(NOTEBOOK.parents[1] / "docs" / "results" / kept, tmp_path / kept)
+    trials = run / "search" / "trials.csv"
+    table = pd.read_csv(trials)
+    # A number that four decimals would show as none.
+    table.loc[0, "train.learning_rate"] = 1.25e-5
+    trials.write_text(table.to_csv(index=False))
     monkeypatch.setenv("RAYCRT_RUN", str(run))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    drawn = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
-    assert len(drawn) >= 3
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    shown = next(o["data"]["text/plain"] for o in outputs if "text/plain" in o.get("data", {}))
+    assert "1.25e-05" in shown and " 0.0000" not in shown

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from raycrt.spec import Spec
 from tests.tuning.driver import LANDSCAPE, drive, result
-from tuning import search, space, store, study
+from tuning import importance, search, space, store, study
 from tuning.searcher import NUMBER, Deaths, Halving, Median, StudySearch
 
 GRID = LANDSCAPE.override(
@@ -462,7 +462,7 @@ def test_certified_and_clean_accuracy_are_searched_together(algorithm: str, tmp_
     assert len(complete) > 3
     assert any(trial.state == "pruned" for trial in trials)
     assert {t.number for t in record.best_trials} >= {t.number for t in study.pareto(trials)}
-    assert study.importances(record)
+    assert importance.importances(record, trials, spec)
 
 
 def test_the_study_of_a_recipe_has_a_name_of_its_own() -> None:

@@ -236,3 +236,22 @@ def test_a_radius_is_searched_for_interval_bounds_too() -> None:
 def test_an_algorithm_of_one_objective_is_refused_for_two() -> None:
     with pytest.raises(InvalidInput, match="cmaes draws for one objective"):
         spec_with({}, search={"pareto": True, "algorithm": "cmaes"})
+
+
+def test_what_only_a_search_cannot_do_is_refused_by_search_alone() -> None:
+    own = spec_with({"train.gamma": {"low": 0, "high": 1}}, search={"rungs": [2, 8]})
+    space.check(own)
+    with pytest.raises(InvalidInput, match=r"search.rungs < train.epochs.*\[2, 8\], epochs=8"):
+        space.check(own.override({"train.epochs": 8}))
+    unknown = spec_with({"train.gama": {"low": 0, "high": 1}})
+    with pytest.raises(InvalidInput, match=r"train\.gama is no key of a spec; the nearest"):
+        space.check(unknown)
+
+
+def test_a_space_that_training_or_certification_refuses_is_refused() -> None:
+    deep = {"model": {"depth": 4}, "train": {"linear_layers": 2}}
+    with pytest.raises(InvalidInput, match=r"train\.linear_layers"):
+        space.check(spec_with({"model.depth": {"low": 2, "high": 4}}, **deep))
+    convolutional = {"model": {"channels": [4]}, "certify": {"deployment": "float32"}}
+    with pytest.raises(InvalidInput, match=r"certify\.deployment"):
+        space.check(spec_with({"train.gamma": {"low": 0, "high": 1}}, **convolutional))

@@ -68,40 +68,31 @@ def test_the_ranking_leaves_out_what_was_stopped_or_is_not_allowed() -> None:
     assert [trial.number for trial in study.ranking(trials)] == [4, 0, 3]
 
 
-def test_the_importance_of_what_decides_is_the_greatest(tmp_path: Path) -> None:
-    def value(params: dict[str, Any], epoch: int) -> float:
-        return params["model.depth"] / 10 + epoch / 1000
-
-    spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
-    drive(spec, tmp_path, value, budget=27 * 20)
-    spec.save(tmp_path)
-    found = tables.summary(tmp_path)
-    assert max(found["importances"], key=found["importances"].get) == "model.depth"
-    assert found["importances"]["model.depth"] > 0.9
-    assert found["importances_left_out"] == {}
-    assert found["cost"]["epochs"] == 27 * 20
-    assert found["history"][-1]["best"] == found["best"][0]["certified"]
+def test_the_history_knows_each_complete_trial_and_the_best_up_to_it(tmp_path: Path) -> None:
+    trials = [record(0, 0.5, 0.9), record(1, 0.4, 0.9), record(2, 0.9, 0.9, state="pruned")]
+    trials.append(record(3, 0.6, 0.9))
+    assert [(t.number, best) for t, best in study.history(trials)] == [(0, 0.5), (1, 0.5), (3, 0.6)]
+    assert study.history([]) == []
 
 
-def test_what_did_not_vary_or_was_not_always_drawn_is_named_not_dropped(tmp_path: Path) -> None:
+def test_what_did_not_vary_is_named_not_dropped(tmp_path: Path) -> None:
     def value(params: dict[str, Any], epoch: int) -> float:
         return params["model.depth"] / 10
 
-    beta = {"model.beta": {"low": 0.5, "high": 10.0}, "train.batch_size": {"choices": [512]}}
-    space = {**LANDSCAPE.model_dump(mode="json")["search"]["space"], **beta}
+    more = {"model.beta": {"low": 0.5, "high": 10.0}, "train.batch_size": {"choices": [512]}}
+    space = {**LANDSCAPE.model_dump(mode="json")["search"]["space"], **more}
     spec = LANDSCAPE.override(
         {"search.space": space, "search.algorithm": "random", "search.scheduler": "none"}
     )
-    trials = drive(spec, tmp_path, value, budget=27 * 12)
+    drive(spec, tmp_path, value, budget=27 * 12)
     spec.save(tmp_path)
-    softplus = sum(trial.params["model.activation"] == "softplus" for trial in trials)
-    assert 0 < softplus < 12
     found = tables.summary(tmp_path)
     assert found["importances_left_out"] == {
-        "model.beta": f"drawn in {softplus} of 12 complete trials",
-        "train.batch_size": "512 in every complete trial",
+        "train.batch_size": "512 in every complete trial that has it"
     }
-    assert set(found["importances"]) == set(LANDSCAPE.search.space)
+    assert set(found["importances"]) == {*LANDSCAPE.search.space, "model.beta"}
+    assert found["cost"]["epochs"] == 27 * 12
+    assert found["history"][-1]["best"] == found["best"][0]["certified"]
     console = Console(file=io.StringIO(), width=200)
     tables.show(found, spec, console)
     assert "left out: train.batch_size, 512 in every" in console.file.getvalue()
@@ -177,6 +168,58 @@ def test_the_pictures_and_slices_show_the_trials(tmp_path: Path) -> None:
     written = plots.draw(found, spec, tmp_path / "plots")
     assert [file.stem for file in written] == PICTURES
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in written)
+
+
+def test_axes_hold_the_intervals_of_what_they_show() -> None:
+    shares = [0.8043, 0.8021, 0.8070]
+    steps = [
+        {
+            "number": n,
+            "certified": s,
+            "interval": study.wilson(s, 4800),
+            "best": max(shares[: n + 1]),
+        }
+        for n, s in enumerate(shares)
+    ]
+    low, high = plots._range(steps)
+    assert high - low > 2
+    [axes] = plots._history(steps, "certified, %").axes
+    assert axes.get_ylim()[0] <= low and axes.get_ylim()[1] >= high
+    [points] = axes.containers
+    assert points.lines[0].get_ydata() == pytest.approx([100 * share for share in shares])
+    front = [{**s, "clean": 0.98, "clean_interval": study.wilson(0.98, 4800)} for s in steps]
+    [axes] = plots._pareto(front, "certified, %").axes
+    assert axes.get_ylim()[0] <= low and axes.get_ylim()[1] >= high
+    assert axes.get_xlim()[0] <= 100 * study.wilson(0.98, 4800)[0]
+
+
+def test_files_are_written_before_anything_is_printed_and_though_nothing_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive(LANDSCAPE, tmp_path, lambda params, epoch: epoch / 100, budget=27)
+    LANDSCAPE.save(tmp_path)
+    (tmp_path / study.BEST).write_text(LANDSCAPE.to_yaml())
+
+    def closed(*_: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(tables, "show", closed)
+    with pytest.raises(BrokenPipeError):
+        cli.study(tmp_path, export=tmp_path / "winner.yaml")
+    assert (tmp_path / "study" / "history.png").is_file()
+    assert (tmp_path / "study" / "study.json").is_file() and (tmp_path / "winner.yaml").is_file()
+
+
+def test_what_cannot_be_written_is_printed_all_the_same(tmp_path: Path, capfd: Any) -> None:
+    drive(LANDSCAPE, tmp_path, lambda params, epoch: epoch / 100, budget=27)
+    LANDSCAPE.save(tmp_path)
+    (tmp_path / "study").touch()
+    with pytest.raises(InvalidInput, match="--out names another"):
+        cli.study(tmp_path)
+    assert "best trials" in capfd.readouterr().out
+    (tmp_path / study.BEST).write_text(LANDSCAPE.to_yaml())
+    with pytest.raises(InvalidInput, match="--export must be a file that can be written"):
+        cli.study(tmp_path, out=tmp_path / "there", export=tmp_path / "none" / "winner.yaml")
 
 
 def test_the_command_prints_and_writes_all_of_it_unasked(tmp_path: Path, capfd: Any) -> None:

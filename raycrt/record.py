@@ -1,0 +1,29 @@
+"""What a section of a spec is: frozen, no unknown keys, and numbers that are numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+# An element of a list of numbers.
+Real = Annotated[float, Field(strict=True)]
+# The most that a count may be: turns of a loop, neurons of a layer, rows, processes. Beyond them
+# counters of torch, Ray and Optuna overflow, or no machine has the memory.
+TURNS, NEURONS, ROWS, PROCESSES = 10**6, 2**20, 10**9, 10**5
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown keys, NaN, infinities, and text for a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes "1_0", "infinity" and True for numbers."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = {annotation, *get_args(annotation)} & {int, float}
+        if kinds and isinstance(value, str | bool):
+            raise ValueError(f"must be {'a number' if float in kinds else 'an integer'}")
+        return value

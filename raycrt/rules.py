@@ -1,0 +1,54 @@
+"""Rules between sections of a spec, each for the command that it matters to, before any work."""
+
+from __future__ import annotations
+
+import math
+
+from raycrt.data import image_shape
+from raycrt.errors import InvalidInput, require
+from raycrt.spec import Spec
+
+
+def check_training(spec: Spec) -> None:
+    """Raise `InvalidInput` where the model of `spec` cannot be trained as `spec.train` says."""
+    model, train = spec.model, spec.train
+    if model.channels:
+        if train.components is not None or train.linear_layers:
+            raise InvalidInput(
+                "train.components and train.linear_layers must be left out where model.channels "
+                "has convolutions, which need images"
+            )
+        if train.optimizer == "muon" and model.depth < 2:
+            raise InvalidInput(
+                "train.optimizer muon must have a hidden dense layer to move: model.depth >= 2"
+            )
+        return
+    pixels = math.prod(image_shape(spec.data))
+    inputs = train.components or pixels
+    require(
+        inputs <= pixels,
+        "train.components <= pixels of an image",
+        components=inputs,
+        pixels=pixels,
+    )
+    require(
+        train.linear_layers <= model.depth - 2,
+        "train.linear_layers must leave at least 2 of the model.depth layers",
+        linear_layers=train.linear_layers,
+        depth=model.depth,
+    )
+    require(
+        train.linear_layers == 0 or inputs <= model.width,
+        "train.linear_layers needs no more inputs (or train.components) than model.width",
+        inputs=inputs,
+        width=model.width,
+    )
+
+
+def check_certification(spec: Spec) -> None:
+    """Raise `InvalidInput` where the model of `spec` cannot be certified as `spec.certify` says."""
+    if spec.model.channels and spec.certify.deployment != "exact":
+        raise InvalidInput(
+            "certify.deployment must be exact where model.channels has convolutions, which "
+            "libraries may compute by transforms"
+        )
