@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from raycrt.activations import ACTIVATIONS, Activation, softplus
-from raycrt.affine import AffineMap, Chain, Dense, Normalization
+from raycrt.affine import AffineMap, Chain, Dense
 from raycrt.convolution import AveragePool, Convolution
+from raycrt.diagonal import Normalization
 from raycrt.elementwise import Elementwise
 from raycrt.errors import InvalidInput, require
 from raycrt.network import Network
