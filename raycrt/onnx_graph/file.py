@@ -87,17 +87,15 @@ def input_shape(graph: Any, given: Sequence[int] | None) -> tuple[int, ...]:
         if given is None:
             raise InvalidInput("input_shape must be given, as the file states none")
         return given
-    batch, *sizes = [d.dim_value if d.HasField("dim_value") else _OPEN for d in kind.shape.dim] or [
-        0
-    ]
+    stated = [d.dim_value if d.HasField("dim_value") else _OPEN for d in kind.shape.dim]
+    sizes = stated[1:]
     require(
-        batch in (_OPEN, 0, 1) and len(sizes) > 0 and 0 not in sizes,
+        stated[:1] in ([_OPEN], [0], [1]) and len(sizes) > 0 and 0 not in sizes,
         "input has a batch in front, 1 or open, and features",
-        batch=batch,
-        sizes=sizes,
+        shape=stated,
     )
-    if given is not None and len(sizes) == 1:
-        sizes = [math.prod(given)] if sizes == [_OPEN] else sizes
+    if given is not None and sizes == [_OPEN]:
+        sizes = [math.prod(given)]
     if given is not None and len(given) == len(sizes):
         sizes = [g if s == _OPEN else s for s, g in zip(sizes, given, strict=True)]
     if min(sizes) < 0:

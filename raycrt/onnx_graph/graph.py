@@ -15,8 +15,10 @@ from raycrt.onnx_graph.nodes import described
 # Types of floating point by their numbers in `onnx.TensorProto`.
 TYPES = {1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}
 # Not the same from one evaluation to the next.
-_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform")
-_RANDOM += ("RandomUniformLike",)
+_RANDOM = (
+    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"),
+    *("RandomUniform", "RandomUniformLike"),
+)
 
 
 class Graph:
@@ -57,8 +59,7 @@ class Graph:
         name = node.input[index]
         if name not in self.constants:
             raise InvalidInput(
-                f"{described(node)}: input {index} must be a constant, but is computed; a graph "
-                "must be one chain"
+                f"input {index} must be a constant, but is computed; a graph must be one chain"
             )
         return self.constants[name]
 
@@ -71,7 +72,7 @@ class Graph:
         from onnx.helper import np_dtype_to_tensor_dtype as kind
 
         value = self.constant(node, index)
-        where = f"{described(node)}: input {index}"
+        where = f"input {index}"
         if value.dtype not in (np.float32, np.float64):
             half = kind(value.dtype) in TYPES
             require(

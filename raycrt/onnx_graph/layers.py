@@ -1,4 +1,4 @@
-"""Nodes that are affine maps of flat inputs, or only change the shape of what is flat anyway."""
+"""Nodes as affine maps of flat inputs, with the shape of what they give."""
 
 from __future__ import annotations
 
@@ -10,61 +10,69 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raycrt.affine import AffineMap, Dense
+from raycrt.affine import Dense
 from raycrt.convolution import AveragePool, Convolution
-from raycrt.diagonal import Normalization, Permutation, Scaling
+from raycrt.diagonal import Normalization, Scaling
 from raycrt.errors import InvalidInput, require
-from raycrt.onnx_graph.graph import TYPES, Graph
-from raycrt.onnx_graph.nodes import attributes, described, expect, unsupported
-
-Shape = tuple[int, ...]
-# Maps and the shape of what they give, a batch of one in front.
-Converted = tuple[list[AffineMap], Shape]
+from raycrt.onnx_graph import shapes
+from raycrt.onnx_graph.graph import Graph
+from raycrt.onnx_graph.nodes import SUPPORTED, attributes, described, expect, given
+from raycrt.onnx_graph.shapes import Converted, Shape
 
 
 def convert(graph: Graph, node: Any, tensor: str, shape: Shape) -> Converted:
     """What `node` does to `tensor`, which has `shape`."""
-    if node.op_type in _ELEMENTWISE:
+    try:
+        return _converted(graph, node, tensor, shape)
+    except InvalidInput as error:
+        raise InvalidInput(f"{described(node)}: {error}") from None
+
+
+def _converted(graph: Graph, node: Any, tensor: str, shape: Shape) -> Converted:
+    if node.op_type == "Gelu":
+        expect(node, approximate=b"none")
+    if node.op_type in _ELEMENTWISE and node.input[0] != node.input[-1]:
         return _elementwise(graph, node, tensor, shape)
     make = _LAYERS.get(node.op_type)
     if make is None:
-        raise unsupported(node)
+        raise InvalidInput(f"not supported; supported are {SUPPORTED}")
     if node.input[0] != tensor or tensor in node.input[1:]:
-        raise InvalidInput(f"{described(node)} must take the chain as input 0")
+        raise InvalidInput("input 0 must be what was computed before, and no other input")
     return make(graph, node, shape)
 
 
 def _elementwise(graph: Graph, node: Any, tensor: str, shape: Shape) -> Converted:
-    """`Add`, `Sub`, `Mul` or `Div` of a constant for every feature, or `Neg`."""
-    features = math.prod(shape)
-    kind = node.op_type
-    if kind == "Neg":
-        return [_scaling(features, torch.float32, weight=-1.0)], shape
-    if node.input[0] == node.input[1]:
-        raise unsupported(node)
+    """`Add`, `Sub`, `Mul` or `Div` of a constant for every feature."""
+    features, kind = math.prod(shape), node.op_type
     front = node.input[0] == tensor
     value = graph.weights(node, 1 if front else 0)
-    result = np.broadcast_shapes(tuple(value.shape), shape)
-    if math.prod(result) != features:
-        raise InvalidInput(
-            f"{described(node)} must not repeat its input {shape}, but has a constant "
-            f"{tuple(value.shape)}"
-        )
-    require(bool(value.isfinite().all()), f"{described(node)} has a finite constant")
-    given = value.expand(result).reshape(-1)
+    try:
+        result = np.broadcast_shapes(tuple(value.shape), shape)
+    except ValueError:
+        result = ()
+    require(
+        math.prod(result) == features,
+        "a constant that fits the input without repeating it",
+        input=shape,
+        constant=tuple(value.shape),
+    )
+    require(bool(value.isfinite().all()), "a finite constant")
+    numbers = value.expand(result).reshape(-1)
     if kind == "Mul":
-        scaling = _scaling(features, value.dtype, weight=given)
+        scaling = _scaling(features, value.dtype, weight=numbers)
     elif kind == "Add":
-        scaling = _scaling(features, value.dtype, bias=given)
+        scaling = _scaling(features, value.dtype, bias=numbers)
     elif kind == "Sub":
         sign = 1.0 if front else -1.0
-        scaling = _scaling(features, value.dtype, weight=sign, bias=-sign * given)
-    elif front:
-        require(bool((given != 0).all()), f"{described(node)} divides by numbers that are not 0")
-        scaling = _scaling(features, value.dtype, divisor=given)
+        scaling = _scaling(features, value.dtype, weight=sign, bias=-sign * numbers)
     else:
-        raise unsupported(node)
+        require(front, "division by a constant, not of one")
+        scaling = _scaling(features, value.dtype, divisor=numbers)
     return [scaling], result
+
+
+def _negative(graph: Graph, node: Any, shape: Shape) -> Converted:
+    return [_scaling(math.prod(shape), torch.float32, weight=-1.0)], shape
 
 
 def _scaling(
@@ -97,28 +105,24 @@ def with_bias(layer: nn.Module | None, added: nn.Module) -> bool:
 def _gemm(graph: Graph, node: Any, shape: Shape) -> Converted:
     expect(node, alpha=1.0, beta=1.0, transA=0)
     weight = graph.weights(node, 1)
-    require(weight.dim() == 2, f"{described(node)} has a matrix", shape=tuple(weight.shape))
+    require(weight.dim() == 2, "weight is a matrix", shape=tuple(weight.shape))
     weight = weight if attributes(node).get("transB", 0) else weight.T
-    _fits(node, shape == (1, weight.shape[1]), shape, weight)
-    bias = graph.weights(node, 2).flatten() if _has(node, 2) else None
+    _fits(shape == (1, weight.shape[1]), shape, weight)
+    bias = graph.weights(node, 2).flatten() if given(node, 2) else None
     if bias is not None:
-        require(len(bias) in (1, len(weight)), f"{described(node)} has a bias for each output")
+        require(len(bias) in (1, len(weight)), "a bias for each output", biases=len(bias))
     return [_dense(weight, bias)], (1, len(weight))
 
 
 def _matmul(graph: Graph, node: Any, shape: Shape) -> Converted:
     weight = graph.weights(node, 1)
-    require(weight.dim() == 2, f"{described(node)} has a matrix", shape=tuple(weight.shape))
-    _fits(node, len(shape) > 1 and math.prod(shape) == shape[-1] == len(weight), shape, weight.T)
+    require(weight.dim() == 2, "weight is a matrix", shape=tuple(weight.shape))
+    _fits(len(shape) > 1 and math.prod(shape) == shape[-1] == len(weight), shape, weight.T)
     return [_dense(weight.T, None)], (*shape[:-1], weight.shape[1])
 
 
-def _fits(node: Any, fits: bool, shape: Shape, weight: Tensor) -> None:
-    if not fits:
-        raise InvalidInput(
-            f"{described(node)} must take a flat input with {weight.shape[1]} features, but gets "
-            f"{shape}"
-        )
+def _fits(fits: bool, shape: Shape, weight: Tensor) -> None:
+    require(fits, "input is flat with the weight's features", input=shape, features=weight.shape[1])
 
 
 def _dense(weight: Tensor, bias: Tensor | None) -> Dense:
@@ -131,26 +135,28 @@ def _dense(weight: Tensor, bias: Tensor | None) -> Dense:
 
 
 def _conv(graph: Graph, node: Any, shape: Shape) -> Converted:
-    weight, given = graph.weights(node, 1), attributes(node)
-    image = _image(node, shape)
-    require(weight.dim() == 4, f"{described(node)} has a two-dimensional kernel")
-    groups = given.get("group", 1)
-    if weight.shape[1] * groups != image[0]:
-        raise InvalidInput(
-            f"{described(node)} must take {weight.shape[1] * groups} channels, but gets {image[0]}"
-        )
+    weight, stated = graph.weights(node, 1), attributes(node)
+    image = _image(shape)
+    require(weight.dim() == 4, "kernel is two-dimensional", weight=tuple(weight.shape))
+    groups = stated.get("group", 1)
+    require(
+        weight.shape[1] * groups == image[0],
+        "channels == those of the kernel",
+        channels=image[0],
+        kernel=weight.shape[1] * groups,
+    )
     with torch.device("meta"):
         layer = Convolution(
             image,
             weight.shape[0],
             (weight.shape[2], weight.shape[3]),
-            stride=_pair(given, "strides"),
-            padding=_padding(node, given),
-            dilation=_pair(given, "dilations"),
+            stride=_pair(stated, "strides"),
+            padding=_padding(node, stated),
+            dilation=_pair(stated, "dilations"),
             groups=groups,
         )
     layer.weight = nn.Parameter(weight)
-    bias = graph.weights(node, 2) if _has(node, 2) else weight.new_zeros(len(weight))
+    bias = graph.weights(node, 2) if given(node, 2) else weight.new_zeros(len(weight))
     layer.bias = nn.Parameter(bias)
     return [layer], (1, *layer.out_shape)
 
@@ -160,7 +166,7 @@ def _normalization(graph: Graph, node: Any, shape: Shape) -> Converted:
     weight, bias, mean, variance = (graph.weights(node, i) for i in range(1, 5))
     require(
         len(shape) >= 2 and shape[0] == 1 and shape[1] == len(weight),
-        f"{described(node)} gets its channels",
+        "channels == numbers of each",
         channels=len(weight),
         input=shape,
     )
@@ -173,146 +179,76 @@ def _normalization(graph: Graph, node: Any, shape: Shape) -> Converted:
 
 def _average_pool(graph: Graph, node: Any, shape: Shape) -> Converted:
     expect(node, ceil_mode=0, dilations=[1, 1])
-    given = attributes(node)
-    padding = _padding(node, given)
-    if padding != (0, 0) and not given.get("count_include_pad", 0):
-        raise InvalidInput(f"{described(node)}: padding must be counted, or absent")
-    window = tuple(given["kernel_shape"])
-    pool = AveragePool(_image(node, shape), window, stride=_pair(given, "strides"), padding=padding)
+    stated = attributes(node)
+    padding = _padding(node, stated)
+    if padding != (0, 0) and not stated.get("count_include_pad", 0):
+        raise InvalidInput("padding must be counted, or absent")
+    window = _pair(stated, "kernel_shape")
+    pool = AveragePool(_image(shape), window, stride=_pair(stated, "strides"), padding=padding)
     return [pool], (1, *pool.out_shape)
 
 
 def _global_pool(graph: Graph, node: Any, shape: Shape) -> Converted:
-    channels, *size = _image(node, shape)
+    channels, *size = _image(shape)
     pool = AveragePool((channels, size[0], size[1]), (size[0], size[1]), stride=(1, 1))
     return [pool], (1, *pool.out_shape)
 
 
 def _mean(graph: Graph, node: Any, shape: Shape) -> Converted:
     """The mean over some axes: they are put last and pooled."""
-    given = attributes(node)
-    axes = graph.integers(node, 1) if _has(node, 1) else given.get("axes", [])
+    stated = attributes(node)
+    axes = graph.integers(node, 1) if given(node, 1) else stated.get("axes", [])
     axes = sorted(axis % len(shape) for axis in axes)
-    if not axes and given.get("noop_with_empty_axes", 0):
+    if not axes and stated.get("noop_with_empty_axes", 0):
         return [], shape
-    require(len(axes) > 0 and 0 not in axes, f"{described(node)} keeps the batch", axes=axes)
+    require(len(axes) > 0 and 0 not in axes, "axes without the batch", axes=axes)
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     many = math.prod(shape[axis] for axis in axes)
     rows = math.prod(shape) // many
     pool = AveragePool((rows, many, 1), (many, 1), stride=(1, 1))
-    if given.get("keepdims", 1):
+    if stated.get("keepdims", 1):
         result = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     else:
         result = tuple(shape[axis] for axis in kept)
-    return [*_reordered(shape, [*kept, *axes]), pool], result
+    return [*shapes.reordered(shape, [*kept, *axes]), pool], result
 
 
-def _flatten(graph: Graph, node: Any, shape: Shape) -> Converted:
-    axis = attributes(node).get("axis", 1)
-    axis = axis + len(shape) if axis < 0 else axis
-    return [], (math.prod(shape[:axis]), math.prod(shape[axis:]))
-
-
-def _reshape(graph: Graph, node: Any, shape: Shape) -> Converted:
-    sizes = graph.integers(node, 1)
-    if not attributes(node).get("allowzero", 0):
-        sizes = [shape[i] if size == 0 and i < len(shape) else size for i, size in enumerate(sizes)]
-    known = math.prod(size for size in sizes if size != -1)
-    features = math.prod(shape)
-    if sizes.count(-1) == 1 and known > 0:
-        sizes = [features // known if size == -1 else size for size in sizes]
-    if min(sizes, default=1) < 1 or math.prod(sizes) != features:
-        raise InvalidInput(f"{described(node)} must keep one input {shape}, but makes it {sizes}")
-    return [], tuple(sizes)
-
-
-def _squeeze(graph: Graph, node: Any, shape: Shape) -> Converted:
-    axes = graph.integers(node, 1) if _has(node, 1) else attributes(node).get("axes")
-    ones = [axis for axis, size in enumerate(shape) if size == 1]
-    gone = ones if axes is None else [axis % len(shape) for axis in axes]
-    require(set(gone) <= set(ones), f"{described(node)} takes sizes of 1 away", shape=shape)
-    return [], tuple(size for axis, size in enumerate(shape) if axis not in gone)
-
-
-def _unsqueeze(graph: Graph, node: Any, shape: Shape) -> Converted:
-    axes = graph.integers(node, 1) if _has(node, 1) else attributes(node)["axes"]
-    rank = len(shape) + len(axes)
-    new = {axis % rank for axis in axes}
-    sizes = iter(shape)
-    return [], tuple(1 if axis in new else next(sizes) for axis in range(rank))
-
-
-def _transpose(graph: Graph, node: Any, shape: Shape) -> Converted:
-    axes = attributes(node).get("perm", list(range(len(shape)))[::-1])
-    return _reordered(shape, axes), tuple(shape[axis] for axis in axes)
-
-
-def _reordered(shape: Shape, axes: list[int]) -> list[AffineMap]:
-    """The map that puts axes into another order; none if the features stay where they are."""
-    places = torch.arange(math.prod(shape))
-    order = places.view(shape).permute(axes).flatten()
-    return [] if torch.equal(order, places) else [Permutation(order)]
-
-
-def _cast(graph: Graph, node: Any, shape: Shape) -> Converted:
-    """Exact, or of the rounding of float32: a coarser one would be a step of the model."""
-    to = attributes(node)["to"]
-    if TYPES.get(to) not in (TYPES[graph.type], torch.float32, torch.float64):
-        raise InvalidInput(f"{described(node)} must not round its input: it casts to type {to}")
-    return [], shape
-
-
-def _dropout(graph: Graph, node: Any, shape: Shape) -> Converted:
-    if _has(node, 2) and bool(graph.constant(node, 2).any()):
-        raise InvalidInput(f"{described(node)} must not be in training mode")
-    return [], shape
-
-
-def _nothing(graph: Graph, node: Any, shape: Shape) -> Converted:
-    return [], shape
-
-
-_ELEMENTWISE = ("Add", "Div", "Mul", "Neg", "Sub")
+_ELEMENTWISE = ("Add", "Div", "Mul", "Sub")
 _LAYERS: dict[str, Callable[[Graph, Any, Shape], Converted]] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _normalization,
-    "Cast": _cast,
+    "Cast": shapes.cast,
     "Conv": _conv,
-    "Dropout": _dropout,
-    "Flatten": _flatten,
+    "Dropout": shapes.dropout,
+    "Flatten": shapes.flatten,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
-    "Identity": _nothing,
+    "Identity": shapes.nothing,
     "MatMul": _matmul,
+    "Neg": _negative,
     "ReduceMean": _mean,
-    "Reshape": _reshape,
-    "Squeeze": _squeeze,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
+    "Reshape": shapes.reshape,
+    "Squeeze": shapes.squeeze,
+    "Transpose": shapes.transpose,
+    "Unsqueeze": shapes.unsqueeze,
 }
 
 
-def _has(node: Any, index: int) -> bool:
-    """Whether an optional input is given."""
-    return len(node.input) > index and node.input[index] != ""
-
-
-def _image(node: Any, shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 4 or shape[0] != 1:
-        raise InvalidInput(
-            f"{described(node)} must take images (1, channels, height, width), but gets {shape}"
-        )
+def _image(shape: Shape) -> tuple[int, int, int]:
+    require(len(shape) == 4 and shape[0] == 1, "input is images", input=shape)
     return shape[1], shape[2], shape[3]
 
 
-def _pair(given: dict[str, Any], name: str) -> tuple[int, int]:
-    first, second = given.get(name, (1, 1))
-    return first, second
+def _pair(stated: dict[str, Any], name: str) -> tuple[int, int]:
+    pair = tuple(stated.get(name, (1, 1)))
+    require(len(pair) == 2, f"{name} are two", got=pair)
+    return pair[0], pair[1]
 
 
-def _padding(node: Any, given: dict[str, Any]) -> tuple[int, int]:
+def _padding(node: Any, stated: dict[str, Any]) -> tuple[int, int]:
     expect(node, auto_pad=b"NOTSET")
-    top, left, bottom, right = given.get("pads", (0, 0, 0, 0))
-    if (top, left) != (bottom, right):
-        raise InvalidInput(f"{described(node)}: padding must be the same on opposite sides")
-    return top, left
+    pads = tuple(stated.get("pads", (0, 0, 0, 0)))
+    require(
+        len(pads) == 4 and pads[:2] == pads[2:], "padding is the same on opposite sides", pads=pads
+    )
+    return pads[0], pads[1]

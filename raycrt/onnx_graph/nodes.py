@@ -21,13 +21,18 @@ def attributes(node: Any) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
+def given(node: Any, index: int) -> bool:
+    """Whether an optional input is given."""
+    return len(node.input) > index and node.input[index] != ""
+
+
 def expect(node: Any, **wanted: Any) -> None:
     """Attributes must be absent or have the value that stands for their absence."""
-    given = attributes(node)
+    stated = attributes(node)
     for name, value in wanted.items():
-        got = given.get(name, value)
+        got = stated.get(name, value)
         if got != value:
-            raise InvalidInput(f"{described(node)}: {name} must be {value!r}, but is {got!r}")
+            raise InvalidInput(f"{name} must be {value!r}, but is {got!r}")
 
 
 def described(node: Any) -> str:
@@ -36,5 +41,8 @@ def described(node: Any) -> str:
     return f"node {node.name or node.output[0]!r} ({kind})"
 
 
-def unsupported(node: Any) -> InvalidInput:
-    return InvalidInput(f"{described(node)} is not supported here; supported are {SUPPORTED}")
+def type_name(kind: int) -> str:
+    """The name of a type of numbers."""
+    from onnx import TensorProto
+
+    return str(TensorProto.DataType.Name(kind))

@@ -16,7 +16,7 @@ from raycrt.errors import InvalidInput, require
 from raycrt.network import Network
 from raycrt.onnx_graph import activations, file, layers, tail
 from raycrt.onnx_graph.graph import TYPES, Graph
-from raycrt.onnx_graph.nodes import described
+from raycrt.onnx_graph.nodes import described, type_name
 from raycrt.onnx_graph.reference import Reference
 from raycrt.sequential import as_network
 
@@ -34,7 +34,7 @@ def read(
     """
     model = file.load(path)
     graph = Graph(model)
-    require(graph.type in TYPES, "input is of floating point", type=graph.type)
+    require(graph.type in TYPES, "input is of floating point", type=type_name(graph.type))
     shape = file.input_shape(model.graph, input_shape)
     logits, after = tail.before(graph)
     found, result = _follow(graph, shape, logits)

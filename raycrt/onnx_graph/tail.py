@@ -19,7 +19,8 @@ def before(graph: Graph) -> tuple[str, list[Any]]:
     These are softmax, its logarithm, the sigmoid, an arg max at the end, and products with and
     quotients by positive numbers: strictly increasing, or the prediction itself.
     """
-    tensor, tail = graph.output, []
+    tensor = graph.output
+    tail: list[Any] = []
     while (node := _producer(graph, tensor)) is not None:
         if node.op_type == "ArgMax" and tail:
             break
