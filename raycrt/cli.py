@@ -159,7 +159,10 @@ def certify(
     )
     from raycrt import data, models
 
-    network = models.load(model or trained, spec.model, data.image_shape(spec.data))
+    shape = data.image_shape(spec.data)
+    foreign = model is not None and model.suffix == ".onnx"
+    images = data.load(spec.data).test.images if foreign else None
+    network = models.load(model or trained, spec.model, shape, images)
     from raycrt.distributed import stages
 
     told: ModelSpec | None = spec.model

@@ -53,7 +53,7 @@ def require_same_function(
     """
     dtype = dtype or network.dtype
     exact = network.in_float64()
-    device = exact.layers[-1].offset().device
+    device = exact.device
     rough = exact.copied(torch.float32 if dtype == torch.float64 else dtype)
     finish: Function = tail or (lambda logits: logits)
     with (
@@ -86,7 +86,7 @@ def _groups(given: Tensor | None, shape: Sequence[int]) -> Iterator[tuple[str, T
     low, high = 0.0, 1.0
     if given is not None and len(given) > 0:
         chosen = torch.linspace(0, len(given) - 1, min(len(given), _GIVEN)).round().long()
-        yield "given input", given.detach()[chosen.to(given.device)].reshape(-1, *shape)
+        yield "given input,", given.detach()[chosen.to(given.device)].reshape(-1, *shape)
         finite = given.detach()[given.isfinite()].double()
         if len(finite) > 0:
             low, high = float(finite.min()), float(finite.max())
@@ -96,7 +96,7 @@ def _groups(given: Tensor | None, shape: Sequence[int]) -> Iterator[tuple[str, T
     for times in (1, 4, 16):
         unit = torch.rand(_RANDOM, *shape, generator=generator, dtype=torch.float64) * 2 - 1
         reach = times * half
-        name = f"random input between {middle - reach:g} and {middle + reach:g}"
+        name = f"random input (between {middle - reach:g} and {middle + reach:g}),"
         yield name, middle + reach * unit
 
 
@@ -138,8 +138,8 @@ def _compare(name: str, got: Tensor, wanted: Tensor, overflows: Tensor, allowed:
         return
     given, made = float(got.flatten(1)[row, entry]), float(wanted.flatten(1)[row, entry])
     raise InvalidInput(
-        f"the network must compute what the model's call does, but at {name} {row} the model's "
-        f"output {entry} is {given:.9g} and that of its layers {made:.9g}: they are "
+        f"the network must compute what the model's call does, but at {name} number {row}, the "
+        f"model's output {entry} is {given:.9g} and that of its layers {made:.9g}: they are "
         f"{float(apart.max()):.3g} apart where rounding explains {allowed:.2g} (a hook, a wrapper "
         "or an overridden method may change what is returned)"
     )

@@ -86,7 +86,7 @@ def _scaling(
     return Scaling(*(part.expand(features).clone() for part in parts))
 
 
-def with_bias(layer: nn.Module | None, added: nn.Module) -> bool:
+def with_bias(layer: nn.Module, added: nn.Module) -> bool:
     """Take over what `added` adds into a `layer` that has no bias yet; whether that is all of it.
 
     Nothing is rounded: the bias was zero.

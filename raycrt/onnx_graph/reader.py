@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from raycrt.elementwise import Elementwise
 from raycrt.equivalence import require_same_function
 from raycrt.errors import InvalidInput, require
+from raycrt.layers import Step
 from raycrt.network import Network
 from raycrt.onnx_graph import activations, file, layers, tail
 from raycrt.onnx_graph.graph import TYPES, Graph
 from raycrt.onnx_graph.nodes import described, type_name
 from raycrt.onnx_graph.reference import Reference
-from raycrt.sequential import as_network
+from raycrt.sequential import network_of
 
 
 def read(
@@ -37,35 +37,48 @@ def read(
     require(graph.type in TYPES, "input is of floating point", type=type_name(graph.type))
     shape = file.input_shape(model.graph, input_shape)
     logits, after = tail.before(graph)
-    found, result = _follow(graph, shape, logits)
+    steps, result = _followed(graph, shape, logits)
+    network, binary = network_of(steps, (math.prod(shape),))
     tail.check(graph, after, result)
-    network = as_network(found, (math.prod(shape),))
-    saturates = any(node.op_type == "Sigmoid" for node in after)
-    reference = Reference(model, logits, predicts=len(after) > 0 and not saturates)
-    require_same_function(reference, network, shape, given=images, dtype=TYPES[graph.type])
+    reference = Reference(model, logits, predicts=len(after) > 0 and not binary)
+    require_same_function(
+        reference,
+        network,
+        shape,
+        given=images,
+        dtype=TYPES[graph.type],
+        tail=_one_output if binary else None,
+    )
     return network
 
 
-def _follow(
+def _one_output(logits: Tensor) -> Tensor:
+    return logits[:, 1:]
+
+
+def _followed(
     graph: Graph, shape: tuple[int, ...], logits: str
-) -> tuple[nn.Sequential, tuple[int, ...]]:
-    """The maps and activations up to the logits, named by their nodes, and the logits' shape."""
-    tensor, shape, steps = graph.input, (1, *shape), _Steps()
+) -> tuple[list[Step], tuple[int, ...]]:
+    """The maps and activations up to the logits, and the shape of these."""
+    tensor, shape = graph.input, (1, *shape)
+    steps: list[Step] = []
     while tensor != logits:
         graph.reach(tensor, shape)
         found = activations.match(graph, tensor, len(shape))
         if found is not None:
-            steps.add(found.node, Elementwise(found.activation))
+            layer = Elementwise(found.activation)
+            steps.append(Step(place=described(found.node), layer=layer))
             tensor = found.output
             continue
         node = _only_consumer(graph, tensor)
         maps, shape = layers.convert(graph, node, tensor, shape)
         for map_ in maps:
-            steps.add(node, map_)
+            if not steps or not layers.with_bias(steps[-1].layer, map_):
+                steps.append(Step(place=described(node), layer=map_))
         tensor = node.output[0]
-    if math.prod(shape) != max(shape):
+    if math.prod(shape) != max(shape, default=1):
         raise InvalidInput(f"the output must be a number for each class, but is {shape}")
-    return nn.Sequential(steps.named), shape
+    return steps, shape
 
 
 def _only_consumer(graph: Graph, tensor: str) -> Any:
@@ -80,17 +93,3 @@ def _only_consumer(graph: Graph, tensor: str) -> Any:
     if used:
         raise InvalidInput(f"{described(node)} must have one output that is used, but has {used}")
     return node
-
-
-class _Steps:
-    """Layers by the names of their nodes."""
-
-    def __init__(self) -> None:
-        self.named: OrderedDict[str, nn.Module] = OrderedDict()
-
-    def add(self, node: Any, layer: nn.Module) -> None:
-        """Append a layer, or put what it adds into the one before."""
-        last = next(reversed(self.named.values()), None)
-        if not layers.with_bias(last, layer):
-            name = (node.name or f"{node.op_type}_{len(self.named)}").replace(".", "_")
-            self.named[f"{len(self.named)}:{name}"] = layer

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
-
-import numpy as np
 
 from raycrt.errors import InvalidInput
 from raycrt.onnx_graph.graph import Graph
@@ -34,20 +33,34 @@ def before(graph: Graph) -> tuple[str, list[Any]]:
 
 
 def check(graph: Graph, tail: list[Any], shape: tuple[int, ...]) -> None:
-    """Whether softmax and arg max are taken over all logits of one input, which have `shape`."""
-    classes = int(np.prod(shape))
+    """`InvalidInput` unless softmax and arg max are taken over all logits of one input, which have
+    `shape`, and a sigmoid of a single one."""
+    outputs = math.prod(shape)
     for node in tail:
-        if node.op_type not in _OVER_CLASSES:
-            continue
-        flattens = graph.opset < 13 and node.op_type != "ArgMax"
-        axis = attributes(node).get(
-            "axis", 0 if node.op_type == "ArgMax" else 1 if flattens else -1
-        )
-        over = int(np.prod(shape[axis:])) if flattens else shape[axis]
-        if over != classes or classes < 2:
+        if node.op_type == "Sigmoid" and outputs > 1:
             raise InvalidInput(
-                f"{described(node)} must be over all classes, but is over axis {axis} of {shape}"
+                f"{described(node)} at the end must have one output, but has {outputs}: they need "
+                "not exclude each other"
             )
+        if node.op_type in _OVER_CLASSES:
+            axis, over = _over(graph, node, shape)
+            if over != outputs or outputs < 2:
+                raise InvalidInput(
+                    f"{described(node)} must be over several classes, all of one input, but is over "
+                    f"axis {axis} of {shape}"
+                )
+
+
+def _over(graph: Graph, node: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The axis of a node, and how many numbers it is over."""
+    if node.op_type == "ArgMax":
+        axis = attributes(node).get("axis", 0)
+        return axis, shape[axis]
+    if graph.opset < 13:  # Over all axes from this one on.
+        axis = attributes(node).get("axis", 1)
+        return axis, math.prod(shape[axis:])
+    axis = attributes(node).get("axis", -1)
+    return axis, shape[axis]
 
 
 def _producer(graph: Graph, tensor: str) -> Any:
@@ -62,4 +75,4 @@ def _positive(graph: Graph, node: Any) -> bool:
     if node.op_type == "Div" and values[0] is not None:
         return False
     numbers = [value for value in values if value is not None]
-    return len(numbers) == 1 and numbers[0].size == 1 and 0 < float(numbers[0].item()) < np.inf
+    return len(numbers) == 1 and numbers[0].size == 1 and 0 < float(numbers[0].item()) < math.inf
