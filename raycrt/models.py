@@ -28,6 +28,7 @@ def load(
     path: Path | str,
     spec: ModelSpec | None = None,
     input_shape: Sequence[int] | None = None,
+    *,
     images: Tensor | None = None,
 ) -> Network:
     """The network in a file or a directory, by its kind.

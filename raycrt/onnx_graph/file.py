@@ -80,14 +80,8 @@ def input_shape(graph: Any, given: Sequence[int] | None) -> tuple[int, ...]:
     sizes that are left open there, and but for dimensions of size 1 and flat inputs where these
     change no order: what has several channels is flattened in more than one order.
     """
-    (value,) = inputs(graph)
-    kind = value.type.tensor_type
     given = None if given is None else tuple(given)
-    if not kind.HasField("shape"):
-        if given is None:
-            raise InvalidInput("input_shape must be given, as the file states none")
-        return given
-    stated = [d.dim_value if d.HasField("dim_value") else _OPEN for d in kind.shape.dim]
+    stated = _sizes(graph)
     sizes = stated[1:]
     require(
         stated[:1] in ([_OPEN], [0], [1]) and len(sizes) > 0 and 0 not in sizes,
@@ -118,5 +112,10 @@ def _same_order(stated: tuple[int, ...], given: tuple[int, ...]) -> bool:
 
 def batch_is_open(graph: Any) -> bool:
     """Whether the graph takes batches of any size."""
-    kind = inputs(graph)[0].type.tensor_type
-    return not kind.HasField("shape") or kind.shape.dim[0].dim_value != 1
+    return _sizes(graph)[0] != 1
+
+
+def _sizes(graph: Any) -> list[int]:
+    """The sizes of the input, the batch's first."""
+    shape = inputs(graph)[0].type.tensor_type.shape
+    return [d.dim_value if d.HasField("dim_value") else _OPEN for d in shape.dim]

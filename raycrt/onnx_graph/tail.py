@@ -46,8 +46,8 @@ def check(graph: Graph, tail: list[Any], shape: tuple[int, ...]) -> None:
             axis, over = _over(graph, node, shape)
             if over != outputs or outputs < 2:
                 raise InvalidInput(
-                    f"{described(node)} must be over several classes, all of one input, but is over "
-                    f"axis {axis} of {shape}"
+                    f"{described(node)} must be over several classes, all of one input, but is "
+                    f"over axis {axis} of {shape}"
                 )
 
 
