@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import raycrt
-from raycrt import models
+from raycrt import cli, models
 from raycrt.affine import Dense
 from raycrt.diagonal import Permutation
 from raycrt.elementwise import Elementwise
@@ -593,6 +593,26 @@ class TestComparison:
         images[1] = 100
         with pytest.raises(InvalidInput, match="given input, number 1"):
             models.load(file, None, (1, 4, 4), images=images)
+
+
+def test_the_command_compares_at_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flat inputs of a network are the rows of the images, one after the other."""
+    file = head(Graph(64), flat(features=64, classes=10)).save(tmp_path)
+    compared, certified = [], []
+    load = models.load
+
+    def watched(*arguments, images: Tensor, **options) -> Network:
+        compared.append(images)
+        return load(*arguments, images=images, **options)
+
+    monkeypatch.setattr(models, "load", watched)
+    monkeypatch.setattr(stages, "certify", lambda spec, *rest, **named: certified.append(rest[0]))
+    cli.certify(out=tmp_path / "run", model=file)
+    assert compared[0].shape == (360, 1, 8, 8)
+    x = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(certified[0](x), load(file)(x.flatten(1)))
 
 
 class TestFiles:
