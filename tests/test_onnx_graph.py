@@ -13,6 +13,7 @@ import raycrt
 from raycrt import cli, models
 from raycrt.affine import Dense
 from raycrt.diagonal import Permutation
+from raycrt.distributed import stages
 from raycrt.elementwise import Elementwise
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
@@ -178,6 +179,36 @@ class TestLayers:
             graph("ReduceMean", np.array(axes), keepdims=keepdims)
         graph("Flatten")
         assert_same(model, models.load(head(graph, model).save(tmp_path)), (2, 4, 4))
+
+    @pytest.mark.parametrize("opset", [9, 13, 14])
+    @pytest.mark.parametrize("shape", [(3,), (3, 2, 2)])
+    def test_batch_normalisation(self, tmp_path: Path, opset: int, shape: tuple) -> None:
+        """Epsilon, which is left out, is a float32; one output tells of fixed statistics."""
+        weight, bias, mean = torch.randn(3, 3).double()
+        variance = torch.rand(3).double() * 1e-3
+        spread = (1, 3, *[1] * (len(shape) - 1))
+        normalised = Of(
+            lambda x: (
+                (x - mean.view(spread))
+                / (variance + float(np.float32(1e-5))).sqrt().view(spread)
+                * weight.view(spread)
+                + bias.view(spread)
+            )
+        )
+        model = flat(normalised, features=math.prod(shape))
+        graph = Graph(*shape, opset=opset)
+        graph("BatchNormalization", weight, bias, mean, variance)
+        graph("Flatten")
+        assert_same(model, models.load(head(graph, model).save(tmp_path)), shape)
+
+    def test_batch_normalisation_that_trains(self, tmp_path: Path) -> None:
+        graph = Graph(3, opset=9)
+        graph("BatchNormalization", *np.ones((4, 3)))
+        model = head(graph, flat(features=3)).model()
+        model.graph.node[0].output.extend(["m", "v"])
+        onnx.save(model, tmp_path / "model.onnx")
+        with pytest.raises(InvalidInput, match=r"\(BatchNormalization\): `one output: fixed"):
+            models.load(tmp_path / "model.onnx")
 
     def test_bias_of_matmul_is_the_layers_own(self, tmp_path: Path) -> None:
         model = dense(nn.Tanh()).double()

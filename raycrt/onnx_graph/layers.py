@@ -162,7 +162,9 @@ def _conv(graph: Graph, node: Any, shape: Shape) -> Converted:
 
 
 def _normalization(graph: Graph, node: Any, shape: Shape) -> Converted:
-    expect(node, training_mode=0)
+    expect(node, training_mode=0, spatial=1)
+    # Before opset 14, further outputs tell that it trains.
+    require(len(node.output) == 1, "one output: fixed statistics", outputs=list(node.output))
     weight, bias, mean, variance = (graph.weights(node, i) for i in range(1, 5))
     require(
         len(shape) >= 2 and shape[0] == 1 and shape[1] == len(weight),
@@ -170,7 +172,8 @@ def _normalization(graph: Graph, node: Any, shape: Shape) -> Converted:
         channels=len(weight),
         input=shape,
     )
-    epsilon = attributes(node).get("epsilon", 1e-5)
+    # Attributes are float32, and so is their default.
+    epsilon = attributes(node).get("epsilon", float(np.float32(1e-5)))
     layer = Normalization(len(weight), math.prod(shape[2:]), epsilon)
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     layer.mean, layer.variance = mean, variance
