@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +206,7 @@ class TestLayers:
         graph = Graph(3, opset=9)
         graph("BatchNormalization", *np.ones((4, 3)))
         model = head(graph, flat(features=3)).model()
-        model.graph.node[0].output.extend(["m", "v"])
+        model.graph.node[0].output.extend(["m", "v", "sm", "sv"])
         onnx.save(model, tmp_path / "model.onnx")
         with pytest.raises(InvalidInput, match=r"\(BatchNormalization\): `one output: fixed"):
             models.load(tmp_path / "model.onnx")
