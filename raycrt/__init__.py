@@ -44,8 +44,9 @@ def certify(
 ) -> Certificates:
     """A radius around each of `images` (n, ...) in which the prediction cannot change.
 
-    `model` is a `raycrt.Network` or a `torch.nn.Sequential` of linear layers and one supported
-    activation; its weights are taken as stored and its mode as `eval`. `options` go to
+    `model` is a `raycrt.Network` or a `torch.nn.Module` whose call is a chain of affine layers and
+    one supported activation, as in `raycrt.sequential.as_network`; its mode is taken as `eval`.
+    `images` may be a numpy array or a list of tensors too: `raycrt.images`. `options` go to
     `raycrt.Certifier`, which is what to keep when there is more than one batch: the curvature is
     proved there, once. Raises `InvalidInput` naming a layer that is not supported.
 

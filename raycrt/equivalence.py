@@ -42,8 +42,9 @@ def require_same_function(
     `original` takes inputs (n, *shape) of `dtype` (the network's own, by default) and gives what
     `tail` makes of the network's logits (n, classes), by default the logits. They are compared in
     evaluations without gradients, in no precision but `dtype`, at up to 64 of the `given` inputs
-    (n, *shape) and at random ones, always the same, uniform in the range of the given ones (0 to 1
-    if there are none) and in ranges four and sixteen times as wide about its middle.
+    (n, *shape) and at random ones, always the same, in the range of the given ones (0 to 1 if there
+    are none) and in ranges 4, 16 and 64 times as wide about its middle: half of them uniform, half
+    uniform between two ends of their own, and one of one color.
 
     Rounding is estimated, not bounded: by the difference of the network's evaluation in `dtype`
     (for float64: in float32, scaled down) and in float64 at the same inputs, largest entry of each
@@ -93,11 +94,15 @@ def _groups(given: Tensor | None, shape: Sequence[int]) -> Iterator[tuple[str, T
     middle, half = low / 2 + high / 2, high / 2 - low / 2
     half = half or max(1.0, abs(middle))
     generator = torch.Generator().manual_seed(_SEED)
-    for times in (1, 4, 16):
-        unit = torch.rand(_RANDOM, *shape, generator=generator, dtype=torch.float64) * 2 - 1
-        reach = times * half
-        name = f"random input (between {middle - reach:g} and {middle + reach:g}),"
-        yield name, middle + reach * unit
+    for times in (1, 4, 16, 64):
+        unit = torch.rand(_RANDOM, *shape, generator=generator, dtype=torch.float64)
+        # Every other row between two ends of its own: dark and bright, flat and full of contrast.
+        ends = torch.rand(2, _RANDOM, *[1] * len(shape), generator=generator, dtype=torch.float64)
+        ends[:, ::2] = torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(2, *[1] * unit.dim())
+        ends[:, 1] = times % 2  # One color: the largest in the range itself, else the least.
+        low, high = middle - times * half, middle + times * half
+        name = f"random input (between {low:g} and {high:g}),"
+        yield name, low + (high - low) * (ends[0] + (ends[1] - ends[0]) * unit)
 
 
 def _called(original: Function, x: Tensor) -> Tensor:

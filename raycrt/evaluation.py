@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 from raycrt.errors import InvalidInput
 
@@ -68,13 +67,39 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return reduce(torch.promote_types, types) if types else torch.float32
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the numbers of `model` are; `InvalidInput` where they are in several places."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(devices) > 1:
+        raise InvalidInput(f"a model must be on one device, but is on {sorted(map(str, devices))}")
+    return devices.pop() if devices else torch.device("cpu")
+
+
 def in_float64(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """`model`'s own call with all of its numbers in float64; its own are left as they are."""
-    tensors = {
-        name: tensor.detach().double() if tensor.is_floating_point() else tensor.detach().clone()
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
-    return lambda x: functional_call(model, tensors, (x,))
+    """`model`'s own call with all of its numbers in float64; its own are back after each."""
+
+    def called(x: Tensor) -> Tensor:
+        # Not torch.func.functional_call, which leaves its numbers in a layer that stands twice.
+        places: list[tuple[dict[str, Any], str, Tensor]] = [
+            (tensors, name, tensor)
+            for part in model.modules()
+            for tensors in (part._parameters, part._buffers)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        ]
+        exact = {
+            id(tensor): tensor.detach().double() if tensor.is_floating_point() else tensor.clone()
+            for _, _, tensor in places
+        }
+        try:
+            for tensors, name, tensor in places:
+                tensors[name] = exact[id(tensor)]
+            return model(x)
+        finally:
+            for tensors, name, tensor in places:
+                tensors[name] = tensor
+
+    return called
 
 
 def runs(function: Callable[[Tensor], Tensor], x: Tensor) -> bool:

@@ -30,7 +30,7 @@ def batch_of_images(images: Any) -> Tensor:
     require(batch.device.type != "meta", "images have values", device=batch.device)
     require(batch.dim() >= 2, "images are a batch (n, ...)", shape=tuple(batch.shape))
     require(len(batch) > 0, "at least one image", images=tuple(batch.shape))
-    return batch
+    return batch.as_subclass(Tensor)
 
 
 def fits(images: Tensor, *, features: int, device: torch.device) -> Tensor:
@@ -59,7 +59,7 @@ def one_image(shape: tuple[int, ...]) -> str:
 
 def _tensor(images: Any) -> Tensor:
     if isinstance(images, Tensor):
-        return images.detach().as_subclass(Tensor)
+        return images.detach()
     if isinstance(images, np.ndarray):
         try:
             # A copy: torch takes neither read-only arrays nor negative strides.

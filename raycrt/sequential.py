@@ -16,8 +16,9 @@ from raycrt.activations import Activation
 from raycrt.affine import AffineMap, Chain, Dense
 from raycrt.equivalence import require_same_function
 from raycrt.errors import InvalidInput, require
-from raycrt.evaluation import dtype_of, evaluation_mode, in_float64, runs
+from raycrt.evaluation import device_of, dtype_of, evaluation_mode, in_float64, runs
 from raycrt.hooks import require_no_global_hooks, require_plain
+from raycrt.images import batch_of_images
 from raycrt.layers import Shape, Step, activation_of, affine_of, same
 from raycrt.module_graph import steps_of, unwrapped
 from raycrt.network import Network
@@ -43,12 +44,23 @@ def as_network(
     if isinstance(model, Network):
         return require_plain(model)
     require(isinstance(model, nn.Module), "model is a torch.nn.Module", model=type(model).__name__)
+    require(
+        input_shape is None
+        or (
+            isinstance(input_shape, Sequence)
+            and all(isinstance(size, int) and size > 0 for size in input_shape)
+        ),
+        "input_shape is the sizes > 0 of one input, without the batch",
+        input_shape=input_shape,
+    )
     require_no_global_hooks()
+    images = None if images is None else batch_of_images(images)
     model = unwrapped(model)
     with evaluation_mode(model):
         steps, computed = steps_of(model)
         steps, tail = _without_tail(steps)
         network, binary = network_of(steps, None if input_shape is None else tuple(input_shape))
+        network = network.to(device_of(model))
         _check_tail(tail, binary=binary)
         shape = tuple(input_shape or (network.features,))
         _compare(model, network, shape, images, _Tail(tail, binary=binary), computed=computed)
@@ -84,7 +96,7 @@ def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
         stages[-1][-1] = _with_zero(stages[-1][-1])
     network = Network([stage[0] if len(stage) == 1 else Chain(stage) for stage in stages], chosen)
     # Of one type that holds all weights as they are: pools bring their own, and biases may.
-    types = {tensor.dtype for tensor in (*network.parameters(), *network.buffers())}
+    types = {tensor.dtype for tensor in network.state_dict().values()}
     return network.to(reduce(torch.promote_types, types)).eval(), binary
 
 

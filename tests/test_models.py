@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from raycrt import models, network
 from raycrt.certifier import Certifier
@@ -193,43 +193,10 @@ class TestUnsupported:
         with pytest.raises(InvalidInput, match="input_shape must be given"):
             models.as_network(convolutional())
 
-    def test_module_that_is_no_sequential(self) -> None:
-        class Own(nn.Module):
-            def forward(self, x: Tensor) -> Tensor:
-                return x
-
-        with pytest.raises(InvalidInput, match=r"layer \(whole model\) \(Own\) is not supported"):
-            models.as_network(Own())
-
-    def test_subclass_may_do_anything(self) -> None:
-        class Twice(nn.Linear):
-            def forward(self, x: Tensor) -> Tensor:
-                return super().forward(2 * x)
-
-        with pytest.raises(InvalidInput, match=r"layer 0 \(Twice\) is not supported"):
-            models.as_network(nn.Sequential(Twice(2, 2), nn.Tanh(), nn.Linear(2, 2)))
-
-    def test_weights_behind_hooks(self) -> None:
-        model = dense(nn.Tanh())
-        model[2].register_forward_pre_hook(lambda module, inputs: None)
-        with pytest.raises(InvalidInput, match=r"hooks must be removed, but layer 2 \(Linear\)"):
-            models.as_network(model)
-
-    def test_parametrized_weights(self) -> None:
-        model = dense(nn.Tanh())
-        nn.utils.parametrizations.spectral_norm(model[2])
-        with pytest.raises(InvalidInput, match=r"layer 2 \(ParametrizedLinear\) is not supported"):
-            models.as_network(model)
-
     @pytest.mark.parametrize("layers", [[], [nn.Linear(3, 2)], [nn.Linear(3, 2), nn.Tanh()]])
     def test_no_activation_or_one_at_the_end(self, layers: list[nn.Module]) -> None:
         with pytest.raises(InvalidInput, match="affine layers with an activation between them"):
             models.as_network(nn.Sequential(*layers))
-
-    def test_one_logit(self) -> None:
-        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-        with pytest.raises(InvalidInput, match="classes >= 2"):
-            models.as_network(model)
 
 
 class TestWeights:
