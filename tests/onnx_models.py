@@ -141,3 +141,24 @@ def gelu_half_first(graph: Graph) -> None:
     graph("Erf")
     graph("Add", np.array(1.0))
     graph("Mul", on=(x, graph("Mul", np.array(0.5))))
+
+
+def flat(*before: nn.Module, features: int = 16, classes: int = 3) -> nn.Sequential:
+    layers = [nn.Linear(features, 5), nn.Tanh(), nn.Linear(5, classes)]
+    return nn.Sequential(*before, nn.Flatten(), *layers).double()
+
+
+def head(graph: Graph, model: nn.Sequential) -> Graph:
+    """The last three layers of `flat`."""
+    return gemm_chain(model[-3:], lambda g: g("Tanh"), graph)
+
+
+class Of(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)

@@ -70,7 +70,9 @@ def by_dynamo(model: nn.Module, shape: tuple[int, ...], file: Path) -> Path:
     return exported(model, shape, file, dynamo=True, dynamic_shapes=sizes)
 
 
-def by_tracing(model: nn.Module, shape: tuple[int, ...], file: Path, opset: int) -> Path:
+def by_tracing(
+    model: nn.Module, shape: tuple[int, ...], file: Path, opset: int, **options: Any
+) -> Path:
     axes = {"x": {0: "batch"}}
     return exported(
         model,
@@ -80,6 +82,7 @@ def by_tracing(model: nn.Module, shape: tuple[int, ...], file: Path, opset: int)
         opset_version=opset,
         input_names=["x"],
         dynamic_axes=axes,
+        **options,
     )
 
 
@@ -103,9 +106,17 @@ def test_traced_activations(tmp_path: Path, name: str, opset: int) -> None:
     assert_same(model, found, (1, 2, 3))
 
 
-@pytest.mark.parametrize("name", ["sharp softplus"])
-def test_activations_of_several_nodes_by_dynamo(tmp_path: Path, name: str) -> None:
-    model = dense(ACTIVATIONS[name])
+def test_weight_norm(tmp_path: Path) -> None:
+    """Written as the operations that compute the weights."""
+    model = dense(nn.Tanh())
+    nn.utils.parametrizations.weight_norm(model[1])
+    file = by_tracing(model, (1, 2, 3), tmp_path / "model.onnx", 17, do_constant_folding=False)
+    weight = models.load(file).layers[0].matrix()
+    torch.testing.assert_close(weight, model[1].weight, rtol=0, atol=1e-7)
+
+
+def test_threshold_by_dynamo(tmp_path: Path) -> None:
+    model = dense(ACTIVATIONS["sharp softplus"])
     file = by_dynamo(model, (1, 2, 3), tmp_path / "model.onnx")
     assert_same(model, models.load(file), (1, 2, 3))
 
