@@ -161,7 +161,14 @@ def certify(
     )
     from raycrt import data, models
 
-    network = models.load(model or trained, spec.model, data.image_shape(spec.data))
+    # What a graph computes is compared at images.
+    graph = model is not None and model.suffix.lower() == ".onnx"
+    network = models.load(
+        model or trained,
+        spec.model,
+        data.image_shape(spec.data),
+        images=data.load(spec.data).test.images if graph else None,
+    )
     from raycrt.distributed import stages
 
     told: ModelSpec | None = spec.model

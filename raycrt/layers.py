@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from raycrt.activations import ACTIVATIONS, Activation, softplus
-from raycrt.affine import AffineMap, Dense, Normalization
+from raycrt.affine import AffineMap, Dense
 from raycrt.convolution import AveragePool, Convolution
+from raycrt.diagonal import Normalization
 from raycrt.elementwise import Elementwise
 from raycrt.errors import InvalidInput, require
 from raycrt.rescaling import Rescaling

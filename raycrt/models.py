@@ -18,20 +18,25 @@ from raycrt.activations import ACTIVATIONS, activation
 from raycrt.affine import Dense
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
-from raycrt.sequential import as_network
+from raycrt.sequential import as_network as as_network
 from raycrt.spec import ModelSpec, Spec
 
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth")
 
 
 def load(
-    path: Path | str, spec: ModelSpec | None = None, input_shape: Sequence[int] | None = None
+    path: Path | str,
+    spec: ModelSpec | None = None,
+    input_shape: Sequence[int] | None = None,
+    *,
+    images: Tensor | None = None,
 ) -> Network:
     """The network in a file or a directory, by its kind.
 
     A directory that raycrt wrote; an ONNX file; or weights (`.safetensors`, `.pt`, `.pth`, read
     without running code), for which `spec` states the model. `input_shape`, without the batch, is
-    needed where convolutions come first and the file does not state it. Raises `InvalidInput`.
+    needed where convolutions come first and the file does not state it. What an ONNX file computes
+    is compared at some of the `images` (n, ...), if there are any. Raises `InvalidInput`.
     """
     path = Path(path)
     if path.is_dir():
@@ -43,8 +48,7 @@ def load(
     if not path.is_file():
         raise InvalidInput(f"a model file must exist, but there is none at {path}")
     if path.suffix == ".onnx":
-        model, stated = onnx_graph.read(path)
-        return as_network(model, input_shape or stated)
+        return onnx_graph.read(path, input_shape, images)
     if spec is None:
         raise InvalidInput(f"a spec of the model must be given with a file of weights, {path}")
     return from_state_dict(_read_weights(path), spec, input_shape)

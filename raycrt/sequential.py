@@ -59,7 +59,7 @@ def as_network(
     with evaluation_mode(model):
         steps, computed = steps_of(model)
         steps, tail = _without_tail(steps)
-        network, binary = _network(steps, None if input_shape is None else tuple(input_shape))
+        network, binary = network_of(steps, None if input_shape is None else tuple(input_shape))
         network = network.to(device_of(model))
         _check_tail(tail, binary=binary)
         shape = tuple(input_shape or (network.features,))
@@ -67,7 +67,7 @@ def as_network(
     return network
 
 
-def _network(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
+def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
     """The network of the layers, and whether it has two classes of one output."""
     stages: list[list[AffineMap]] = [[]]
     chosen: Activation | None = None
