@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 
+from raycrt import interruption
+
 _NICENESS = "RAY_worker_niceness"
 _TOKEN = Path.home() / ".ray" / "auth_token"
+_SECONDS_TO_LEAVE = 5.0
+_SECONDS_TO_ANSWER = 10.0
 
 
 @contextmanager
@@ -33,10 +40,10 @@ def session(cpus: int | None = None) -> Iterator[None]:
     _quiet()
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        _init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     else:
         os.environ.setdefault(_NICENESS, "0")
-        ray.init(
+        _init(
             address="local",
             num_cpus=cpus,
             include_dashboard=True,
@@ -46,16 +53,47 @@ def session(cpus: int | None = None) -> Iterator[None]:
         )
         if _TOKEN.is_file():
             _TOKEN.chmod(0o600)
+    patience = None
     try:
         yield
+    except KeyboardInterrupt:
+        # A signal to a group of processes has ended Ray too, which cannot be left in order then.
+        patience = _SECONDS_TO_LEAVE
+        raise
     finally:
-        ray.shutdown()
+        leaving = threading.Thread(target=ray.shutdown, daemon=True)
+        leaving.start()
+        leaving.join(patience)
 
 
 def dashboard() -> str | None:
     """The address of the running Ray's dashboard for a browser; none where it has none."""
-    running = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING, log_to_driver=False)
+    running = _init(ignore_reinit_error=True, logging_level=logging.WARNING, log_to_driver=False)
     return f"http://{running.dashboard_url}" if running.dashboard_url else None
+
+
+def lives() -> bool:
+    """Whether the Ray that this process has joined still answers."""
+    return _answers(ray.get_runtime_context().gcs_address)
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
+    except OSError:
+        return False
+    return True
+
+
+def _init(**options: Any) -> Any:
+    """`ray.init`, which would also take SIGTERM for itself, and end the process without a word."""
+    with interruption.handlers_kept():
+        try:
+            return ray.init(**options)
+        except SystemExit:
+            raise interruption.Terminated from None
 
 
 def _quiet() -> None:
@@ -64,6 +102,8 @@ def _quiet() -> None:
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
+        # Tune would take Ctrl-C for itself, and return as if all trials had ended.
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     for name, value in settings.items():
