@@ -40,20 +40,21 @@ def told(*options: str, program: str = "raycrt") -> Iterator[None]:
     lacking = [option for option in options if option not in sys.argv]
     go_on = f"to go on: {shlex.join([program, *sys.argv[1:], *lacking])}"
 
-    first: float | None = None
+    received: list[int] = []
+    since = 0.0
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        now = time.monotonic()
-        if first is None:
-            first = now
+        nonlocal since
+        if not received:
+            since = time.monotonic()
+            received.append(number)
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        if now - first > _SECONDS_OF_ONE_SIGNAL:
+        if time.monotonic() - since > _SECONDS_OF_ONE_SIGNAL:
             Console(stderr=True).show_cursor()
             os.write(2, f"\nraycrt: stopped at once; {go_on}\n".encode())
             os._exit(128 + number)
 
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -61,11 +62,13 @@ def told(*options: str, program: str = "raycrt") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        name = "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
+        # What waits in C raises a plain KeyboardInterrupt for any signal.
+        terminated = isinstance(error, Terminated) or signal.SIGTERM in received
+        name = "SIGTERM" if terminated else "Ctrl-C"
         sys.stdout.flush()
         print(f"raycrt: stopped by {name}; {go_on}", file=sys.stderr, flush=True)
         # Threads that still wait for Ray would hold up or crash the interpreter's own end.
-        os._exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+        os._exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

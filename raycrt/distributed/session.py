@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
 
 from raycrt import interruption
+from raycrt.distributed import preflight
+from raycrt.errors import InvalidInput
 
 _NICENESS = "RAY_worker_niceness"
-_TOKEN = Path.home() / ".ray" / "auth_token"
 _SECONDS_TO_LEAVE = 5.0
-_SECONDS_TO_ANSWER = 10.0
 
 
 @contextmanager
@@ -38,21 +37,22 @@ def session(cpus: int | None = None) -> Iterator[None]:
         yield
         return
     _quiet()
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address != "local":
+        preflight.check_address(address)
         _init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     else:
+        preflight.check_machine()
         os.environ.setdefault(_NICENESS, "0")
         _init(
-            address="local",
+            address=address,
             num_cpus=cpus,
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
-        if _TOKEN.is_file():
-            _TOKEN.chmod(0o600)
+        preflight.keep_token_private()
     patience = None
     try:
         yield
@@ -73,27 +73,32 @@ def dashboard() -> str | None:
 
 
 def lives() -> bool:
-    """Whether the Ray that this process has joined still answers."""
-    return _answers(ray.get_runtime_context().gcs_address)
-
-
-def _answers(address: str) -> bool:
-    """Whether something listens at HOST:PORT."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
-    except OSError:
-        return False
-    return True
+    """Whether the Ray that this process has joined can still be reached."""
+    return preflight.refusal(ray.get_runtime_context().gcs_address) is None
 
 
 def _init(**options: Any) -> Any:
-    """`ray.init`, which would also take SIGTERM for itself, and end the process without a word."""
+    """`ray.init`, which would also take SIGTERM for itself, and end the process without a word.
+
+    Raises `InvalidInput` with Ray's own first line where Ray cannot be started or joined.
+    """
+    services.ConsolePopen = _Apart  # type: ignore[misc]
     with interruption.handlers_kept():
         try:
             return ray.init(**options)
         except SystemExit:
             raise interruption.Terminated from None
+        except (OSError, RuntimeError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise InvalidInput(f"Ray does not start: {said}") from error
+
+
+class _Apart(services.ConsolePopen):
+    """A process of a local Ray, in a group of its own: what is sent to the command's group, as
+    timeout(1) sends SIGTERM and a terminal Ctrl-C, would end Ray under the command's feet."""
+
+    def __init__(self, *command: Any, **options: Any) -> None:
+        super().__init__(*command, **options, process_group=0)
 
 
 def _quiet() -> None:

@@ -63,8 +63,8 @@ def fit(
     on from the last checkpoint.
 
     Once `stop` is set, workers stop after the epoch that runs, which has a checkpoint, their
-    resources are free and `Stopped` is raised. Ctrl-C does the same and raises KeyboardInterrupt, at
-    once where no epoch has begun. When the loss or a weight is no longer finite,
+    resources are free and `Stopped` is raised. Ctrl-C does the same and raises KeyboardInterrupt,
+    at once where no epoch has begun. When the loss or a weight is no longer finite,
     `TrainingDiverged` is raised without retrying; the last checkpoint is kept.
     """
     stop = stop or threading.Event()
@@ -195,7 +195,7 @@ def _line() -> Any:
     """It is on the caller's node: one whose node could die while the caller goes on would end the
     training for good."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(_Line).remote()
+    return ray.remote(_Line).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def _watch(
