@@ -34,12 +34,29 @@ def told(*options: str, program: str = "raycrt") -> Iterator[None]:
     """End the process where a signal stops the block: the command that goes on is named on standard
     error, the exit code is 128 and the signal's number.
 
-    That is the command which runs now, with `options` where it lacks them. A signal that is ignored
-    when the block begins, as Ctrl-C is in a shell's background, stays so.
+    That is the command which runs now, with `options` where it lacks them.
     """
     lacking = [option for option in options if option not in sys.argv]
-    go_on = f"to go on: {shlex.join([program, *sys.argv[1:], *lacking])}"
+    go_on = f"to go on: {shlex.join([*shlex.split(program), *sys.argv[1:], *lacking])}"
+    with raised(f"raycrt: stopped at once; {go_on}") as received:
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            number = signal_of(error, received)
+            name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+            sys.stdout.flush()
+            print(f"raycrt: stopped by {name}; {go_on}", file=sys.stderr, flush=True)
+            # Threads that still wait for Ray would hold up or crash the interpreter's own end.
+            os._exit(128 + number)
 
+
+@contextmanager
+def raised(last_words: str) -> Iterator[list[int]]:
+    """Have the first SIGINT or SIGTERM raise in the block; its number is in the list then.
+
+    A second one ends the process at once, with `last_words`. A signal that is ignored when the
+    block begins, as Ctrl-C is in a shell's background, stays so.
+    """
     received: list[int] = []
     since = 0.0
 
@@ -51,7 +68,7 @@ def told(*options: str, program: str = "raycrt") -> Iterator[None]:
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         if time.monotonic() - since > _SECONDS_OF_ONE_SIGNAL:
             Console(stderr=True).show_cursor()
-            os.write(2, f"\nraycrt: stopped at once; {go_on}\n".encode())
+            os.write(2, f"\n{last_words}\n".encode())
             os._exit(128 + number)
 
     before: dict[signal.Signals, Any] = {}
@@ -60,18 +77,17 @@ def told(*options: str, program: str = "raycrt") -> Iterator[None]:
             if signal.getsignal(number) != signal.SIG_IGN:
                 before[number] = signal.signal(number, stop)
     try:
-        yield
-    except KeyboardInterrupt as error:
-        # What waits in C raises a plain KeyboardInterrupt for any signal.
-        terminated = isinstance(error, Terminated) or signal.SIGTERM in received
-        name = "SIGTERM" if terminated else "Ctrl-C"
-        sys.stdout.flush()
-        print(f"raycrt: stopped by {name}; {go_on}", file=sys.stderr, flush=True)
-        # Threads that still wait for Ray would hold up or crash the interpreter's own end.
-        os._exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def signal_of(error: KeyboardInterrupt, received: list[int]) -> int:
+    """The signal that raised `error`: what waits in C raises a plain KeyboardInterrupt for any."""
+    if received:
+        return received[0]
+    return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
 
 
 @contextmanager

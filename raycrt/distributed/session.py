@@ -31,13 +31,14 @@ _SECONDS_TO_LEAVE = 5.0
 def session(cpus: int | None = None) -> Iterator[None]:
     """Ray for the length of a block; one that already runs is used and left running.
 
-    `cpus` limits a local Ray and has no effect on a cluster.
+    `cpus` limits a local Ray and has no effect on a cluster. Raises `InvalidInput` where Ray could
+    not start or join the cluster.
     """
     if ray.is_initialized():
         yield
         return
     _quiet()
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
         preflight.check_address(address)
         _init(address=address, logging_level=logging.WARNING, log_to_driver=False)
@@ -57,7 +58,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        # A signal to a group of processes has ended Ray too, which cannot be left in order then.
+        # Who sends it to every process there is has ended Ray too: it cannot be left in order then.
         patience = _SECONDS_TO_LEAVE
         raise
     finally:
