@@ -104,7 +104,6 @@ def fit(
         finished.set()
         watcher.join(_SECONDS_FOR_AN_ANSWER)
     error = ray.get(line.error.remote())
-    ray.kill(line)
     if error is not None:
         raise error
     assert result.checkpoint is not None
