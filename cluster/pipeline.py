@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from raycrt import pipes
+from raycrt import interruption, pipes
 from raycrt.cli import DEFAULT_RECIPE, DataDir, Download, Overrides, Recipe, spec_from
 from raycrt.errors import InvalidInput, require
 
@@ -35,15 +35,16 @@ def main(
     Started again with the same --out it takes up what is there.
     """
     try:
-        require(out.is_absolute(), "--out is an absolute path, on shared storage", out=str(out))
-        spec = spec_from(recipe, set_, data_dir, download)
-        from raycrt.distributed.session import session
+        with interruption.told(program="python -m cluster.pipeline"):
+            require(out.is_absolute(), "--out is an absolute path, on shared storage", out=str(out))
+            spec = spec_from(recipe, set_, data_dir, download)
+            from raycrt.distributed.session import session
 
-        with session():
-            check_shared(out)
-            from tuning import pipeline
+            with session():
+                check_shared(out)
+                from tuning import pipeline
 
-            pipeline.run(spec, out)
+                pipeline.run(spec, out)
     except InvalidInput as error:
         print(f"raycrt: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raycrt import pipes
+from raycrt import interruption, pipes
 from raycrt.errors import InvalidInput, require
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 EXCLUDES = ["/runs/", "/data/", "/build/", "/dist/", "/docs/", "/notebooks/", "*.parquet"]
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 120.0
-_INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -85,11 +84,13 @@ def main(
     if not wait:
         _say(_how_to_go_on(identity, address))
         return
+    left = f"stopped watching; the job goes on.\n{_how_to_go_on(identity, address)}"
     try:
-        info = watch(client, identity)
-    except KeyboardInterrupt:
-        _say(f"stopped watching; the job goes on.\n{_how_to_go_on(identity, address)}")
-        raise typer.Exit(_INTERRUPTED) from None
+        with interruption.raised(left) as received:
+            info = watch(client, identity)
+    except KeyboardInterrupt as error:
+        _say(left)
+        raise typer.Exit(128 + interruption.signal_of(error, received)) from None
     except ConnectionError as error:
         _say(f"lost sight of the job, which may go on: {error}\n{_how_to_go_on(identity, address)}")
         raise typer.Exit(1) from None

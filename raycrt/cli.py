@@ -10,15 +10,26 @@ import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from raycrt import pipes, recipes
+from raycrt import interruption, pipes, recipes
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import ModelSpec, Spec, parse_override
 
+
+class _Commands(TyperGroup):
+    """Commands that a signal stops in one sentence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with interruption.told():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="""Train, search and certify classifiers with a proved l2 radius for every image.

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from raycrt import checkpoint, cli
+from raycrt import checkpoint, cli, interruption
 from raycrt.cli import (
     DEFAULT_RECIPE,
     DataDir,
@@ -52,7 +52,7 @@ def search(
     )
     from tuning import search as searches
 
-    with _failure_in_one_line():
+    with interruption.told("--resume"), _failure_in_one_line():
         searches.run(spec, out / "search", resume=resume)
     typer.echo(out / "search" / "best.yaml")
 

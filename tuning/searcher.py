@@ -110,7 +110,6 @@ class StudySearch(OptunaSearch):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         trial = self._ot_trials.pop(trial_id)
-        shutil.rmtree(store.state_folder(self._home, trial.number), ignore_errors=True)
         result = result or {}
         self._note(trial, result)
         if error or store.REASON in result:
@@ -124,6 +123,8 @@ class StudySearch(OptunaSearch):
             self._study.tell(trial, [result[name] for name in store.objectives(self._spec)])
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
+        # Not before: a trial that is not told as ended is taken up from its state.
+        shutil.rmtree(store.state_folder(self._home, trial.number), ignore_errors=True)
 
     def _note(self, trial: Trial, result: dict[str, Any]) -> None:
         """Store what was measured, once: Tune tells the last result of a trial twice, and workers

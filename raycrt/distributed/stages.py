@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from raycrt.network import Network
 from raycrt.spec import ModelSpec, Spec
 from raycrt.training import Metrics, TrainingDiverged
 
-INTERRUPTED = 130
 # Names of runs in a directory, and the rows that they train on.
 _ALL_ROWS, _HELD_OUT = ("train", "fit"), ("hold-out", "train")
 # What of an epoch's numbers is shown while it trains; TensorBoard has all of them.
@@ -34,9 +32,8 @@ def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
     proved on them. It is a run of its own: checkpoints of the other are not taken up.
 
     `out/tensorboard` follows the run epoch by epoch; its hyper-parameters stand beside the last
-    epoch's numbers there. After Ctrl-C the command ends with its epoch and exit code 130, and says
-    where the epoch's checkpoint is and how to go on from it; where training diverges, with exit
-    code 1 and the step at which it did.
+    epoch's numbers there. Ctrl-C is raised when its epoch has ended and has a checkpoint, which is
+    named. Where training diverges, the command ends with exit code 1 and the step at which it did.
     """
     out.mkdir(parents=True, exist_ok=True)
     name, rows = _HELD_OUT if hold_out else _ALL_ROWS
@@ -64,9 +61,8 @@ def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
                 hyper_parameters(spec), last, run_name=".", global_step=spec.train.epochs
             )
     except KeyboardInterrupt:
-        print(f"interrupted; last checkpoint: {_told_of_checkpoint(spec, out, name)}")
-        print(f"to go on from it: {shlex.join(['raycrt', *sys.argv[1:]])}")
-        sys.exit(INTERRUPTED)
+        print(f"last checkpoint: {_told_of_checkpoint(spec, out, name)}")
+        raise
     except TrainingDiverged as error:
         kept = training.last_checkpoint(out, name)
         sys.exit(f"raycrt: {error}; last checkpoint: {kept or 'none'}")

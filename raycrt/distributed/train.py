@@ -17,16 +17,19 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raycrt import checkpoint, data, training
 from raycrt.assessment import assess
+from raycrt.distributed import session
 from raycrt.network import Network
 from raycrt.spec import Spec, validate
 from raycrt.training import EpochEnd, Metrics, TrainingDiverged, Workers
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_FOR_AN_ANSWER = 5.0
 _FAILURES = 3
 # The network is certified on the first of the held-out rows so many times, evenly spread.
 _ASSESSMENTS, _ROWS_ASSESSED = 4, 256
@@ -60,12 +63,12 @@ def fit(
     on from the last checkpoint.
 
     Once `stop` is set, workers stop after the epoch that runs, which has a checkpoint, their
-    resources are free and `Stopped` is raised. Ctrl-C does the same and raises KeyboardInterrupt; a
-    second one does not wait for the epoch. When the loss or a weight is no longer finite,
+    resources are free and `Stopped` is raised. Ctrl-C does the same and raises KeyboardInterrupt,
+    at once where no epoch has begun. When the loss or a weight is no longer finite,
     `TrainingDiverged` is raised without retrying; the last checkpoint is kept.
     """
     stop = stop or threading.Event()
-    line: Any = ray.remote(num_cpus=0)(_Line).remote()
+    line = _line()
     trainer = TorchTrainer(
         _work,
         train_loop_config={
@@ -97,12 +100,11 @@ def fit(
     watcher = threading.Thread(target=_watch, args=(line, watch, stop, finished), daemon=True)
     watcher.start()
     try:
-        result = _result(trainer, stop)
+        result = _result(trainer, stop, line)
     finally:
         finished.set()
-        watcher.join()
+        watcher.join(_SECONDS_FOR_AN_ANSWER)
     error = ray.get(line.error.remote())
-    ray.kill(line)
     if error is not None:
         raise error
     assert result.checkpoint is not None
@@ -112,11 +114,12 @@ def fit(
     return model
 
 
-def _result(trainer: TorchTrainer, stop: threading.Event) -> Result:
+def _result(trainer: TorchTrainer, stop: threading.Event, line: Any) -> Result:
     """What `trainer` ends with; Ctrl-C sets `stop` and is raised when the workers have stopped.
 
     It runs in a thread, since in the main one Ray would take Ctrl-C for itself and stop the workers
-    without a checkpoint.
+    without a checkpoint. Before they have begun there is nothing to wait for, and neither is where
+    the signal has ended Ray too, as one to a group of processes does.
     """
     ended: Future[Result] = Future()
 
@@ -131,9 +134,18 @@ def _result(trainer: TorchTrainer, stop: threading.Event) -> Result:
         return ended.result()
     except KeyboardInterrupt:
         stop.set()
-        print("stopping after this epoch; Ctrl-C again stops at once", flush=True)
-        wait([ended])
+        if _begun(line):
+            print("stopping after this epoch; a second signal stops at once", flush=True)
+            while not wait([ended], _SECONDS_BETWEEN_LOOKS).done and session.lives():
+                pass
         raise
+
+
+def _begun(line: Any) -> bool:
+    try:
+        return bool(ray.get(line.begun.remote(), timeout=_SECONDS_FOR_AN_ANSWER))
+    except ray.exceptions.RayError:
+        return False
 
 
 def last_checkpoint(out: Path, name: str = "train") -> Path | None:
@@ -148,8 +160,14 @@ class _Line:
 
     def __init__(self) -> None:
         self._news: list[tuple[int, Metrics]] = []
-        self._stop = False
+        self._begun = self._stop = False
         self._error: Exception | None = None
+
+    def begin(self) -> None:
+        self._begun = True
+
+    def begun(self) -> bool:
+        return self._begun
 
     def tell(self, epoch: int, metrics: Metrics) -> None:
         self._news.append((epoch, metrics))
@@ -171,6 +189,13 @@ class _Line:
 
     def error(self) -> Exception | None:
         return self._error
+
+
+def _line() -> Any:
+    """It is on the caller's node: one whose node could die while the caller goes on would end the
+    training for good."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(_Line).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def _watch(
@@ -232,6 +257,8 @@ def _work(config: dict[str, Any]) -> None:
             raise Stopped(f"training was stopped after epoch {end.epoch} of {spec.train.epochs}")
         began = time.monotonic()
 
+    if first:
+        line.begin.remote()
     try:
         network = training.train(
             spec, split, report=report, workers=workers, state=state, device=device

@@ -1,0 +1,80 @@
+"""Training on a cluster that loses a node: neither the training nor what it tells is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from raycrt.distributed import train as training
+from raycrt.spec import validate
+from raycrt.training import Metrics
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(560)]
+
+SPEC = validate(
+    {
+        "model": {"width": 16, "depth": 2},
+        "train": {"objective": "standard", "epochs": 400},
+        "data": {"limit": 300},
+        "run": {"workers": 1, "cpus_per_worker": 1},
+    }
+)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The driver's node, which has no CPU, and two that have one each."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_a_training_outlives_every_node_but_its_drivers(cluster: Cluster, tmp_path: Path) -> None:
+    lines = [training._line() for _ in range(6)]
+    where = [
+        line.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id())
+        for line in lines
+    ]
+    assert set(ray.get(where)) == {ray.get_runtime_context().get_node_id()}
+    del lines
+
+    seen: list[int] = []
+    lost: list[str] = []
+
+    def watch(epoch: int, metrics: Metrics) -> None:
+        """Once there is a checkpoint the node that trains goes without a word."""
+        seen.append(epoch)
+        if lost or training.last_checkpoint(tmp_path) is None:
+            return
+        busy = [n for n in cluster.worker_nodes if n.node_id == working()]
+        if busy:
+            lost.append(busy[0].node_id)
+            cluster.remove_node(busy[0], allow_graceful=False)
+
+    def working() -> str:
+        free = ray._private.state.available_resources_per_node()
+        return next(
+            (
+                node
+                for node, has in free.items()
+                if "memory" in has
+                and not has.get("CPU")
+                and node != ray.get_runtime_context().get_node_id()
+            ),
+            "",
+        )
+
+    training.fit(SPEC, tmp_path, watch=watch)
+    assert lost
+    assert seen[-1] == SPEC.train.epochs
