@@ -41,9 +41,10 @@ class Certifier:
     them is a valid radius.
 
     With `region` "local", rows whose radius does not exceed each of the increasing radii `at` get
-    their curvature proved again on a ball that just reaches beyond the first such radius, or to
-    where the solver met the decision boundary; radii are raised where that proves more. Rows that
-    are certified at a radius of their own have that in place of these.
+    their curvature proved again on balls that just reach beyond these radii, or to where the solver
+    met the decision boundary: each radius is decided as if it were the only one, and a row keeps
+    the ball that proves most. Rows that are certified at a radius of their own have that in place
+    of these.
 
     With `deployment` "float32" the theorem speaks of the logits as float32 arithmetic computes
     them: for every float32 input nearer than the radius, sums in any order, with or without fused
