@@ -25,7 +25,7 @@ def assess(network: Network, split: Split, spec: CertifySpec) -> dict[str, float
     """
     device = next(network.parameters()).device
     images, labels = split.images.to(device), split.labels.to(device)
-    found = Certifier(network, steps=spec.steps, batch_size=spec.batch_size)(images)
+    found = Certifier.of(network, spec)(images)
     attacked = attack(network, images, steps=_ATTACK_STEPS, classes=_ATTACKED_CLASSES)
     right = found.prediction == labels
     radius = torch.where(right, found.radius, 0.0)

@@ -28,6 +28,7 @@ from raycrt.proof import Prover
 from raycrt.request import check_options, radii_of_rows
 from raycrt.rounding import ErrorModel, Slack, root_upper, squares
 from raycrt.solver import Solver
+from raycrt.spec import CertifySpec
 
 
 class Certifier:
@@ -105,6 +106,33 @@ class Certifier:
                 search=self.solver.points,
                 batch_size=self.batch_size,
             )
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        spec: CertifySpec,
+        *,
+        at: Sequence[float] | None = None,
+        steps: int | None = None,
+        curvature: Tensor | None = None,
+    ) -> Certifier:
+        """What `spec` says, for `network`: the one meaning that a spec has in training, search and
+        certification.
+
+        `at` are the radii to be decided in place of those stated, `steps` the solver's in place of
+        those stated, `curvature` the network's proved margin curvature, if it is known.
+        """
+        stated = spec.at if at is None else at
+        return cls(
+            network,
+            steps=spec.steps if steps is None else steps,
+            batch_size=spec.batch_size,
+            curvature=curvature,
+            region=spec.region,
+            at=stated if spec.region == "local" else (),
+            deployment=spec.deployment,
+        )
 
     @property
     def needs_radii(self) -> bool:

@@ -166,14 +166,7 @@ def certify(
     if model is not None:
         told = models.described(model, network, spec.model)
         spec = stages.adopt(spec, network, told, trained)
-    home = model or trained
-    stages.certify(
-        spec,
-        network,
-        out / "certificates",
-        home=home if home.is_dir() else None,
-        told=told is not None,
-    )
+    stages.certify(spec, network, out / "certificates", told=told is not None)
 
 
 @app.command()

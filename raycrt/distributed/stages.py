@@ -11,7 +11,6 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from raycrt import certificates, checkpoint, data, progress
-from raycrt.curvature import margin_curvature
 from raycrt.distributed import certification
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session
@@ -115,21 +114,12 @@ def adopt(spec: Spec, network: Network, told: ModelSpec | None, trained: Path) -
     return spec
 
 
-def certify(
-    spec: Spec, network: Network, out: Path, *, home: Path | None = None, told: bool = True
-) -> dict[str, Any]:
+def certify(spec: Spec, network: Network, out: Path, *, told: bool = True) -> dict[str, Any]:
     """Certify the test images; the manifest of the table in `out`, `told` the model by `spec`.
 
-    The curvature is proved once for a model: it is kept in `home`, the directory of the model that
-    `spec.model` tells. What rows are not proved, and why, is printed.
+    What rows are not proved, and why, is printed.
     """
     test = data.load(spec.data).test
-    digest = checkpoint.weights_hash(network)
-    curvature = checkpoint.load_curvature(home, digest, spec.model) if home else None
-    if curvature is None:
-        curvature = margin_curvature(network)
-        if home:
-            checkpoint.save_curvature(home, digest, spec.model, curvature)
     done = 0
     with session(), progress.shown("certify", len(test)) as tell:
 
@@ -143,7 +133,6 @@ def certify(
             spec,
             test,
             out,
-            curvature=curvature,
             told=told,
             watch=watch,
         )

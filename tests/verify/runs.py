@@ -40,14 +40,7 @@ def write_run(run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0) -> Pat
             parameter *= gain
     checkpoint.save_model(run / "train", model, spec)
     test = data.load(spec.data).test
-    certifier = Certifier(
-        model,
-        steps=spec.certify.steps,
-        batch_size=ROWS_IN_A_FILE,
-        region=spec.certify.region,
-        at=spec.certify.at if spec.certify.region == "local" else (),
-        deployment=spec.certify.deployment,
-    )
+    certifier = Certifier.of(model, spec.certify)
     directory = run / "certificates"
     (directory / "rows").mkdir(parents=True)
     batches = zip(certifier.batches(test.images), test.labels.split(ROWS_IN_A_FILE), strict=True)
