@@ -55,6 +55,7 @@ class Balls:
         classes, radius = start.shape[1], start.amin(1)
         first, beyond = self._boundary(margins, witnesses)
         able = (radius > 0) & (radius * (1 + _GAIN) < beyond)
+        able &= ~margins.constant.gather(1, first[:, None])[:, 0]
         tried = torch.full_like(radius, torch.inf)
         for stated in self._stated(own):
             ball = torch.minimum(stated * (1 + _BEYOND), beyond * (1 + _GAIN))
@@ -104,7 +105,8 @@ class Balls:
         witnesses = self._on_balls(margins, witnesses, region, row, first[row], ball, ball)
         enough = margins.radius.gather(1, first[:, None])[:, 0]
         rows = rows & (enough > best)
-        row, target = ((margins.radius < enough[:, None]) & rows[:, None]).nonzero().unbind(1)
+        left = (margins.radius < enough[:, None]) & rows[:, None] & ~margins.constant
+        row, target = left.nonzero().unbind(1)
         return self._on_balls(margins, witnesses, region, row, target, ball, enough)
 
     def _on_balls(
@@ -149,6 +151,8 @@ class Balls:
                 value, gradient = self._at(margins, row, target, u)
             length = (margins.length[row] + u.norm(dim=1)) * (1 + 1e-9)
             measured = Measured(
+                label=margins.label[row],
+                target=target,
                 length=margins.length[row],
                 value=value,
                 off_value=self.bounds.margin(length),

@@ -18,6 +18,7 @@ from raycrt.arithmetic import Arithmetic
 from raycrt.balls import Balls
 from raycrt.bounds import Bounds
 from raycrt.certificate import Certificates, Status
+from raycrt.constant import constant_margins
 from raycrt.curvature import margin_curvature
 from raycrt.errors import require
 from raycrt.local import LocalCurvature
@@ -80,6 +81,9 @@ class Certifier:
         self.balls: Balls | None = None
         if not self.bounded:
             return
+        self.masked = network.masked()
+        network = network.unmasked()
+        self.constant = (constant_margins(network) | self.masked).fill_diagonal_(False)
         self.curvature = margin_curvature(network) if curvature is None else curvature
         deployed = torch.float32 if deployment == "float32" else None
         prover = Prover(errors=ErrorModel.of(network), deployed=deployed)
@@ -199,14 +203,20 @@ class Certifier:
             square = squares(x64)
         first = self.by.space.first(x64)
         trace = self.by.exact.trace_above(first, self.by.fast.dtype)
-        logits = trace.logits
+        finite_logits = torch.isfinite(trace.logits).all(1)
+        logits = trace.logits.masked_fill(self.masked.to(x.device), -torch.inf)
         rows = torch.arange(len(x64), device=x.device)
         label, runner_up = logits.topk(2, dim=1).indices.unbind(1)
         values = logits[rows, label][:, None] - logits
         m = self.curvature.to(x.device)[label]
         length = root_upper(square, x64.shape[1])
         sizes = self.by.lengths(trace.slopes, label, length)
-        radii = self.by.prover.closed_forms(length[:, None], values, sizes, m, self.by.space.slack)
+        at_images = label, length[:, None], values
+        prover, slack = self.by.prover, self.by.space.slack
+        radii = prover.closed_forms(*at_images, sizes, m, slack)
+        constant = self.constant.to(x.device)[label]
+        if constant.any():
+            radii = torch.where(constant, prover.constants(*at_images, slack), radii)
         radii[rows, label] = torch.inf
         margins = Margins(
             x=x64,
@@ -218,12 +228,12 @@ class Certifier:
             value=values,
             m=m,
             radius=radii,
+            constant=constant,
         )
         witnesses = self.solver.improve(margins, runner_up, at)
         region = torch.full_like(length, torch.inf)
         if self.balls is not None:
             witnesses = self.balls.raise_radii(margins, witnesses, region, at)
-        finite_logits = torch.isfinite(logits).all(1)
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
 

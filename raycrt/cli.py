@@ -178,7 +178,7 @@ def report(out: Out = Path("runs/train")) -> None:
     written = reports.write(
         out / "certificates", out / "report", trials_csv=trials if trials.is_file() else None
     )
-    print("\n".join([written.headline, *written.unproved]))
+    print("\n".join([written.headline, *written.remarks]))
     print(written.markdown)
     print(written.plot)
 

@@ -136,6 +136,6 @@ def certify(spec: Spec, network: Network, out: Path, *, told: bool = True) -> di
             told=told,
             watch=watch,
         )
-    unproved = certificates.unproved(certificates.read_rows(out, ("index", "status")))
-    print("\n".join([f"certificates: {out}", *unproved]))
+    remarks = certificates.remarks(certificates.read_rows(out, ("index", "status")))
+    print("\n".join([f"certificates: {out}", *remarks]))
     return manifest
