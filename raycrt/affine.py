@@ -95,6 +95,11 @@ class AffineMap(nn.Module):
         """A number >= |b|, and >= the length of all that is added up to get b."""
         return float(self.offset().detach().double().norm()) * SLACK
 
+    def offset_magnitude_upper(self) -> Tensor:
+        """Numbers >= |b_i|, and >= the size of all that is added up to get b_i, float64
+        (out_features,)."""
+        return torch.full((self.out_features,), self.offset_norm_upper(), dtype=torch.float64)
+
     def matrix_error_upper(self) -> float:
         """A number >= |matrix() - W|: 0 where every entry is a stored weight."""
         return 0.0
@@ -177,6 +182,9 @@ class Dense(AffineMap):
     def offset(self) -> Tensor:
         return self.bias
 
+    def offset_magnitude_upper(self) -> Tensor:
+        return self.bias.detach().double().abs()
+
 
 class Chain(AffineMap):
     """Several affine maps, one after the other, as one map."""
@@ -245,6 +253,11 @@ class Chain(AffineMap):
         for link in self.links:
             total = link.magnitude_upper() * total + link.offset_norm_upper()
         return total * SLACK
+
+    def offset_magnitude_upper(self) -> Tensor:
+        *first, last = self.links
+        given = Chain(first).offset_norm_upper() if first else 0.0
+        return (last.magnitude_upper() * given + last.offset_magnitude_upper()) * SLACK
 
     def matrix_error_upper(self) -> float:
         if len(self.links) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from raycrt.attacks import attack
+from raycrt.certificate import mean_radius
 from raycrt.certifier import Certifier
 from raycrt.data import Split
 from raycrt.network import Network
@@ -20,12 +21,12 @@ def assess(network: Network, split: Split, spec: CertifySpec) -> dict[str, float
 
     `clean`; `certified_R` for each R of `spec.at`, predicted right with a radius above R, proved;
     `met`, the share of rows with an adversarial image no more than 0.1 % further away than their
-    radius, so that the certificate is exact; `mean_radius`, a wrong row counting as 0; `curvature`,
-    the mean proved bound of the binding margins.
+    radius, so that the certificate is exact; `mean_radius` of the finite radii, a wrong row
+    counting as 0; `curvature`, the mean proved bound of the binding margins.
     """
     device = next(network.parameters()).device
     images, labels = split.images.to(device), split.labels.to(device)
-    found = Certifier(network, steps=spec.steps, batch_size=spec.batch_size)(images)
+    found = Certifier.of(network, spec)(images)
     attacked = attack(network, images, steps=_ATTACK_STEPS, classes=_ATTACKED_CLASSES)
     right = found.prediction == labels
     radius = torch.where(right, found.radius, 0.0)
@@ -33,6 +34,6 @@ def assess(network: Network, split: Split, spec: CertifySpec) -> dict[str, float
     shares = {"clean": right, "met": met} | {f"certified_{r:g}": radius > r for r in spec.at}
     return {
         **{name: float(rows.double().mean()) for name, rows in shares.items()},
-        "mean_radius": float(radius.mean()),
+        "mean_radius": mean_radius(radius),
         "curvature": float(found.curvature.mean()),
     }

@@ -79,9 +79,9 @@ def steps_to(
     for _ in range(steps + 1):
         trace = network.trace(x + u)
         yield u, trace.logits
-        direction = margin_direction(label, target, trace.logits)
-        g = network.pull_back(trace.slopes, direction)
-        f = (trace.logits * direction).sum(1)
+        g = network.pull_back(trace.slopes, margin_direction(label, target, trace.logits))
+        own, other = trace.logits.gather(1, torch.stack([label, target], 1)).unbind(1)
+        f = own - other
         wanted = (f - (g * u).sum(1)).clamp(min=0) / g.square().sum(1).clamp(min=1e-300)
         u = -wanted[:, None] * g * (1 + 1e-9)
 

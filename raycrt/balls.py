@@ -1,13 +1,13 @@
 """Radii raised by curvature that is proved on a ball around the image alone.
 
-A ball just reaches beyond the first stated radius that the row does not have yet, or to where the
-solver met the decision boundary. What is proved on it holds for points and radii inside it.
+A ball just reaches beyond a stated radius that the row does not have yet, or to where the solver
+met the decision boundary. What is proved on it holds for points and radii inside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,31 +46,68 @@ class Balls:
     ) -> Witnesses:
         """Raise `margins.radius` by curvatures on balls, and set `region` (n,) where that pays.
 
-        A row's `own` radius (n,), if it is finite, stands in place of those that are stated.
-        The class of the smallest radius decides how far a row can get; then the classes below it.
+        Every stated radius is decided as if it were alone: a row that does not exceed it by
+        curvature that holds everywhere, nor by a larger ball, gets a ball for it, and keeps the one
+        that proves most. A row's `own` radius (n,), if it is finite, stands in place of those that
+        are stated.
         """
+        start, kept = margins.radius.clone(), witnesses
+        classes, radius = start.shape[1], start.amin(1)
+        first, beyond = self._boundary(margins, witnesses)
+        able = (radius > 0) & (radius * (1 + _GAIN) < beyond)
+        able &= ~margins.constant.gather(1, first[:, None])[:, 0]
+        tried = torch.full_like(radius, torch.inf)
+        for stated in self._stated(own):
+            ball = torch.minimum(stated * (1 + _BEYOND), beyond * (1 + _GAIN))
+            best = margins.radius.amin(1)
+            rows = able & torch.isfinite(stated) & (best <= stated) & (ball < tried)
+            tried = torch.where(rows, ball, tried)
+            trial, held = replace(margins, radius=start.clone()), torch.full_like(region, torch.inf)
+            found = self._on_ball(trial, witnesses, held, first, rows, ball, best)
+            better = trial.radius.amin(1) > best
+            margins.radius[better], region[better] = trial.radius[better], held[better]
+            kept = Witnesses.concatenate(
+                [kept.take(~better[kept.row]), found.take(better[found.row])]
+            )
+        return kept.sorted(classes)
+
+    def _stated(self, own: Tensor) -> Tensor:
+        """The radii (k, n) that are to be decided, the largest first; infinite for none."""
+        stated = self.at.to(own.device).flip(0)[:, None].expand(-1, len(own))
+        stated = stated.masked_fill(torch.isfinite(own), torch.inf)
+        return torch.cat([own[None], stated])
+
+    def _boundary(self, margins: Margins, witnesses: Witnesses) -> tuple[Tensor, Tensor]:
+        """The class of the smallest radius (n,), which decides how far a row can get, and the
+        distance (n,) beyond which nothing is to be gained: where the solver met the boundary of
+        that class; else infinite."""
         n, classes = margins.radius.shape
-        radius, first = margins.radius.min(1)
-        u = witness_points(witnesses, torch.arange(n, device=radius.device), first, n, classes)
-        value, gradient = self._at(margins, torch.arange(n, device=radius.device), first, u)
+        rows, first = torch.arange(n, device=margins.radius.device), margins.radius.argmin(1)
+        u = witness_points(witnesses, rows, first, n, classes)
+        value, gradient = self._at(margins, rows, first, u)
         slope, shift = gradient.norm(dim=1), u.norm(dim=1)
-        # Near the boundary of the class nothing is to be gained beyond it.
         beyond = shift + value.clamp(min=0) / slope
-        beyond = torch.where(value <= _NEAR * slope * shift, beyond, torch.inf)
-        stated = self._next(radius, own) * (1 + _BEYOND)
-        able = torch.isfinite(stated) & (radius > 0) & (radius * (1 + _GAIN) < beyond)
-        ball = torch.minimum(stated, beyond * (1 + _GAIN))
-        row = able.nonzero()[:, 0]
+        return first, torch.where(value <= _NEAR * slope * shift, beyond, torch.inf)
+
+    def _on_ball(
+        self,
+        margins: Margins,
+        witnesses: Witnesses,
+        region: Tensor,
+        first: Tensor,
+        rows: Tensor,
+        ball: Tensor,
+        best: Tensor,
+    ) -> Witnesses:
+        """Raise the radii of the `rows` (n,) on a `ball` (n,) each: of the class `first`, and then
+        of those below it where the row can exceed its `best` radius (n,)."""
+        row = rows.nonzero()[:, 0]
         witnesses = self._on_balls(margins, witnesses, region, row, first[row], ball, ball)
         enough = margins.radius.gather(1, first[:, None])[:, 0]
-        row, target = ((margins.radius < enough[:, None]) & able[:, None]).nonzero().unbind(1)
+        rows = rows & (enough > best)
+        left = (margins.radius < enough[:, None]) & rows[:, None] & ~margins.constant
+        row, target = left.nonzero().unbind(1)
         return self._on_balls(margins, witnesses, region, row, target, ball, enough)
-
-    def _next(self, radius: Tensor, own: Tensor) -> Tensor:
-        """The radii (n,) that rows of the given `radius` (n,) are to get: infinite for none."""
-        stated = torch.cat([self.at, self.at.new_tensor([torch.inf])]).to(radius.device)
-        following = stated[torch.searchsorted(self.at.to(radius.device), radius)]
-        return torch.where(torch.isfinite(own), own.masked_fill(own < radius, torch.inf), following)
 
     def _on_balls(
         self,
@@ -114,6 +151,8 @@ class Balls:
                 value, gradient = self._at(margins, row, target, u)
             length = (margins.length[row] + u.norm(dim=1)) * (1 + 1e-9)
             measured = Measured(
+                label=margins.label[row],
+                target=target,
                 length=margins.length[row],
                 value=value,
                 off_value=self.bounds.margin(length),

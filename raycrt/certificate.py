@@ -6,19 +6,21 @@ from collections import Counter
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from itertools import accumulate
+from math import inf
 
 import torch
 from torch import Tensor
 
 
 class Status(IntEnum):
-    """Why a radius is what it is. Every status but CERTIFIED has radius 0."""
+    """Why a radius is what it is: positive if CERTIFIED, infinite if CONSTANT, else 0."""
 
     CERTIFIED = 0
     NON_FINITE_INPUT = 1
     NON_FINITE_NETWORK = 2
     TIED = 3
     NO_RADIUS = 4
+    CONSTANT = 5
 
     @property
     def sentence(self) -> str:
@@ -32,7 +34,14 @@ _SENTENCES = {
     Status.NON_FINITE_NETWORK: "The weights, logits or curvature bounds are not finite.",
     Status.TIED: "Two classes share the largest logit, up to rounding.",
     Status.NO_RADIUS: "The bound of some margin proves nothing, up to rounding.",
+    Status.CONSTANT: "The prediction is the same for every input.",
 }
+
+
+def mean_radius(radius: Tensor) -> float:
+    """The mean of the radii (n,) that are finite; infinite where none is."""
+    finite = radius[torch.isfinite(radius)]
+    return float(finite.mean()) if len(finite) else inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +88,9 @@ class Certificates:
     `radius` float64: for every x' with |x' - x|_2 < radius the network predicts `prediction`.
     `radius_runner_up` float64: the same against the second-largest logit only, for comparison with
     the literature; it proves nothing about the prediction. `binding` is the class whose margin
-    gives `radius`, `status` a `Status`. `curvature` is the global bound m of the binding margin.
+    gives `radius`, `status` a `Status`. The radius against a class that is predicted nowhere, or
+    whose margin does not depend on the input, is infinite. `curvature` is the global bound m of the
+    binding margin.
     `witnesses` are the points that prove what the closed form at the image does not. Where
     `region_radius` is finite, curvatures of the row's witnesses hold on the ball of that radius
     around the image, which holds the points and the certified ball; else they hold everywhere.

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raycrt.certificate import Certificates, Status
+from raycrt.certificate import Certificates, Status, mean_radius
 from raycrt.checkpoint import write_atomically
 from raycrt.errors import InvalidInput, require
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST = "manifest.json"
 ROWS = "rows"
 SCHEMA = pa.schema(
@@ -78,11 +78,15 @@ def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.T
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a table of certificates says: shares of all rows, and radii in units of the input."""
+    """What a table of certificates says: shares of all rows, and radii in units of the input.
+
+    `mean_radius` is that of all rows but the `infinite` many that are right everywhere.
+    """
 
     rows: int
     clean: float
     mean_radius: float
+    infinite: int
     certified: dict[float, float]
     certified_runner_up: dict[float, float]
 
@@ -152,15 +156,16 @@ def summarise(table: pa.Table, at: tuple[float, ...]) -> Summary:
     return Summary(
         rows=len(right),
         clean=float(right.mean()),
-        mean_radius=float(radius.mean()),
+        mean_radius=mean_radius(torch.from_numpy(radius)),
+        infinite=int(np.isinf(radius).sum()),
         certified={r: float((radius > r).mean()) for r in at},
         certified_runner_up={r: float((runner_up > r).mean()) for r in at},
     )
 
 
-def unproved(table: pa.Table) -> list[str]:
-    """A line for each status without a radius that occurs: how many rows have it, and why."""
+def remarks(table: pa.Table) -> list[str]:
+    """A line for each status but CERTIFIED that occurs: how many rows have it, and what it says."""
     counts = Counter(table.column("status").to_pylist())
-    failed = [status for status in Status if status is not Status.CERTIFIED]
-    named = [(counts[status.name.lower()], status.sentence) for status in failed]
+    others = [status for status in Status if status is not Status.CERTIFIED]
+    named = [(counts[status.name.lower()], status.sentence) for status in others]
     return [f"{n} of {len(table)} rows: {sentence}" for n, sentence in named if n]

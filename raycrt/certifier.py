@@ -18,6 +18,7 @@ from raycrt.arithmetic import Arithmetic
 from raycrt.balls import Balls
 from raycrt.bounds import Bounds
 from raycrt.certificate import Certificates, Status
+from raycrt.constant import constant_margins
 from raycrt.curvature import margin_curvature
 from raycrt.errors import require
 from raycrt.images import batch_of_images, fits
@@ -29,6 +30,7 @@ from raycrt.proof import Prover
 from raycrt.request import check_options, radii_of_rows
 from raycrt.rounding import ErrorModel, Slack, root_upper, squares
 from raycrt.solver import Solver
+from raycrt.spec import CertifySpec
 
 
 class Certifier:
@@ -45,9 +47,10 @@ class Certifier:
     pairs of classes are worth a curvature of their own (`raycrt.curvature.margin_curvature`).
 
     With `region` "local", rows whose radius does not exceed each of the increasing radii `at` get
-    their curvature proved again on a ball that just reaches beyond the first such radius, or to
-    where the solver met the decision boundary; radii are raised where that proves more. Rows that
-    are certified at a radius of their own have that in place of these.
+    their curvature proved again on balls that just reach beyond these radii, or to where the solver
+    met the decision boundary: each radius is decided as if it were the only one, and a row keeps
+    the ball that proves most. Rows that are certified at a radius of their own have that in place
+    of these.
 
     With `deployment` "float32" the theorem speaks of the logits as float32 arithmetic computes
     them: for every float32 input nearer than the radius, sums in any order, with or without fused
@@ -83,6 +86,9 @@ class Certifier:
         self.balls: Balls | None = None
         if not self.bounded:
             return
+        self.masked = network.masked()
+        network = network.unmasked()
+        self.constant = (constant_margins(network) | self.masked).fill_diagonal_(False)
         self.curvature = margin_curvature(network, examples) if curvature is None else curvature
         deployed = torch.float32 if deployment == "float32" else None
         prover = Prover(errors=ErrorModel.of(network), deployed=deployed)
@@ -109,6 +115,33 @@ class Certifier:
                 search=self.solver.points,
                 batch_size=self.batch_size,
             )
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        spec: CertifySpec,
+        *,
+        at: Sequence[float] | None = None,
+        steps: int | None = None,
+        curvature: Tensor | None = None,
+    ) -> Certifier:
+        """What `spec` says, for `network`: the one meaning that a spec has in training, search and
+        certification.
+
+        `at` are the radii to be decided in place of those stated, `steps` the solver's in place of
+        those stated, `curvature` the network's proved margin curvature, if it is known.
+        """
+        stated = spec.at if at is None else at
+        return cls(
+            network,
+            steps=spec.steps if steps is None else steps,
+            batch_size=spec.batch_size,
+            curvature=curvature,
+            region=spec.region,
+            at=stated if spec.region == "local" else (),
+            deployment=spec.deployment,
+        )
 
     @property
     def needs_radii(self) -> bool:
@@ -170,14 +203,20 @@ class Certifier:
             square = squares(x64)
         first = self.by.space.first(x64)
         trace = self.by.exact.trace_above(first, self.by.fast.dtype)
-        logits = trace.logits
+        finite_logits = torch.isfinite(trace.logits).all(1)
+        logits = trace.logits.masked_fill(self.masked.to(x.device), -torch.inf)
         rows = torch.arange(len(x64), device=x.device)
         label, runner_up = logits.topk(2, dim=1).indices.unbind(1)
         values = logits[rows, label][:, None] - logits
         m = self.curvature.to(x.device)[label]
         length = root_upper(square, x64.shape[1])
         sizes = self.by.lengths(trace.slopes, label, length)
-        radii = self.by.prover.closed_forms(length[:, None], values, sizes, m, self.by.space.slack)
+        at_images = label, length[:, None], values
+        prover, slack = self.by.prover, self.by.space.slack
+        radii = prover.closed_forms(*at_images, sizes, m, slack)
+        constant = self.constant.to(x.device)[label]
+        if constant.any():
+            radii = torch.where(constant, prover.constants(*at_images, slack), radii)
         radii[rows, label] = torch.inf
         margins = Margins(
             x=x64,
@@ -189,12 +228,12 @@ class Certifier:
             value=values,
             m=m,
             radius=radii,
+            constant=constant,
         )
         witnesses = self.solver.improve(margins, runner_up, at)
         region = torch.full_like(length, torch.inf)
         if self.balls is not None:
             witnesses = self.balls.raise_radii(margins, witnesses, region, at)
-        finite_logits = torch.isfinite(logits).all(1)
         return collect(margins, runner_up, witnesses, region, finite, finite_logits)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from torch import Tensor
 from raycrt import data, network
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
-from raycrt.spec import ModelSpec, Spec
+from raycrt.spec import Spec
 
 MODEL = "model.safetensors"
 STATE = "state.pt"
-CURVATURE = "curvature.json"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -76,27 +74,6 @@ def load_state(directory: Path) -> dict[str, Any] | None:
     """The training state in `directory`, or none."""
     file = directory / STATE
     return torch.load(file, weights_only=True) if file.is_file() else None
-
-
-def save_curvature(directory: Path, digest: str, model: ModelSpec, curvature: Tensor) -> None:
-    """Keep the proved curvature (classes, classes) of `model` with weights of hash `digest` beside
-    it."""
-    content = {**_identity(digest, model), "margin_curvature": curvature.tolist()}
-    write_atomically(directory / CURVATURE, json.dumps(content).encode())
-
-
-def load_curvature(directory: Path, digest: str, model: ModelSpec) -> Tensor | None:
-    """The curvature kept beside a model, if it is of `model` with weights of hash `digest`."""
-    file = directory / CURVATURE
-    content = json.loads(file.read_text()) if file.is_file() else {}
-    if any(content.get(key) != value for key, value in _identity(digest, model).items()):
-        return None
-    return torch.tensor(content["margin_curvature"], dtype=torch.float64)
-
-
-def _identity(digest: str, model: ModelSpec) -> dict[str, Any]:
-    """What a curvature belongs to: the same weights under another activation bend otherwise."""
-    return {"weights_sha256": digest, "model": model.model_dump(mode="json")}
 
 
 def weights_hash(model: Network | dict[str, Tensor]) -> str:

@@ -186,14 +186,7 @@ def certify(
     if model is not None:
         told = models.described(model, network, spec.model)
         spec = stages.adopt(spec, network, told, trained)
-    home = model or trained
-    stages.certify(
-        spec,
-        network,
-        out / "certificates",
-        home=home if home.is_dir() else None,
-        told=told is not None,
-    )
+    stages.certify(spec, network, out / "certificates", told=told is not None)
 
 
 @app.command()
@@ -205,7 +198,7 @@ def report(out: Out = Path("runs/train")) -> None:
     written = reports.write(
         out / "certificates", out / "report", trials_csv=trials if trials.is_file() else None
     )
-    print("\n".join([written.headline, *written.unproved]))
+    print("\n".join([written.headline, *written.remarks]))
     print(written.markdown)
     print(written.plot)
 

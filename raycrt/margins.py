@@ -15,7 +15,8 @@ class Margins:
     """All margins of a batch at its images: `value`, `m`, `radius` (n, classes) and so on.
 
     `length` (n,) bounds |x|, `first` (n, width) is z_1; `first_fast`, z_1 again, and the
-    `slopes` above it have the solver's type.
+    `slopes` above it have the solver's type. Margins that are `constant` are the same everywhere,
+    infinite or not, and no point but the image says more of them.
     """
 
     x: Tensor
@@ -27,6 +28,7 @@ class Margins:
     value: Tensor
     m: Tensor
     radius: Tensor
+    constant: Tensor
 
 
 def witness_points(
@@ -53,11 +55,14 @@ def collect(
     radius, binding = margins.radius.min(1)
     status = torch.full_like(label, int(Status.CERTIFIED))
     status[radius <= 0] = int(Status.NO_RADIUS)
+    same = torch.isinf(radius)
+    status[same] = int(Status.CONSTANT)
+    binding = torch.where(same, runner_up, binding)
     status[margins.value[rows, runner_up] <= 0] = int(Status.TIED)
     sound = finite_logits & torch.isfinite(margins.m).all(1)
     status[~sound] = int(Status.NON_FINITE_NETWORK)
     status[~finite_input] = int(Status.NON_FINITE_INPUT)
-    good = status == int(Status.CERTIFIED)
+    good = (status == int(Status.CERTIFIED)) | (status == int(Status.CONSTANT))
     kept = good[witnesses.row]
     return Certificates(
         radius=torch.where(good, radius, 0.0),

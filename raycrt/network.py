@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycrt.activations import Activation, activation
-from raycrt.affine import AffineMap, Dense
+from raycrt.affine import AffineMap, Chain, Dense
 from raycrt.convolution import Convolution
 from raycrt.errors import require
 from raycrt.spec import ModelSpec
@@ -104,12 +104,37 @@ class Network(nn.Module):
             z = layer(self.activation.value(z, TORCH))
         return z
 
+    def masked(self) -> Tensor:
+        """Which classes (classes,) have a bias of -inf, and so that logit at every input."""
+        return torch.isneginf(self.layers[-1].offset().detach())
+
+    def unmasked(self) -> Network:
+        """The network with a bias of 0 in place of -inf: margins between other classes are the
+        same. Itself where no class is masked."""
+        if not self.masked().any():
+            return self
+        network = copy.deepcopy(self)
+        last = network.layers[-1]
+        while isinstance(last, Chain):
+            last = last.links[-1]
+        with torch.no_grad():
+            bias = dict(last.named_parameters()).get("bias", last.offset())
+            bias.masked_fill_(torch.isneginf(bias), 0.0)
+        return network
+
     def bounded(self) -> bool:
         """Whether weights are finite and each tensor's largest entry is 0 or in 1e-100 .. 1e100,
-        and matrices made of several tensors are finite.
+        and matrices made of several tensors are finite; biases of -inf of some, but not all,
+        classes aside.
 
         Outside, squares and products may under- or overflow float64 and no bound is stated.
         """
+        masked = self.masked()
+        if masked.any():
+            return not masked.all() and self.unmasked()._bounded()
+        return self._bounded()
+
+    def _bounded(self) -> bool:
         for tensor in self.state_dict().values():
             largest = float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
             if not (largest == 0 or _SMALLEST < largest < _LARGEST):

@@ -132,6 +132,8 @@ class Problem:
             moved, bends = space.moved(shift), by.turning[label, target] + m
             off_value, off_gradient = off_value + bends * moved**2, off_gradient + bends * moved
         measured = Measured(
+            label=label,
+            target=target,
             length=length,
             value=points.value,
             off_value=off_value,

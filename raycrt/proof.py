@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,13 +22,17 @@ ROUND_DOWN = 1 - 5e-10
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """n margins as they were measured at points x0 + u, `length` (n,) bounding |x0|.
+    """n margins of `label` against `target` as they were measured at points x0 + u, `length` (n,)
+    bounding |x0|.
 
-    The margins there are off `value` (n,) by at most `off_value` and their gradients off a vector g
-    by `off_gradient`. The products g.g `gg`, g.u `gu` and u.u `uu`, like all that is given in
-    float64, are off by no more than `share` of the product of the lengths.
+    The margins there are off `value` (n,) by at most `off_value` and what the classes' offsets add,
+    and their gradients off a vector g by `off_gradient`. The products g.g `gg`, g.u `gu` and u.u
+    `uu`, like all that is given in float64, are off by no more than `share` of the product of the
+    lengths.
     """
 
+    label: Tensor
+    target: Tensor
     length: Tensor
     value: Tensor
     off_value: Tensor
@@ -54,22 +59,65 @@ class Prover:
     errors: ErrorModel
     deployed: torch.dtype | None = None
 
+    @cached_property
+    def offsets(self) -> Tensor:
+        """`ErrorModel.offsets` of float64."""
+        return self.errors.offsets(torch.float64)
+
+    @cached_property
+    def offsets_deployed(self) -> Tensor:
+        """`ErrorModel.offsets` of the deployment's numbers."""
+        assert self.deployed is not None
+        return self.errors.offsets(self.deployed)
+
     def closed_forms(
-        self, length: Tensor, value: Tensor, size: Tensor, m: Tensor, slack: Slack
+        self,
+        label: Tensor,
+        length: Tensor,
+        value: Tensor,
+        size: Tensor,
+        m: Tensor,
+        slack: Slack,
     ) -> Tensor:
-        """Proved radii (n, classes) from the images themselves.
+        """Proved radii (n, classes) of the margins of `label` (n,) from the images themselves.
 
         `length` (n, 1) bounds |x0| and `size` the exact gradients' lengths: the closed form falls
         with |g| and grows with f, so bounds of both give a bound of it. A gradient that may be zero
         as far as its square in float32 tells proves nothing.
         """
-        lowered = value - self.errors.margin(length, torch.float64, slack) - 2 * EPS * value.abs()
+        off = self.errors.margin(length, torch.float64, slack) + _rows(self.offsets, label)
+        lowered = value - off - 2 * EPS * value.abs()
         radius = _root(lowered, size, m)
         if self.deployed is not None:
             # Every input of the ball that is claimed has at most this length.
-            lowered = lowered - self.errors.margin(length + radius, self.deployed)
+            lowered = lowered - self._off_deployed(label, length + radius)
             radius = _root(lowered, size, m)
         return torch.where(size > _FLAT, radius * ROUND_DOWN, 0.0)
+
+    def constants(self, label: Tensor, length: Tensor, value: Tensor, slack: Slack) -> Tensor:
+        """Proved radii (n, classes) of margins that do not depend on the input, infinite `value`
+        included: infinite, or what the deployment's arithmetic leaves of that; 0 where the sign is
+        not known. Arguments as of `closed_forms`.
+        """
+        off = self.errors.margin(length, torch.float64, slack) + _rows(self.offsets, label)
+        lowered = value * (1 - 4 * EPS) - off
+        if self.deployed is None:
+            return torch.where(lowered > 0, torch.inf, 0.0)
+        # The logarithm of a radius at whose end the deployment's error stays below the margin.
+        low, high = torch.full_like(lowered, -_LOGARITHMS), torch.full_like(lowered, _LOGARITHMS)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            fits = lowered > self._off_deployed(label, length + middle.exp2())
+            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+        radius = low.exp2()
+        fits = lowered > self._off_deployed(label, length + radius)
+        return torch.where(fits, radius * ROUND_DOWN, 0.0)
+
+    def _off_deployed(self, label: Tensor, length: Tensor) -> Tensor:
+        """Bounds (n, classes) of the deployment's errors in margins of `label` (n,) at inputs of
+        `length` (n, classes)."""
+        assert self.deployed is not None
+        return self.errors.margin(length, self.deployed) + _rows(self.offsets_deployed, label)
 
     def at_points(self, at: Measured, m: Tensor) -> Tensor:
         """`dual.radius` (n,) of margins of curvature m, less everything that is not known exactly;
@@ -85,7 +133,9 @@ class Prover:
         bend = _cheapest_bend(optimistic, gg, gu, uu, m, at.off_gradient)
         m = (m + bend) * (1 + 2 * EPS)
         known = value - at.off_value - at.off_gradient * (at.off_gradient / bend) * (0.5 + EPS)
+        known = known - _rows(self.offsets, at.label, at.target)
         if self.deployed is not None:
+            known = known - _rows(self.offsets_deployed, at.label, at.target)
             known = known - self.errors.margin(at.length + optimistic, self.deployed)
         lowered = known - share * (2 * value.abs() + 2 * size * shift + m * uu)
         numerator = 2 * (lowered - gu) - m * uu
@@ -122,6 +172,7 @@ class Prover:
         bend = torch.minimum(bend, torch.maximum(spare, least)).clamp(min=_LEAST_BEND)
         lam = torch.where(bend <= spare, lam, lam + bend)
         known = value - at.off_value - at.off_gradient * (at.off_gradient / bend) * (0.5 + EPS)
+        known = known - _rows(self.offsets, at.label, at.target)
         longest = size + lam * shift
         off = 2 * share * longest
         hh = (gg + 2 * lam * gu + lam * lam * uu).clamp(min=0) + 2 * share * longest.square()
@@ -135,9 +186,14 @@ class Prover:
 
         radius = reach(known)
         if self.deployed is not None:
-            below = known - self.errors.margin(at.length + radius * (1 + share), self.deployed)
+            below = known - _rows(self.offsets_deployed, at.label, at.target)
+            below = below - self.errors.margin(at.length + radius * (1 + share), self.deployed)
             radius = torch.minimum(radius, reach(below))
         return torch.where(gg > _SMALLEST, radius * ROUND_DOWN, 0.0).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _rows(table: Tensor, *numbers: Tensor) -> Tensor:
+    return table.to(numbers[0].device)[numbers]
 
 
 def _cheapest_bend(
@@ -157,6 +213,8 @@ def _cheapest_bend(
 
 
 _LEAST_BEND = 1e-250
+# Radii of constant margins are looked for between powers of two that no deployment reaches.
+_LOGARITHMS, _BISECTIONS = 200.0, 50
 
 
 def _root(value: Tensor, size: Tensor, m: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ _TRIALS_SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The headline, lines about rows without a radius, and the files that were written."""
+    """The headline, lines about rows that are not just `certified`, and the files written."""
 
     headline: str
     summary: Summary
-    unproved: list[str]
+    remarks: list[str]
     markdown: Path
     plot: Path
 
@@ -42,25 +42,26 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     rate = len(table) / manifest["seconds"] if manifest.get("seconds") else float("nan")
     first = headline(summary, rate)
     parts = [f"# {spec.data.name}: certified accuracy\n", first + "\n", _radii(summary)]
-    unproved = certificates.unproved(table)
-    if unproved:
-        parts.append("\n".join(f"- {line}" for line in unproved) + "\n")
+    remarks = certificates.remarks(table)
+    if remarks:
+        parts.append("\n".join(f"- {line}" for line in remarks) + "\n")
     parts.append(f"![certified accuracy against radius]({plot.name})\n")
     parts.append(_model(manifest))
     if trials_csv is not None:
         parts.append(_trials(trials_csv))
     markdown = out / "report.md"
     markdown.write_text("\n".join(parts))
-    return Report(headline=first, summary=summary, unproved=unproved, markdown=markdown, plot=plot)
+    return Report(headline=first, summary=summary, remarks=remarks, markdown=markdown, plot=plot)
 
 
 def headline(summary: Summary, images_per_second: float) -> str:
     """One line: clean accuracy, certified accuracy at the stated radii, mean radius, speed."""
+    infinite = f" (and {summary.infinite} infinite)" if summary.infinite else ""
     radii = ", ".join(f"{100 * share:.2f} % at {r:g}" for r, share in summary.certified.items())
     return (
         f"clean {100 * summary.clean:.2f} %; certified (all classes) {radii}; "
-        f"mean radius {summary.mean_radius:.4f}; {images_per_second:.0f} images/s with start-up; "
-        f"{summary.rows} test images"
+        f"mean radius {summary.mean_radius:.4f}{infinite}; "
+        f"{images_per_second:.0f} images/s with start-up; {summary.rows} test images"
     )
 
 
@@ -75,7 +76,8 @@ def draw(table: pa.Table, file: Path, at: tuple[float, ...]) -> None:
     """Certified accuracy against radius: all classes, and the runner-up alone for comparison."""
     from matplotlib.figure import Figure
 
-    largest = float(table.column("radius_runner_up").to_numpy().max(initial=0.0))
+    drawn = table.column("radius_runner_up").to_numpy()
+    largest = float(drawn.max(initial=0.0, where=np.isfinite(drawn)))
     radii = np.linspace(0, max(1.05 * largest, at[-1]), 400)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()

@@ -50,11 +50,17 @@ class Slack:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorModel:
-    """What the error bounds need of a network, for each layer and of the activation."""
+    """What the error bounds need of a network, for each layer and of the activation.
+
+    The last layer's offset is no part of `bias`. It is counted for each class, `offset` (classes,)
+    and `raised` where that is not below 0: a huge one rounds in the logit of its class alone.
+    """
 
     spectral: tuple[float, ...]
     magnitude: tuple[float, ...]
     bias: tuple[float, ...]
+    offset: Tensor
+    raised: Tensor
     terms: tuple[int, ...]
     backward_terms: tuple[int, ...]
     gains: tuple[float, ...]
@@ -70,6 +76,7 @@ class ErrorModel:
     def of(network: Network) -> ErrorModel:
         network = network.in_float64()
         layers = network.layers
+        offset = layers[-1].offset_magnitude_upper().cpu()
         zero = torch.zeros((), dtype=torch.float64)
         return ErrorModel(
             # Errors need no tight norm: a few products do.
@@ -80,7 +87,9 @@ class ErrorModel:
                 for layer in layers
             ),
             magnitude=tuple(layer.magnitude_upper() for layer in layers),
-            bias=tuple(layer.offset_norm_upper() for layer in layers),
+            bias=(*(layer.offset_norm_upper() for layer in layers[:-1]), 0.0),
+            offset=offset,
+            raised=offset.masked_fill(layers[-1].offset().cpu() < 0, 0.0),
             # A margin is also a product with a difference of rows of the last matrix.
             terms=(
                 *(layer.terms for layer in layers[:-1]),
@@ -99,8 +108,20 @@ class ErrorModel:
         )
 
     def margin(self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None) -> Tensor:
-        """Bound of |computed margin - exact margin| for inputs of norm `length` (n,)."""
+        """Bound of |computed margin - exact margin| for inputs of norm `length` (n,), to which
+        `offsets` adds."""
         return self.layers(length, dtype, slack)[-1][0] * (math.sqrt(2) * _SLACK)
+
+    def offsets(self, dtype: torch.dtype) -> Tensor:
+        """What the last layer's offset adds to `margin`, of each class against each (classes,
+        classes); infinite where a sum may overflow.
+
+        A target's logit that overflows downwards raises its margin, and is no error.
+        """
+        number = torch.finfo(dtype)
+        error = _gamma(self.terms[-1] + 2, number.eps) * (self.offset[:, None] + self.offset)
+        largest = torch.maximum(self.offset[:, None], self.raised)
+        return torch.where(largest < number.max / 16, error * _SLACK, torch.inf)
 
     def gradient(self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None) -> Tensor:
         """Bound of |computed gradient of a margin - exact|_2 for inputs of norm `length` (n,).
@@ -206,7 +227,7 @@ class ErrorModel:
         self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None
     ) -> list[tuple[Tensor, Tensor]]:
         """For every layer bounds of |computed z_k - exact z_k|_2, infinite where z_k may overflow,
-        and of |z_k|_2.
+        and of |z_k|_2; of the last one without its offset.
 
         With `slack`, z_1 is computed by way of A and B, and may be the sum of what comes of two
         parts of the input whose lengths add up to no more than `length`. Each sum loses at most a

@@ -43,12 +43,13 @@ class Solver:
         if self.steps > 0:
             wanted = at * (1 + _BEYOND)
             first = radii.argmin(1)
-            short = (radii[rows, first] < wanted).nonzero()[:, 0]
+            short = (radii[rows, first] < wanted) & ~margins.constant[rows, first]
+            short = short.nonzero()[:, 0]
             parts.append(self.solve(margins, short, first[short], wanted[short]))
             enough = self._enough(radii[rows, first], at)[:, None].expand_as(radii).clone()
             if self.runner_up:
                 enough[rows, runner_up] = wanted
-            rest = radii < enough
+            rest = (radii < enough) & ~margins.constant
             rest[rows, first] = False
             pairs = rest.nonzero()
             for part in pairs.split(self.batch_size):

@@ -135,6 +135,21 @@ def test_a_stated_radius_is_certified_strictly():
         assert full.any() and (found.radius[full & (found.region_radius > at)] > at).all()
 
 
+@pytest.mark.parametrize("depth, name", [(4, "softplus"), (3, "silu")])
+def test_every_stated_radius_is_decided_as_if_it_were_alone(depth, name):
+    network = random_network(depth, name=name, seed=2, gain=1.7)
+    images = _points(20).float()
+    stated = (0.1, 0.3, 0.8, 1.0)
+    together = Certifier(network, region="local", at=stated)(images)
+    alone = [Certifier(network, region="local", at=(r,))(images) for r in stated]
+    for r, each in zip(stated, alone, strict=True):
+        assert torch.equal(together.certified_at(r), each.certified_at(r))
+        assert (together.radius >= each.radius * (1 - 1e-5)).all()
+    balls = together.region_radius
+    assert len(balls[torch.isfinite(balls)].unique()) >= 2
+    assert (together.radius <= attack(network, images).distance).all()
+
+
 def test_rows_with_radii_of_their_own_are_decided_as_by_a_stated_radius():
     network = random_network(3, gain=2.0)
     images = _points(60).float()

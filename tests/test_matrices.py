@@ -126,7 +126,10 @@ class _Margin:
 
 def _radius(f, value, gradient, u, off_value=0.0, off_gradient=0.0, prover=None, length=0.0):
     prover = prover or Prover(errors=ErrorModel.of(random_network()))
+    pair = torch.zeros(N, dtype=torch.int64)
     measured = Measured(
+        label=pair,
+        target=pair + 1,
         length=torch.full_like(value, length),
         value=value,
         off_value=torch.full_like(value, off_value),
@@ -172,7 +175,7 @@ def test_a_deployment_takes_its_error_on_the_whole_ball_off():
     errors = ErrorModel.of(random_network())
     prover = Prover(errors=errors, deployed=torch.float32)
     found = _radius(f, f.value(u), f.gradient(u), u, prover=prover, length=3.0)
-    lost = errors.margin(3 + found, torch.float32)
+    lost = errors.margin(3 + found, torch.float32) + errors.offsets(torch.float32)[0, 1]
     lowered = _radius(f, f.value(u) - lost, f.gradient(u), u)
     assert (found <= lowered * (1 + 5e-6)).all()
     assert (found >= lowered * (1 - 1e-4)).all()

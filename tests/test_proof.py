@@ -22,7 +22,10 @@ def _units(seed):
 def _radius(value, gradient, u, m, off_value=0.0, off_gradient=0.0):
     products = (gradient * gradient, gradient * u, u * u)
     gg, gu, uu = (part.sum(1) for part in products)
+    pair = torch.zeros(N, dtype=torch.int64)
     measured = Measured(
+        label=pair,
+        target=pair + 1,
         length=torch.zeros(N, dtype=torch.float64),
         value=value,
         off_value=torch.full_like(value, off_value),

@@ -22,7 +22,7 @@ def test_rows_that_are_not_proved_are_counted_by_reason(run, tmp_path):
     rows = rows_of(run).to_pylist()
     good = sum(row["status"] == "certified" for row in rows)
     assert good == len(rows)
-    assert report.write(run / "certificates", tmp_path / "all proved").unproved == []
+    assert report.write(run / "certificates", tmp_path / "all proved").remarks == []
     for number, status in ((2, "tied"), (5, "non_finite_input"), (7, "tied")):
         rows[number] |= {"status": status, "radius": 0.0, "radius_runner_up": 0.0}
     rewrite_rows(run, rows)
@@ -40,4 +40,4 @@ def test_certificates_count_their_statuses():
     found = Certifier(random_network(2))(images)
     assert found.statuses() == {Status.CERTIFIED: 5, Status.NON_FINITE_INPUT: 1}
     table = certificates.to_table(found, 0, found.prediction.numpy())
-    assert certificates.unproved(table) == [f"1 of 6 rows: {Status.NON_FINITE_INPUT.sentence}"]
+    assert certificates.remarks(table) == [f"1 of 6 rows: {Status.NON_FINITE_INPUT.sentence}"]

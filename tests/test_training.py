@@ -17,7 +17,7 @@ from raycrt.network import Network
 from raycrt.objectives import OBJECTIVES
 from raycrt.precision import View, float32_is_plain
 from raycrt.regularizer import CurvatureEstimate
-from raycrt.spec import AugmentationSpec, ModelSpec, Spec, TrainSpec, validate
+from raycrt.spec import AugmentationSpec, Spec, TrainSpec, validate
 from raycrt.subspace import Subspace
 from tests.models import random_network
 
@@ -457,17 +457,6 @@ def test_models_survive_the_disk(tmp_path, channels):
         loaded.layers[0].weight[0, 0] += 1e-6
     assert checkpoint.weights_hash(network) != checkpoint.weights_hash(loaded)
     assert not list(tmp_path.glob(".*partial"))
-
-
-def test_curvature_is_kept_for_its_own_weights_and_activation_only(tmp_path):
-    network = random_network(2)
-    m, digest = margin_curvature(network), checkpoint.weights_hash(network)
-    own, other = ModelSpec(activation="softplus"), ModelSpec(activation="tanh")
-    assert checkpoint.load_curvature(tmp_path, digest, own) is None
-    checkpoint.save_curvature(tmp_path, digest, own, m)
-    assert torch.equal(checkpoint.load_curvature(tmp_path, digest, own), m)
-    assert checkpoint.load_curvature(tmp_path, "of other weights", own) is None
-    assert checkpoint.load_curvature(tmp_path, digest, other) is None
 
 
 def test_a_model_that_does_not_fit_its_spec_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from raycrt import Certifier, Network, training
+from raycrt.certificate import mean_radius
 from raycrt.data import Dataset, Split
 from raycrt.spec import Spec
 from raycrt.training import EpochEnd, State
@@ -31,8 +32,8 @@ class Measurement:
     """What a network is worth after `epoch` epochs: shares of the `rows` that were certified.
 
     `certified_at` maps each of `search.radius` to the share of rows predicted right with a larger
-    proved radius against ALL classes, `certified` is their mean; `mean_radius` counts a wrong row
-    as 0; `curvature` is the mean proved bound of the binding margins.
+    proved radius against ALL classes, `certified` is their mean; `mean_radius` is that of finite
+    radii and counts a wrong row as 0; `curvature` is the mean proved bound of the binding margins.
     """
 
     certified: float
@@ -104,8 +105,9 @@ def judge(end: EpochEnd, spec: Spec, validation: Split) -> Measurement | None:
 
 
 def measure(network: Network, split: Split, spec: Spec, *, steps: int, epoch: int) -> Measurement:
-    """Certify every row of `split` with `steps` steps of the solver (0: closed form)."""
-    certifier = Certifier(network, steps=steps, batch_size=spec.certify.batch_size)
+    """Certify every row of `split` as `spec.certify` says, with `steps` steps of the solver (0:
+    closed form), for the radii of the search."""
+    certifier = Certifier.of(network, spec.certify, at=spec.search.radii, steps=steps)
     found = certifier(split.images.to(next(network.parameters()).device))
     right = found.prediction.cpu() == split.labels
     radius = torch.where(right, found.radius.cpu(), 0.0)
@@ -114,7 +116,7 @@ def measure(network: Network, split: Split, spec: Spec, *, steps: int, epoch: in
         certified=sum(at.values()) / len(at),
         certified_at=at,
         clean=float(right.double().mean()),
-        mean_radius=float(radius.mean()),
+        mean_radius=mean_radius(radius),
         curvature=float(found.curvature.mean()),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         rows=len(split),

@@ -51,7 +51,7 @@ def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Repo
 
 def _certify(spec: Spec, model: Path, out: Path) -> None:
     network, _ = checkpoint.load_model(model)
-    stages.certify(spec, network, out, home=model)
+    stages.certify(spec, network, out)
 
 
 def _stage(

@@ -48,6 +48,9 @@ def certify(
     `curvature` is the network's proved margin curvature, if it is known. The manifest's model is
     null unless the network is `told` by `spec.model`. `watch` is called with the
     number of rows of each batch as it finishes.
+
+    Batches that an earlier run has left in `out` are taken up, unread, where its manifest has this
+    format and the curvature that is proved now; else they are made again.
     """
     digest = weights_hash(network)
     size = spec.certify.batch_size
@@ -55,13 +58,15 @@ def certify(
     rows = out / certificates.ROWS
     rows.mkdir(parents=True, exist_ok=True)
     stated = spec.model_dump(mode="json") | ({} if told else {"model": None})
-    _refuse_other_model(out, digest, stated)
-    done = {start for start in starts if _file(rows, start).is_file()}
-    pending = [start for start in starts if start not in done]
-    watch(sum(min(size, len(split) - start) for start in done))
+    before = _stated_before(out, digest, stated)
     began = time.monotonic()
     if curvature is None:
         curvature = margin_curvature(network)
+    shared = {"schema_version": certificates.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
+    taken_up = all(before.get(key) == value for key, value in shared.items())
+    done = {start for start in starts if taken_up and _file(rows, start).is_file()}
+    pending = [start for start in starts if start not in done]
+    watch(sum(min(size, len(split) - start) for start in done))
     if told:
         spec.save(out)
     facts = {
@@ -134,14 +139,10 @@ class _Certify:
         self.images, self.labels = ray.get(images)
         self.size = spec.certify.batch_size
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.certifier = Certifier(
+        self.certifier = Certifier.of(
             ray.get(network).to(self.device),
-            steps=spec.certify.steps,
-            batch_size=self.size,
+            spec.certify,
             curvature=torch.from_numpy(ray.get(curvature).copy()),
-            region=spec.certify.region,
-            at=spec.certify.at if spec.certify.region == "local" else (),
-            deployment=spec.certify.deployment,
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
@@ -155,15 +156,17 @@ def _file(rows: Path, start: int) -> Path:
     return rows / f"{start:09d}.parquet"
 
 
-def _refuse_other_model(out: Path, digest: str, stated: dict[str, Any]) -> None:
-    """Rows of another model, data set or solver must not be mixed with ours."""
+def _stated_before(out: Path, digest: str, stated: dict[str, Any]) -> dict[str, Any]:
+    """The manifest that an earlier run has left in `out`, or nothing. `InvalidInput` where it is of
+    another model, data set or solver, whose rows must not be mixed with ours."""
     file = out / certificates.MANIFEST
     if not file.is_file():
-        return
-    before = json.loads(file.read_text())
+        return {}
+    before: dict[str, Any] = json.loads(file.read_text())
     require(
         before["weights_sha256"] == digest
         and all(before["spec"][part] == stated[part] for part in ("model", "certify", "data")),
         "certificates in a directory are of one model, data set and certify section",
         directory=str(out),
     )
+    return before

@@ -111,22 +111,14 @@ def adopt(spec: Spec, network: Network, told: ModelSpec | None, trained: Path) -
     return spec
 
 
-def certify(
-    spec: Spec, network: Network, out: Path, *, home: Path | None = None, told: bool = True
-) -> dict[str, Any]:
+def certify(spec: Spec, network: Network, out: Path, *, told: bool = True) -> dict[str, Any]:
     """Certify the test images; the manifest of the table in `out`, `told` the model by `spec`.
 
-    The curvature is proved once for a model: it is kept in `home`, the directory of the model that
-    `spec.model` tells. What rows are not proved, and why, is printed.
+    What rows are not proved, and why, is printed.
     """
     certification.check(network, spec)
     test = data.load(spec.data).test
-    digest = checkpoint.weights_hash(network)
-    curvature = checkpoint.load_curvature(home, digest, spec.model) if home else None
-    if curvature is None:
-        curvature = margin_curvature(network, test.images, progress.over)
-        if home:
-            checkpoint.save_curvature(home, digest, spec.model, curvature)
+    curvature = margin_curvature(network, test.images, progress.over)
     done = 0
     with session(), progress.shown("certify", len(test)) as tell:
 
@@ -144,6 +136,6 @@ def certify(
             told=told,
             watch=watch,
         )
-    unproved = certificates.unproved(certificates.read_rows(out, ("index", "status")))
-    print("\n".join([f"certificates: {out}", *unproved]))
+    remarks = certificates.remarks(certificates.read_rows(out, ("index", "status")))
+    print("\n".join([f"certificates: {out}", *remarks]))
     return manifest

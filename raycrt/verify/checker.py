@@ -92,12 +92,15 @@ class Checker:
 
     def _check_form(self, rows: Rows, notes: Notes) -> np.ndarray:
         """Check what needs no network; the rows whose radius is left to be proved."""
-        certified = rows.status == "certified"
+        certified, constant = rows.status == "certified", rows.status == "constant"
         notes.must(np.isin(rows.status, STATUSES), "{!r} is no known status.", rows.status)
         for name in ("radius", "radius_runner_up"):
             radius = getattr(rows, name)
-            good = np.where(certified, (radius > 0) & np.isfinite(radius), radius == 0)
+            finite = np.isfinite(radius) | (name == "radius_runner_up")
+            good = np.where(certified, (radius > 0) & finite, radius == 0)
+            good = np.where(constant, np.isposinf(radius), good)
             notes.must(good, name + " is {} with the status {!r}.", radius, rows.status)
+        certified |= constant
         inside = np.ones(len(rows), bool)
         for name in ("prediction", "binding", "runner_up"):
             number = getattr(rows, name)
@@ -120,7 +123,7 @@ class Checker:
         logits = passed[0]
         length = np.sqrt((x * x).sum(1))
         finite_input = np.isfinite(x).all(1)
-        finite = finite_input & np.isfinite(logits).all(1)
+        finite = finite_input & (np.isfinite(logits) | self.model.masked).all(1)
         notes.must(
             (rows.status != "non_finite_input") | ~finite_input,
             "the status is 'non_finite_input', but the image is finite.",
@@ -130,15 +133,18 @@ class Checker:
             | ~(finite & np.isfinite(self.stated[prediction]).all(1)),
             "the status is 'non_finite_network', but weights, logits and curvature are finite.",
         )
-        ranked = np.sort(logits, axis=1) - 2 * errors.margin(length)[:, None]
+        off = 2 * errors.margin(length)[:, None]
+        ranked = logits - off - self.prover.offsets[prediction]
         notes.must(
-            ~finite | (logits[each, prediction] >= ranked[:, -1]),
+            ~finite | (logits[each, prediction] >= ranked.max(1)),
             "the predicted class is {}, not {}.",
             logits.argmax(1),
             rows.prediction,
         )
+        ranked = logits - off - self.prover.offsets[runner_up]
+        ranked[each, prediction] = -np.inf
         notes.must(
-            ~finite | (logits[each, runner_up] >= ranked[:, -2]),
+            ~finite | (logits[each, runner_up] >= ranked.max(1)),
             "the runner-up {} does not have the second-largest logit.",
             rows.runner_up,
         )
@@ -164,7 +170,7 @@ class Checker:
         if self.unit is not None:
             farthest = length + np.maximum(rows.radius, rows.radius_runner_up)
             notes.must(
-                ~certified | errors.fits_float32(farthest),
+                ~certified | errors.fits_float32(farthest, prediction),
                 "float32 may overflow in a ball of radius {}.",
                 np.maximum(rows.radius, rows.radius_runner_up),
             )

@@ -112,14 +112,22 @@ class Model:
         """Proved ranges of the activation's curvature."""
         return ranges.of_curvature(self.activation)
 
+    @cached_property
+    def masked(self) -> np.ndarray:
+        """Which classes (classes,) have a bias of -inf, and that for a logit wherever they are."""
+        return np.isneginf(self.biases[-1])
+
     @property
     def finite(self) -> bool:
-        """Whether every weight is a number, and each array's largest is 0 or in 1e-100 .. 1e100.
+        """Whether every weight is a number, and each array's largest is 0 or in 1e-100 .. 1e100;
+        biases of -inf of some, but not all, classes aside.
 
         Outside, the squares that the bounds are made of may under- or overflow.
         """
-        largest = [float(np.abs(a).max(initial=0.0)) for a in (*self.weights, *self.biases)]
-        return all(size == 0 or 1e-100 < size < 1e100 for size in largest)
+        last = self.biases[-1][~self.masked]
+        arrays = (*self.weights, *self.biases[:-1], last)
+        largest = [float(np.abs(a).max(initial=0.0)) for a in arrays]
+        return len(last) > 0 and all(size == 0 or 1e-100 < size < 1e100 for size in largest)
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Logits (n, classes) and the slopes s'(z_k) of all hidden layers at x (n, features)."""

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raycrt.verify.constant import constant_margins
 from raycrt.verify.curvature import TOLERANCE
 from raycrt.verify.findings import Notes
 from raycrt.verify.local import local_curvature_upper
 from raycrt.verify.matrix import Matrices
 from raycrt.verify.model import Model
-from raycrt.verify.radius import Errors, floor, witness_radius
+from raycrt.verify.norms import UNIT
+from raycrt.verify.radius import ROOM, Errors, floor, witness_radius
 from raycrt.verify.table import Rows
 
 # The logits of points and the slopes of all layers there.
@@ -37,6 +39,10 @@ class Prover:
         self.deployed = deployed
         self.errors = Errors.of(model)
         self.matrices = Matrices(model, self.errors, curvature, deployed)
+        self.constant = constant_margins(model)
+        self.offsets = self.errors.offsets()
+        # Rounding in the logits of two classes, in float64 and where they are deployed.
+        self.lost = self.offsets + (0.0 if deployed is None else self.errors.offsets(deployed))
 
     def radii(
         self,
@@ -67,6 +73,10 @@ class Prover:
             m=self.curvature[at.label, target],
             deployed=self.deployed,
         ).radius()
+        constant = self.constant[at.label, target]
+        proved[constant] = self._constant(
+            at.length[constant], at.value[constant], at.gradient[constant]
+        )
         proved = proved.reshape(n, classes)
         known = (rows.witness_class >= 0) & (rows.witness_class < classes)
         row, target = rows.witness_row[known], rows.witness_class[known]
@@ -89,7 +99,7 @@ class Prover:
             inside = np.sqrt((u * u).sum(1)) * (1 + TOLERANCE) <= reach
             np.maximum.at(proved, (row, target), np.where(inside, np.minimum(found, reach), 0.0))
         if self.model.depth == 2:
-            left = certified[:, None] & (claims > proved)
+            left = certified[:, None] & (claims > proved) & np.isfinite(claims)
             left[np.arange(n), prediction] = False
             image, wanted = np.nonzero(left)
             here = left[row, target]
@@ -98,6 +108,22 @@ class Prover:
             found = self._by_matrix(x, row, prediction[row], target, u, claims[row, target])
             np.maximum.at(proved, (row, target), found)
         return proved
+
+    def _constant(self, length: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """The radii (k,) of margins that are the same number everywhere, but for the rounding of a
+        deployment; how far that goes before it overflows is not asked here."""
+        if self.deployed is None:
+            sure = value * (1 - 4 * UNIT) > self.errors.margin(length * ROOM)
+            return np.where(sure, np.inf, 0.0)
+        below = floor(
+            self.errors,
+            length=length,
+            value=value,
+            gradient=np.zeros_like(gradient),
+            m=np.zeros_like(value),
+            deployed=self.deployed,
+        )
+        return np.where(np.isposinf(value), np.inf, below.radius())
 
     def _by_matrix(
         self,
@@ -145,7 +171,7 @@ class Prover:
         return _Margins(
             label=label,
             length=length,
-            value=logits[each, label] - logits[each, target],
+            value=logits[each, label] - logits[each, target] - self.lost[label, target],
             gradient=self.model.margin_gradient([s[each] for s in slopes], label, target),
         )
 
@@ -199,7 +225,8 @@ class Prover:
 
 @dataclass(frozen=True, kw_only=True)
 class _Margins:
-    """As computed: `value` (k,), `gradient` (k, features); `length` is |x0|."""
+    """As computed, less what the classes' biases round: `value` (k,), `gradient` (k, features);
+    `length` is |x0|."""
 
     label: np.ndarray
     length: np.ndarray

@@ -66,7 +66,8 @@ class Errors:
     absolute values; terms that are zero are exact and not counted. What enters a layer wrong grows
     by its spectral norm, `ROOM` covers the rest. Of each layer W, `spectral` >= |W|, `absolute`
     >= the spectral norm of W's absolute values, `bias` >= |b|; no row and no column of W has more
-    entries than `in_row` and `in_column` that are not zero.
+    entries than `in_row` and `in_column` that are not zero. The last layer's b is not counted here:
+    each number of it is in one logit alone, see `offsets`.
     """
 
     model: Model
@@ -82,24 +83,35 @@ class Errors:
             model=model,
             spectral=tuple(norm_upper(w) for w in model.weights),
             absolute=tuple(_absolute_norm(w) for w in model.weights),
-            bias=tuple(frobenius(b) for b in model.biases),
+            bias=(*(frobenius(b) for b in model.biases[:-1]), 0.0),
             in_row=tuple(int(np.count_nonzero(w, axis=1).max()) for w in model.weights),
             in_column=tuple(int(np.count_nonzero(w, axis=0).max()) for w in model.weights),
         )
 
     def margin(self, length: np.ndarray, unit: float = UNIT) -> np.ndarray:
-        """>= |computed margin - exact margin| at inputs of 2-norm `length`; affine in `length`."""
+        """>= |computed margin - exact margin| at inputs of 2-norm `length`, but for what `offsets`
+        adds; affine in `length`."""
         last, size = self.layers(length, unit)[-1]
         # Two logits, each off by a component of `last`, and their subtraction.
         return math.sqrt(2) * (last + unit * (size + last) + SMALLEST[unit]) * ROOM
 
-    def fits_float32(self, length: np.ndarray) -> np.ndarray:
-        """Whether no number overflows in float32, weights included, at inputs of norm `length`."""
+    def offsets(self, unit: float = UNIT) -> np.ndarray:
+        """What the last layer's b adds to `margin` of class y against t, (classes, classes)."""
+        size = np.where(self.model.masked, 0.0, np.abs(self.model.biases[-1]))
+        # In either logit, and in their subtraction.
+        rounds = gamma(self.in_row[-1] + 2, unit) + 2 * unit
+        return rounds * (size[:, None] + size) * ROOM
+
+    def fits_float32(self, length: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """Whether no number overflows in float32, weights included, at inputs of norm `length`,
+        but logits of other classes than `label` downwards: those only get further away."""
         # A sharp softplus multiplies its argument by 4 sup s'' before anything else.
         most = _LARGEST_FLOAT32 / max(1.0, 4 * self.model.bends.bound)
         layers = self.layers(length, FLOAT32_UNIT)
         largest = np.max([error + size for error, size in layers], axis=0)
-        return np.maximum(largest, max(self.spectral)) < most
+        last = self.model.biases[-1]
+        own = np.maximum(np.abs(last[label]), float(last.max()))
+        return np.maximum(np.maximum(largest, own), max(self.spectral)) < most
 
     def gradient(self, length: np.ndarray) -> np.ndarray:
         """>= |computed gradient of a margin - exact gradient|_2 at inputs of 2-norm `length`."""
@@ -126,7 +138,7 @@ class Errors:
         return error * ROOM
 
     def layers(self, length: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each layer bounds of |computed z - z|_2 and of |z|_2."""
+        """For each layer bounds of |computed z - z|_2 and of |z|_2; of the last without its b."""
         steepest = self.model.slopes.bound
         resting = abs(float(self.model.activation.value(0.0, NUMPY)))
         size, error = length, np.zeros_like(length)

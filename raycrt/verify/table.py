@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from raycrt.errors import InvalidInput, require
 
 # The versions of the format that are read here, see docs/certificates.md. Since 4 a class may be
-# proved by the curvature matrix; the columns are those of 3.
-VERSIONS = (3, 4)
+# proved by the curvature matrix, since 5 radii may be infinite; the columns are those of 3.
+VERSIONS = (3, 4, 5)
 MANIFEST = "manifest.json"
 ROWS = "rows"
-STATUSES = ("certified", "non_finite_input", "non_finite_network", "tied", "no_radius")
+STATUSES = ("certified", "constant", "non_finite_input", "non_finite_network", "tied", "no_radius")
 _INTEGERS = ("index", "label", "prediction", "binding", "runner_up")
 _FLOATS = ("radius", "radius_runner_up", "curvature", "region_radius")
 _COLUMNS = {

@@ -1,89 +1,110 @@
-"""The certify stage: curvature is proved once for a model, and what is not proved is told."""
+"""The certify stage: what it trusts of what it finds, and what it tells of what is not proved."""
 
+import json
 from contextlib import nullcontext
 from math import nan
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
-from raycrt import Certifier, certificates, checkpoint, data, network
+from raycrt import certificates, checkpoint, data, network
 from raycrt.distributed import stages
 from raycrt.spec import validate
+from tests.distributed.inprocess import work_here
 
 SPEC = validate(
     {
         "model": {"depth": 2, "width": 8, "activation": "tanh"},
         "data": {"limit": 20},
-        "certify": {"at": [0.1], "steps": 0},
+        "certify": {"at": [0.1], "steps": 0, "batch_size": 8},
     }
 )
 
 
-def _model(seed=0, spec=SPEC):
+def _model(seed=0):
     torch.manual_seed(seed)
-    return network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
+    return network.build(SPEC.model, data.image_shape(SPEC.data), data.CLASSES)
 
 
 @pytest.fixture
-def proved(monkeypatch):
-    """The stage with its work done in this process; the models whose curvature was proved."""
-    models, prove = [], stages.margin_curvature
-
-    def counted(model, images, watch):
-        models.append(model)
-        return prove(model, images, watch)
-
-    def work(model, spec, split, out, *, curvature, told, watch):
-        assert torch.equal(curvature, prove(model))
-        found = Certifier(model, steps=0, curvature=curvature)(split.images)
-        (out / certificates.ROWS).mkdir(parents=True, exist_ok=True)
-        table = certificates.to_table(found, 0, split.labels.numpy())
-        certificates.write_rows(out / certificates.ROWS / "0.parquet", table)
-        certificates.write_manifest(out, {"rows": len(split)})
-
-    monkeypatch.setattr(stages, "margin_curvature", counted)
+def made(monkeypatch):
+    """The stage with its work done in this process; the starts of the batches that it makes."""
     monkeypatch.setattr(stages, "session", nullcontext)
-    monkeypatch.setattr(stages.certification, "certify", work)
-    return models
+    return work_here(monkeypatch)
 
 
-def test_curvature_is_proved_once_for_a_model(tmp_path, proved):
-    home, out, model = tmp_path / "train", tmp_path / "certificates", _model()
-    home.mkdir()
-    for _ in range(2):
-        stages.certify(SPEC, model, out, home=home)
-    assert proved == [model]
-    assert (home / checkpoint.CURVATURE).is_file()
+def _forge(out):
+    """Ten times the radii in all rows but the last ones, which are missing."""
+    files = sorted((out / certificates.ROWS).glob("*.parquet"))
+    files.pop().unlink()
+    for file in files:
+        rows = pa.parquet.read_table(file)
+        radius = pc.multiply(rows["radius"], 10.0)
+        at = rows.column_names.index("radius")
+        certificates.write_rows(file, rows.set_column(at, "radius", radius))
 
 
-def test_curvature_of_other_weights_or_another_activation_is_not_used(tmp_path, proved):
-    """`work` above compares what it is given with what the model has."""
-    home, out, model = tmp_path / "train", tmp_path / "certificates", _model()
-    home.mkdir()
-    sharper = SPEC.override({"model.activation": "softplus", "model.beta": 3.0})
-    other = _model(spec=sharper)
-    assert checkpoint.weights_hash(other) == checkpoint.weights_hash(model)
-    with torch.no_grad():
-        changed = _model()
-        changed.layers[0].weight[0, 0] += 1
-    for spec, each in ((SPEC, model), (SPEC, changed), (sharper, other)):
-        stages.certify(spec, each, out, home=home)
-    assert proved == [model, changed, other]
+def _edit(out, **values):
+    file = out / certificates.MANIFEST
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-def test_without_a_directory_nothing_is_kept(tmp_path, proved):
-    model = _model()
-    for _ in range(2):
-        stages.certify(SPEC, model, tmp_path / "certificates")
-    assert proved == [model, model]
-    assert not list(tmp_path.rglob(checkpoint.CURVATURE))
+def test_batches_of_the_same_run_are_taken_up(tmp_path, made):
+    stages.certify(SPEC, _model(), tmp_path)
+    table = certificates.read(tmp_path)[0]
+    (tmp_path / certificates.ROWS / "000000008.parquet").unlink()
+    stages.certify(SPEC, _model(), tmp_path)
+    assert made == [0, 8, 16, 8]
+    assert certificates.read(tmp_path)[0].equals(table)
 
 
-def test_rows_that_are_not_proved_are_told_with_the_reason(tmp_path, proved, monkeypatch, capsys):
-    stages.certify(SPEC, _model(), tmp_path / "certificates")
+@pytest.mark.parametrize("change", [{"margin_curvature": [[0.0] * 10] * 10}, {"schema_version": 3}])
+def test_batches_made_with_another_curvature_or_format_are_made_again(tmp_path, made, change):
+    stages.certify(SPEC, _model(), tmp_path)
+    table, manifest = certificates.read(tmp_path)
+    _forge(tmp_path)
+    _edit(tmp_path, complete=False, **change)
+    stages.certify(SPEC, _model(), tmp_path)
+    found, after = certificates.read(tmp_path)
+    assert found.equals(table)
+    assert after["margin_curvature"] == manifest["margin_curvature"]
+    assert made == [0, 8, 16] * 2
+
+
+def test_batches_without_a_manifest_are_made_again(tmp_path, made):
+    stages.certify(SPEC, _model(), tmp_path)
+    table = certificates.read(tmp_path)[0]
+    _forge(tmp_path)
+    (tmp_path / certificates.MANIFEST).unlink()
+    stages.certify(SPEC, _model(), tmp_path)
+    assert certificates.read(tmp_path)[0].equals(table)
+
+
+def test_no_number_beside_a_model_enters_a_certificate(tmp_path, made):
+    model, trained = _model(), tmp_path / "train"
+    checkpoint.save_model(trained, model, SPEC)
+    files = set(trained.iterdir())
+    honest = stages.certify(SPEC, model, tmp_path / "certificates")
+    assert set(trained.iterdir()) == files
+    forged = {
+        "weights_sha256": checkpoint.weights_hash(model),
+        "model": SPEC.model.model_dump(mode="json"),
+        "margin_curvature": [[0.0] * 10] * 10,
+    }
+    (trained / "curvature.json").write_text(json.dumps(forged))
+    again = stages.certify(SPEC, checkpoint.load_model(trained)[0], tmp_path / "again")
+    assert again["margin_curvature"] == honest["margin_curvature"]
+    tables = [certificates.read(tmp_path / name)[0] for name in ("certificates", "again")]
+    assert tables[0].equals(tables[1])
+
+
+def test_rows_that_are_not_proved_are_told_with_the_reason(tmp_path, made, monkeypatch, capsys):
+    stages.certify(SPEC, _model(), tmp_path / "first")
     assert "rows:" not in capsys.readouterr().out
     parts = data.load(SPEC.data)
     parts.test.images[3] = nan
     monkeypatch.setattr(data, "load", lambda spec: parts)
-    stages.certify(SPEC, _model(), tmp_path / "certificates")
+    stages.certify(SPEC, _model(), tmp_path / "second")
     assert "1 of 20 rows: The image holds NaN or infinite values." in capsys.readouterr().out

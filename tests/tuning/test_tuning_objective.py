@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from raycrt import InvalidInput, data, training
+from raycrt import InvalidInput, certificates, data, training
+from raycrt.assessment import assess
+from raycrt.distributed import certification
 from raycrt.spec import Spec, validate
 from raycrt.training import EpochEnd
+from tests.distributed.inprocess import work_here
+from tests.models import random_network
 from tuning import search, store
 from tuning.objective import Measurement, evaluate, judge, measure, worthless
 
@@ -128,6 +132,31 @@ def test_a_rung_is_a_lower_bound_of_what_all_steps_prove_of_its_rows() -> None:
 
     evaluate(SPEC, data.load(SPEC.data), report=at_rung)
     assert rungs == [1, 2]
+
+
+@pytest.mark.parametrize("certify", [{"region": "local"}, {"deployment": "float32"}])
+def test_a_search_measures_what_is_certified_later(
+    certify: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same shares of the same rows, though the report states other radii beside them."""
+    stated = {"at": [0.6, 0.8, 1.0], "batch_size": 8, "steps": 20}
+    spec = SPEC.override({"search.radius": [0.6, 1.0], "certify": {**stated, **certify}})
+    network = random_network(4, features=64, width=16, classes=10, gain=1.5, seed=1)
+    with torch.no_grad():
+        # What float32 rounds to about this.
+        network.layers[-1].bias += 1e4 if "deployment" in certify else 0
+        images = data.load(spec.data).validation.images[:16]
+        rows = data.Split(images=images, labels=network(images).argmax(1))
+    measured = measure(network, rows, spec, steps=20, epoch=1)
+    work_here(monkeypatch)
+    certification.certify(network, spec, rows, tmp_path)
+    found = certificates.summarise(certificates.read(tmp_path)[0], spec.certify.at)
+    assert measured.clean == found.clean == 1
+    assert measured.certified_at == pytest.approx({r: found.certified[r] for r in (0.6, 1.0)})
+    assessed = assess(network, rows, spec.certify)
+    assert {r: assessed[f"certified_{r:g}"] for r in stated["at"]} == pytest.approx(found.certified)
+    plain = spec.override({"certify": stated})
+    assert measure(network, rows, plain, steps=20, epoch=1).certified != measured.certified
 
 
 def test_of_several_radii_the_mean_counts() -> None:

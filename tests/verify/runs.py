@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import torch
 
 from raycrt import Certifier, certificates, checkpoint, data, network
+from raycrt.network import Network
 from raycrt.spec import Spec, validate
 
 ROWS_IN_A_FILE = 16
@@ -31,23 +33,25 @@ def spec_of(
     )
 
 
-def write_run(run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0) -> Path:
-    """A model with random weights in `run / "train"` and its certificates beside it."""
+def write_run(
+    run: Path,
+    spec: Spec,
+    *,
+    gain: float = 1.5,
+    seed: int = 0,
+    change: Callable[[Network], None] = lambda model: None,
+) -> Path:
+    """A model with random weights, after a `change`, in `run / "train"` and its certificates beside
+    it."""
     torch.manual_seed(seed)
     model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= gain
+        change(model)
     checkpoint.save_model(run / "train", model, spec)
     test = data.load(spec.data).test
-    certifier = Certifier(
-        model,
-        steps=spec.certify.steps,
-        batch_size=ROWS_IN_A_FILE,
-        region=spec.certify.region,
-        at=spec.certify.at if spec.certify.region == "local" else (),
-        deployment=spec.certify.deployment,
-    )
+    certifier = Certifier.of(model, spec.certify)
     directory = run / "certificates"
     (directory / "rows").mkdir(parents=True)
     batches = zip(certifier.batches(test.images), test.labels.split(ROWS_IN_A_FILE), strict=True)

@@ -197,11 +197,12 @@ def test_rounding_stays_within_its_bound(depth, name, kind):
 
     value, gradient = evaluate(np.float64)
     exact_value, exact_gradient = evaluate(np.longdouble)
-    assert (np.abs(value - exact_value) <= errors.margin(length)).all()
+    assert (np.abs(value - exact_value) <= errors.margin(length) + errors.offsets()[0, 1]).all()
     off = np.sqrt(((gradient - exact_gradient) ** 2).sum(1))
     assert (off <= errors.gradient(length)).all()
     single = evaluate(np.float32)[0]
-    assert (np.abs(single - exact_value) <= errors.margin(length, FLOAT32_UNIT)).all()
+    allowed = errors.margin(length, FLOAT32_UNIT) + errors.offsets(FLOAT32_UNIT)[0, 1]
+    assert (np.abs(single - exact_value) <= allowed).all()
     assert FLOAT32_UNIT / UNIT == 2.0**29
 
 
@@ -225,6 +226,8 @@ def test_no_bound_takes_more_off_than_the_certifier_has_taken_off(network):
     assert (checker.gradient(length.numpy()) < bounds.gradient(length).numpy()).all()
     deployed = certifier.margin(length, torch.float32)
     assert (checker.margin(length.numpy(), FLOAT32_UNIT) < deployed.numpy()).all()
+    for unit, dtype in ((UNIT, torch.float64), (FLOAT32_UNIT, torch.float32)):
+        assert (checker.offsets(unit) < certifier.offsets(dtype).numpy()).all()
 
 
 @pytest.mark.parametrize("name", ["softplus", "tanh", "silu"])
