@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from raycrt.activations import ACTIVATIONS
 from raycrt.errors import InvalidInput
+from raycrt.outputs import write_atomically
 
 ObjectiveName = Literal["standard", "pgd", "ibp", "crt", "crt-all"]
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
@@ -312,9 +313,10 @@ class Spec(Record):
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
-    def save(self, directory: Path) -> None:
-        """Write `spec.yaml` into `directory`."""
-        (directory / "spec.yaml").write_text(self.to_yaml())
+    def save(self, directory: Path, *, without: tuple[str, ...] = ()) -> None:
+        """Write `spec.yaml` into `directory`; the sections `without` have nothing to say."""
+        tree = self.model_dump(mode="json", exclude=set(without))
+        write_atomically(directory / "spec.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
 
     @staticmethod
     def load(path: Path) -> Spec:

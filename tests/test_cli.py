@@ -73,7 +73,8 @@ def test_workers_and_gpus_stand_for_the_keys_of_the_run(given, tmp_path, command
     checkpoint.save_model(
         tmp_path / "train", network.build(own.model, data.image_shape(own.data), 10), own
     )
-    source = ["--out", tmp_path] if command == "certify" else ["--set", "run.workers=5"]
+    (tmp_path / "own.yaml").write_text(own.to_yaml())
+    source = ["--out", tmp_path] if command == "certify" else ["--recipe", tmp_path / "own.yaml"]
     run = given(command, *source, "--workers", 3, "--gpus-per-worker", 0.5).run
     assert (run.workers, run.gpus_per_worker) == (3, 0.5)
     run = given(command, *source).run

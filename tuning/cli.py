@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from raycrt import checkpoint, cli
+from raycrt import cli, outputs
 from raycrt.cli import (
     DEFAULT_RECIPE,
     DataDir,
@@ -22,7 +22,7 @@ from raycrt.cli import (
     TrialWorkers,
     Workers,
 )
-from raycrt.errors import InvalidInput
+from raycrt.errors import require
 from raycrt.spec import Spec
 
 
@@ -74,15 +74,19 @@ def study(
     from tuning import study as studies
     from tuning import tables
 
-    found = tables.summary(run)
     spec = studies.load(run)[0]
+    folder = outputs.made(out or run / "study")
+    if export is not None:
+        require(not export.is_dir(), "--export is a file", export=str(export))
+        outputs.made(export.parent)
+    found = tables.summary(run)
     if as_json:
         typer.echo(tables.to_json(found))
     else:
         tables.show(found, spec, Console())
-    files = _write_study(found, spec, out or run / "study")
+    files = _write_study(found, spec, folder)
     if export is not None:
-        export.write_text(studies.winner(run).to_yaml())
+        outputs.write_atomically(export, studies.winner(run).to_yaml().encode())
         files.append(export)
     for file in files:
         typer.echo(file, err=as_json)
@@ -92,12 +96,8 @@ def _write_study(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
     """Write `tables.summary` and its pictures; the files."""
     from tuning import plots, tables
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(out / "study.json", tables.to_json(found).encode())
-        return [out / "study.json", *plots.draw(found, spec, out)]
-    except OSError as error:
-        raise InvalidInput(f"{out} must take files; --out names another: {error}") from None
+    outputs.write_atomically(out / "study.json", tables.to_json(found).encode())
+    return [out / "study.json", *plots.draw(found, spec, out)]
 
 
 def demo(

@@ -15,14 +15,24 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raycrt import checkpoint, data, training
 from raycrt.assessment import assess
 from raycrt.network import Network
+from raycrt.provenance import Rows, Training
 from raycrt.spec import Spec, validate
 from raycrt.training import EpochEnd, Metrics, TrainingDiverged, Workers
 
@@ -41,7 +51,7 @@ def fit(
     out: Path,
     *,
     name: str = "train",
-    rows: str = "fit",
+    rows: Rows = "fit",
     watch: Callable[[int, Metrics], None] = lambda epoch, metrics: None,
     measure: Callable[[EpochEnd], Metrics | None] = lambda end: None,
     stop: threading.Event | None = None,
@@ -107,7 +117,7 @@ def fit(
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
         model, _ = checkpoint.load_model(Path(directory))
-    checkpoint.save_model(out, model, spec)
+    checkpoint.save_model(out, model, spec, Training.of(spec, rows))
     return model
 
 
@@ -133,6 +143,12 @@ def _result(trainer: TorchTrainer, stop: threading.Event) -> Result:
         print("stopping after this epoch; Ctrl-C again stops at once", flush=True)
         wait([ended])
         raise
+
+
+def waited(error: ControllerError) -> bool:
+    """Whether a training has ended because its workers waited for room, for longer than Ray Train
+    does by itself."""
+    return isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
 
 def last_checkpoint(out: Path, name: str = "train") -> Path | None:
@@ -224,7 +240,7 @@ def _work(config: dict[str, Any]) -> None:
         late = waited / workers.size >= config["seconds"]
         if late or measured or stopped or end.epoch in (1, spec.train.epochs):
             last = time.monotonic()
-            _keep(end, spec, first)
+            _keep(end, spec, config["rows"], first)
         if first:
             line.tell.remote(end.epoch, news)
         if stopped and end.epoch < spec.train.epochs:
@@ -244,7 +260,7 @@ def _work(config: dict[str, Any]) -> None:
         report(EpochEnd(epoch=state["epoch"], metrics={}, network=network, state=lambda: state))
 
 
-def _keep(end: EpochEnd, spec: Spec, first: bool) -> None:
+def _keep(end: EpochEnd, spec: Spec, rows: Rows, first: bool) -> None:
     """Report an epoch to Ray Train, which all workers must do together; the first one's model and
     state are its checkpoint."""
     metrics = {"epoch": end.epoch, **end.metrics}
@@ -252,7 +268,8 @@ def _keep(end: EpochEnd, spec: Spec, first: bool) -> None:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as directory:
-        checkpoint.save_model(Path(directory), end.network, spec)
+        made = Training.of(spec, rows, end.epoch)
+        checkpoint.save_model(Path(directory), end.network, spec, made)
         checkpoint.save_state(Path(directory), end.state())
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
 

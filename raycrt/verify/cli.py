@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from raycrt.spec import RunSpec
 from raycrt.verify.report import CheckFiles, Report, verify_run
 
 _SHOWN = 10
@@ -26,10 +27,11 @@ def verify(
     if workers == 1:
         report = verify_run(run, data_directory=data_dir)
     else:
-        from raycrt.distributed import session, verification
+        from raycrt.distributed import room, session, verification
 
         check: CheckFiles = partial(verification.check_files, workers=workers)
-        with session.session(cpus=workers + 1):
+        with session.session():
+            room.check(RunSpec(workers=workers))
             report = verify_run(run, data_directory=data_dir, check=check)
     typer.echo(summary(report))
     if not report.sound:

@@ -33,16 +33,20 @@ def proved(monkeypatch):
         models.append(model)
         return prove(model)
 
-    def work(model, spec, split, out, *, curvature, told, watch):
+    def work(model, spec, split, out, *, curvature, told, training, watch):
         assert torch.equal(curvature, prove(model))
         found = Certifier(model, steps=0, curvature=curvature)(split.images)
         (out / certificates.ROWS).mkdir(parents=True, exist_ok=True)
         table = certificates.to_table(found, 0, split.labels.numpy())
         certificates.write_rows(out / certificates.ROWS / "0.parquet", table)
-        certificates.write_manifest(out, {"rows": len(split)})
+        facts = {"complete": False, "weights_sha256": checkpoint.weights_hash(model)}
+        facts |= {"rows": len(split), "spec": spec.model_dump(mode="json")}
+        certificates.write_manifest(out, facts)
+        return facts
 
     monkeypatch.setattr(stages, "margin_curvature", counted)
     monkeypatch.setattr(stages, "session", nullcontext)
+    monkeypatch.setattr(stages.room, "check", lambda run: None)
     monkeypatch.setattr(stages.certification, "certify", work)
     return models
 
@@ -58,7 +62,7 @@ def test_curvature_is_proved_once_for_a_model(tmp_path, proved):
 
 def test_curvature_of_other_weights_or_another_activation_is_not_used(tmp_path, proved):
     """`work` above compares what it is given with what the model has."""
-    home, out, model = tmp_path / "train", tmp_path / "certificates", _model()
+    home, model = tmp_path / "train", _model()
     home.mkdir()
     sharper = SPEC.override({"model.activation": "softplus", "model.beta": 3.0})
     other = _model(spec=sharper)
@@ -66,8 +70,8 @@ def test_curvature_of_other_weights_or_another_activation_is_not_used(tmp_path, 
     with torch.no_grad():
         changed = _model()
         changed.layers[0].weight[0, 0] += 1
-    for spec, each in ((SPEC, model), (SPEC, changed), (sharper, other)):
-        stages.certify(spec, each, out, home=home)
+    for number, (spec, each) in enumerate(((SPEC, model), (SPEC, changed), (sharper, other))):
+        stages.certify(spec, each, tmp_path / f"certificates-{number}", home=home)
     assert proved == [model, changed, other]
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from raycrt import Certifier, certificates, checkpoint, data, network
+from raycrt.provenance import Training
 from raycrt.spec import Spec, validate
 
 ROWS_IN_A_FILE = 16
@@ -31,14 +32,17 @@ def spec_of(
     )
 
 
-def write_run(run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0) -> Path:
-    """A model with random weights in `run / "train"` and its certificates beside it."""
+def write_run(
+    run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0, training: Training | None = None
+) -> Path:
+    """A model with random weights in `run / "train"` and its certificates beside it; `training` is
+    what it says of itself."""
     torch.manual_seed(seed)
     model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= gain
-    checkpoint.save_model(run / "train", model, spec)
+    checkpoint.save_model(run / "train", model, spec, training)
     test = data.load(spec.data).test
     certifier = Certifier(
         model,
@@ -60,7 +64,8 @@ def write_run(run: Path, spec: Spec, *, gain: float = 1.5, seed: int = 0) -> Pat
         "rows": len(test),
         "weights_sha256": checkpoint.weights_hash(model),
         "seconds": 1.0,
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json") | ({} if training else {"train": None}),
+        "training": training.model_dump(mode="json") if training else None,
         "region": spec.certify.region,
         "deployment": spec.certify.deployment,
         "margin_curvature": certifier.curvature.tolist(),
