@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
@@ -227,6 +228,7 @@ def report(out: Out = Path("runs/train")) -> None:
 def one_line() -> Iterator[None]:
     """What a command meets ends it in one line on standard error: bad input with exit code 2, a
     disk that is full or fails with 1, and how to go on with what is written by then."""
+    shown, threading.excepthook = threading.excepthook, _shown_of_thread
     try:
         yield
     except InvalidInput as error:
@@ -243,6 +245,14 @@ def one_line() -> Iterator[None]:
             file=sys.stderr,
         )
         sys.exit(1)
+    finally:
+        threading.excepthook = shown
+
+
+def _shown_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """A disk that fails is told by the command, not by each thread that writes."""
+    if outputs.disk_error(failed.exc_value) is None:
+        threading.__excepthook__(failed)
 
 
 def main() -> None:

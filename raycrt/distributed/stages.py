@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,11 @@ def _followed(spec: Spec, out: Path, rows: Rows, board: SummaryWriter, tell: pro
         tell(epoch, " ".join(f"{name} {value:.4g}" for name, value in told.items()))
         last.clear()
         for name, value in metrics.items():
-            tag = f"train/{name}" if name in steps else name
-            board.add_scalar(tag, value, epoch)
-            last[tag] = value
+            last[f"train/{name}" if name in steps else name] = value
+        # A full disk ends a training at a checkpoint, if it is still full then.
+        with suppress(OSError):
+            for tag, value in last.items():
+                board.add_scalar(tag, value, epoch)
 
     while True:
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -23,6 +25,7 @@ from ray.train import (
     Result,
     RunConfig,
     ScalingConfig,
+    WorkerGroupError,
 )
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
@@ -31,6 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raycrt import checkpoint, data, training
 from raycrt.assessment import assess
+from raycrt.errors import InvalidInput
 from raycrt.network import Network
 from raycrt.provenance import Rows, Training
 from raycrt.spec import Spec, validate
@@ -38,6 +42,8 @@ from raycrt.training import EpochEnd, Metrics, TrainingDiverged, Workers
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES = 3
+# In which Ray lists the checkpoints of a run.
+_LISTING = "checkpoint_manager_snapshot.json"
 # The network is certified on the first of the held-out rows so many times, evenly spread.
 _ASSESSMENTS, _ROWS_ASSESSED = 4, 256
 
@@ -84,6 +90,7 @@ def fit(
             "measure": measure,
             "line": line,
             "seconds": seconds_between_checkpoints,
+            "from": _mended(out, name),
         },
         scaling_config=ScalingConfig(
             num_workers=spec.run.workers,
@@ -107,6 +114,10 @@ def fit(
     watcher.start()
     try:
         result = _result(trainer, stop)
+    except WorkerGroupError as failed:
+        raise failed from next(iter(failed.worker_failures.values()), None)
+    except ControllerError as failed:
+        raise failed from failed.controller_failure
     finally:
         finished.set()
         watcher.join()
@@ -153,9 +164,33 @@ def waited(error: ControllerError) -> bool:
 
 def last_checkpoint(out: Path, name: str = "train") -> Path | None:
     """The directory of the newest checkpoint that a run of `name` left in `out`: a model that
-    loads, and the state that training goes on from."""
+    loads, and the state that training goes on from. One that a full disk has cut is none."""
     found = sorted((out / "ray" / name).glob(f"checkpoint_*/{checkpoint.STATE}"))
-    return found[-1].parent if found else None
+    whole = [state.parent for state in found if _whole(state.parent)]
+    return whole[-1] if whole else None
+
+
+def _whole(kept: Path) -> bool:
+    try:
+        checkpoint.load_provenance(kept)
+    except InvalidInput:
+        return False
+    return zipfile.is_zipfile(kept / checkpoint.STATE)
+
+
+def _mended(out: Path, name: str) -> str | None:
+    """The checkpoint to start from where Ray's own list of them has been cut; else none."""
+    listing = out / "ray" / name / _LISTING
+    try:
+        json.loads(listing.read_text())
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        listing.unlink()
+    else:
+        return None
+    kept = last_checkpoint(out, name)
+    return str(kept.resolve()) if kept else None
 
 
 class _Line:
@@ -215,6 +250,8 @@ def _work(config: dict[str, Any]) -> None:
     if started is not None:
         with started.as_directory() as directory:
             state = checkpoint.load_state(Path(directory))
+    elif config["from"] is not None:
+        state = checkpoint.load_state(Path(config["from"]))
     dataset = data.load(spec.data)
     split = getattr(dataset, config["rows"])
     watched = dataset.validation.take(slice(_ROWS_ASSESSED))
