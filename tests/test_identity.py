@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
+import ray
 import typer
 import yaml
 from typer.testing import CliRunner
 
 import tuning.cli
 from raycrt import certificates, checkpoint, cli, data, identity, network
-from raycrt.distributed import stages
+from raycrt.distributed import stages, train
 from raycrt.errors import InvalidInput
 from raycrt.provenance import Training
 from raycrt.spec import Spec, validate
@@ -288,3 +290,40 @@ def test_the_first_difference_is_named_with_both_values():
     assert identity.difference(SPEC, other, ("run.seed",)) == ("run.seed", 0, 3)
     assert identity.difference(SPEC, other, identity.CERTIFICATES) is None
     assert json.loads(checkpoint.Provenance(model=SPEC.model).header()["raycrt"])["model"]
+
+
+@pytest.mark.parametrize("cut", ["state.pt", "model.safetensors"])
+def test_a_checkpoint_that_a_full_disk_has_cut_is_none(out, cut):
+    model, _ = checkpoint.load_model(out / "train")
+    place = out / "train" / "ray" / "train"
+    for epoch in (1, 2):
+        kept = place / f"checkpoint_{epoch}"
+        checkpoint.save_model(kept, model, SPEC, Training.of(SPEC, epoch=epoch))
+        checkpoint.save_state(kept, {"epoch": epoch})
+    assert train.last_checkpoint(out / "train") == place / "checkpoint_2"
+    whole = (place / "checkpoint_2" / cut).read_bytes()
+    for length in (0, len(whole) // 2):
+        (place / "checkpoint_2" / cut).write_bytes(whole[:length])
+        assert train.last_checkpoint(out / "train") == place / "checkpoint_1"
+    # Ray's list of checkpoints decides where a training starts, unless it was cut too.
+    listing = place / "checkpoint_manager_snapshot.json"
+    listing.write_text("{}")
+    assert train._mended(out / "train", "train") is None and listing.is_file()
+    listing.write_text("")
+    assert train._mended(out / "train", "train") == str(place / "checkpoint_1")
+    assert not listing.exists()
+
+
+@pytest.mark.parametrize("command", ["train", "certify", "demo"])
+def test_workers_without_room_are_refused_before_anything_is_stored(out, monkeypatch, command):
+    shutil.rmtree(out / "certificates")
+    if command == "train":
+        shutil.rmtree(out / "train")
+    before = files(out)
+    for module in (stages, search, pipeline):
+        monkeypatch.setattr(module, "session", nullcontext)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found = again(out, command, "--workers", 64)
+    assert isinstance(found, InvalidInput) and "room for run.workers=64 with 1 CPU" in str(found)
+    assert files(out) == before
