@@ -8,16 +8,15 @@ a job writes must be there when the job's own copy of the project, and the nodes
 
 from __future__ import annotations
 
-import sys
 import uuid
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from raycrt import interruption, pipes
-from raycrt.cli import DEFAULT_RECIPE, DataDir, Download, Overrides, Recipe, spec_from
-from raycrt.errors import InvalidInput, require
+from raycrt import interruption, outputs, pipes
+from raycrt.cli import DEFAULT_RECIPE, DataDir, Download, Overrides, Recipe, one_line, spec_from
+from raycrt.errors import require
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -34,20 +33,17 @@ def main(
 
     Started again with the same --out it takes up what is there.
     """
-    try:
-        with interruption.told(program="python -m cluster.pipeline"):
-            require(out.is_absolute(), "--out is an absolute path, on shared storage", out=str(out))
-            spec = spec_from(recipe, set_, data_dir, download)
-            from raycrt.distributed.session import session
+    with one_line(), interruption.told(program="python -m cluster.pipeline"):
+        require(out.is_absolute(), "--out is an absolute path, on shared storage", out=str(out))
+        spec = spec_from(recipe, set_, data_dir, download)
+        outputs.made(out)
+        from raycrt.distributed.session import session
 
-            with session():
-                check_shared(out)
-                from tuning import pipeline
+        with session():
+            check_shared(out)
+            from tuning import pipeline
 
-                pipeline.run(spec, out)
-    except InvalidInput as error:
-        print(f"raycrt: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+            pipeline.run(spec, out)
 
 
 def check_shared(out: Path) -> None:
@@ -62,7 +58,6 @@ def check_shared(out: Path) -> None:
     def sees(path: str) -> bool:
         return Path(path).is_file()
 
-    out.mkdir(parents=True, exist_ok=True)
     mark = out / f".shared-{uuid.uuid4().hex}"
     mark.touch()
     try:

@@ -93,13 +93,19 @@ class Summary:
 
 def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
     """The rows, sorted by index, and the manifest; refuses a table with lost or doubled rows."""
-    file = directory / MANIFEST
-    if not file.is_file():
-        raise InvalidInput(f"a certificates directory must hold {MANIFEST}, {directory} does not")
-    manifest = json.loads(file.read_text())
+    manifest = read_manifest(directory)
     table = read_rows(directory)
     check_complete(table, manifest["rows"])
     return table, manifest
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What all rows share."""
+    file = directory / MANIFEST
+    if not file.is_file():
+        raise InvalidInput(f"a certificates directory must hold {MANIFEST}, {directory} does not")
+    manifest: dict[str, Any] = json.loads(file.read_text())
+    return manifest
 
 
 def read_rows(directory: Path, columns: tuple[str, ...] = tuple(SCHEMA.names)) -> pa.Table:

@@ -1,14 +1,13 @@
 """Models and training states on disk: written whole or not at all, read without running code.
 
-A model is `model.safetensors` with its `spec.yaml` beside it; a training state is `state.pt`, read
-with `weights_only=True`.
+A model is `model.safetensors`, whose header says what trained it, with its `spec.yaml` beside it; a
+training state is `state.pt`, read with `weights_only=True`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +15,53 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from raycrt import data, network
+from raycrt import data, network, provenance
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
+from raycrt.outputs import write_atomically
+from raycrt.provenance import Provenance, Training
 from raycrt.spec import Spec
 
 MODEL = "model.safetensors"
 STATE = "state.pt"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: readers and crashes see the old file or the new one, whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def save_model(
+    directory: Path, model: Network, spec: Spec, training: Training | None = None
+) -> None:
+    """Write `model.safetensors` and `spec.yaml` into `directory`, made if it is missing.
 
-
-def save_model(directory: Path, model: Network, spec: Spec) -> None:
-    """Write `model.safetensors` and `spec.yaml` into `directory`, made if it is missing."""
+    Without `training` the weights are from elsewhere: no section tells a training or a search.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    spec.save(directory)
+    spec.save(directory, without=() if training else ("train", "search"))
     tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
-    write_atomically(directory / MODEL, save(tensors))
+    header = Provenance(model=spec.model, training=training).header()
+    write_atomically(directory / MODEL, save(tensors, header))
 
 
-def load_model(directory: Path) -> tuple[Network, Spec]:
-    """The network and the spec that `save_model` wrote."""
+def load_provenance(directory: Path) -> Provenance:
+    """What the weights in `directory` say of themselves."""
     file = directory / MODEL
     if not file.is_file():
         raise InvalidInput(f"a model directory must hold {MODEL}, but {directory} does not")
-    spec = Spec.load(directory)
+    said = provenance.read(file)
+    if said is None:
+        raise InvalidInput(
+            f"the header of {file} must say what trained it, but it says nothing; to certify it "
+            f"by what a spec says: --model {file} --recipe {directory / 'spec.yaml'}"
+        )
+    return said
+
+
+def load_model(directory: Path) -> tuple[Network, Spec]:
+    """The network and the spec that `save_model` wrote.
+
+    `InvalidInput` where the spec is another than the one that the weights were trained with.
+    """
+    said = load_provenance(directory)
+    file, spec = directory / MODEL, Spec.load(directory)
+    said.check(spec, directory)
     model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
     tensors = load_file(file)
     dtype = next(iter(tensors.values())).dtype

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from raycrt import interruption, pipes, recipes
+from raycrt import identity, interruption, outputs, pipes, recipes
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import ModelSpec, Spec, parse_override
 
@@ -91,23 +94,36 @@ def spec_from(
     overrides: list[str] | None,
     data_dir: Path | None,
     download: bool,
+    *,
+    idle: tuple[str, ...] = (),
     **shorthands: float | None,
 ) -> Spec:
     """The spec that the common options of a command state; its data set is there.
 
     `shorthands` are values of further keys, `section__key`, that options stand for; none are left
-    as they are.
+    as they are. `InvalidInput` where what is given would have no effect: a key twice, another value
+    below the keys `idle`, which the command does not read, or the files of a data set without any.
     """
     from raycrt import data
 
-    values = dict(parse_override(text) for text in overrides or [])
-    if data_dir is not None:
-        values["data.directory"] = str(data_dir)
-    if download:
-        values["data.download"] = True
-    given = {key: value for key, value in shorthands.items() if value is not None}
-    values |= {key.replace("__", "."): value for key, value in given.items()}
-    spec = recipes.load(recipe).override(values)
+    given = [parse_override(text) for text in overrides or []]
+    given += [("data.directory", str(data_dir))] * (data_dir is not None)
+    given += [("data.download", True)] * download
+    given += [(k.replace("__", "."), v) for k, v in shorthands.items() if v is not None]
+    values = dict(given)
+    for key in values:
+        require([k for k, _ in given].count(key) == 1, "a key is given once", key=key)
+    own = recipes.load(recipe)
+    spec = own.override(values)
+    changed = identity.difference(own, spec, idle)
+    if changed is not None:
+        key, _, value = changed
+        raise InvalidInput(f"{key} has no effect on this command, but {key}={value} is asked for")
+    if spec.data.name == "digits" and (values.get("data.directory") or values.get("data.download")):
+        raise InvalidInput(
+            "--data-dir and --download have no effect on data.name=digits, which comes with "
+            "scikit-learn; name another data set by a --recipe or --set data.name=..."
+        )
     data.check(spec.data)
     return spec
 
@@ -127,16 +143,23 @@ def train(
 ) -> None:
     """Train a recipe on training and validation rows with Ray Train; write OUT/train.
 
-    OUT/train/tensorboard follows it; with --hold-out, by what is proved on the validation rows.
+    OUT/train/tensorboard follows it. With --hold-out it writes OUT/hold-out instead, and what is
+    proved on the validation rows is followed there.
     """
     spec = spec_from(
-        recipe, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
+        recipe,
+        set_,
+        data_dir,
+        download,
+        idle=("search",),
+        run__workers=workers,
+        run__gpus_per_worker=gpus_per_worker,
     )
     from raycrt import rules
     from raycrt.distributed import stages
 
     rules.check_training(spec)
-    stages.train(spec, out / "train", hold_out=hold_out)
+    stages.train(spec, out / ("hold-out" if hold_out else "train"), hold_out=hold_out)
 
 
 @app.command()
@@ -161,32 +184,43 @@ def certify(
     The model is the one in OUT/train, or --model with the --recipe that says what its images are;
     that is put in OUT/train if a spec can say what it is.
     """
+    from raycrt import checkpoint, data, models
+    from raycrt.distributed import stages
+
     trained = out / "train"
     if model is None and recipe is not None:
         raise InvalidInput("--recipe goes with --model; the model in OUT/train has its own spec")
-    if model is None and not (trained / "spec.yaml").is_file():
+    if model is None and not (trained / checkpoint.MODEL).is_file():
         raise InvalidInput(f"--out must hold a trained model, but there is none in {trained}")
-    stated = str(trained / "spec.yaml") if model is None else recipe or DEFAULT_RECIPE
+    # What trained the weights is told by them, and so is the model unless they are bare.
+    bare = model is not None and not model.is_dir() and model.suffix != ".onnx"
+    idle = ("train", "search", "run.seed", "data.validation", *(() if bare else ("model",)))
     spec = spec_from(
-        stated, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
+        str(trained / "spec.yaml") if model is None else recipe or DEFAULT_RECIPE,
+        set_,
+        data_dir,
+        download,
+        idle=idle,
+        run__workers=workers,
+        run__gpus_per_worker=gpus_per_worker,
     )
-    from raycrt import data, models
-
+    source = model or trained
     # What a graph computes is compared at images.
     graph = model is not None and model.suffix.lower() == ".onnx"
     network = models.load(
-        model or trained,
+        source,
         spec.model,
         data.image_shape(spec.data),
         images=data.load(spec.data).test.images if graph else None,
     )
-    from raycrt.distributed import stages
-
+    made = checkpoint.load_provenance(source).training if source.is_dir() else None
     told: ModelSpec | None = spec.model
     if model is not None:
         told = models.described(model, network, spec.model)
-        spec = stages.adopt(spec, network, told, trained)
-    stages.certify(spec, network, out / "certificates", told=told is not None)
+    with outputs.held(trained) if told is not None else nullcontext():
+        if model is not None:
+            spec = stages.adopt(spec, network, told, trained, made)
+        stages.certify(spec, network, out / "certificates", told=told is not None, made=made)
 
 
 @app.command()
@@ -203,16 +237,44 @@ def report(out: Out = Path("runs/train")) -> None:
     print(written.plot)
 
 
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What a command meets ends it in one line on standard error: bad input with exit code 2, a
+    disk that is full or fails with 1, and how to go on with what is written by then."""
+    shown, threading.excepthook = threading.excepthook, _shown_of_thread
+    try:
+        yield
+    except InvalidInput as error:
+        print(f"raycrt: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        cause = outputs.disk_error(error)
+        if cause is None:
+            raise
+        said = f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
+        print(
+            f"raycrt: {said}; what was written before is kept, and the same command goes on from "
+            "it (raycrt search: with --resume)",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    finally:
+        threading.excepthook = shown
+
+
+def _shown_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """A disk that fails is told by the command, not by each thread that writes."""
+    if outputs.disk_error(failed.exc_value) is None:
+        threading.__excepthook__(failed)
+
+
 def main() -> None:
-    """Run the command line; bad input ends in one line on standard error and exit code 2."""
+    """Run the command line."""
     from raycrt.verify.cli import verify
 
     pipes.outlive_readers()
     app.command()(verify)
     for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
         app.command(entry.name)(entry.load())
-    try:
+    with one_line():
         app()
-    except InvalidInput as error:
-        print(f"raycrt: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from raycrt import certificates
+from raycrt import certificates, outputs
 from raycrt.certificates import Summary
+from raycrt.provenance import Training
 from raycrt.spec import validate
 
 _TRIALS_SHOWN = 20
@@ -31,15 +32,15 @@ class Report:
 def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Report:
     """Write `report.md` and `certified_accuracy.png` into `out` from a certificates directory."""
     table, manifest = certificates.read(directory)
+    outputs.made(out)
     told = manifest["spec"]["model"] is not None
     spec = validate({key: part for key, part in manifest["spec"].items() if part is not None})
     summary = certificates.summarise(table, spec.certify.at)
-    out.mkdir(parents=True, exist_ok=True)
     if told:
-        spec.save(out)
+        spec.save(out, without=() if manifest.get("training") else ("train", "search"))
     plot = out / "certified_accuracy.png"
     draw(table, plot, spec.certify.at)
-    rate = len(table) / manifest["seconds"] if manifest.get("seconds") else float("nan")
+    rate = len(table) / manifest["seconds"] if manifest.get("seconds") else None
     first = headline(summary, rate)
     parts = [f"# {spec.data.name}: certified accuracy\n", first + "\n", _radii(summary)]
     remarks = certificates.remarks(table)
@@ -50,18 +51,19 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     if trials_csv is not None:
         parts.append(_trials(trials_csv))
     markdown = out / "report.md"
-    markdown.write_text("\n".join(parts))
+    outputs.write_atomically(markdown, "\n".join(parts).encode())
     return Report(headline=first, summary=summary, remarks=remarks, markdown=markdown, plot=plot)
 
 
-def headline(summary: Summary, images_per_second: float) -> str:
-    """One line: clean accuracy, certified accuracy at the stated radii, mean radius, speed."""
+def headline(summary: Summary, images_per_second: float | None) -> str:
+    """One line: clean accuracy, certified accuracy at the stated radii, mean radius, speed if it is
+    known."""
     infinite = f" (and {summary.infinite} infinite)" if summary.infinite else ""
     radii = ", ".join(f"{100 * share:.2f} % at {r:g}" for r, share in summary.certified.items())
+    speed = f"{images_per_second:.0f} images/s with start-up; " if images_per_second else ""
     return (
         f"clean {100 * summary.clean:.2f} %; certified (all classes) {radii}; "
-        f"mean radius {summary.mean_radius:.4f}{infinite}; "
-        f"{images_per_second:.0f} images/s with start-up; {summary.rows} test images"
+        f"mean radius {summary.mean_radius:.4f}{infinite}; {speed}{summary.rows} test images"
     )
 
 
@@ -104,13 +106,19 @@ def _radii(summary: Summary) -> str:
 
 
 def _model(manifest: dict[str, Any]) -> str:
-    model, train = manifest["spec"]["model"], manifest["spec"]["train"]
+    model, training = manifest["spec"]["model"], manifest.get("training")
     lines = ["## Model\n", "| key | value |", "|---|---|"]
     if model is None:
         lines.append("| model | not one that a spec can say |")
     lines += [f"| model.{k} | {v} |" for k, v in (model or {}).items()]
-    lines += [f"| train.{k} | {v} |" for k, v in train.items()]
-    lines.append(f"| seed | {manifest['spec']['run']['seed']} |")
+    if training is None:
+        lines.append("| training | not told: the weights come from elsewhere |")
+    else:
+        made = Training.model_validate(training)
+        lines += [f"| train.{k} | {v} |" for k, v in training["train"].items()]
+        lines += [f"| data.{k} | {training['data'][k]} |" for k in ("name", "validation", "limit")]
+        lines.append(f"| trained on | {made.sentence or 'training and validation rows'} |")
+        lines.append(f"| seed | {made.run.seed} |")
     lines.append(f"| weights SHA-256 | `{manifest['weights_sha256']}` |")
     return "\n".join(lines) + "\n"
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from raycrt import strict_yaml
 from raycrt.activations import ACTIVATIONS
 from raycrt.errors import InvalidInput, nearest
+from raycrt.outputs import write_atomically
 from raycrt.record import NEURONS, PROCESSES, ROWS, TURNS, Real, Record
 from raycrt.search_spec import SearchSpec
 
@@ -219,9 +220,10 @@ class Spec(Record):
     def to_yaml(self) -> str:
         return strict_yaml.write(self.model_dump(mode="json"))
 
-    def save(self, directory: Path) -> None:
-        """Write `spec.yaml` into `directory`."""
-        (directory / "spec.yaml").write_text(self.to_yaml(), encoding="utf-8")
+    def save(self, directory: Path, *, without: tuple[str, ...] = ()) -> None:
+        """Write `spec.yaml` into `directory`; the sections `without` have nothing to say."""
+        tree = self.model_dump(mode="json", exclude=set(without))
+        write_atomically(directory / "spec.yaml", strict_yaml.write(tree).encode())
 
     @staticmethod
     def load(path: Path) -> Spec:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from raycrt import certificates, recipes
 from raycrt.certificates import Summary
 from raycrt.errors import require
+from raycrt.provenance import Training
 from raycrt.verify import verify_run
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +97,8 @@ def record(run: Path, recipe: str, hardware: str, directory: Path = RESULTS) -> 
         require(
             ran[part] == spec.model_dump(mode="json")[part], "the run is the recipe's", part=part
         )
+    made = Training.model_validate(manifest["training"])
+    require(not made.sentence, "the training is whole and on all rows", training=made.sentence)
     report = verify_run(run)
     require(report.sound, "every row is proved", failed=report.failed)
     # Float32, rounded towards 0: no stored radius is larger than the one proved.

@@ -1,5 +1,8 @@
 """The command line: bad input is one line on standard error and exit code 2, before any work."""
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,9 @@ import tuning.cli
 from raycrt import certificates, checkpoint, cli, data, network, recipes, report
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
+from raycrt.provenance import Training
 from raycrt.verify import verify_run
+from tests.verify.runs import spec_of, write_run
 from tuning import pipeline, search
 
 RAYCRT = Path(sys.executable).parent / "raycrt"
@@ -69,13 +74,36 @@ def given(monkeypatch):
     return run
 
 
+@pytest.fixture
+def refused(monkeypatch, tmp_path):
+    """Runs commands that are refused before Ray would start; what they say."""
+    app = typer.Typer()
+    for command in (cli.train, cli.certify, tuning.cli.search, tuning.cli.demo):
+        app.command()(command)
+
+    def start():
+        raise AssertionError("Ray would start")
+
+    for module in (stages, search, pipeline):
+        monkeypatch.setattr(module, "session", start)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        found = CliRunner().invoke(app, [str(argument) for argument in arguments]).exception
+        assert isinstance(found, InvalidInput), found
+        return str(found)
+
+    return run
+
+
 @pytest.mark.parametrize("command", ["train", "demo", "certify"])
 def test_workers_and_gpus_stand_for_the_keys_of_the_run(given, tmp_path, command):
     own = recipes.load("digits").override({"run.workers": 5})
     checkpoint.save_model(
         tmp_path / "train", network.build(own.model, data.image_shape(own.data), 10), own
     )
-    source = ["--out", tmp_path] if command == "certify" else ["--set", "run.workers=5"]
+    (tmp_path / "own.yaml").write_text(own.to_yaml())
+    source = ["--out", tmp_path] if command == "certify" else ["--recipe", tmp_path / "own.yaml"]
     run = given(command, *source, "--workers", 3, "--gpus-per-worker", 0.5).run
     assert (run.workers, run.gpus_per_worker) == (3, 0.5)
     run = given(command, *source).run
@@ -121,3 +149,87 @@ def test_another_model_is_told_truly_and_can_be_verified(tmp_path):
         "not one that a spec can say"
         in report.write(out / "certificates", tmp_path / "report").markdown.read_text()
     )
+
+
+IDLE = {
+    "a directory for digits": (["train", "--data-dir", "/nowhere"], "comes with scikit-learn"),
+    "a download of digits": (["demo", "--download"], "comes with scikit-learn"),
+    "by its key": (["search", "--set", "data.directory=/nowhere"], "comes with scikit-learn"),
+    "a key and its option": (
+        ["train", "--workers", "2", "--set", "run.workers=3"],
+        "given once` must hold, but got (key='run.workers')",
+    ),
+    "a key twice": (
+        ["search", "--set", "train.gamma=0", "--set", "train.gamma=1"],
+        "given once` must hold, but got (key='train.gamma')",
+    ),
+    "a search in a training": (
+        ["train", "--set", "search.trials=3"],
+        "search.trials has no effect on this command, but search.trials=3 is asked for",
+    ),
+    "a recipe without its model": (["certify", "--recipe", "digits"], "--recipe goes with --model"),
+    "a training of another model": (
+        ["certify", "--model", "model.onnx", "--set", "train.radius=3"],
+        "train.radius has no effect",
+    ),
+    "a seed of another model": (
+        ["certify", "--model", "model.pt", "--set", "run.seed=3"],
+        "run.seed has no effect",
+    ),
+    "a model that ONNX tells": (
+        ["certify", "--model", "model.onnx", "--set", "model.width=3"],
+        "model.width has no effect",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_what_has_no_effect_is_refused(refused, name):
+    arguments, message = IDLE[name]
+    assert message in refused(*arguments)
+
+
+def test_a_directory_of_images_has_no_effect_on_a_check_of_digits(tmp_path):
+    run = write_run(tmp_path / "run", spec_of(rows=4))
+    with pytest.raises(InvalidInput, match=r"--data-dir is for data in files.*digits"):
+        verify_run(run, data_directory=tmp_path)
+
+
+@pytest.mark.parametrize("command", ["train", "search", "demo", "report"])
+def test_a_place_below_a_file_is_refused_before_any_work(refused, tmp_path, command):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "run"
+    if command == "report":
+        run = write_run(tmp_path / "run", spec_of(rows=4))
+        with pytest.raises(InvalidInput, match="must be a directory that takes files"):
+            report.write(run / "certificates", out)
+        return
+    assert "must be a directory that takes files: Not a directory" in refused(command, "--out", out)
+
+
+def test_certificates_that_cannot_be_written_are_refused_before_any_work(refused, tmp_path):
+    spec = spec_of(rows=4)
+    write_run(tmp_path, spec, training=Training.of(spec))
+    shutil.rmtree(tmp_path / "certificates")
+    (tmp_path / "certificates").touch()
+    assert "certificates must be a directory that takes" in refused("certify", "--out", tmp_path)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_disk_that_fills_up_ends_a_command_in_one_line(monkeypatch, capsys, wrapped):
+    def full():
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/shared/run/file")
+        except OSError as error:
+            if wrapped:
+                raise RuntimeError("from a worker") from error
+            raise
+
+    with pytest.raises(SystemExit) as ended, cli.one_line():
+        full()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("raycrt: No space left on device: /shared/run/file; what was written")
+    assert len(said.splitlines()) == 1
+    with pytest.raises(FileNotFoundError), cli.one_line():
+        raise FileNotFoundError(errno.ENOENT, "a mistake of ours is shown whole")

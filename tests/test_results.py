@@ -6,6 +6,7 @@ import pytest
 
 from raycrt import certificates, recipes
 from raycrt.errors import InvalidInput
+from raycrt.provenance import Training
 from tests import results
 from tests.verify.runs import rewrite_rows, rows_of, spec_of, write_run
 
@@ -28,7 +29,7 @@ def test_every_result_is_of_a_recipe_and_its_seed():
 def run(tmp_path, monkeypatch):
     spec = spec_of(rows=20)
     monkeypatch.setattr(recipes, "load", lambda name: spec)
-    return write_run(tmp_path / "run", spec)
+    return write_run(tmp_path / "run", spec, training=Training.of(spec))
 
 
 def test_a_run_is_recorded_with_radii_rounded_down(run, tmp_path):

@@ -16,6 +16,7 @@ from raycrt.errors import InvalidInput
 from raycrt.network import Network
 from raycrt.objectives import OBJECTIVES
 from raycrt.precision import View, float32_is_plain
+from raycrt.provenance import Training
 from raycrt.regularizer import CurvatureEstimate
 from raycrt.spec import AugmentationSpec, Spec, TrainSpec, validate
 from raycrt.subspace import Subspace
@@ -203,7 +204,7 @@ def test_a_deepened_model_fits_its_spec(tmp_path):
     spec = TINY.override({**FAST, "model.depth": 4, "train.linear_layers": 2})
     split = data.load(spec.data).train
     network = training.train(spec, split)
-    checkpoint.save_model(tmp_path, network, spec)
+    checkpoint.save_model(tmp_path, network, spec, Training.of(spec))
     assert _same(network, checkpoint.load_model(tmp_path)[0])
     assert network.depth == 4
     with pytest.raises(InvalidInput, match=r"train\.linear_layers must leave at least 2"):
@@ -447,7 +448,7 @@ def test_weights_that_the_last_step_spoils_are_named():
 def test_models_survive_the_disk(tmp_path, channels):
     kept = TINY.override({"model.channels": channels})
     network = training.train(kept, data.load(kept.data).train)
-    checkpoint.save_model(tmp_path, network, kept)
+    checkpoint.save_model(tmp_path, network, kept, Training.of(kept))
     loaded, spec = checkpoint.load_model(tmp_path)
     assert spec == kept and _same(network, loaded)
     images = data.load(kept.data).test.images

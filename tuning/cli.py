@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from raycrt import checkpoint, cli, interruption
+from raycrt import cli, interruption, outputs
 from raycrt.cli import (
     DEFAULT_RECIPE,
     DataDir,
@@ -22,7 +22,7 @@ from raycrt.cli import (
     TrialWorkers,
     Workers,
 )
-from raycrt.errors import InvalidInput
+from raycrt.errors import InvalidInput, require
 from raycrt.spec import Spec
 
 
@@ -77,6 +77,8 @@ def study(
     best = studies.winner(run) if export is not None else None
     found = tables.summary(run)
     spec = studies.load(run)[0]
+    if export is not None:
+        require(not export.is_dir(), "--export is a file", export=str(export))
     try:
         files = _write_study(found, spec, out or run / "study")
         if export is not None and best is not None:
@@ -103,12 +105,8 @@ def _write_study(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
     """Write `tables.summary` and its pictures; the files."""
     from tuning import plots, tables
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(out / "study.json", tables.to_json(found).encode())
-        return [out / "study.json", *plots.draw(found, spec, out)]
-    except OSError as error:
-        raise InvalidInput(f"{out} must take files; --out names another: {error}") from None
+    outputs.write_atomically(out / "study.json", tables.to_json(found).encode())
+    return [out / "study.json", *plots.draw(found, spec, out)]
 
 
 def demo(

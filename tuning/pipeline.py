@@ -1,26 +1,30 @@
 """The whole job in one directory: search, train the winner, certify the test set, report.
 
-Each stage has a directory with the spec it was run with. A rerun skips the stages that finished and
-takes up the one that did not.
+Each stage has a directory with the spec it was run with, which this command holds until it ends. A
+rerun skips the stages that finished and takes up the one that did not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
-from raycrt import checkpoint, data, report
-from raycrt.distributed import stages
+from raycrt import checkpoint, data, identity, outputs, report
+from raycrt.distributed import room, stages
 from raycrt.distributed.session import session
-from raycrt.errors import require
 from raycrt.spec import Spec
 from tuning import search, space, study
 
 SEARCH, TRAIN, CERTIFICATES, REPORT = "search", "train", "certificates", "report"
 _DONE = ".finished"
+# Where the search has ended, more trials would change nothing.
+_SEARCHED = (
+    *search.IDENTITY,
+    *(f"search.{key}" for key in ("trials", "finalists", "seeds", "points")),
+)
 
 
 def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Report:
@@ -29,17 +33,15 @@ def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Repo
     space.check(spec)
     data.check(spec.data)
     home, model, proofs = out / SEARCH, out / TRAIN, out / CERTIFICATES
-    _refuse_another(home, spec)
-    finished = all((stage / _DONE).is_file() for stage in (home, model, proofs))
-    with nullcontext() if finished else session():
-        at_a_time = spec.search.concurrent or "as many as fit"
-        title = f"1/4 search: {spec.search.trials} trials, {at_a_time} at a time"
-        _stage(home, spec, console, title, lambda: search.run(spec, home, resume=True))
-        best = Spec.load(home / study.BEST)
-        title = f"2/4 train: {best.train.epochs} epochs on {best.run.workers} workers"
-        _stage(model, best, console, title, lambda: stages.train(best, model))
-        title = f"3/4 certify: the test images on {best.run.workers} actors"
-        _stage(proofs, best, console, title, lambda: _certify(best, model, proofs))
+    with ExitStack() as claims:
+        for stage in (home, model, proofs):
+            claims.enter_context(outputs.held(stage))
+        identity.refuse_another_than_stored(home, "a search", spec, _SEARCHED)
+        if (home / _DONE).is_file():
+            _winner(spec, home, model, proofs)
+        finished = all((stage / _DONE).is_file() for stage in (home, model, proofs))
+        with nullcontext() if finished else session():
+            _stages(spec, home, model, proofs, console)
     console.print("4/4 report", style="bold")
     trials = home / study.TRIALS
     written = report.write(proofs, out / REPORT, trials_csv=trials)
@@ -49,33 +51,45 @@ def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Repo
     return written
 
 
+def _stages(spec: Spec, home: Path, model: Path, proofs: Path, console: Console) -> None:
+    """What comes before the report, each stage unless it finished before."""
+    if not (proofs / _DONE).is_file():
+        room.check(spec.run)
+    at_a_time = spec.search.concurrent or "as many as fit"
+    title = f"1/4 search: {spec.search.trials} trials, {at_a_time} at a time"
+    _stage(home, console, title, lambda: search.run(spec, home, resume=True))
+    best = _winner(spec, home, model, proofs)
+    title = f"2/4 train: {best.train.epochs} epochs on {best.run.workers} workers"
+    _stage(model, console, title, lambda: stages.train(best, model))
+    title = f"3/4 certify: the test images on {best.run.workers} actors"
+    _stage(proofs, console, title, lambda: _certify(best, model, proofs))
+
+
+def _winner(spec: Spec, home: Path, model: Path, proofs: Path) -> Spec:
+    """What the search has found, with resources and places of today; `InvalidInput` where the
+    directories of the next stages hold another run."""
+    today = {
+        "run": spec.run.model_dump(),
+        "data.directory": spec.data.directory,
+        "data.download": spec.data.download,
+    }
+    best = Spec.load(home / study.BEST).override(today)
+    identity.refuse_another_than_stored(model, "a training", best, identity.TRAINING)
+    identity.refuse_another_than_stored(proofs, "certificates", best, identity.CERTIFICATES)
+    return best
+
+
 def _certify(spec: Spec, model: Path, out: Path) -> None:
     network, _ = checkpoint.load_model(model)
-    stages.certify(spec, network, out)
+    made = checkpoint.load_provenance(model).training
+    stages.certify(spec, network, out, made=made)
 
 
-def _stage(
-    directory: Path, spec: Spec, console: Console, title: str, work: Callable[[], object]
-) -> None:
-    """Run a stage, unless it finished before; `spec` is stored in its directory."""
-    _refuse_another(directory, spec)
+def _stage(directory: Path, console: Console, title: str, work: Callable[[], object]) -> None:
+    """Run a stage, unless it finished before."""
     if (directory / _DONE).is_file():
         console.print(f"{title}: finished before", style="bold", highlight=False)
         return
     console.print(title, style="bold", highlight=False)
-    directory.mkdir(parents=True, exist_ok=True)
-    spec.save(directory)
     work()
     (directory / _DONE).touch()
-
-
-def _refuse_another(directory: Path, spec: Spec) -> None:
-    """Raise `InvalidInput` where `directory` holds a stage that was run with another spec."""
-    if (directory / "spec.yaml").is_file():
-        same = _comparable(Spec.load(directory)) == _comparable(spec)
-        require(same, "the output directory holds a run of the same spec", directory=str(directory))
-
-
-def _comparable(spec: Spec) -> dict[str, object]:
-    """The spec without what says only where the images are found."""
-    return spec.override({"data.directory": None, "data.download": False}).model_dump(mode="json")

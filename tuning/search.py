@@ -8,7 +8,7 @@ Everything ends up in one directory:
                                                 (or below `search.directory`, a URI)
     states/        training states of trials that have not ended
     search-id      marks the trials of this search in a study that several share
-    driver         the process that runs the search, which holds a lock on it
+    driver         the process that runs the search, which holds a lock on the directory
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
-from raycrt import checkpoint, data
+from raycrt import checkpoint, data, identity, outputs
 from raycrt.distributed.session import dashboard, session
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import DataSpec, Spec, validate
 from raycrt.training import EpochEnd
-from tuning import finals, lock, progress, room, space, store, study, workers
+from tuning import finals, progress, room, space, store, study, workers
 from tuning.objective import METRIC, Measurement, evaluate
 from tuning.searcher import NUMBER, Deaths, Halving, Median, StudySearch
 
@@ -43,6 +43,15 @@ TUNE = "tune"
 _DEATHS = 2
 # Tune waits so long for the thread of a stopped trial before it ends its process by force.
 _SECONDS_TO_STOP = 120
+
+
+# What makes two searches one: how much of it is to run, where and on what may change.
+_SEARCHED = ("space", "radius", "rows", "rungs", "rung_rows", "constraints", "pareto")
+_DRAWN = ("algorithm", "scheduler", "reduction", "storage")
+IDENTITY = (
+    *("model", "train", "certify", "data.name", "data.validation", "data.limit", "run.seed"),
+    *(f"search.{key}" for key in _SEARCHED + _DRAWN),
+)
 
 
 class SearchFailed(RuntimeError):
@@ -62,10 +71,10 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     data.check(spec.data)
     _check_directory(spec)
     loggers, first = _loggers(spec), _first(spec)
-    home.mkdir(parents=True, exist_ok=True)
-    with lock.held(home):
+    with outputs.held(home):
         _claim(spec, home, resume)
         with session():
+            room.check(spec)
             record = store.start_study(spec, home, first)
             total = len(first) if spec.search.algorithm == "grid" else spec.search.trials
             _run_trials(spec, home, record, loggers, total, console)
@@ -81,11 +90,9 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
 
 def _claim(spec: Spec, home: Path, resume: bool) -> None:
     """Make `home` the directory of this search, or check that it already is."""
-    if (home / "spec.yaml").is_file():
-        same = store.study_name(Spec.load(home)) == store.study_name(spec)
-        require(same, "a directory holds the search of one recipe", directory=str(home))
-        if not resume:
-            raise InvalidInput(f"{home} holds a search already; go on with it by --resume")
+    identity.refuse_another_than_stored(home, "a search", spec, IDENTITY)
+    if (home / "spec.yaml").is_file() and not resume:
+        raise InvalidInput(f"{home} holds a search already; go on with it by --resume")
     spec.save(home)
 
 
@@ -126,7 +133,6 @@ def _run_trials(
     left, failed = _left(spec, home, record), store.own(record, home, TrialState.FAIL)
     if left <= 0 or len(failed) > spec.search.failures:
         return
-    room.check(spec)
     place, part = _place(spec, home)
     deaths = Deaths()
     tuner = tune.Tuner(

@@ -12,7 +12,6 @@ from queue import SimpleQueue
 from typing import Any
 
 from ray.train import ControllerError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raycrt import data
 from raycrt.distributed import train
@@ -70,8 +69,7 @@ def _fit(spec: Spec, folder: Path, *, stop: threading.Event, **options: Any) -> 
             train.fit(spec, folder, stop=stop, **options)
             return
         except ControllerError as error:
-            no_room = isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
-            if not no_room or stop.is_set() or room.trials(spec) == 0:
+            if not train.waited(error) or stop.is_set() or room.trials(spec) == 0:
                 raise
 
 

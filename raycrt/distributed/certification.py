@@ -8,7 +8,6 @@ run that was stopped certifies the missing batches only.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,15 +21,16 @@ import torch
 from ray.data import ActorPoolStrategy
 from torch import Tensor
 
-from raycrt import certificates
+from raycrt import certificates, identity
 from raycrt.certifier import Certifier
 from raycrt.checkpoint import weights_hash
 from raycrt.curvature import margin_curvature
 from raycrt.data import Split
 from raycrt.errors import require
 from raycrt.network import Network
+from raycrt.provenance import Training
 from raycrt.request import check_options
-from raycrt.spec import Spec
+from raycrt.spec import Spec, validate
 
 
 def certify(
@@ -41,32 +41,34 @@ def certify(
     *,
     curvature: Tensor | None = None,
     told: bool = True,
+    training: Training | None = None,
     watch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Any]:
     """Certify every image of `split` with `spec.run.workers` actors; the manifest written to `out`.
 
     `curvature` is the network's proved margin curvature, if it is known. The manifest's model is
-    null unless the network is `told` by `spec.model`. `watch` is called with the
-    number of rows of each batch as it finishes.
+    null unless the network is `told` by `spec.model`, its training unless the weights are of
+    `training`. `watch` is called with the number of rows of each batch as it finishes.
 
     Batches that an earlier run has left in `out` are taken up, unread, where its manifest has this
-    format and the curvature that is proved now; else they are made again.
+    format and the curvature that is proved now; else they are made again. `InvalidInput` where they
+    are of another run.
     """
     digest = weights_hash(network)
-    size = spec.certify.batch_size
-    starts = list(range(0, len(split), size))
+    before = stored(out, digest, spec, told=told) or {}
     rows = out / certificates.ROWS
     rows.mkdir(parents=True, exist_ok=True)
     stated = spec.model_dump(mode="json") | ({} if told else {"model": None})
-    before = _stated_before(out, digest, stated)
+    stated |= {} if training else {"train": None}
     began = time.monotonic()
     if curvature is None:
         curvature = margin_curvature(network)
     shared = {"schema_version": certificates.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
     taken_up = all(before.get(key) == value for key, value in shared.items())
-    done = {start for start in starts if taken_up and _file(rows, start).is_file()}
-    pending = [start for start in starts if start not in done]
-    watch(sum(min(size, len(split) - start) for start in done))
+    size = spec.certify.batch_size
+    pending = missing(out, spec, len(split)) if taken_up else list(range(0, len(split), size))
+    done = len(split) - sum(min(size, len(split) - start) for start in pending)
+    watch(done)
     if told:
         spec.save(out)
     facts = {
@@ -76,6 +78,7 @@ def certify(
         "deployment": spec.certify.deployment,
         "margin_curvature": curvature.tolist(),
         "spec": stated,
+        "training": training.model_dump(mode="json") if training else None,
     }
     certificates.write_manifest(out, {"complete": False, **facts})
     if pending:
@@ -83,9 +86,10 @@ def certify(
             certificates.write_rows(_file(rows, table["index"][0].as_py()), table)
             watch(len(table))
     certificates.check_complete(certificates.read_rows(out, ("index",)), len(split))
-    seconds = time.monotonic() - began
-    certificates.write_manifest(out, {"complete": True, "seconds": seconds, **facts})
-    return facts | {"seconds": seconds}
+    # Nobody has measured how long the rows of an earlier command took.
+    facts["seconds"] = time.monotonic() - began if done == 0 else None
+    certificates.write_manifest(out, {"complete": True, **facts})
+    return facts
 
 
 def check(network: Network, spec: Spec) -> None:
@@ -156,17 +160,37 @@ def _file(rows: Path, start: int) -> Path:
     return rows / f"{start:09d}.parquet"
 
 
-def _stated_before(out: Path, digest: str, stated: dict[str, Any]) -> dict[str, Any]:
-    """The manifest that an earlier run has left in `out`, or nothing. `InvalidInput` where it is of
-    another model, data set or solver, whose rows must not be mixed with ours."""
-    file = out / certificates.MANIFEST
-    if not file.is_file():
-        return {}
-    before: dict[str, Any] = json.loads(file.read_text())
+def missing(out: Path, spec: Spec, images: int) -> list[int]:
+    """The first image of each batch of which `out` has no rows yet."""
+    starts = range(0, images, spec.certify.batch_size)
+    return [start for start in starts if not _file(out / certificates.ROWS, start).is_file()]
+
+
+def stored(out: Path, digest: str, spec: Spec, *, told: bool = True) -> dict[str, Any] | None:
+    """The manifest of the certificates in `out`, complete or not; none where there are none yet.
+
+    Rows of one table are of one run: `InvalidInput` where those in `out` are not of the weights of
+    hash `digest`, or not of the images, the certification and, if `told`, the model of `spec`.
+    """
+    if not (out / certificates.MANIFEST).is_file():
+        rows = sorted((out / certificates.ROWS).glob("*"))
+        require(not rows, "rows have a manifest that says what they are of", directory=str(out))
+        return None
+    before = certificates.read_manifest(out)
     require(
-        before["weights_sha256"] == digest
-        and all(before["spec"][part] == stated[part] for part in ("model", "certify", "data")),
-        "certificates in a directory are of one model, data set and certify section",
+        before["weights_sha256"] == digest,
+        "certificates in a directory are of the same weights",
+        directory=str(out),
+        held=before["weights_sha256"],
+        asked=digest,
+    )
+    sections = before["spec"]
+    require(
+        (sections["model"] is not None) == told,
+        "the models of certificates in a directory are all ones that a spec can say, or none is",
         directory=str(out),
     )
+    held = validate({key: section for key, section in sections.items() if section is not None})
+    keys = identity.CERTIFICATES if told else identity.CERTIFICATES[1:]
+    identity.refuse_another(out, "certificates", held, spec, keys)
     return before

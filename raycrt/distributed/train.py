@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -15,8 +17,18 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -24,13 +36,17 @@ from torch.nn.parallel import DistributedDataParallel
 from raycrt import checkpoint, data, training
 from raycrt.assessment import assess
 from raycrt.distributed import session
+from raycrt.errors import InvalidInput
 from raycrt.network import Network
+from raycrt.provenance import Rows, Training
 from raycrt.spec import Spec, validate
 from raycrt.training import EpochEnd, Metrics, TrainingDiverged, Workers
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_FOR_AN_ANSWER = 5.0
 _FAILURES = 3
+# In which Ray lists the checkpoints of a run.
+_LISTING = "checkpoint_manager_snapshot.json"
 # The network is certified on the first of the held-out rows so many times, evenly spread.
 _ASSESSMENTS, _ROWS_ASSESSED = 4, 256
 
@@ -44,7 +60,7 @@ def fit(
     out: Path,
     *,
     name: str = "train",
-    rows: str = "fit",
+    rows: Rows = "fit",
     watch: Callable[[int, Metrics], None] = lambda epoch, metrics: None,
     measure: Callable[[EpochEnd], Metrics | None] = lambda end: None,
     stop: threading.Event | None = None,
@@ -78,6 +94,7 @@ def fit(
             "measure": measure,
             "line": line,
             "seconds": seconds_between_checkpoints,
+            "from": _mended(out, name),
         },
         scaling_config=ScalingConfig(
             num_workers=spec.run.workers,
@@ -101,6 +118,10 @@ def fit(
     watcher.start()
     try:
         result = _result(trainer, stop, line)
+    except WorkerGroupError as failed:
+        raise failed from next(iter(failed.worker_failures.values()), None)
+    except ControllerError as failed:
+        raise failed from failed.controller_failure
     finally:
         finished.set()
         watcher.join(_SECONDS_FOR_AN_ANSWER)
@@ -110,7 +131,7 @@ def fit(
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
         model, _ = checkpoint.load_model(Path(directory))
-    checkpoint.save_model(out, model, spec)
+    checkpoint.save_model(out, model, spec, Training.of(spec, rows))
     return model
 
 
@@ -148,11 +169,41 @@ def _begun(line: Any) -> bool:
         return False
 
 
+def waited(error: ControllerError) -> bool:
+    """Whether a training has ended because its workers waited for room, for longer than Ray Train
+    does by itself."""
+    return isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+
+
 def last_checkpoint(out: Path, name: str = "train") -> Path | None:
     """The directory of the newest checkpoint that a run of `name` left in `out`: a model that
-    loads, and the state that training goes on from."""
+    loads, and the state that training goes on from. One that a full disk has cut is none."""
     found = sorted((out / "ray" / name).glob(f"checkpoint_*/{checkpoint.STATE}"))
-    return found[-1].parent if found else None
+    whole = [state.parent for state in found if _whole(state.parent)]
+    return whole[-1] if whole else None
+
+
+def _whole(kept: Path) -> bool:
+    try:
+        checkpoint.load_provenance(kept)
+    except InvalidInput:
+        return False
+    return zipfile.is_zipfile(kept / checkpoint.STATE)
+
+
+def _mended(out: Path, name: str) -> str | None:
+    """The checkpoint to start from where Ray's own list of them has been cut; else none."""
+    listing = out / "ray" / name / _LISTING
+    try:
+        json.loads(listing.read_text())
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        listing.unlink()
+    else:
+        return None
+    kept = last_checkpoint(out, name)
+    return str(kept.resolve()) if kept else None
 
 
 class _Line:
@@ -225,6 +276,8 @@ def _work(config: dict[str, Any]) -> None:
     if started is not None:
         with started.as_directory() as directory:
             state = checkpoint.load_state(Path(directory))
+    elif config["from"] is not None:
+        state = checkpoint.load_state(Path(config["from"]))
     dataset = data.load(data.DataSpec.model_validate(config["data"]))
     split = getattr(dataset, config["rows"])
     watched = dataset.validation.take(slice(_ROWS_ASSESSED))
@@ -250,7 +303,7 @@ def _work(config: dict[str, Any]) -> None:
         late = waited / workers.size >= config["seconds"]
         if late or measured or stopped or end.epoch in (1, spec.train.epochs):
             last = time.monotonic()
-            _keep(end, spec, first)
+            _keep(end, spec, config["rows"], first)
         if first:
             line.tell.remote(end.epoch, news)
         if stopped and end.epoch < spec.train.epochs:
@@ -272,7 +325,7 @@ def _work(config: dict[str, Any]) -> None:
         report(EpochEnd(epoch=state["epoch"], metrics={}, network=network, state=lambda: state))
 
 
-def _keep(end: EpochEnd, spec: Spec, first: bool) -> None:
+def _keep(end: EpochEnd, spec: Spec, rows: Rows, first: bool) -> None:
     """Report an epoch to Ray Train, which all workers must do together; the first one's model and
     state are its checkpoint."""
     metrics = {"epoch": end.epoch, **end.metrics}
@@ -280,7 +333,8 @@ def _keep(end: EpochEnd, spec: Spec, first: bool) -> None:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as directory:
-        checkpoint.save_model(Path(directory), end.network, spec)
+        made = Training.of(spec, rows, end.epoch)
+        checkpoint.save_model(Path(directory), end.network, spec, made)
         checkpoint.save_state(Path(directory), end.state())
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
 

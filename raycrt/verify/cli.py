@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from raycrt import progress
+from raycrt.spec import RunSpec
 from raycrt.verify.report import CheckFiles, Report, verify_run
 
 _SHOWN = 10
@@ -29,10 +30,11 @@ def verify(
     if workers == 1:
         report = verify_run(run, data_directory=data_dir, watch=watch)
     else:
-        from raycrt.distributed import session, verification
+        from raycrt.distributed import room, session, verification
 
         check: CheckFiles = partial(verification.check_files, workers=workers)
-        with session.session(cpus=workers + 1):
+        with session.session():
+            room.check(RunSpec(workers=workers))
             report = verify_run(run, data_directory=data_dir, check=check, watch=watch)
     typer.echo(summary(report))
     if not report.sound:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from raycrt import data
+from raycrt import data, provenance
 from raycrt.errors import InvalidInput, require
+from raycrt.provenance import Provenance, Training
 from raycrt.spec import Spec, validate
 from raycrt.verify.checker import (
     DEPLOYMENTS,
@@ -80,6 +82,7 @@ def verify_run(
         network=model.features,
     )
     findings = _check_manifest(manifest, Spec.load(trained), model, len(labels))
+    findings += _check_provenance(manifest, provenance.read(trained / "model.safetensors"))
     stated = _stated_curvature(manifest, model.classes)
     curvature = curvature_upper(model, stated, watch)
     findings += _check_curvature(stated, curvature)
@@ -117,23 +120,47 @@ def _spec(manifest: dict[str, Any], data_directory: Path | None) -> Spec:
             "width, or raycrt's own convolutions), but spec.model is null in the manifest"
         )
     # A checker fetches nothing, whatever a stranger's manifest says.
-    spec = _validated(stored).override({"data.download": False})
+    spec = _known(stored).override({"data.download": False})
     if data_directory is None:
         return spec
+    require(spec.data.name != "digits", "--data-dir is for data in files", data=spec.data.name)
     return spec.override({"data.directory": str(data_directory)})
 
 
-def _validated(stored: object) -> Spec:
+def _known(stored: Any) -> Spec:
+    """The spec of a manifest, which has null for `train` where nobody knows it."""
+    if isinstance(stored, dict) and stored.get("train", ...) is None:
+        stored = {key: section for key, section in stored.items() if key != "train"}
     try:
         return validate(stored)
     except RecursionError:
         raise InvalidInput("spec must be a mapping of sections in the manifest") from None
 
 
+def _check_provenance(manifest: dict[str, Any], said: Provenance | None) -> list[Finding]:
+    """What the manifest states of the weights against what their own header says."""
+    if said is None:
+        return []
+    spec, own, stated = _known(manifest["spec"]), said.training, manifest.get("training")
+    wrong = {"spec.model": spec.model != said.model}
+    try:
+        wrong["training"] = own != (stated and Training.model_validate(stated))
+    except ValidationError:
+        wrong["training"] = True
+    if own is not None:
+        wrong["spec.train"] = spec.train != own.train
+        wrong["spec.run.seed"] = spec.run.seed != own.run.seed
+    return [
+        Finding(sentence=f"{key} must be as the header of the weights says in the manifest.")
+        for key, bad in wrong.items()
+        if bad
+    ]
+
+
 def _check_manifest(
     manifest: dict[str, Any], trained: Spec, model: Model, images: int
 ) -> list[Finding]:
-    found = _validated(manifest["spec"])
+    found = _known(manifest["spec"])
     wrong = {
         f"schema_version must be {' or '.join(map(str, VERSIONS))}": manifest.get("schema_version")
         not in VERSIONS,

@@ -53,12 +53,12 @@ def test_rows_held_out_are_not_trained_on_and_assessed(tmp_path):
     command = [raycrt, "train", "--hold-out", "--recipe", recipe, "--set", "run.workers=1"]
     subprocess.run([*command, "--out", tmp_path], check=True, timeout=280)
 
-    network, spec = checkpoint.load_model(tmp_path / "train")
+    network, spec = checkpoint.load_model(tmp_path / "hold-out")
     rows = data.load(spec.data)
     twin = training.train(spec, rows.train)
     for name, weight in network.state_dict().items():
         assert torch.allclose(weight, twin.state_dict()[name], rtol=0, atol=1e-5), name
-    board = EventAccumulator(str(tmp_path / "train" / "tensorboard")).Reload()
+    board = EventAccumulator(str(tmp_path / "hold-out" / "tensorboard")).Reload()
     found = assess(network, rows.validation.take(slice(256)), spec.certify)
     assert {"clean", "certified_0.1", "certified_0.5", "curvature"} <= set(found)
     for name, value in found.items():

@@ -85,7 +85,7 @@ def test_sharded_equals_unsharded_and_resumes(tmp_path, ray_running, network, tw
 def test_rows_of_another_model_are_not_mixed_in(tmp_path, network):
     manifest = {"weights_sha256": "other", "spec": SPEC.model_dump(mode="json"), "rows": 1}
     certificates.write_manifest(tmp_path, manifest)
-    with pytest.raises(InvalidInput, match="one model, data set and certify section"):
+    with pytest.raises(InvalidInput, match="of the same weights"):
         certification.certify(network, SPEC, data.load(SPEC.data).test, tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_rows_of_the_same_weights_under_another_activation_are_not_mixed_in(tmp_
     other = SPEC.override({"model.activation": "tanh"}).model_dump(mode="json")
     digest = checkpoint.weights_hash(network)
     certificates.write_manifest(tmp_path, {"weights_sha256": digest, "spec": other, "rows": 1})
-    with pytest.raises(InvalidInput, match="one model, data set and certify section"):
+    with pytest.raises(InvalidInput, match=r"model\.activation=tanh, but .*=softplus is asked for"):
         certification.certify(network, SPEC, data.load(SPEC.data).test, tmp_path)
 
 

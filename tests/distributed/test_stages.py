@@ -11,6 +11,7 @@ import torch
 
 from raycrt import certificates, checkpoint, data, network
 from raycrt.distributed import stages
+from raycrt.errors import InvalidInput
 from raycrt.spec import validate
 from tests.distributed.inprocess import work_here
 
@@ -32,6 +33,7 @@ def _model(seed=0):
 def made(monkeypatch):
     """The stage with its work done in this process; the starts of the batches that it makes."""
     monkeypatch.setattr(stages, "session", nullcontext)
+    monkeypatch.setattr(stages.room, "check", lambda run: None)
     return work_here(monkeypatch)
 
 
@@ -73,13 +75,11 @@ def test_batches_made_with_another_curvature_or_format_are_made_again(tmp_path, 
     assert made == [0, 8, 16] * 2
 
 
-def test_batches_without_a_manifest_are_made_again(tmp_path, made):
+def test_batches_without_a_manifest_are_refused(tmp_path, made):
     stages.certify(SPEC, _model(), tmp_path)
-    table = certificates.read(tmp_path)[0]
-    _forge(tmp_path)
     (tmp_path / certificates.MANIFEST).unlink()
-    stages.certify(SPEC, _model(), tmp_path)
-    assert certificates.read(tmp_path)[0].equals(table)
+    with pytest.raises(InvalidInput, match="rows have a manifest"):
+        stages.certify(SPEC, _model(), tmp_path)
 
 
 def test_no_number_beside_a_model_enters_a_certificate(tmp_path, made):

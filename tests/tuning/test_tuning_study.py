@@ -241,10 +241,16 @@ def test_the_command_prints_and_writes_all_of_it_unasked(tmp_path: Path, capfd: 
     assert [trial["epochs"] for trial in found["cost"]["trials"]] == [27] * 8
 
 
-def test_a_place_that_takes_no_files_is_named(tmp_path: Path) -> None:
-    (tmp_path / "study").touch()
-    with pytest.raises(InvalidInput, match="--out names another"):
-        cli._write_study({}, LANDSCAPE, tmp_path / "study")
+@pytest.mark.parametrize("option", ["out", "export"])
+def test_a_place_that_takes_no_files_is_named_before_anything_is_said(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(__file__).parents[2] / "docs" / "results" / "search-mnist"
+    (tmp_path / "file").touch()
+    places = {"out": tmp_path / "study", option: tmp_path / "file" / "below"}
+    with pytest.raises(InvalidInput, match="must be a directory that takes files"):
+        cli.study(run, as_json=True, **places)
+    assert not capsys.readouterr().out
 
 
 def test_the_table_can_be_read_back(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from raycrt import Certifier, certificates, checkpoint, data, network
 from raycrt.network import Network
+from raycrt.provenance import Training
 from raycrt.spec import Spec, validate
 
 ROWS_IN_A_FILE = 16
@@ -40,16 +41,17 @@ def write_run(
     gain: float = 1.5,
     seed: int = 0,
     change: Callable[[Network], None] = lambda model: None,
+    training: Training | None = None,
 ) -> Path:
     """A model with random weights, after a `change`, in `run / "train"` and its certificates beside
-    it."""
+    it; `training` is what it says of itself."""
     torch.manual_seed(seed)
     model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= gain
         change(model)
-    checkpoint.save_model(run / "train", model, spec)
+    checkpoint.save_model(run / "train", model, spec, training)
     test = data.load(spec.data).test
     certifier = Certifier.of(model, spec.certify)
     directory = run / "certificates"
@@ -64,7 +66,8 @@ def write_run(
         "rows": len(test),
         "weights_sha256": checkpoint.weights_hash(model),
         "seconds": 1.0,
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json") | ({} if training else {"train": None}),
+        "training": training.model_dump(mode="json") if training else None,
         "region": spec.certify.region,
         "deployment": spec.certify.deployment,
         "margin_curvature": certifier.curvature.tolist(),

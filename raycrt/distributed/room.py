@@ -1,0 +1,59 @@
+"""Whether a cluster has room for workers: refused where it never will, told where they wait."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+
+from raycrt.errors import InvalidInput
+from raycrt.spec import RunSpec
+
+
+def check(run: RunSpec) -> None:
+    """Raise `InvalidInput` where `run.workers` do not fit into the Ray that this command started.
+
+    Nodes may join a cluster: a line says what there is, and that the workers wait.
+    """
+    need, found = for_worker(run), nodes()
+    room = sum(times(node, need) for node in found)
+    if room >= run.workers:
+        return
+    each = " and ".join(f"{amount:g} {name.upper()}" for name, amount in need.items())
+    there = "; ".join(
+        ", ".join(f"{node.get(name.upper(), 0):g} {name.upper()}" for name in need)
+        for node in found
+    )
+    said = f"room for run.workers={run.workers} with {each} each"
+    if may_grow():
+        print(f"waiting for {said}; the cluster's nodes have {there or 'nothing'}", flush=True)
+        return
+    raise InvalidInput(
+        f"the machine must have {said}, but it has {there}: room for {room}; "
+        "--workers, --gpus-per-worker or run.cpus_per_worker ask for less"
+    )
+
+
+def may_grow() -> bool:
+    """Whether Ray is a cluster that others started, which nodes may join."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive, by Ray's names."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def for_worker(run: RunSpec) -> dict[str, float]:
+    """What each worker needs, by lower-case names: cpu, gpu."""
+    need = {"cpu": run.cpus_per_worker, "gpu": run.gpus_per_worker}
+    return {name: amount for name, amount in need.items() if amount}
+
+
+def times(node: dict[str, float], need: dict[str, float]) -> int:
+    """How often `need` fits on a node."""
+    return min(int(node.get(ray_name(name), 0) / amount + 1e-9) for name, amount in need.items())
+
+
+def ray_name(name: str) -> str:
+    return name if name == "memory" else name.upper()

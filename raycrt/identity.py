@@ -1,0 +1,60 @@
+"""When two specs state the same run: the keys that count, and the first that differs.
+
+Resources, and where files are, never count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raycrt.errors import InvalidInput
+from raycrt.spec import Spec
+
+# What decides the weights. Workers share each batch and average gradients: their number does not,
+# up to rounding.
+TRAINING = ("model", "train", "data.name", "data.validation", "data.limit", "run.seed")
+# What decides the rows of certificates, beside the weights.
+CERTIFICATES = ("model", "data.name", "data.limit", "certify")
+
+
+def difference(before: Spec, now: Spec, keys: tuple[str, ...]) -> tuple[str, Any, Any] | None:
+    """The first key below `keys` whose values differ, with both of them."""
+    trees = before.model_dump(mode="json"), now.model_dump(mode="json")
+    for key in keys:
+        first, second = trees
+        for part in key.split("."):
+            first, second = first[part], second[part]
+        for found in _differing(key, first, second):
+            return found
+    return None
+
+
+def refuse_another(
+    directory: Path, what: str, before: Spec, now: Spec, keys: tuple[str, ...]
+) -> None:
+    """Raise `InvalidInput` unless `directory`, which holds `what` of `before`, is one for `now`."""
+    found = difference(before, now, keys)
+    if found is not None:
+        key, held, asked = found
+        raise InvalidInput(
+            f"{directory} holds {what} with {key}={held}, but {key}={asked} is asked for; "
+            "give another run another --out"
+        )
+
+
+def refuse_another_than_stored(
+    directory: Path, what: str, now: Spec, keys: tuple[str, ...]
+) -> None:
+    """`refuse_another` with the spec that is stored in `directory`, if there is one."""
+    if (directory / "spec.yaml").is_file():
+        refuse_another(directory, what, Spec.load(directory), now, keys)
+
+
+def _differing(path: str, first: Any, second: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in [*first, *(key for key in second if key not in first)]:
+            yield from _differing(f"{path}.{key}", first.get(key), second.get(key))
+    elif first != second:
+        yield path, first, second

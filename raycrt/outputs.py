@@ -1,0 +1,87 @@
+"""Directories that commands write into: they take files, and one command at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from raycrt.errors import InvalidInput
+
+# Says who holds a directory; the lock itself is another file, which holds nothing.
+DRIVER, _LOCK = "driver", ".driver.lock"
+# What a disk, its quota or its file system answers where files cannot be written any more.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
+_DISK |= {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: readers and crashes see the old file or the new one, whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def made(directory: Path) -> Path:
+    """`directory`, made if it is missing; `InvalidInput` where no file can be written into it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"\0")
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise InvalidInput(f"{directory} must be a directory that takes files: {said}") from None
+    return directory
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The failure of a disk or file system that `error` is, or that led to it."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Be the one process that writes into `directory`, made if it is missing, for a block.
+
+    `InvalidInput` names the process that is it already, or says why nothing can be written. The
+    lock is the operating system's: however its holder ends, kill -9 too, it is free. Where a file
+    system has none, filelock puts a file in its place that names the process. A thread that holds
+    a directory may hold it again.
+    """
+    lock = FileLock(made(directory) / _LOCK, timeout=0, is_singleton=True)
+    driver = directory / DRIVER
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = driver.read_text() if driver.is_file() else ""
+        raise InvalidInput(
+            f"{directory} must have one command at a time, but "
+            f"{holder or 'a process that has just started'} writes there"
+        ) from None
+    except OSError as error:
+        raise InvalidInput(f"{directory} must be a directory that takes files: {error}") from None
+    try:
+        write_atomically(driver, f"pid {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        lock.release()
