@@ -57,23 +57,11 @@ def test_a_training_outlives_every_node_but_its_drivers(cluster: Cluster, tmp_pa
         seen.append(epoch)
         if lost or training.last_checkpoint(tmp_path) is None:
             return
-        busy = [n for n in cluster.worker_nodes if n.node_id == working()]
+        free = ray._private.state.available_resources_per_node()
+        busy = [node for node in cluster.worker_nodes if not free[node.node_id].get("CPU")]
         if busy:
             lost.append(busy[0].node_id)
             cluster.remove_node(busy[0], allow_graceful=False)
-
-    def working() -> str:
-        free = ray._private.state.available_resources_per_node()
-        return next(
-            (
-                node
-                for node, has in free.items()
-                if "memory" in has
-                and not has.get("CPU")
-                and node != ray.get_runtime_context().get_node_id()
-            ),
-            "",
-        )
 
     training.fit(SPEC, tmp_path, watch=watch)
     assert lost
