@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
-from raycrt import data, network
+from raycrt import data, network, weights_file
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
 from raycrt.spec import ModelSpec, Spec
@@ -41,7 +41,8 @@ def save_model(directory: Path, model: Network, spec: Spec) -> None:
     """Write `model.safetensors` and `spec.yaml` into `directory`, made if it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     spec.save(directory)
-    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    exact = weights_file.widened(model.state_dict())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in exact.items()}
     write_atomically(directory / MODEL, save(tensors))
 
 
@@ -52,12 +53,12 @@ def load_model(directory: Path) -> tuple[Network, Spec]:
         raise InvalidInput(f"a model directory must hold {MODEL}, but {directory} does not")
     spec = Spec.load(directory)
     model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
-    tensors = load_file(file)
-    dtype = next(iter(tensors.values())).dtype
-    model = model.to(dtype)
+    tensors = weights_file.read(file)
     try:
+        tensors = weights_file.widened(tensors)
+        model = model.to(next((t.dtype for t in tensors.values()), torch.float32))
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, InvalidInput) as error:
         raise InvalidInput(
             f"{file} must fit its spec.yaml: {' '.join(str(error).split())}"
         ) from None
@@ -75,7 +76,7 @@ def save_state(directory: Path, state: dict[str, Any]) -> None:
 def load_state(directory: Path) -> dict[str, Any] | None:
     """The training state in `directory`, or none."""
     file = directory / STATE
-    return torch.load(file, weights_only=True) if file.is_file() else None
+    return weights_file.read(file) if file.is_file() else None
 
 
 def save_curvature(directory: Path, digest: str, model: ModelSpec, curvature: Tensor) -> None:
@@ -100,8 +101,11 @@ def _identity(digest: str, model: ModelSpec) -> dict[str, Any]:
 
 
 def weights_hash(model: Network | dict[str, Tensor]) -> str:
-    """SHA-256 over the names, shapes, types and bytes of all weights: the identity of a model."""
-    tensors = model if isinstance(model, dict) else model.state_dict()
+    """SHA-256 over the names, shapes, types and bytes of all weights: the identity of a model.
+
+    Half-precision numbers count as the float32 numbers that they are stored as.
+    """
+    tensors = weights_file.widened(model if isinstance(model, dict) else model.state_dict())
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

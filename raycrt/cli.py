@@ -131,11 +131,25 @@ def certify(
     out: Out = Path("runs/train"),
     model: Annotated[
         Path | None,
-        typer.Option(help="Another model: .onnx, .safetensors, .pt or a model directory."),
+        typer.Option(help="Another model: .onnx, weights (.safetensors, .pt) or a directory."),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe for --model: its data, and the model of bare weights."),
+        typer.Option(help="Recipe for --model: its data, and the activation of bare weights."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Where the weights are in the --model file, as model.ema."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers of weights in --model, first to last: fc1,fc2,out. A + in place of the "
+            "comma: no activation between them, as in fc1+norm,out."
+        ),
+    ] = None,
+    batch_norm_eps: Annotated[
+        float | None, typer.Option(help="The eps of batch normalisation in --model's weights.")
     ] = None,
     set_: Overrides = None,
     data_dir: DataDir = None,
@@ -151,6 +165,8 @@ def certify(
     trained = out / "train"
     if model is None and recipe is not None:
         raise InvalidInput("--recipe goes with --model; the model in OUT/train has its own spec")
+    if model is None and (key, layers, batch_norm_eps) != (None, None, None):
+        raise InvalidInput("--key, --layers and --batch-norm-eps go with --model")
     if model is None and not (trained / "spec.yaml").is_file():
         raise InvalidInput(f"--out must hold a trained model, but there is none in {trained}")
     stated = str(trained / "spec.yaml") if model is None else recipe or DEFAULT_RECIPE
@@ -159,11 +175,25 @@ def certify(
     )
     from raycrt import data, models
 
-    network = models.load(model or trained, spec.model, data.image_shape(spec.data))
+    said = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
+    if model is not None and models.is_weights(model) and not said:
+        raise InvalidInput(
+            f"{model} does not say its activation: --recipe, or --set model.activation, must"
+        )
+    network = models.load(
+        model or trained,
+        spec.model,
+        data.image_shape(spec.data),
+        key=key,
+        layers=None if layers is None else layers.split(","),
+        batch_norm_eps=batch_norm_eps,
+    )
     from raycrt.distributed import stages
 
     told: ModelSpec | None = spec.model
     if model is not None:
+        sizes = [network.features, *(layer.out_features for layer in network.layers)]
+        print(f"model: {'-'.join(map(str, sizes))}, {network.activation.name}")
         told = models.described(model, network, spec.model)
         spec = stages.adopt(spec, network, told, trained)
     home = model or trained
