@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 # `fc1.weight`, `fc1_weight`, `weight`; then `W1`, `weight_1`, `weights.1`.
 _AFTER = re.compile(
-    r"(?:(?P<layer>.*)[._])?(?P<role>weight|bias|running_mean|running_var|mean|std|[Ww]|[Bb])"
+    r"(?:(?P<layer>.*?)[._])?(?P<role>weight|bias|running_mean|running_var|mean|std|[Ww]|[Bb])"
 )
 _NUMBERED = re.compile(
     r"(?P<layer>.*[._]|)(?P<role>weights?|bias(?:es)?|[Ww]|[Bb])[._]?(?P<number>\d+)"
