@@ -126,17 +126,21 @@ class StoredNormaliser(StoredLayer):
         """The numbers of each input: stored for all, each channel, or each pixel."""
         tensor = self.tensors[role]
         features = math.prod(shape)
-        if tensor.numel() == features:
+        if tensor.shape in ((features,), (1, features)):
             return tensor.flatten()
-        if tensor.dim() == 1 and len(shape) == 3 and len(tensor) == shape[0] != shape[2]:
+        wrong = InvalidInput(
+            f"{self.name}{role} must be for all inputs of shape {shape}, each channel or each "
+            f"pixel, but has shape {tuple(tensor.shape)}"
+        )
+        if tensor.dim() == 1 and len(tensor) > 1:
+            # Meant for channels; torch itself would take it for columns, if it is as long as a row.
+            if len(shape) != 3 or len(tensor) != shape[0] or shape[0] == shape[2]:
+                raise wrong
             tensor = tensor[:, None, None]
         try:
             return tensor.expand(1, *shape).flatten()
         except RuntimeError:
-            raise InvalidInput(
-                f"{self.name}{role} must be for all inputs of shape {shape}, each channel or each "
-                f"pixel, but has shape {tuple(tensor.shape)}"
-            ) from None
+            raise wrong from None
 
 
 def read_layers(tensors: Mapping[str, Tensor], eps: float | None) -> list[StoredLayer]:

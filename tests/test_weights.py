@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,11 @@ class TestNormaliser:
         assert torch.equal(first.variance.sqrt(), expected)
         assert models.described(Path("w.pt"), found, SPEC) is None
 
+    def test_channels_and_columns_are_not_confused(self) -> None:
+        state = {"mean": torch.rand(4), "std": torch.ones(4), **dense(64, 8, 3).state_dict()}
+        with pytest.raises(InvalidInput, match=r"mean must be for .* but has shape \(4,\)"):
+            models.from_state_dict(state, SPEC, (4, 4, 4))
+
     def test_before_convolutions(self) -> None:
         body = nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
         model = Normalised(torch.rand(2, 1, 1), torch.rand(2, 1, 1) + 0.1, body)
@@ -364,6 +370,8 @@ class TestNormaliser:
         ("mean", "std", "message"),
         [
             (torch.rand(7), torch.rand(7), "mean must be for all inputs of shape"),
+            (torch.rand(4), torch.rand(4), "mean must be for all inputs of shape"),
+            (torch.rand(4, 4, 2), torch.rand(1), "mean must be for all inputs of shape"),
             (0.5, -0.5, "std must be made of positive float32 numbers"),
             (0.5, torch.tensor(0.1, dtype=torch.float64), "std must be made of positive float32"),
         ],
@@ -429,14 +437,21 @@ class TestCommand:
         done = CliRunner().invoke(app, ["--out", str(tmp_path), "--key", "ema"])
         assert "go with --model" in str(done.exception)
 
-    @pytest.mark.cluster
-    def test_half_precision_from_file_to_checked_certificates(self, tmp_path: Path) -> None:
+    def test_half_precision_from_file_to_checked_certificates(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def in_this_process(network, curvature, spec, split, pending):
+            found = Certifier(network, steps=5, curvature=curvature)(split.images)
+            yield certificates.to_table(found, 0, split.labels.numpy())
+
+        monkeypatch.setattr(stages, "session", nullcontext)
+        monkeypatch.setattr(stages.certification, "_run", in_this_process)
         state = {n: t.bfloat16() for n, t in dense(64, 20, 10).state_dict().items()}
         state["0.bias"] = state["0.bias"].float() + 1e-4
         torch.save(state, tmp_path / "w.pt")
         app, out = typer.Typer(), tmp_path / "run"
         app.command()(cli.certify)
-        few = ["--set", "data.limit=12", "--set", "model.activation=tanh", "--workers", "1"]
+        few = ["--set", "data.limit=12", "--set", "model.activation=tanh"]
         done = CliRunner().invoke(app, ["--model", str(tmp_path / "w.pt"), "--out", str(out), *few])
         assert done.exit_code == 0, done.output
         rows, _ = certificates.read(out / "certificates")
