@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
-from raycrt import data, network, provenance
+from raycrt import data, network, provenance, weights_file
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
 from raycrt.outputs import write_atomically
@@ -35,7 +35,8 @@ def save_model(
     """
     directory.mkdir(parents=True, exist_ok=True)
     spec.save(directory, without=() if training else ("train", "search"))
-    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    exact = weights_file.widened(model.state_dict())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in exact.items()}
     header = Provenance(model=spec.model, training=training).header()
     write_atomically(directory / MODEL, save(tensors, header))
 
@@ -63,12 +64,12 @@ def load_model(directory: Path) -> tuple[Network, Spec]:
     file, spec = directory / MODEL, Spec.load(directory)
     said.check(spec, directory)
     model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
-    tensors = load_file(file)
-    dtype = next(iter(tensors.values())).dtype
-    model = model.to(dtype)
+    tensors = weights_file.read(file)
     try:
+        tensors = weights_file.widened(tensors)
+        model = model.to(next((t.dtype for t in tensors.values()), torch.float32))
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, InvalidInput) as error:
         raise InvalidInput(
             f"{file} must fit its spec.yaml: {' '.join(str(error).split())}"
         ) from None
@@ -86,12 +87,15 @@ def save_state(directory: Path, state: dict[str, Any]) -> None:
 def load_state(directory: Path) -> dict[str, Any] | None:
     """The training state in `directory`, or none."""
     file = directory / STATE
-    return torch.load(file, weights_only=True) if file.is_file() else None
+    return weights_file.read(file) if file.is_file() else None
 
 
 def weights_hash(model: Network | dict[str, Tensor]) -> str:
-    """SHA-256 over the names, shapes, types and bytes of all weights: the identity of a model."""
-    tensors = model if isinstance(model, dict) else model.state_dict()
+    """SHA-256 over the names, shapes, types and bytes of all weights: the identity of a model.
+
+    Half-precision numbers count as the float32 numbers that they are stored as.
+    """
+    tensors = weights_file.widened(model if isinstance(model, dict) else model.state_dict())
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

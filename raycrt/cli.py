@@ -167,11 +167,25 @@ def certify(
     out: Out = Path("runs/train"),
     model: Annotated[
         Path | None,
-        typer.Option(help="Another model: .onnx, .safetensors, .pt or a model directory."),
+        typer.Option(help="Another model: .onnx, weights (.safetensors, .pt) or a directory."),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe for --model: its data, and the model of bare weights."),
+        typer.Option(help="Recipe for --model: its data, and the activation of bare weights."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Where the weights are in the --model file, as model.ema."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers of weights in --model, first to last: fc1,fc2,out. A + in place of the "
+            "comma: no activation between them, as in fc1+norm,out."
+        ),
+    ] = None,
+    batch_norm_eps: Annotated[
+        float | None, typer.Option(help="The eps of batch normalisation in --model's weights.")
     ] = None,
     set_: Overrides = None,
     data_dir: DataDir = None,
@@ -190,10 +204,12 @@ def certify(
     trained = out / "train"
     if model is None and recipe is not None:
         raise InvalidInput("--recipe goes with --model; the model in OUT/train has its own spec")
+    if model is None and (key, layers, batch_norm_eps) != (None, None, None):
+        raise InvalidInput("--key, --layers and --batch-norm-eps go with --model")
     if model is None and not (trained / checkpoint.MODEL).is_file():
         raise InvalidInput(f"--out must hold a trained model, but there is none in {trained}")
     # What trained the weights is told by them, and so is the model unless they are bare.
-    bare = model is not None and not model.is_dir() and model.suffix != ".onnx"
+    bare = model is not None and models.is_weights(model)
     idle = ("train", "search", "run.seed", "data.validation", *(() if bare else ("model",)))
     spec = spec_from(
         str(trained / "spec.yaml") if model is None else recipe or DEFAULT_RECIPE,
@@ -204,6 +220,11 @@ def certify(
         run__workers=workers,
         run__gpus_per_worker=gpus_per_worker,
     )
+    said = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
+    if model is not None and models.is_weights(model) and not said:
+        raise InvalidInput(
+            f"{model} does not say its activation: --recipe, or --set model.activation, must"
+        )
     source = model or trained
     # What a graph computes is compared at images.
     graph = model is not None and model.suffix.lower() == ".onnx"
@@ -212,10 +233,15 @@ def certify(
         spec.model,
         data.image_shape(spec.data),
         images=data.load(spec.data).test.images if graph else None,
+        key=key,
+        layers=None if layers is None else layers.split(","),
+        batch_norm_eps=batch_norm_eps,
     )
     made = checkpoint.load_provenance(source).training if source.is_dir() else None
     told: ModelSpec | None = spec.model
     if model is not None:
+        sizes = [network.features, *(layer.out_features for layer in network.layers)]
+        print(f"model: {'-'.join(map(str, sizes))}, {network.activation.name}")
         told = models.described(model, network, spec.model)
     with outputs.held(trained) if told is not None else nullcontext():
         if model is not None:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from raycrt import models, network
+from raycrt import checkpoint, models, network
 from raycrt.certifier import Certifier
 from raycrt.elementwise import Elementwise
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
-from raycrt.spec import ModelSpec
+from raycrt.spec import ModelSpec, Spec
 
 
 def dense(activation: nn.Module) -> nn.Sequential:
@@ -199,82 +198,7 @@ class TestUnsupported:
             models.as_network(nn.Sequential(*layers))
 
 
-class TestWeights:
-    SPEC = ModelSpec(depth=3, width=8, activation="tanh")
-
-    @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
-    @pytest.mark.parametrize("prefix", ["", "module.features."])
-    def test_round_trip(self, tmp_path: Path, suffix: str, prefix: str) -> None:
-        model, file = dense(nn.Tanh()), tmp_path / f"weights{suffix}"
-        state = {prefix + name: t for name, t in model.state_dict().items()}
-        save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
-        assert_same(model, models.load(file, self.SPEC), (6,))
-
-    def test_convolutions_need_the_shape_of_an_image(self, tmp_path: Path) -> None:
-        spec, file = ModelSpec(channels=(3, 5), kernel=4, depth=1), tmp_path / "weights.pt"
-        model = network.build(spec, (1, 8, 8), 4)
-        torch.save(model.state_dict(), file)
-        assert_same(model, models.load(file, spec, (1, 8, 8)), (1, 8, 8))
-        with pytest.raises(InvalidInput, match="input_shape must be given"):
-            models.load(file, spec)
-
-    def test_own_names_decide_before_order(self) -> None:
-        model = network.build(self.SPEC, (6,), 3)
-        state = model.state_dict()
-        order = sorted(state, key=lambda name: (state[name].dim(), name))
-        found = models.from_state_dict({name: state[name] for name in order}, self.SPEC)
-        for name, tensor in found.state_dict().items():
-            assert torch.equal(tensor, state[name])
-
-    def test_more_than_ten_layers_in_safetensors(self, tmp_path: Path) -> None:
-        """`10.weight` sorts before `2.weight` as text."""
-        layers: list[nn.Module] = []
-        for _ in range(11):
-            layers += [nn.Linear(4, 4), nn.Tanh()]
-        model = nn.Sequential(*layers[:-1])
-        save_file(model.state_dict(), tmp_path / "deep.safetensors")
-        spec = ModelSpec(depth=11, width=4, activation="tanh")
-        assert_same(model, models.load(tmp_path / "deep.safetensors", spec), (4,))
-
-    def test_checkpoint_that_holds_a_state_dict(self, tmp_path: Path) -> None:
-        model, file = dense(nn.Tanh()), tmp_path / "weights.pt"
-        torch.save({"epoch": 3, "state_dict": model.state_dict()}, file)
-        assert_same(model, models.load(file, self.SPEC), (6,))
-
-    @pytest.mark.parametrize("spec", [ModelSpec(depth=2, width=8), ModelSpec(depth=3, width=9)])
-    def test_spec_that_does_not_fit(self, spec: ModelSpec) -> None:
-        with pytest.raises(
-            InvalidInput, match=r"the spec's shapes \[\(.*but got 0.weight \(8, 6\)"
-        ):
-            models.from_state_dict(dense(nn.Tanh()).state_dict(), spec)
-
-    def test_no_matrices(self) -> None:
-        with pytest.raises(InvalidInput, match="a matrix for each layer, but got nothing"):
-            models.from_state_dict({}, self.SPEC)
-
-
 class TestFiles:
-    def test_pickled_model_is_not_run(self, tmp_path: Path) -> None:
-        torch.save(dense(nn.Tanh()), tmp_path / "whole.pt")
-        with pytest.raises(InvalidInput, match="must hold tensors only"):
-            models.load(tmp_path / "whole.pt", TestWeights.SPEC)
-
-    @pytest.mark.parametrize("name", ["damaged.pt", "damaged.safetensors"])
-    def test_damaged(self, tmp_path: Path, name: str) -> None:
-        (tmp_path / name).write_bytes(b"not a model at all")
-        with pytest.raises(InvalidInput, match="must hold tensors only"):
-            models.load(tmp_path / name, TestWeights.SPEC)
-
-    def test_no_tensors(self, tmp_path: Path) -> None:
-        torch.save({"epoch": 3}, tmp_path / "state.pt")
-        with pytest.raises(InvalidInput, match="must hold tensors by name"):
-            models.load(tmp_path / "state.pt", TestWeights.SPEC)
-
-    def test_weights_without_spec(self, tmp_path: Path) -> None:
-        torch.save(dense(nn.Tanh()).state_dict(), tmp_path / "weights.pt")
-        with pytest.raises(InvalidInput, match="a spec of the model must be given"):
-            models.load(tmp_path / "weights.pt")
-
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="a model file must exist"):
             models.load(tmp_path / "none.onnx")
@@ -282,6 +206,13 @@ class TestFiles:
     def test_unknown_kind(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match=r"a run directory or a file in \('.onnx'"):
             models.load(tmp_path / "model.h5")
+
+    def test_inputs_of_another_shape(self, tmp_path: Path) -> None:
+        spec = Spec(model=ModelSpec(width=8))
+        checkpoint.save_model(tmp_path, network.build(spec.model, (1, 8, 8), 10), spec)
+        assert models.load(tmp_path, input_shape=(1, 8, 8)).features == 64
+        with pytest.raises(InvalidInput, match=r"inputs of shape \(1, 28, 28\), but takes 64"):
+            models.load(tmp_path, input_shape=(1, 28, 28))
 
 
 @pytest.mark.parametrize("layer", [nn.Tanh(), nn.Softplus(beta=5), nn.GELU()])
