@@ -321,7 +321,7 @@ def _claim_deployment(run, rows):
         (_change_weights, "can be proved"),
         (_forget_hash, "weights_sha256 must be that of the model"),
         (_incomplete, "complete must be true"),
-        (_other_version, "schema_version must be 3 or 4"),
+        (_other_version, "schema_version must be 3 or 4 or 5"),
         (_other_region, "region must be one of"),
         (_claim_deployment, "no more than"),
     ],
