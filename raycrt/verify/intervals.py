@@ -23,12 +23,14 @@ class Interval:
     """The numbers from `low` to `high`, arrays of one shape; operators as of numbers.
 
     `slope` holds the derivative in z, by the rules of differentiation; none where it is 0, or not
-    followed because z was given without one. It has none of its own.
+    followed because z was given without one. It has none of its own. `rest` holds 1 less these
+    numbers where that is known better than by a subtraction, as of a sigmoid near 1.
     """
 
     low: Any
     high: Any
     slope: Interval | None = None
+    rest: Interval | None = None
 
     # Numbers of numpy on the left leave the operation to us.
     __array_ufunc__ = None
@@ -51,7 +53,10 @@ class Interval:
         # Infinity means no bound, and 0 times any number is 0.
         corners = [np.where(np.isnan(corner), 0.0, corner) for corner in corners]
         slope = _sum(_product(self.slope, other), _product(other.slope, self))
-        return _outward(np.min(corners, axis=0), np.max(corners, axis=0), slope)
+        low, high, rest = np.min(corners, axis=0), np.max(corners, axis=0), None
+        if self.rest is not None and other.rest is not None:
+            rest = self.rest + self.bare * other.rest
+        return _outward(low, high, slope, rest=rest)
 
     def __pow__(self, exponent: float) -> Interval:
         if exponent < 0 and exponent != -1:
@@ -69,7 +74,11 @@ class Interval:
         return self + (-other)
 
     def __rsub__(self, other: Any) -> Interval:
-        return -self + other
+        found = -self + other
+        if self.rest is None or np.any(other != 1):
+            return found
+        low, high = np.maximum(found.low, self.rest.low), np.minimum(found.high, self.rest.high)
+        return Interval(low, high, found.slope, rest=self.bare)
 
     def __truediv__(self, other: Any) -> Interval:
         return self * of(other) ** -1
@@ -93,11 +102,17 @@ def _product(slope: Interval | None, other: Interval) -> Interval | None:
     return None if slope is None else slope * other.bare
 
 
-def _outward(low: Any, high: Any, slope: Interval | None, by: float = _ROUNDING) -> Interval:
+def _outward(
+    low: Any,
+    high: Any,
+    slope: Interval | None,
+    by: float = _ROUNDING,
+    rest: Interval | None = None,
+) -> Interval:
     """Widened, relatively; no bound where NaN was computed."""
     low, high = low - by * np.abs(low), high + by * np.abs(high)
     low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
-    return Interval(low, high, slope)
+    return Interval(low, high, slope, rest)
 
 
 def _rising(
@@ -105,25 +120,30 @@ def _rising(
     derivative: Callable[[Interval, Interval], Interval],
     least: float = -np.inf,
     most: float = np.inf,
+    falling: Callable[[Any], Any] | None = None,
 ) -> Callable[[Interval], Interval]:
-    """A function that rises from `least` to `most`; its derivative by z and the value."""
+    """A function that rises from `least` to `most`; its derivative by z and the value. `falling`
+    is 1 less the function."""
 
     def apply(z: Interval) -> Interval:
         value = _outward(function(z.low), function(z.high), None, _LIBRARY)
-        value = Interval(np.maximum(value.low, least), np.minimum(value.high, most))
+        rest = (
+            None if falling is None else _outward(falling(z.high), falling(z.low), None, _LIBRARY)
+        )
+        value = Interval(np.maximum(value.low, least), np.minimum(value.high, most), rest=rest)
         slope = None if z.slope is None else z.slope * derivative(z.bare, value)
-        return Interval(value.low, value.high, slope)
+        return Interval(value.low, value.high, slope, rest)
 
     return apply
 
 
-_sigmoid = _rising(expit, lambda z, p: p * (1 - p), 0.0, 1.0)
+_sigmoid = _rising(expit, lambda z, p: p * (1 - p), 0.0, 1.0, falling=lambda z: expit(-z))
 _exp = _rising(np.exp, lambda z, e: e, 0.0)
 
 # The functions that formulas are made of.
 INTERVALS = SimpleNamespace(
     exp=_exp,
-    tanh=_rising(np.tanh, lambda z, t: 1 - t * t, -1.0, 1.0),
+    tanh=_rising(np.tanh, lambda z, t: 1 - t * t, -1.0, 1.0, falling=lambda z: 2 * expit(-2 * z)),
     arctan=_rising(np.arctan, lambda z, a: 1 / (1 + z * z)),
     erf=_rising(erf, lambda z, e: 2 / math.sqrt(math.pi) * _exp(-(z * z)), -1.0, 1.0),
     sigmoid=_sigmoid,

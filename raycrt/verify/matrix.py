@@ -78,7 +78,8 @@ class Matrices:
             near = {"value": value - lowered * ROOM, "off": self.errors.gradient(reach)}
             near |= {"gradient": gradient, "u": u}
             bend, pull, step = decomposition.propose(m=m, claim=claim, **near)
-            return quadratic.radius(moved=UNIT * reach, bend=bend, pull=pull, step=step, **near)
+            moved = np.where((u != 0).any(1), UNIT * reach, 0.0)
+            return quadratic.radius(moved=moved, bend=bend, pull=pull, step=step, **near)
 
     def _of(self, label: int, target: int, m: float) -> tuple[Quadratic, Decomposition]:
         if (label, target) not in self._kept:

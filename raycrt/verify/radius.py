@@ -38,6 +38,8 @@ _VALUE_UNITS = 16
 # ... and its slope by as many units of max(1, sup|s'|): the worst is z (1 - sigmoid(z)) in SiLU,
 # where 1 - sigmoid(z) is off by 4 units and not yet zero up to z = 37.
 _SLOPE_UNITS = 256
+# From here the slope of an affine bound is taken: beyond what it is at 0, before it overflows.
+_LENGTHS = 2.0 ** np.arange(0, 400, 40)
 # The bounds are themselves sums of a few thousand positive terms.
 ROOM = 1 + 1e-9
 
@@ -187,8 +189,8 @@ def floor(
         tilt = gradient + m[..., None] * u
     steepness, reach = norm(gradient), (length + shift) * ROOM
     off_gradient = errors.gradient(reach)
-    # x0 + u is rounded too: the point used lies at u + e, |e| <= moved.
-    moved = UNIT * reach
+    # x0 + u is rounded too: the point used lies at u + e, |e| <= moved. x0 itself is not.
+    moved = np.zeros_like(reach) if u is None else UNIT * reach
     terms = gamma(features + 16)
     constant = value - dot - m / 2 * shift**2
     rounding = terms * (np.abs(value) + steepness * shift + m * shift**2)
@@ -200,11 +202,9 @@ def floor(
     else:
         lowered = lowered + off_gradient * (off_gradient / bend) / 2
     if deployed is not None:
-        # Affine in |x'| <= |x0| + |d|.
-        here = errors.margin(length * ROOM, deployed)
-        zero, one = errors.margin(np.array([0.0, 1.0]), deployed)
-        lowered = lowered + here
-        steeper = steeper + (one - zero + one * 1e-9)
+        # Affine in |x'| <= |x0| + |d| and >= 0 at 0: nowhere steeper than the way up to any length.
+        lowered = lowered + errors.margin(length * ROOM, deployed)
+        steeper = steeper + np.nanmin(errors.margin(_LENGTHS, deployed) / _LENGTHS)
     return Floor(constant=constant - lowered * ROOM, slope=norm(tilt) + steeper * ROOM, m=m)
 
 

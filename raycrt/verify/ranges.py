@@ -84,7 +84,7 @@ def _range(
             # The mean value theorem, which is the sharper the narrower a cell is.
             mean = of(formula(of(middle), INTERVALS)) + slope * (Interval(start, end) - middle)
             least, most = np.maximum(natural.low, mean.low), np.minimum(natural.high, mean.high)
-            flat = most - least <= _FLAT * largest * np.maximum(1.0, np.abs(middle))
+            flat = most - least <= _FLAT * largest
             flat |= (middle <= start) | (middle >= end) | (len(start) > _MOST_OPEN)
             turning = ~((slope.low > 0) | (slope.high < 0))
             kept, split = turning & flat, turning & ~flat
