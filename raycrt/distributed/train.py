@@ -29,13 +29,12 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raycrt import checkpoint, data, training
 from raycrt.assessment import assess
-from raycrt.distributed import session
+from raycrt.distributed import lines, session
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
 from raycrt.provenance import Rows, Training
@@ -43,7 +42,6 @@ from raycrt.spec import Spec, validate
 from raycrt.training import EpochEnd, Metrics, TrainingDiverged, Workers
 
 _SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_FOR_AN_ANSWER = 5.0
 _FAILURES = 3
 # In which Ray lists the checkpoints of a run.
 _LISTING = "checkpoint_manager_snapshot.json"
@@ -84,7 +82,7 @@ def fit(
     `TrainingDiverged` is raised without retrying; the last checkpoint is kept.
     """
     stop = stop or threading.Event()
-    line = _line()
+    line = lines.start()
     trainer = TorchTrainer(
         _work,
         train_loop_config={
@@ -124,7 +122,7 @@ def fit(
         raise failed from failed.controller_failure
     finally:
         finished.set()
-        watcher.join(_SECONDS_FOR_AN_ANSWER)
+        watcher.join(lines.SECONDS_FOR_AN_ANSWER)
     error = ray.get(line.error.remote())
     if error is not None:
         raise error
@@ -155,18 +153,11 @@ def _result(trainer: TorchTrainer, stop: threading.Event, line: Any) -> Result:
         return ended.result()
     except KeyboardInterrupt:
         stop.set()
-        if _begun(line):
+        if lines.begun(line):
             print("stopping after this epoch; a second signal stops at once", flush=True)
             while not wait([ended], _SECONDS_BETWEEN_LOOKS).done and session.lives():
                 pass
         raise
-
-
-def _begun(line: Any) -> bool:
-    try:
-        return bool(ray.get(line.begun.remote(), timeout=_SECONDS_FOR_AN_ANSWER))
-    except ray.exceptions.RayError:
-        return False
 
 
 def waited(error: ControllerError) -> bool:
@@ -204,49 +195,6 @@ def _mended(out: Path, name: str) -> str | None:
         return None
     kept = last_checkpoint(out, name)
     return str(kept.resolve()) if kept else None
-
-
-class _Line:
-    """Between the caller of `fit` and the first worker: news of epochs there, a stop back."""
-
-    def __init__(self) -> None:
-        self._news: list[tuple[int, Metrics]] = []
-        self._begun = self._stop = False
-        self._error: Exception | None = None
-
-    def begin(self) -> None:
-        self._begun = True
-
-    def begun(self) -> bool:
-        return self._begun
-
-    def tell(self, epoch: int, metrics: Metrics) -> None:
-        self._news.append((epoch, metrics))
-
-    def news(self) -> list[tuple[int, Metrics]]:
-        """What was told since the last call."""
-        news, self._news = self._news, []
-        return news
-
-    def stop(self) -> None:
-        self._stop = True
-
-    def stopped(self) -> bool:
-        return self._stop
-
-    def give_up(self, error: Exception) -> None:
-        """Training ended for good; a worker that raised would be started again."""
-        self._error = error
-
-    def error(self) -> Exception | None:
-        return self._error
-
-
-def _line() -> Any:
-    """It is on the caller's node: one whose node could die while the caller goes on would end the
-    training for good."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(_Line).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def _watch(

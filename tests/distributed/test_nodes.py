@@ -9,6 +9,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from raycrt.distributed import lines
 from raycrt.distributed import train as training
 from raycrt.spec import validate
 from raycrt.training import Metrics
@@ -41,13 +42,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def test_a_training_outlives_every_node_but_its_drivers(cluster: Cluster, tmp_path: Path) -> None:
-    lines = [training._line() for _ in range(6)]
+    started = [lines.start() for _ in range(6)]
     where = [
         line.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id())
-        for line in lines
+        for line in started
     ]
     assert set(ray.get(where)) == {ray.get_runtime_context().get_node_id()}
-    del lines
+    del started
 
     seen: list[int] = []
     lost: list[str] = []

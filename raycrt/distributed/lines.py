@@ -1,0 +1,63 @@
+"""Between the caller of a training and its first worker: news of epochs there, a stop back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raycrt.training import Metrics
+
+SECONDS_FOR_AN_ANSWER = 5.0
+
+
+class Line:
+    """Between the caller of `fit` and the first worker: news of epochs there, a stop back."""
+
+    def __init__(self) -> None:
+        self._news: list[tuple[int, Metrics]] = []
+        self._begun = self._stop = False
+        self._error: Exception | None = None
+
+    def begin(self) -> None:
+        self._begun = True
+
+    def begun(self) -> bool:
+        return self._begun
+
+    def tell(self, epoch: int, metrics: Metrics) -> None:
+        self._news.append((epoch, metrics))
+
+    def news(self) -> list[tuple[int, Metrics]]:
+        """What was told since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def stopped(self) -> bool:
+        return self._stop
+
+    def give_up(self, error: Exception) -> None:
+        """Training ended for good; a worker that raised would be started again."""
+        self._error = error
+
+    def error(self) -> Exception | None:
+        return self._error
+
+
+def start() -> Any:
+    """A `Line` on the caller's node: one whose node could die while the caller goes on would end
+    the training for good."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Line).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def begun(line: Any) -> bool:
+    """Whether a worker trains; not where `line` does not answer."""
+    try:
+        return bool(ray.get(line.begun.remote(), timeout=SECONDS_FOR_AN_ANSWER))
+    except ray.exceptions.RayError:
+        return False
