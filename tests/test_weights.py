@@ -174,14 +174,14 @@ class TestShapes:
             assert_same(model, models.from_state_dict(model.state_dict(), SPEC), 64)
 
     def test_no_bias(self) -> None:
-        model = dense(6, 8, 8, 3, bias=False)
+        model = dense(6, 8, 8, 10, bias=False)
         found = models.from_state_dict(model.state_dict(), SPEC)
         assert_same(model, found, 6)
         assert models.described(Path("w.pt"), found, SPEC) == SPEC
 
     def test_convolutions(self, tmp_path: Path) -> None:
         spec, file = ModelSpec(channels=(3, 5), kernel=4, depth=1), tmp_path / "weights.pt"
-        model = network.build(spec, (1, 8, 8), 4)
+        model = network.build(spec, (1, 8, 8), 10)
         torch.save(model.state_dict(), file)
         found = models.load(file, spec, (1, 8, 8))
         assert_same(model, found, 1, 8, 8)
@@ -210,6 +210,11 @@ class TestShapes:
         assert_same(model, found, 1, 8, 8)
         told = models.described(Path("w.pt"), found, spec)
         assert told is not None and (told.channels, told.depth, told.width) == ((4, 6), 2, 7)
+
+    def test_another_number_of_classes_is_more_than_a_spec_can_say(self) -> None:
+        found = models.from_state_dict(dense(6, 8, 8, 3).state_dict(), SPEC)
+        assert models.described(Path("w.pt"), found, SPEC) is None
+        assert models.described(Path("w.onnx"), found, SPEC) is None
 
     @pytest.mark.parametrize(
         ("state", "message"),
