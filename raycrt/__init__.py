@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import inf, prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from raycrt.attacks import attack as _attack
 from raycrt.certificate import Certificates, Status
 from raycrt.certifier import Certifier
 from raycrt.errors import InvalidInput
+from raycrt.images import batch_of_images, fits, one_image
 from raycrt.network import Network
 from raycrt.request import radii_of_rows
 from raycrt.sequential import as_network
@@ -43,8 +44,9 @@ def certify(
 ) -> Certificates:
     """A radius around each of `images` (n, ...) in which the prediction cannot change.
 
-    `model` is a `raycrt.Network` or a `torch.nn.Sequential` of linear layers and one supported
-    activation; its weights are taken as stored and its mode as `eval`. `options` go to
+    `model` is a `raycrt.Network` or a `torch.nn.Module` whose call is a chain of affine layers and
+    one supported activation, as in `raycrt.sequential.as_network`; its mode is taken as `eval`.
+    `images` may be a numpy array or a list of tensors too: `raycrt.images`. `options` go to
     `raycrt.Certifier`, which is what to keep when there is more than one batch: the curvature is
     proved there, once. Raises `InvalidInput` naming a layer that is not supported.
 
@@ -52,6 +54,7 @@ def certify(
     where `found.certified_at(at)` is known, and larger radii are not looked for. A tuple or list of
     increasing radii goes with `region="local"`, as in `raycrt.Certifier`.
     """
+    images = batch_of_images(images)
     stated, own = (at, inf) if isinstance(at, tuple | list) else ((), at)
     # Before the curvature is proved, which takes longest.
     needed = options.get("region") == "local" and not stated
@@ -64,11 +67,26 @@ def attack(model: nn.Module, images: Tensor, **options: Any) -> Adversarial:
 
     `options` go to `raycrt.attacks.attack`. Every certified radius lies below these distances.
     """
+    images = batch_of_images(images)
     return _attack(_network(model, images), images, **options)
 
 
 def _network(model: nn.Module, images: Tensor) -> Network:
-    if isinstance(model, Network):
-        return model
-    shape: Sequence[int] = images.shape[1:]
-    return as_network(model, shape)
+    """The network of a model that takes such images, before anything is proved of it."""
+    shape = tuple(images.shape)
+    try:
+        network = as_network(model, shape[1:], images)
+    except InvalidInput:
+        if _takes(model, shape):
+            raise InvalidInput(one_image(shape)) from None
+        raise
+    fits(images, features=network.features, device=network.device)
+    return network
+
+
+def _takes(model: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether `shape` is that of one input of `model`."""
+    try:
+        return as_network(model, shape).features == prod(shape)
+    except InvalidInput:
+        return False

@@ -21,7 +21,7 @@ from raycrt.spectral import nonnegative_norm_upper, weighted_gram_upper
 # Matrices with more entries are not formed for a bound: 2^25 float64 are 256 MB.
 DENSE_ENTRIES = 2**25
 # Sums of a few thousand positive float64 terms are off by less than this, relatively.
-_SLACK = 1 + 1e-11
+SLACK = 1 + 1e-11
 
 
 class AffineMap(nn.Module):
@@ -37,6 +37,8 @@ class AffineMap(nn.Module):
 
     in_features: int
     out_features: int
+    # Whether the map has `pull_weights`.
+    pulls_weights = False
 
     def linear(self, x: Tensor) -> Tensor:
         """W x for rows x (..., in_features)."""
@@ -87,11 +89,11 @@ class AffineMap(nn.Module):
 
     def magnitude_upper(self) -> float:
         """A number >= the spectral norm of |W|, entry by entry absolute."""
-        return nonnegative_norm_upper(self.matrix().detach().double().abs()) * _SLACK
+        return nonnegative_norm_upper(self.matrix().detach().double().abs()) * SLACK
 
     def offset_norm_upper(self) -> float:
         """A number >= |b|, and >= the length of all that is added up to get b."""
-        return float(self.offset().detach().double().norm()) * _SLACK
+        return float(self.offset().detach().double().norm()) * SLACK
 
     def matrix_error_upper(self) -> float:
         """A number >= |matrix() - W|: 0 where every entry is a stored weight."""
@@ -105,18 +107,23 @@ class AffineMap(nn.Module):
     def row_norms_upper(self) -> Tensor:
         """Numbers >= the lengths of the rows of W, float64 (out_features,)."""
         rows = torch.linalg.vector_norm(self.matrix().detach().double(), dim=1)
-        return rows * _SLACK + self.matrix_error_upper()
+        return rows * SLACK + self.matrix_error_upper()
 
     def column_norms_upper(self) -> Tensor:
         """Numbers >= the lengths of the columns of W, float64 (in_features,)."""
         columns = torch.linalg.vector_norm(self.matrix().detach().double(), dim=0)
-        return columns * _SLACK + self.matrix_error_upper()
+        return columns * SLACK + self.matrix_error_upper()
 
     def gram_upper(self, weights: Tensor) -> float:
         """A number >= lambda_max(W^T diag(weights) W) for float64 weights >= 0 (out_features,)."""
         root = math.sqrt(weighted_gram_upper(self.matrix().detach(), weights))
         root += math.sqrt(float(weights.max())) * self.matrix_error_upper()
-        return root**2 * _SLACK
+        return root**2 * SLACK
+
+    def pull_weights(self, weights: Tensor) -> Tensor:
+        """Upper bounds of the diagonal of W^T diag(weights) W where that is diagonal: the weights
+        before this map."""
+        raise NotImplementedError
 
     def norm_upper(self) -> float:
         """A number >= the spectral norm |W|."""
@@ -169,82 +176,6 @@ class Dense(AffineMap):
 
     def offset(self) -> Tensor:
         return self.bias
-
-
-class Normalization(AffineMap):
-    """Batch normalisation with fixed statistics: `weight (x - mean) / sqrt(variance + eps) + bias`.
-
-    One number of each for a channel, which is `positions` consecutive features.
-    """
-
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, channels: int, positions: int, eps: float) -> None:
-        super().__init__()
-        require(eps >= 0, "eps >= 0", eps=eps)
-        self.in_features = self.out_features = channels * positions
-        self.positions, self.eps = positions, eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("variance", torch.ones(channels))
-
-    def scale(self) -> Tensor:
-        """The diagonal of W (out_features,)."""
-        return self._spread(self.weight / (self.variance + self.eps).sqrt())
-
-    def linear(self, x: Tensor) -> Tensor:
-        return x * self.scale()
-
-    def transpose(self, cotangent: Tensor) -> Tensor:
-        return cotangent * self.scale()
-
-    def transpose_absolute(self, weights: Tensor) -> Tensor:
-        return weights * self.scale().abs()
-
-    def matrix(self) -> Tensor:
-        return torch.diag(self.scale())
-
-    def offset(self) -> Tensor:
-        return self._spread(self.bias) - self._spread(self.mean) * self.scale()
-
-    @property
-    def terms(self) -> int:
-        return 8
-
-    def magnitude_upper(self) -> float:
-        return float(self.scale().detach().abs().max()) * (1 + 16 * self._eps())
-
-    def offset_norm_upper(self) -> float:
-        bias, mean = self._spread(self.bias).detach(), self._spread(self.mean)
-        return float(bias.double().norm() + mean.double().norm() * self.magnitude_upper()) * _SLACK
-
-    def matrix_error_upper(self) -> float:
-        return 8 * self._eps() * self.magnitude_upper()
-
-    def gain_upper(self) -> float:
-        """The numbers themselves are on the way; what the variance loses its root's inverse has."""
-        stored = (self.weight.detach(), self.bias.detach(), self.mean, self.variance)
-        largest = max(float(numbers.abs().max()) for numbers in stored)
-        steep = 1 / float((self.variance + self.eps).min())
-        return max(1.0, largest, steep) * max(1.0, self.magnitude_upper()) * _SLACK
-
-    def row_norms_upper(self) -> Tensor:
-        return self.scale().detach().abs().double() * (1 + 16 * self._eps())
-
-    def column_norms_upper(self) -> Tensor:
-        return self.row_norms_upper()
-
-    def gram_upper(self, weights: Tensor) -> float:
-        return float(self.pull_weights(weights).max())
-
-    def pull_weights(self, weights: Tensor) -> Tensor:
-        """Upper bounds of the diagonal of W diag(weights) W: the weights before this map."""
-        return weights * self.row_norms_upper().square() * _SLACK
-
-    def _spread(self, channels: Tensor) -> Tensor:
-        return channels.repeat_interleave(self.positions)
 
 
 class Chain(AffineMap):
@@ -307,13 +238,13 @@ class Chain(AffineMap):
         return all(link.sums_in_float32 for link in self.links)
 
     def magnitude_upper(self) -> float:
-        return math.prod(link.magnitude_upper() for link in self.links) * _SLACK
+        return math.prod(link.magnitude_upper() for link in self.links) * SLACK
 
     def offset_norm_upper(self) -> float:
         total = 0.0
         for link in self.links:
             total = link.magnitude_upper() * total + link.offset_norm_upper()
-        return total * _SLACK
+        return total * SLACK
 
     def matrix_error_upper(self) -> float:
         if len(self.links) == 1:
@@ -331,26 +262,26 @@ class Chain(AffineMap):
         parts = [math.prod(sizes[i:j]) for i in range(len(sizes)) for j in range(i, len(sizes) + 1)]
         added = max(1.0, *(link.offset_norm_upper() for link in self.links))
         inside = max(link.gain_upper() for link in self.links)
-        return len(sizes) * max(1.0, *parts) * added * inside * _SLACK
+        return len(sizes) * max(1.0, *parts) * added * inside * SLACK
 
     def row_norms_upper(self) -> Tensor:
         if self.dense:
             return super().row_norms_upper()
         *first, last = self.links
-        return last.row_norms_upper() * math.prod(link.norm_upper() for link in first) * _SLACK
+        return last.row_norms_upper() * math.prod(link.norm_upper() for link in first) * SLACK
 
     def column_norms_upper(self) -> Tensor:
         if self.dense:
             return super().column_norms_upper()
         first, *rest = self.links
-        return first.column_norms_upper() * math.prod(link.norm_upper() for link in rest) * _SLACK
+        return first.column_norms_upper() * math.prod(link.norm_upper() for link in rest) * SLACK
 
     def gram_upper(self, weights: Tensor) -> float:
         """Of the dense matrix where that fits, else the product of the links' bounds."""
         if self.dense:
             return super().gram_upper(weights)
         *first, last = self.links
-        if first and isinstance(last, Normalization):
+        if first and last.pulls_weights:
             return Chain(first).gram_upper(last.pull_weights(weights))
         norms = math.prod(link.norm_upper() for link in first)
-        return last.gram_upper(weights) * norms**2 * _SLACK
+        return last.gram_upper(weights) * norms**2 * SLACK

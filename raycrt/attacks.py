@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from raycrt.errors import require
+from raycrt.hooks import require_plain
+from raycrt.images import batch_of_images, fits
 from raycrt.network import Network, margin_direction
 
 _BISECTIONS = 30
@@ -37,6 +39,9 @@ def attack(network: Network, images: Tensor, *, steps: int = 50, classes: int = 
     is that of a point whose prediction was seen to differ.
     """
     require(steps > 0, "steps > 0", steps=steps)
+    require(classes > 0, "classes > 0", classes=classes)
+    require_plain(network)
+    images = fits(batch_of_images(images), features=network.features, device=network.device)
     network = network.in_float64()
     x = images.flatten(1).double()
     trace = network.trace(x)

@@ -20,6 +20,7 @@ from raycrt.bounds import Bounds
 from raycrt.certificate import Certificates, Status
 from raycrt.curvature import margin_curvature
 from raycrt.errors import require
+from raycrt.images import batch_of_images, fits
 from raycrt.local import LocalCurvature
 from raycrt.margins import Margins, collect, failed
 from raycrt.network import Network
@@ -73,7 +74,7 @@ class Certifier:
             deployment=deployment,
         )
         self.batch_size = batch_size
-        self.features = network.features
+        self.features, self.device = network.features, network.device
         self.bounded = network.bounded()
         self.balls: Balls | None = None
         if not self.bounded:
@@ -119,20 +120,15 @@ class Certifier:
         for all that can be. The decision is that of an infinite `at`, but for rows whose radius
         there is within the solver's tolerance of `at`.
         """
+        images = batch_of_images(images)
         with torch.autocast(images.device.type, enabled=False):
             return Certificates.concatenate(list(self.batches(images, at)))
 
     def batches(self, images: Tensor, at: float | Tensor = inf) -> Iterator[Certificates]:
         """Certificates in order, `batch_size` images at a time."""
-        require(len(images) > 0, "at least one image", images=tuple(images.shape))
+        images = fits(batch_of_images(images), features=self.features, device=self.device)
         at = radii_of_rows(at, len(images), all_finite=self.needs_radii).to(images.device)
         flat = images.flatten(1)
-        require(
-            flat.shape[1] == self.features,
-            "features of an image == features of the network",
-            image=flat.shape[1],
-            network=self.features,
-        )
         require(
             not self.bounded or self.by.fast.dtype == torch.float64 or float32_is_plain(),
             "float32 products are as exact as when the certifier was made",

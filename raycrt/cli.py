@@ -180,10 +180,13 @@ def certify(
         raise InvalidInput(
             f"{model} does not say its activation: --recipe, or --set model.activation, must"
         )
+    # What a graph computes is compared at images.
+    graph = model is not None and model.suffix.lower() == ".onnx"
     network = models.load(
         model or trained,
         spec.model,
         data.image_shape(spec.data),
+        images=data.load(spec.data).test.images if graph else None,
         key=key,
         layers=None if layers is None else layers.split(","),
         batch_norm_eps=batch_norm_eps,

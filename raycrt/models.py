@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from raycrt import checkpoint, data, onnx_graph, state_dict, weights_file
 from raycrt.activations import ACTIVATIONS, activation
@@ -17,7 +18,7 @@ from raycrt.bare_weights import from_state_dict
 from raycrt.convolution import Convolution
 from raycrt.errors import InvalidInput
 from raycrt.network import Network
-from raycrt.sequential import as_network
+from raycrt.sequential import as_network as as_network
 from raycrt.spec import ModelSpec, Spec
 
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
@@ -28,6 +29,7 @@ def load(
     spec: ModelSpec | None = None,
     input_shape: Sequence[int] | None = None,
     *,
+    images: Tensor | None = None,
     key: str | None = None,
     layers: Sequence[str] | None = None,
     batch_norm_eps: float | None = None,
@@ -37,8 +39,9 @@ def load(
     A directory that raycrt wrote; an ONNX file; or weights (`.safetensors`, or what `torch.save`
     writes: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code), for which `spec`
     states the activation. `input_shape`, without the batch, is needed where convolutions come first
-    and the file does not state it. `key` is the dotted path of the state dict in the file; for
-    `layers` and `batch_norm_eps` see `from_state_dict`. Raises `InvalidInput`.
+    and the file does not state it. What an ONNX file computes is compared at some of the `images`
+    (n, ...), if there are any. `key` is the dotted path of the state dict in the file; for `layers`
+    and `batch_norm_eps` see `from_state_dict`. Raises `InvalidInput`.
     """
     path = Path(path)
     name = path.name.lower()
@@ -54,8 +57,7 @@ def load(
         raise InvalidInput(f"a model file must exist, but there is none at {path}")
     elif name.endswith(".onnx"):
         _refuse(path, given)
-        model, stated = onnx_graph.read(path)
-        network = as_network(model, input_shape or stated)
+        network = onnx_graph.read(path, input_shape, images)
     elif spec is None:
         raise InvalidInput(f"a spec of the model must be given with a file of weights, {path}")
     else:

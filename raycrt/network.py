@@ -85,6 +85,11 @@ class Network(nn.Module):
         return self.layers[-1].offset().dtype
 
     @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return self.layers[-1].offset().device
+
+    @property
     def features(self) -> int:
         """Length of a flattened input."""
         return self.layers[0].in_features

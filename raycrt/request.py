@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raycrt.errors import require
+from raycrt.hooks import require_plain
 from raycrt.network import Network
 
 
@@ -22,6 +23,7 @@ def check_options(
     deployment: str,
 ) -> None:
     """`InvalidInput` where the options of a `Certifier` are none, before any work is done."""
+    require_plain(network)
     require(steps >= 0, "steps >= 0", steps=steps)
     require(batch_size > 0, "batch_size > 0", batch_size=batch_size)
     require(region in ("global", "local"), "region is global or local", region=region)

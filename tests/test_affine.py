@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from raycrt import affine
-from raycrt.affine import AffineMap, Chain, Dense, Normalization
+from raycrt.affine import AffineMap, Chain, Dense
 from raycrt.convolution import AveragePool, Convolution, Correlation
+from raycrt.diagonal import Normalization, Permutation, Scaling
 from raycrt.errors import InvalidInput
 from raycrt.torus import torus_norm_upper
 
@@ -28,6 +29,10 @@ def normalization(channels: int, positions: int) -> Normalization:
     return made
 
 
+def scaling(features: int) -> Scaling:
+    return Scaling(torch.randn(features), torch.rand(features) - 2, torch.randn(features))
+
+
 def pool_and_dense() -> Chain:
     conv = convolution(padding=(1, 1))
     pool = AveragePool(conv.out_shape, (3, 3), stride=(2, 2))
@@ -42,6 +47,10 @@ def scaled(layer: Dense, factor: float) -> Dense:
 CASES = {
     "dense": lambda: Dense(6, 4),
     "normalization": lambda: normalization(3, 5),
+    "scaling": lambda: scaling(6),
+    "permutation": lambda: Permutation(torch.randperm(6)),
+    "standardised": lambda: Chain([scaling(6), Permutation(torch.randperm(6)), Dense(6, 4)]),
+    "scaled-last": lambda: Chain([Dense(6, 4), scaling(4)]),
     "convolution": convolution,
     "padded": lambda: convolution(padding=(1, 2)),
     "strided": lambda: convolution(kernel=(4, 3), stride=(2, 3), padding=(1, 1)),

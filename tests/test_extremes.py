@@ -7,8 +7,9 @@ import torch
 
 from raycrt import Certifier, InvalidInput, Network, Status
 from raycrt.activations import activation
-from raycrt.affine import Chain, Dense, Normalization
+from raycrt.affine import Chain, Dense
 from raycrt.curvature import margin_curvature
+from raycrt.diagonal import Normalization
 from raycrt.precision import float32_is_plain
 from raycrt.spectral import eigenvalue_upper, norm_upper, weighted_gram_upper
 

@@ -6,10 +6,9 @@ import math
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raycrt import checkpoint, models, network
 from raycrt.certifier import Certifier
@@ -193,43 +192,10 @@ class TestUnsupported:
         with pytest.raises(InvalidInput, match="input_shape must be given"):
             models.as_network(convolutional())
 
-    def test_module_that_is_no_sequential(self) -> None:
-        class Own(nn.Module):
-            def forward(self, x: Tensor) -> Tensor:
-                return x
-
-        with pytest.raises(InvalidInput, match=r"layer \(whole model\) \(Own\) is not supported"):
-            models.as_network(Own())
-
-    def test_subclass_may_do_anything(self) -> None:
-        class Twice(nn.Linear):
-            def forward(self, x: Tensor) -> Tensor:
-                return super().forward(2 * x)
-
-        with pytest.raises(InvalidInput, match=r"layer 0 \(Twice\) is not supported"):
-            models.as_network(nn.Sequential(Twice(2, 2), nn.Tanh(), nn.Linear(2, 2)))
-
-    def test_weights_behind_hooks(self) -> None:
-        model = dense(nn.Tanh())
-        model[2].register_forward_pre_hook(lambda module, inputs: None)
-        with pytest.raises(InvalidInput, match=r"hooks must be removed, but layer 2 \(Linear\)"):
-            models.as_network(model)
-
-    def test_parametrized_weights(self) -> None:
-        model = dense(nn.Tanh())
-        nn.utils.parametrizations.spectral_norm(model[2])
-        with pytest.raises(InvalidInput, match=r"layer 2 \(ParametrizedLinear\) is not supported"):
-            models.as_network(model)
-
     @pytest.mark.parametrize("layers", [[], [nn.Linear(3, 2)], [nn.Linear(3, 2), nn.Tanh()]])
     def test_no_activation_or_one_at_the_end(self, layers: list[nn.Module]) -> None:
         with pytest.raises(InvalidInput, match="affine layers with an activation between them"):
             models.as_network(nn.Sequential(*layers))
-
-    def test_one_logit(self) -> None:
-        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-        with pytest.raises(InvalidInput, match="classes >= 2"):
-            models.as_network(model)
 
 
 class TestFiles:
@@ -247,209 +213,6 @@ class TestFiles:
         assert models.load(tmp_path, input_shape=(1, 8, 8)).features == 64
         with pytest.raises(InvalidInput, match=r"inputs of shape \(1, 28, 28\), but takes 64"):
             models.load(tmp_path, input_shape=(1, 28, 28))
-
-
-class Graph:
-    """An ONNX graph written node by node, each taking the last one's output."""
-
-    def __init__(self, *shape: int) -> None:
-        self.nodes: list = []
-        self.constants: list = []
-        self.shape, self.last = shape, "x"
-
-    def __call__(self, kind: str, *constants, on: tuple[str, ...] = (), **attributes) -> str:
-        from onnx import helper, numpy_helper
-
-        names = []
-        for constant in constants:
-            names.append(f"c{len(self.constants)}")
-            value = constant.detach().numpy() if isinstance(constant, Tensor) else constant
-            self.constants.append(numpy_helper.from_array(np.asarray(value), names[-1]))
-        output = f"t{len(self.nodes)}"
-        inputs = [*(on or (self.last,)), *names]
-        self.nodes.append(
-            helper.make_node(kind, inputs, [output], name=f"/n{output}", **attributes)
-        )
-        self.last = output
-        return output
-
-    def save(self, file: Path) -> Path:
-        import onnx
-        from onnx import TensorProto, helper
-
-        value = helper.make_tensor_value_info
-        graph = helper.make_graph(
-            self.nodes,
-            "model",
-            [value("x", TensorProto.DOUBLE, ["batch", *self.shape])],
-            [value(self.last, TensorProto.DOUBLE, ["batch", "classes"])],
-            self.constants,
-        )
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), file)
-        return file
-
-
-def gemm_chain(model: nn.Sequential, activate) -> Graph:
-    """Linear layers of `model` as Gemm, `activate(graph)` for each activation."""
-    graph = Graph(6)
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            graph("Gemm", layer.weight, layer.bias, transB=1)
-        else:
-            activate(graph)
-    return graph
-
-
-def sharp(graph: Graph) -> None:
-    graph("Mul", np.array(4.0))
-    graph("Softplus")
-    graph("Div", np.array(4.0))
-
-
-def silu(graph: Graph) -> None:
-    x = graph.last
-    graph("Mul", on=(x, graph("Sigmoid")))
-
-
-def gelu_half_last(graph: Graph) -> None:
-    x = graph.last
-    graph("Div", np.array(math.sqrt(2)))
-    graph("Erf")
-    graph("Mul", on=(x, graph("Add", np.array(1.0))))
-    graph("Mul", np.array(0.5))
-
-
-def gelu_two_branches(graph: Graph) -> None:
-    x = graph.last
-    graph("Mul", np.array(math.sqrt(0.5)))
-    graph("Erf")
-    one_plus = graph("Add", np.array(1.0))
-    graph("Mul", on=(graph("Mul", np.array(0.5), on=(x,)), one_plus))
-
-
-def gelu_half_first(graph: Graph) -> None:
-    x = graph.last
-    graph("Mul", np.array(math.sqrt(0.5)))
-    graph("Erf")
-    graph("Add", np.array(1.0))
-    graph("Mul", on=(x, graph("Mul", np.array(0.5))))
-
-
-class TestOnnx:
-    @pytest.fixture(autouse=True)
-    def _onnx(self) -> None:
-        pytest.importorskip("onnx", reason="the onnx extra is not installed")
-
-    @pytest.mark.parametrize(
-        ("activation", "activate"),
-        [
-            (nn.Sigmoid(), lambda g: g("Sigmoid")),
-            (nn.Tanh(), lambda g: g("Tanh")),
-            (nn.Softplus(threshold=50), lambda g: g("Softplus")),
-            (nn.Softplus(4, threshold=90), sharp),
-            (Elementwise("erf"), lambda g: g("Erf")),
-            (Elementwise("arctan"), lambda g: g("Atan")),
-            (nn.GELU(), lambda g: g("Gelu")),
-            (nn.GELU(), gelu_half_last),
-            (nn.GELU(), gelu_half_first),
-            (nn.GELU(), gelu_two_branches),
-            (nn.SiLU(), silu),
-        ],
-    )
-    def test_activations(self, tmp_path: Path, activation: nn.Module, activate) -> None:
-        model = dense(activation).double()
-        file = gemm_chain(model, activate).save(tmp_path / "model.onnx")
-        assert_same(model, models.load(file), (6,))
-
-    def test_convolutional(self, tmp_path: Path) -> None:
-        model = convolutional().double()
-        conv, norm, _, _, grouped = model[0]
-        graph = Graph(2, 8, 6)
-        graph("Conv", conv.weight, pads=[1, 1, 1, 1])
-        graph("Add", conv.bias.view(1, -1, 1, 1))
-        graph(
-            "BatchNormalization",
-            *(norm.weight, norm.bias, norm.running_mean, norm.running_var),
-            epsilon=norm.eps,
-        )
-        beta = np.array(5.0)
-        graph("Mul", beta)
-        graph("Softplus")
-        graph("Div", beta)
-        graph(
-            "AveragePool",
-            kernel_shape=[3, 3],
-            strides=[2, 2],
-            pads=[1, 1, 1, 1],
-            count_include_pad=1,
-        )
-        graph("Conv", grouped.weight, group=2, strides=[2, 2], pads=[1, 0, 1, 0])
-        graph("Mul", beta)
-        graph("Softplus")
-        graph("Div", beta)
-        graph("Identity")
-        graph("AveragePool", kernel_shape=[1, 1])
-        graph("Reshape", np.array([-1, 12]))
-        graph("MatMul", model[1][-1].weight.T)
-        graph("Add", model[1][-1].bias)
-        found = models.load(graph.save(tmp_path / "model.onnx"))
-        assert found.features == 96
-        assert_same(model, found, (2, 8, 6))
-
-    def test_image_from_a_flat_input(self, tmp_path: Path) -> None:
-        conv, last = nn.Conv2d(1, 2, 3).double(), nn.Linear(2, 2).double()
-        graph = Graph(16)
-        graph("Reshape", np.array([-1, 1, 4, 4]))
-        graph("Conv", conv.weight, conv.bias)
-        graph("Tanh")
-        graph("GlobalAveragePool")
-        graph("Flatten")
-        graph("Gemm", last.weight.T, last.bias)
-        model = nn.Sequential(
-            nn.Unflatten(1, (1, 4, 4)),
-            conv,
-            nn.Tanh(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            last,
-        )
-        assert_same(model, models.load(graph.save(tmp_path / "model.onnx")), (16,))
-
-    @pytest.mark.parametrize(
-        ("activate", "message"),
-        [
-            (lambda g: g("Relu"), r"node '/nt1' \(Relu\) is not supported; supported are Add"),
-            (lambda g: g("Gelu", approximate="tanh"), "approximate must be b'none'"),
-            (lambda g: g("Mul", np.array(2.0)), r"\(Mul\) is not supported"),
-            (lambda g: g("Add", on=(g.last, g("Tanh"))), r"\(Add\) is not supported"),
-            (lambda g: g("Mul", on=(g.last, g("Tanh"))), r"'/nt2' \(Mul\) is not supported"),
-            (lambda g: (g("Mul", np.array(3.0)), g("Softplus")), r"\(Softplus\) is not supported"),
-            (lambda g: g("MatMul", on=(g.last, g.last)), "input 1 must be a constant"),
-            (lambda g: (g("Tanh"), g("Add", np.ones(8))), r"must follow MatMul or Conv without"),
-        ],
-    )
-    def test_unsupported_node_is_named(self, tmp_path: Path, activate, message: str) -> None:
-        file = gemm_chain(dense(nn.Tanh()).double(), activate).save(tmp_path / "model.onnx")
-        with pytest.raises(InvalidInput, match=message):
-            models.load(file)
-
-    @pytest.mark.parametrize(
-        ("attributes", "message"),
-        [
-            ({"pads": [0, 0, 1, 1]}, "the same on opposite sides"),
-            ({"auto_pad": "SAME_UPPER"}, "auto_pad must be b'NOTSET'"),
-        ],
-    )
-    def test_padding(self, tmp_path: Path, attributes: dict, message: str) -> None:
-        graph = Graph(1, 4, 4)
-        graph("Conv", np.ones((2, 1, 2, 2)), **attributes)
-        with pytest.raises(InvalidInput, match=message):
-            models.load(graph.save(tmp_path / "model.onnx"))
-
-    def test_damaged_file(self, tmp_path: Path) -> None:
-        (tmp_path / "model.onnx").write_bytes(b"not a model at all")
-        with pytest.raises(InvalidInput, match="must be a valid ONNX file"):
-            models.load(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("layer", [nn.Tanh(), nn.Softplus(beta=5), nn.GELU()])

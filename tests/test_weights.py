@@ -201,7 +201,7 @@ class TestShapes:
                     nn.Conv2d(1, 4, 3, 2, 1), nn.Tanh(), nn.Conv2d(4, 6, 3, 2, 1), nn.Tanh()
                 ),
                 classifier=nn.Sequential(
-                    nn.Flatten(), nn.Linear(24, 7), nn.Tanh(), nn.Linear(7, 3)
+                    nn.Flatten(), nn.Linear(24, 7), nn.Tanh(), nn.Linear(7, 10)
                 ),
             )
         )

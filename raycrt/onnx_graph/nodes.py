@@ -1,0 +1,48 @@
+"""What is asked and said of a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raycrt.errors import InvalidInput
+
+SUPPORTED = (
+    "Add, Sub, Mul, Div by constants, Neg, Gemm, MatMul, Conv, BatchNormalization, AveragePool, "
+    "GlobalAveragePool, ReduceMean, Flatten, Reshape, Squeeze, Unsqueeze, Transpose, Cast, "
+    "Dropout, Identity; Atan, Erf, Gelu, Sigmoid, Softplus, Tanh; at the end Softmax, LogSoftmax, "
+    "Sigmoid, ArgMax"
+)
+
+
+def attributes(node: Any) -> dict[str, Any]:
+    """The attributes of a node by name."""
+    from onnx import helper
+
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def given(node: Any, index: int) -> bool:
+    """Whether an optional input is given."""
+    return len(node.input) > index and node.input[index] != ""
+
+
+def expect(node: Any, **wanted: Any) -> None:
+    """Attributes must be absent or have the value that stands for their absence."""
+    stated = attributes(node)
+    for name, value in wanted.items():
+        got = stated.get(name, value)
+        if got != value:
+            raise InvalidInput(f"{name} must be {value!r}, but is {got!r}")
+
+
+def described(node: Any) -> str:
+    """A node as messages name it."""
+    kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    return f"node {node.name or node.output[0]!r} ({kind})"
+
+
+def type_name(kind: int) -> str:
+    """The name of a type of numbers."""
+    from onnx import TensorProto
+
+    return str(TensorProto.DataType.Name(kind))
