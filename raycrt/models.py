@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from raycrt import checkpoint, onnx_graph, state_dict, weights_file
+from raycrt import checkpoint, data, onnx_graph, state_dict, weights_file
 from raycrt.activations import ACTIVATIONS, activation
 from raycrt.affine import Dense
 from raycrt.bare_weights import from_state_dict
@@ -98,6 +98,8 @@ def described(path: Path, network: Network, spec: ModelSpec) -> ModelSpec | None
     """What the `network` that `load(path, spec)` gave really is; none where no spec can say it."""
     if path.is_dir():
         return Spec.load(path).model
+    if network.classes != data.CLASSES:  # A spec does not say how many there are.
+        return None
     if path.name.lower().endswith(".onnx"):
         return dense_spec(network)
     stated = {"activation": spec.activation, "beta": spec.beta}

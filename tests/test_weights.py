@@ -3,57 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import nullcontext
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import typer
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from typer.testing import CliRunner
+from torch import nn
 
-from raycrt import Certifier, certificates, checkpoint, cli, models, network
-from raycrt.distributed import stages
+from raycrt import models, network
 from raycrt.errors import InvalidInput
-from raycrt.network import Network
-from raycrt.spec import ModelSpec, Spec
-from raycrt.verify import verify_run
-
-SPEC = ModelSpec(depth=3, width=8, activation="tanh")
-State = dict[str, Tensor]
+from raycrt.spec import ModelSpec
+from tests.weights import SPEC, assert_same, dense, named
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def dense(*widths: int, bias: bool = True) -> nn.Sequential:
-    """Linear layers with tanh between them."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs, bias=bias), nn.Tanh()]
-    return nn.Sequential(*layers[:-1])
-
-
-def named(model: nn.Sequential, *names: str) -> State:
-    """The state of the `Linear` layers of `model` under other names."""
-    linear = [layer for layer in model if isinstance(layer, nn.Linear)]
-    return {
-        f"{name}.{role}": tensor.detach()
-        for name, layer in zip(names, linear, strict=True)
-        for role, tensor in layer.named_parameters()
-    }
-
-
-def assert_same(model: nn.Module, found: Network, *shape: int) -> None:
-    x = torch.rand(5, *shape, dtype=torch.float64)
-    with torch.no_grad():
-        expected = model.double().eval()(x)
-        torch.testing.assert_close(found.double()(x), expected, rtol=0, atol=1e-12)
 
 
 class TestOrder:
@@ -174,14 +139,14 @@ class TestShapes:
             assert_same(model, models.from_state_dict(model.state_dict(), SPEC), 64)
 
     def test_no_bias(self) -> None:
-        model = dense(6, 8, 8, 3, bias=False)
+        model = dense(6, 8, 8, 10, bias=False)
         found = models.from_state_dict(model.state_dict(), SPEC)
         assert_same(model, found, 6)
         assert models.described(Path("w.pt"), found, SPEC) == SPEC
 
     def test_convolutions(self, tmp_path: Path) -> None:
         spec, file = ModelSpec(channels=(3, 5), kernel=4, depth=1), tmp_path / "weights.pt"
-        model = network.build(spec, (1, 8, 8), 4)
+        model = network.build(spec, (1, 8, 8), 10)
         torch.save(model.state_dict(), file)
         found = models.load(file, spec, (1, 8, 8))
         assert_same(model, found, 1, 8, 8)
@@ -201,7 +166,7 @@ class TestShapes:
                     nn.Conv2d(1, 4, 3, 2, 1), nn.Tanh(), nn.Conv2d(4, 6, 3, 2, 1), nn.Tanh()
                 ),
                 classifier=nn.Sequential(
-                    nn.Flatten(), nn.Linear(24, 7), nn.Tanh(), nn.Linear(7, 3)
+                    nn.Flatten(), nn.Linear(24, 7), nn.Tanh(), nn.Linear(7, 10)
                 ),
             )
         )
@@ -210,6 +175,11 @@ class TestShapes:
         assert_same(model, found, 1, 8, 8)
         told = models.described(Path("w.pt"), found, spec)
         assert told is not None and (told.channels, told.depth, told.width) == ((4, 6), 2, 7)
+
+    def test_another_number_of_classes_is_more_than_a_spec_can_say(self) -> None:
+        found = models.from_state_dict(dense(6, 8, 8, 3).state_dict(), SPEC)
+        assert models.described(Path("w.pt"), found, SPEC) is None
+        assert models.described(Path("w.onnx"), found, SPEC) is None
 
     @pytest.mark.parametrize(
         ("state", "message"),
@@ -233,227 +203,3 @@ class TestShapes:
         torch.save(dense(6, 8, 3).state_dict(), tmp_path / "weights.pt")
         with pytest.raises(InvalidInput, match="a spec of the model must be given"):
             models.load(tmp_path / "weights.pt")
-
-
-def normed(*layers: nn.Module) -> nn.Sequential:
-    """A Sequential whose batch normalisations have seen something."""
-    for layer in layers:
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            layer.running_mean, layer.running_var = (
-                torch.randn(layer.num_features),
-                torch.rand(layer.num_features) + 0.2,
-            )
-            if layer.affine:
-                nn.init.normal_(layer.weight)
-                nn.init.normal_(layer.bias)
-    return nn.Sequential(*layers)
-
-
-class TestBatchNorm:
-    @pytest.mark.parametrize(
-        "model",
-        [
-            normed(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)),
-            normed(nn.Linear(6, 8), nn.Tanh(), nn.BatchNorm1d(8, affine=False), nn.Linear(8, 3)),
-            normed(nn.BatchNorm1d(6), nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)),
-            normed(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3), nn.BatchNorm1d(3)),
-            normed(
-                *(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh()),
-                *(nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)),
-            ),
-        ],
-    )
-    def test_the_place_of_the_activation_is_a_missing_number(self, model: nn.Sequential) -> None:
-        found = models.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=1e-5)
-        assert_same(model, found, 6)
-        assert models.described(Path("w.pt"), found, SPEC) is None
-        assert (Certifier(found, steps=2)(torch.rand(3, 6)).radius > 0).any()
-
-    def test_convolutional(self) -> None:
-        model = normed(
-            *(nn.Conv2d(2, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.Tanh()),
-            *(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)),
-        )
-        spec, state = ModelSpec(channels=(1,), depth=1, activation="tanh"), model.state_dict()
-        found = models.from_state_dict(state, spec, (2, 8, 8), batch_norm_eps=1e-5)
-        assert_same(model, found, 2, 8, 8)
-
-    @pytest.mark.parametrize(
-        "layers",
-        [
-            [nn.Linear(6, 8), nn.Dropout(), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)],
-            [nn.BatchNorm1d(6), nn.Dropout(), nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)],
-            [nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3), nn.Tanh(), nn.BatchNorm1d(3)],
-        ],
-    )
-    def test_several_places(self, layers: list[nn.Module]) -> None:
-        with pytest.raises(InvalidInput, match="where the activation stands among"):
-            models.from_state_dict(normed(*layers).state_dict(), SPEC, batch_norm_eps=1e-5)
-
-    def test_names_tell_no_place(self) -> None:
-        first, norm, last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
-        normed(norm)
-        for stated, order in (
-            (["fc1+bn1", "fc2"], (first, norm, nn.Tanh(), last)),
-            (["fc1", "bn1+fc2"], (first, nn.Tanh(), norm, last)),
-        ):
-            state = nn.ModuleDict({"fc1": first, "bn1": norm, "fc2": last}).float().state_dict()
-            with pytest.raises(InvalidInput, match=r"activation stands|more than one order"):
-                models.from_state_dict(state, SPEC, batch_norm_eps=1e-5)
-            found = models.from_state_dict(state, SPEC, layers=stated, batch_norm_eps=1e-5)
-            assert_same(nn.Sequential(*order), found, 6)
-
-    def test_eps_is_asked_for(self) -> None:
-        model = normed(nn.Linear(6, 8), nn.BatchNorm1d(8, eps=0.1), nn.Tanh(), nn.Linear(8, 3))
-        with pytest.raises(InvalidInput, match=r"batch_norm_eps must be given.*1.running_mean"):
-            models.from_state_dict(model.state_dict(), SPEC)
-        found = models.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=0.1)
-        assert_same(model, found, 6)
-        with pytest.raises(InvalidInput, match="must be left out unless"):
-            models.from_state_dict(dense(6, 8, 3).state_dict(), SPEC, batch_norm_eps=0.1)
-
-
-class Normalised(nn.Module):
-    """Images less a mean, by a standard deviation, then a network."""
-
-    def __init__(self, mean: Any, std: Any, body: nn.Module) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.as_tensor(mean))
-        self.register_buffer("std", torch.as_tensor(std))
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body((x - self.mean) / self.std)
-
-
-class TestNormaliser:
-    @pytest.mark.parametrize(
-        ("mean", "std"),
-        [
-            (0.1307, 0.3081),
-            (torch.rand(1, 2, 1, 1), torch.rand(1, 2, 1, 1) + 0.1),
-            (torch.rand(2, 1, 1), torch.rand(2, 1, 1) + 0.1),
-            (torch.rand(2, 4, 4), torch.rand(2, 4, 4) + 0.1),
-            (torch.rand(1), torch.rand(2, 4, 4) + 0.1),
-        ],
-    )
-    def test_stands_first_and_is_exact(self, mean: Any, std: Any) -> None:
-        body = nn.Sequential(nn.Flatten(), *dense(32, 8, 3))
-        model = Normalised(mean, std, body)
-        found = models.from_state_dict(model.state_dict(), SPEC, (2, 4, 4))
-        assert_same(model, found, 2, 4, 4)
-        first = found.layers[0].links[0]  # type: ignore[attr-defined]
-        expected = model.std.double().expand(1, 2, 4, 4).flatten()
-        assert torch.equal(first.variance.sqrt(), expected)
-        assert models.described(Path("w.pt"), found, SPEC) is None
-
-    def test_channels_and_columns_are_not_confused(self) -> None:
-        state = {"mean": torch.rand(4), "std": torch.ones(4), **dense(64, 8, 3).state_dict()}
-        with pytest.raises(InvalidInput, match=r"mean must be for .* but has shape \(4,\)"):
-            models.from_state_dict(state, SPEC, (4, 4, 4))
-
-    def test_before_convolutions(self) -> None:
-        body = nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
-        model = Normalised(torch.rand(2, 1, 1), torch.rand(2, 1, 1) + 0.1, body)
-        spec = ModelSpec(channels=(1,), depth=1, activation="tanh")
-        found = models.from_state_dict(model.state_dict(), spec, (2, 8, 8))
-        assert_same(model, found, 2, 8, 8)
-
-    def test_one_number_for_a_channel(self) -> None:
-        """People write `mean[None, :, None, None]`."""
-        state = {"mean": torch.rand(3), "std": torch.rand(3) + 0.1, **dense(75, 8, 3).state_dict()}
-        found = models.from_state_dict(state, SPEC, (3, 5, 5))
-        links = found.layers[0].links  # type: ignore[attr-defined]
-        assert torch.equal(links[0].mean, state["mean"].double().repeat_interleave(25))
-
-    @pytest.mark.parametrize(
-        ("mean", "std", "message"),
-        [
-            (torch.rand(7), torch.rand(7), "mean must be for all inputs of shape"),
-            (torch.rand(4), torch.rand(4), "mean must be for all inputs of shape"),
-            (torch.rand(4, 4, 2), torch.rand(1), "mean must be for all inputs of shape"),
-            (0.5, -0.5, "std must be made of positive float32 numbers"),
-            (0.5, torch.tensor(0.1, dtype=torch.float64), "std must be made of positive float32"),
-        ],
-    )
-    def test_refused(self, mean: Any, std: Any, message: str) -> None:
-        model = Normalised(mean, std, dense(32, 8, 3))
-        with pytest.raises(InvalidInput, match=message):
-            models.from_state_dict(model.state_dict(), SPEC, (2, 4, 4))
-        with pytest.raises(InvalidInput, match="input_shape must be given"):
-            models.from_state_dict(model.state_dict(), SPEC)
-
-
-class TestCommand:
-    @pytest.fixture
-    def certify(self, monkeypatch: pytest.MonkeyPatch):
-        """Runs the command without certifying: exit code, output, and what is to be certified."""
-        app, given = typer.Typer(), []
-        app.command()(cli.certify)
-
-        def kept(spec: Spec, network: Network, out: Path, *, told: bool, **named: Any) -> None:
-            given.append((network, spec.model if told else None))
-
-        monkeypatch.setattr(stages, "certify", kept)
-
-        def run(file: Path, *options: str):
-            out = ["--out", str(file.parent / f"run{len(given)}")]
-            done = CliRunner().invoke(app, ["--model", str(file), *out, *options])
-            if done.exception and not isinstance(done.exception, SystemExit):
-                return str(done.exception), None, None
-            return done.output, *given[-1]
-
-        return run
-
-    def test_different_widths(self, tmp_path: Path, certify) -> None:
-        torch.save(dense(64, 50, 25, 10).state_dict(), tmp_path / "w.ckpt")
-        output, found, told = certify(tmp_path / "w.ckpt", "--set", "model.activation=tanh")
-        assert "model: 64-50-25-10, tanh" in output
-        assert found.activation.name == "tanh" and told is None
-
-    def test_another_depth_than_the_recipe_is_told_truly(self, tmp_path: Path, certify) -> None:
-        torch.save(dense(64, 20, 20, 20, 10).state_dict(), tmp_path / "w.pt")
-        _, _, told = certify(tmp_path / "w.pt", "--recipe", "digits")
-        assert (told.depth, told.width, told.activation) == (4, 20, "softplus")
-        assert checkpoint.load_model(tmp_path / "run0" / "train")[1].model == told
-
-    def test_the_activation_must_be_stated(self, tmp_path: Path, certify) -> None:
-        torch.save(dense(64, 20, 10).state_dict(), tmp_path / "w.pt")
-        assert "does not say its activation" in certify(tmp_path / "w.pt")[0]
-
-    def test_layers_key_and_eps(self, tmp_path: Path, certify) -> None:
-        model = normed(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 10))
-        names = {"0": "in", "1": "norm", "3": "out"}
-        state = {names[n[0]] + n[1:]: t for n, t in model.state_dict().items()}
-        torch.save({"ema": state, "last": state}, tmp_path / "w.pt")
-        options = ["--set", "model.activation=tanh", "--key", "ema", "--layers", "in+norm,out"]
-        output, found, told = certify(tmp_path / "w.pt", *options, "--batch-norm-eps", "1e-5")
-        assert told is None, output
-        assert_same(model, found, 64)
-
-    def test_options_without_effect(self, tmp_path: Path, certify) -> None:
-        app = typer.Typer()
-        app.command()(cli.certify)
-        done = CliRunner().invoke(app, ["--out", str(tmp_path), "--key", "ema"])
-        assert "go with --model" in str(done.exception)
-
-    def test_half_precision_from_file_to_checked_certificates(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def in_this_process(network, curvature, spec, split, pending):
-            found = Certifier(network, steps=5, curvature=curvature)(split.images)
-            yield certificates.to_table(found, 0, split.labels.numpy())
-
-        monkeypatch.setattr(stages, "session", nullcontext)
-        monkeypatch.setattr(stages.certification, "_run", in_this_process)
-        state = {n: t.bfloat16() for n, t in dense(64, 20, 10).state_dict().items()}
-        state["0.bias"] = state["0.bias"].float() + 1e-4
-        torch.save(state, tmp_path / "w.pt")
-        app, out = typer.Typer(), tmp_path / "run"
-        app.command()(cli.certify)
-        few = ["--set", "data.limit=12", "--set", "model.activation=tanh"]
-        done = CliRunner().invoke(app, ["--model", str(tmp_path / "w.pt"), "--out", str(out), *few])
-        assert done.exit_code == 0, done.output
-        rows, _ = certificates.read(out / "certificates")
-        assert (rows["radius"].to_numpy() > 0).any()
-        assert verify_run(out).sound
