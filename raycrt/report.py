@@ -16,6 +16,7 @@ from raycrt.provenance import Training
 from raycrt.spec import validate
 
 _TRIALS_SHOWN = 20
+_CHECK = "Radii are as the rows state them; `raycrt verify` proves each again.\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     draw(table, plot, spec.certify.at)
     rate = len(table) / manifest["seconds"] if manifest.get("seconds") else None
     first = headline(summary, rate)
-    parts = [f"# {spec.data.name}: certified accuracy\n", first + "\n", _radii(summary)]
+    parts = [f"# {spec.data.name}: certified accuracy\n", first + "\n", _radii(summary), _CHECK]
     remarks = certificates.remarks(table)
     if remarks:
         parts.append("\n".join(f"- {line}" for line in remarks) + "\n")
