@@ -100,11 +100,24 @@ def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
 
 def read_rows(directory: Path, columns: tuple[str, ...] = tuple(SCHEMA.names)) -> pa.Table:
     """Whatever rows have been written so far, sorted by index, which `columns` name."""
-    files = sorted((directory / ROWS).glob("*.parquet"))
+    files = row_files(directory)
     if not files:
         return SCHEMA.empty_table().select(columns)
     tables = [pq.read_table(file, schema=SCHEMA, columns=list(columns)) for file in files]
     return pa.concat_tables(tables).sort_by("index")
+
+
+def row_files(directory: Path) -> list[Path]:
+    """The files of rows in a certificates directory, in order; those of a writer that died, hidden
+    and unfinished, are left out. Raises `InvalidInput` where anything else lies among them, which
+    another reader might take for rows."""
+    found = sorted((directory / ROWS).iterdir()) if (directory / ROWS).is_dir() else []
+    files = [file for file in found if not file.name.startswith(".")]
+    for file in files:
+        plain = file.is_file() and not file.is_symlink()
+        named = file.name.endswith(".parquet") and not file.name.startswith("_")
+        require(plain and named, f"{ROWS} holds plain .parquet files alone", found=str(file))
+    return files
 
 
 def check_complete(table: pa.Table, rows: int) -> None:

@@ -59,7 +59,8 @@ class Checker:
         indices: list[np.ndarray] = []
         findings: list[Finding] = []
         try:
-            for rows in read_rows(file, self.model.features, _AT_ONCE):
+            model = self.model
+            for rows in read_rows(file, model.features, model.classes, _AT_ONCE):
                 findings += self.check(rows)
                 indices.append(rows.index)
         except Malformed as broken:

@@ -53,8 +53,13 @@ class Model:
             raise InvalidInput(f"a model file must exist, but there is none at {file}")
         try:
             tensors = load_file(file)
-        except SafetensorError as error:
-            raise InvalidInput(f"{file} must be a safetensors file: {error}") from None
+        except (SafetensorError, OSError, TypeError, KeyError) as error:
+            # Numpy has no name for some types of the format, bfloat16 among them.
+            raise InvalidInput(
+                f"{file} must be a safetensors file of float64, float32 or float16: {error}"
+            ) from None
+        for name, tensor in tensors.items():
+            require(tensor.dtype.kind == "f", f"{name} holds real numbers", type=str(tensor.dtype))
         layers = len(spec.channels) + spec.depth
         names = [(f"maps.{k}.weight", f"maps.{k}.bias") for k in range(layers)]
         require(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ from raycrt.verify.checker import (
 )
 from raycrt.verify.curvature import TOLERANCE, Watch, curvature_upper
 from raycrt.verify.model import Model
-from raycrt.verify.table import VERSIONS, read_manifest, row_files
+from raycrt.verify.table import (
+    VERSIONS,
+    Malformed,
+    count_rows,
+    read_manifest,
+    row_files,
+    strangers,
+)
 
 CheckFiles = Callable[[Checker, list[Path]], Iterable[Checked]]
 
@@ -84,10 +92,14 @@ def verify_run(
         deployment=_deployment(manifest),
         region=str(manifest.get("region")),
     )
-    results = list(check(checker, row_files(directory)))
+    files = row_files(directory)
+    surplus = _check_number(files, len(labels))
+    findings += surplus + _check_strangers(directory)
+    # More rows than images are refused unread: a small file may unpack to any number of them.
+    results = [] if surplus else list(check(checker, files))
     indices = np.concatenate([np.empty(0, np.int64), *(r.indices for r in results)])
     findings += [finding for result in results for finding in result.findings]
-    findings += _check_indices(indices, len(labels))
+    findings += [] if surplus else _check_indices(indices, len(labels))
     return Report(
         data=spec.data.name,
         images=len(labels),
@@ -104,16 +116,24 @@ def _spec(manifest: dict[str, Any], data_directory: Path | None) -> Spec:
             "only models that a spec can say are checked (dense layers, the hidden ones of one "
             "width, or raycrt's own convolutions), but spec.model is null in the manifest"
         )
-    spec = validate(stored)
+    # A checker fetches nothing, whatever a stranger's manifest says.
+    spec = _validated(stored).override({"data.download": False})
     if data_directory is None:
         return spec
     return spec.override({"data.directory": str(data_directory)})
 
 
+def _validated(stored: object) -> Spec:
+    try:
+        return validate(stored)
+    except RecursionError:
+        raise InvalidInput("spec must be a mapping of sections in the manifest") from None
+
+
 def _check_manifest(
     manifest: dict[str, Any], trained: Spec, model: Model, images: int
 ) -> list[Finding]:
-    found = validate(manifest["spec"])
+    found = _validated(manifest["spec"])
     wrong = {
         f"schema_version must be {' or '.join(map(str, VERSIONS))}": manifest.get("schema_version")
         not in VERSIONS,
@@ -122,6 +142,9 @@ def _check_manifest(
         f"region must be one of {REGIONS}": manifest.get("region") not in REGIONS,
         "weights_sha256 must be that of the model": manifest.get("weights_sha256") != model.sha256,
         "spec.model must be that of the model": found.model != trained.model,
+        "region must be that of spec.certify": manifest.get("region") != found.certify.region,
+        "deployment must be that of spec.certify": _deployment(manifest)
+        != found.certify.deployment,
         # Float32 libraries may compute convolutions by transforms, for which no bound is stated.
         "deployment must be exact for a model with convolutions": bool(trained.model.channels)
         and _deployment(manifest) != "exact",
@@ -131,7 +154,7 @@ def _check_manifest(
 
 def _deployment(manifest: dict[str, Any]) -> str:
     named = manifest.get("deployment", "exact")
-    if named not in DEPLOYMENTS:
+    if not isinstance(named, str) or named not in DEPLOYMENTS:
         raise InvalidInput(f"deployment must be one of {sorted(DEPLOYMENTS)}, but got {named!r}")
     return str(named)
 
@@ -139,7 +162,7 @@ def _deployment(manifest: dict[str, Any]) -> str:
 def _stated_curvature(manifest: dict[str, Any], classes: int) -> np.ndarray:
     try:
         stated = np.array(manifest["margin_curvature"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InvalidInput("margin_curvature must be a matrix of numbers in the manifest") from None
     require(
         stated.shape == (classes, classes),
@@ -159,6 +182,27 @@ def _check_curvature(stated: np.ndarray, proved: np.ndarray) -> list[Finding]:
             f"but only {proved[y, t]!r} can be proved."
         )
         for y, t in zip(*np.nonzero(~good), strict=True)
+    ]
+
+
+def _check_number(files: list[Path], images: int) -> list[Finding]:
+    """Files without a footer are left to the checker, which says what is wrong with them."""
+    rows = 0
+    for file in files:
+        with suppress(Malformed):
+            rows += count_rows(file)
+    if rows <= images:
+        return []
+    return [Finding(sentence=f"there are {rows} rows, but {images} images; none was checked.")]
+
+
+def _check_strangers(directory: Path) -> list[Finding]:
+    return [
+        Finding(
+            sentence=f"{entry.relative_to(directory)} was not checked: it is no file of rows, but "
+            "another reader may take it for one."
+        )
+        for entry in strangers(directory)
     ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raycrt.errors import InvalidInput
+from raycrt.errors import InvalidInput, require
 
 # The versions of the format that are read here, see docs/certificates.md. Since 4 a class may be
 # proved by the curvature matrix; the columns are those of 3.
@@ -22,6 +24,22 @@ ROWS = "rows"
 STATUSES = ("certified", "non_finite_input", "non_finite_network", "tied", "no_radius")
 _INTEGERS = ("index", "label", "prediction", "binding", "runner_up")
 _FLOATS = ("radius", "radius_runner_up", "curvature", "region_radius")
+_COLUMNS = {
+    **dict.fromkeys(_INTEGERS, pa.int64()),
+    **dict.fromkeys(_FLOATS, pa.float64()),
+    "status": pa.string(),
+    "witness_classes": pa.list_(pa.int64()),
+    "witness_points": pa.list_(pa.float16()),
+    "witness_curvatures": pa.list_(pa.float64()),
+}
+# A manifest of 1,000 classes has some 20 MB.
+_MANIFEST_BYTES = 2**28
+# What a column of a few texts may take beside its rows.
+_TEXT = 2**16
+# Files beside the rows that the format has or that say who writes them.
+_BESIDE_ROWS = (MANIFEST, "spec.yaml", "driver")
+# What a writer that died has left: a hidden name that no reader takes for rows.
+_PARTIAL = re.compile(r"\..*\.partial")
 
 
 class Malformed(ValueError):
@@ -57,46 +75,127 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     file = directory / MANIFEST
     if not file.is_file():
         raise InvalidInput(f"a certificates directory must hold {MANIFEST}, {directory} does not")
+    size = file.stat().st_size
+    require(size <= _MANIFEST_BYTES, f"{MANIFEST} <= {_MANIFEST_BYTES} bytes", bytes=size)
     try:
-        manifest = json.loads(file.read_text())
-    except ValueError as error:
-        raise InvalidInput(f"{file} must be JSON: {error}") from None
+        manifest = json.loads(file.read_text("utf-8"), object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{file} must be JSON: {str(error)[:200]}") from None
     if not isinstance(manifest, dict):
         raise InvalidInput(f"{file} must hold an object")
     return manifest
 
 
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; readers differ in which of two equal keys counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key stands twice among {[key for key, _ in pairs][:9]}")
+    return found
+
+
 def row_files(directory: Path) -> list[Path]:
     """The Parquet files of a certificates directory, in order."""
-    return sorted((directory / ROWS).glob("*.parquet"))
+    return sorted(file for file in _entries(directory / ROWS) if _is_rows(file))
 
 
-def read_rows(file: Path, features: int, at_once: int) -> Iterator[Rows]:
-    """The rows of one file, `at_once` at a time; `Malformed` where the format is broken."""
+def strangers(directory: Path) -> list[Path]:
+    """What lies in a certificates directory and is no file of the format: another reader may take
+    it for rows. Files that are not finished, and marks and locks of a run, are left out."""
+    beside = [entry for entry in _entries(directory) if not _is_known(entry)]
+    return sorted(
+        beside + [e for e in _entries(directory / ROWS) if not _is_rows(e, also=_PARTIAL)]
+    )
+
+
+def _entries(directory: Path) -> list[Path]:
+    return list(directory.iterdir()) if directory.is_dir() else []
+
+
+def _is_rows(entry: Path, also: re.Pattern[str] | None = None) -> bool:
+    """Whether it is a file of rows itself, no link to one; or else of a name `also` matches."""
+    if entry.is_symlink() or not entry.is_file():
+        return False
+    named = entry.name.endswith(".parquet") and not entry.name.startswith((".", "_"))
+    return named or bool(also and also.fullmatch(entry.name))
+
+
+def _is_known(entry: Path) -> bool:
+    if entry.name == ROWS:
+        return entry.is_dir() and not entry.is_symlink()
+    hidden = entry.name.startswith(".") and not entry.name.endswith(".parquet")
+    return entry.is_file() and (hidden or entry.name in _BESIDE_ROWS)
+
+
+def count_rows(file: Path) -> int:
+    """The number of rows that a file's footer states; `Malformed` where it has none."""
+    with _opened(file) as parquet:
+        return parquet.metadata.num_rows
+
+
+def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator[Rows]:
+    """The rows of one file, `at_once` at a time; `Malformed` where the format is broken.
+
+    What is held in memory is bounded by `at_once`, whatever the file says: numbers beyond a
+    witness for each class of a row are refused by the footer, before they are unpacked.
+    """
+    with _opened(file) as parquet:
+        _check_columns(parquet.schema_arrow)
+        _check_sizes(parquet.metadata, features, classes)
+        try:
+            for batch in parquet.iter_batches(at_once, columns=list(_COLUMNS)):
+                yield _rows(pa.Table.from_batches([batch]), features)
+        except (pa.ArrowException, OSError) as error:
+            raise Malformed(_unreadable(error)) from None
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     try:
-        table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise Malformed(f"the file cannot be read as Parquet: {error}") from None
-    columns = {
-        **dict.fromkeys(_INTEGERS, pa.int64()),
-        **dict.fromkeys(_FLOATS, pa.float64()),
-        "status": pa.string(),
-        "witness_classes": pa.list_(pa.int64()),
-        "witness_points": pa.list_(pa.float16()),
-        "witness_curvatures": pa.list_(pa.float64()),
-    }
-    for name, kind in columns.items():
-        if name not in table.column_names:
+        parquet = pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise Malformed(_unreadable(error)) from None
+    with parquet:
+        yield parquet
+
+
+def _unreadable(error: Exception) -> str:
+    return f"the file cannot be read as Parquet: {' '.join(str(error).split())[:200]}"
+
+
+def _check_columns(schema: pa.Schema) -> None:
+    for name, kind in _COLUMNS.items():
+        if name not in schema.names:
             raise Malformed(f"the column {name!r} is missing")
-        if not table.schema.field(name).type.equals(kind):
+        if schema.names.count(name) > 1:
+            raise Malformed(f"the column {name!r} stands twice")
+        if not schema.field(name).type.equals(kind):
             raise Malformed(f"the column {name!r} must be {kind}")
-        if table.column(name).null_count:
-            raise Malformed(f"the column {name!r} holds nulls")
-    for start in range(0, len(table), at_once):
-        yield _rows(table.slice(start, at_once), features)
+    more = [name for name in schema.names if name not in _COLUMNS]
+    if more:
+        raise Malformed(f"the column {more[0]!r} is none of the format")
+
+
+def _check_sizes(footer: pq.FileMetaData, features: int, classes: int) -> None:
+    """Refuse lists of more numbers than rows can have, and text that is longer than a status."""
+    most = {"witness_classes": classes, "witness_curvatures": classes}
+    most["witness_points"] = classes * features
+    for i in range(footer.num_row_groups):
+        group = footer.row_group(i)
+        for j in range(group.num_columns):
+            column = group.column(j)
+            name = column.path_in_schema.split(".")[0]
+            # An empty list counts as a number too.
+            if column.num_values > group.num_rows * max(1, most.get(name, 1)):
+                raise Malformed(f"the column {name!r} holds {column.num_values} numbers, too many")
+            if name == "status" and column.total_uncompressed_size > _TEXT + 64 * group.num_rows:
+                raise Malformed("the column 'status' holds longer texts than any status is")
 
 
 def _rows(table: pa.Table, features: int) -> Rows:
+    for name in _COLUMNS:
+        if table.column(name).null_count:
+            raise Malformed(f"the column {name!r} holds nulls")
     plain = {name: table.column(name).to_numpy() for name in (*_INTEGERS, *_FLOATS)}
     classes = table.column("witness_classes").combine_chunks()
     points = table.column("witness_points").combine_chunks()

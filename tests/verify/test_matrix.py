@@ -452,7 +452,7 @@ def _reached(run: Path) -> np.ndarray:
     images = data.load(spec.data).test.images.numpy().reshape(-1, model.features)
     found = []
     for file in sorted((run / "certificates" / "rows").iterdir()):
-        for rows in read_rows(file, model.features, 1000):
+        for rows in read_rows(file, model.features, model.classes, 1000):
             claims = np.repeat(rows.radius[:, None] * 1.2, model.classes, axis=1)
             # Errors are those at the radius that is claimed: again, near what is proved.
             x = images[rows.index].astype(np.float64)

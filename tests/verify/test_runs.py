@@ -211,7 +211,7 @@ def _drop_row(run, rows):
 
 
 def _double_row(run, rows):
-    rows.append(rows[3])
+    rows[11] = rows[3]
 
 
 def _replace_row_by_another(run, rows):

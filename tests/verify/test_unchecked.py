@@ -1,0 +1,288 @@
+"""What the checker did not check it names, and what it is given it reads within bounds."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from raycrt import certificates
+from raycrt.errors import InvalidInput
+from raycrt.verify import verify_run
+from raycrt.verify.checker import Checker
+from raycrt.verify.table import row_files
+from tests.verify.runs import edit_manifest, manifest_of, rows_of, spec_of, write_run
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("honest") / "run", spec_of(rows=20))
+
+
+@pytest.fixture
+def run(honest, tmp_path):
+    """A copy that may be changed."""
+    return shutil.copytree(honest, tmp_path / "run")
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Fails where a row is read."""
+    monkeypatch.setattr(Checker, "check_file", lambda self, file: pytest.fail(f"read {file}"))
+
+
+def _copy(run, name):
+    rows = run / "certificates" / "rows"
+    target = rows / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(sorted(rows.glob("*.parquet"))[0], target)
+
+
+def _directory(run, name):
+    (run / "certificates" / "rows" / name).mkdir()
+
+
+def _link(run, name):
+    outside = run / "elsewhere.parquet"
+    first = row_files(run / "certificates")[0]
+    shutil.move(first, outside)
+    (run / "certificates" / "rows" / name).symlink_to(outside)
+
+
+@pytest.mark.parametrize(
+    ("add", "name"),
+    [
+        (_copy, "sub/x.parquet"),
+        (_copy, "X.PARQUET"),
+        (_copy, "rows.parq"),
+        (_copy, "_x.parquet"),
+        (_copy, ".x.parquet"),
+        (_copy, "../x.parquet"),
+        (_copy, "../more/x.parquet"),
+        (_copy, "../.x.parquet"),
+        (_directory, "y.parquet"),
+        (_link, "z.parquet"),
+    ],
+)
+def test_what_lies_beside_the_rows_is_named(run, add, name):
+    add(run, name)
+    report = verify_run(run)
+    named = [f.sentence for f in report.findings if "was not checked" in f.sentence]
+    entry = os.path.normpath(f"rows/{name.split('/')[0] if name[0] != '.' else name}")
+    entry = entry.split("/x.parquet")[0] if "more" in name else entry
+    assert named and named[0].startswith(entry)
+
+
+@pytest.mark.parametrize("name", ["sub/x.parquet", "X.PARQUET", "notes.txt", "_x.parquet"])
+def test_the_report_reads_no_rows_beside_which_others_lie(run, name):
+    _copy(run, name)
+    with pytest.raises(InvalidInput, match=r"plain \.parquet files alone"):
+        certificates.read(run / "certificates")
+
+
+def test_marks_locks_and_unfinished_files_are_no_findings(run):
+    home = run / "certificates"
+    for name in (".finished", ".driver.lock", "driver", "spec.yaml"):
+        (home / name).touch()
+    (home / "rows" / ".000000000.parquet.17.partial").write_bytes(b"PAR1")
+    assert verify_run(run).sound
+    files = certificates.row_files(home)
+    assert files == row_files(home) and len(certificates.read(home)[0]) == 20
+
+
+def test_more_rows_than_images_are_refused_unread(run, unread):
+    row = rows_of(run).slice(0, 1)
+    everything = row.take(pa.array(np.zeros(50_000, np.int64)))
+    file = row_files(run / "certificates")[0]
+    pq.write_table(everything, file)
+    report = verify_run(run)
+    assert file.stat().st_size < 1_000_000
+    assert "there are 50004 rows, but 20 images; none was checked." in _sentences(report)
+    assert report.checked == 0
+
+
+def _sentences(report):
+    return [finding.sentence for finding in report.findings]
+
+
+def _replaced(run, **columns):
+    """The first file with some columns in place of its own; its number of rows stays."""
+    file = row_files(run / "certificates")[0]
+    table = pq.read_table(file)
+    for name, values in columns.items():
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, pa.array(values, table.schema.field(name).type))
+    pq.write_table(table, file)
+
+
+def test_numbers_beyond_a_witness_for_each_class_are_refused_unpacked(run, monkeypatch):
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *a, **k: pytest.fail("unpacked"))
+    rows = rows_of(run).to_pylist()[:16]
+    many = [[0.0] * 200_000] + [row["witness_points"] for row in rows[1:]]
+    _replaced(run, witness_points=many)
+    os.remove(row_files(run / "certificates")[1])
+    assert "'witness_points' holds" in _sentences(verify_run(run))[0]
+
+
+def test_long_texts_are_refused_unpacked(run, monkeypatch):
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *a, **k: pytest.fail("unpacked"))
+    _replaced(run, status=["certified" * 20_000] + ["certified"] * 15)
+    os.remove(row_files(run / "certificates")[1])
+    assert "longer texts than any status" in _sentences(verify_run(run))[0]
+
+
+@pytest.mark.parametrize("name", ["radius_verified", "radius"])
+def test_columns_that_the_format_does_not_have_are_findings(run, name):
+    file = row_files(run / "certificates")[0]
+    table = pq.read_table(file)
+    pq.write_table(table.append_column(name, table.column("radius")), file)
+    assert any(f"the column '{name}'" in sentence for sentence in _sentences(verify_run(run)))
+
+
+# Manifests
+
+_WRONG = [None, True, -1, 1e300, 10**400, "text", "nan", [], [[]], {}, {"a": 1}, float("nan")]
+
+
+def _told(run):
+    """What the checker says of a run: a report that is not sound, or one sentence."""
+    try:
+        report = verify_run(run)
+    except InvalidInput as error:
+        assert len(str(error)) < 2000 and "\n" not in str(error)
+        return str(error)
+    return _sentences(report)[0] if report.findings else None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "schema_version",
+        "complete",
+        "rows",
+        "weights_sha256",
+        "region",
+        "deployment",
+        "margin_curvature",
+        "spec",
+    ],
+)
+def test_a_manifest_of_wrong_types_ends_in_a_sentence(run, key):
+    right = manifest_of(run)[key]
+    for value in _WRONG:
+        if value is right or (key == "complete" and value is True):
+            continue
+        edit_manifest(run, **{key: value})
+        assert _told(run), (key, value)
+
+
+@pytest.mark.parametrize("section", ["model", "data", "certify"])
+def test_a_spec_of_wrong_types_ends_in_a_sentence(run, section):
+    """Or in nothing: how many steps a solver had does not matter to a checker."""
+    spec = manifest_of(run)["spec"]
+    for key in spec[section]:
+        for value in ({"a": 1}, [["x"]], 10**400):
+            edit_manifest(run, spec={**spec, section: {**spec[section], key: value}})
+            assert _told(run) or key in ("steps", "batch_size"), (section, key, value)
+
+
+@pytest.mark.parametrize("depth", [200, 900, 5_000, 100_000])
+def test_deep_nesting_ends_in_a_sentence(run, depth):
+    file = run / "certificates" / "manifest.json"
+    whole = json.loads(file.read_text())
+    for key in ("spec", "margin_curvature", "region"):
+        text = json.dumps({**whole, key: 0}).replace(f'"{key}": 0', f'"{key}": {"[" * depth}')
+        file.write_text(text[:-1] + "]" * depth + "}")
+        assert _told(run), key
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe{\x00}\x00",
+        b"[]",
+        b"nul",
+        b'{"rows": 20, "rows": 20}',
+        b"{" * 10,
+        b"\x00" * 99,
+    ],
+)
+def test_a_manifest_that_is_no_object_of_json_ends_in_a_sentence(run, content):
+    (run / "certificates" / "manifest.json").write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"manifest\.json must"):
+        verify_run(run)
+
+
+def test_a_manifest_that_contradicts_itself_is_a_finding(run):
+    spec = manifest_of(run)["spec"]
+    for key, other in (("deployment", "float32"), ("region", "local")):
+        edit_manifest(run, spec={**spec, "certify": {**spec["certify"], key: other}})
+        assert f"{key} must be that of spec.certify in the manifest." in _sentences(verify_run(run))
+
+
+# The model beside the rows
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, -10])
+def test_cut_weights_end_in_a_sentence(run, kept):
+    file = run / "train" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(InvalidInput, match="must be a safetensors file"):
+        verify_run(run)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda w: w.astype(np.int64),
+        lambda w: w.astype(bool),
+        lambda w: w.reshape(-1),
+        lambda w: w[None],
+        lambda w: w[:0],
+        lambda w: np.array(1.0, np.float32),
+    ],
+)
+@pytest.mark.parametrize("model", [{}, {"channels": [3]}])
+def test_weights_of_another_kind_end_in_a_sentence(tmp_path, model, changed):
+    run = write_run(tmp_path, spec_of(rows=5, model=model))
+    file = run / "train" / "model.safetensors"
+    tensors = load_file(file)
+    for name in ("maps.0.weight", "maps.1.weight"):
+        save_file({**tensors, name: changed(tensors[name])}, file)
+        assert _told(run)
+
+
+# Nothing is written and nothing fetched
+
+
+def _tree(*directories):
+    return {
+        str(path): path.stat().st_mtime_ns
+        for directory in directories
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_checker_fetches_and_writes_nothing(run, tmp_path, monkeypatch, name):
+    place = tmp_path / "place"
+    place.mkdir()
+    spec = manifest_of(run)["spec"]
+    stranger = {**spec["data"], "name": name, "download": True, "directory": str(place)}
+    edit_manifest(run, spec={**spec, "data": stranger})
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("asked the network"))
+    before = _tree(run, place)
+    with pytest.raises(InvalidInput, match=f"must hold {name}"):
+        verify_run(run)
+    assert _tree(run, place) == before
+
+
+def test_a_sound_run_is_left_as_it_is(run):
+    before = _tree(run)
+    assert verify_run(run).sound
+    assert _tree(run) == before
