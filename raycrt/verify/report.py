@@ -206,8 +206,8 @@ def _check_curvature(stated: np.ndarray, proved: np.ndarray) -> list[Finding]:
     good &= (stated == 0) | ~np.eye(len(stated), dtype=bool)
     return [
         Finding(
-            sentence=f"margin_curvature[{y}][{t}] is {stated[y, t]!r}, "
-            f"but only {proved[y, t]!r} can be proved."
+            sentence=f"margin_curvature[{y}][{t}] is {stated[y, t].item()!r}, "
+            f"but {proved[y, t].item()!r} is what can be proved."
         )
         for y, t in zip(*np.nonzero(~good), strict=True)
     ]

@@ -134,7 +134,9 @@ def _is_known(entry: Path) -> bool:
 def count_rows(file: Path) -> int:
     """The number of rows that a file's footer states; `Malformed` where it has none."""
     with _opened(file) as parquet:
-        return parquet.metadata.num_rows
+        footer = parquet.metadata
+        groups = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+        return max(footer.num_rows, groups)
 
 
 def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator[Rows]:
@@ -157,7 +159,7 @@ def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator
 def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     try:
         parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise Malformed(_unreadable(error)) from None
     with parquet:
         yield parquet
