@@ -124,7 +124,7 @@ def row_files(directory: Path) -> list[Path]:
     found = sorted((directory / ROWS).iterdir()) if (directory / ROWS).is_dir() else []
     files = [file for file in found if not file.name.startswith(".")]
     for file in files:
-        plain = file.is_file() and not file.is_symlink()
+        plain = file.is_file() and not file.is_symlink() and file.name.isprintable()
         named = file.name.endswith(".parquet") and not file.name.startswith("_")
         require(plain and named, f"{ROWS} holds plain .parquet files alone", found=str(file))
     return files

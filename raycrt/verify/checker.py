@@ -110,7 +110,36 @@ class Checker:
             if name != "prediction":
                 other = ~certified | (number != rows.prediction)
                 notes.must(other, name + " is the predicted class itself.")
+        first = rows.binding == rows.runner_up
+        notes.must(
+            np.where(
+                first, rows.radius == rows.radius_runner_up, ~(rows.radius > rows.radius_runner_up)
+            ),
+            "radius is {} and radius_runner_up {}, but the runner-up is one of all classes.",
+            rows.radius,
+            rows.radius_runner_up,
+        )
+        self._check_witnesses(rows, certified, notes)
         return certified & inside
+
+    def _check_witnesses(self, rows: Rows, certified: np.ndarray, notes: Notes) -> None:
+        """Each is of a class of its own, and none is there where nothing is claimed."""
+        row, target = rows.witness_row, rows.witness_class
+        classes = np.zeros((len(rows), self.model.classes), int)
+        known = (target >= 0) & (target < self.model.classes) & (target != rows.prediction[row])
+        np.add.at(classes, (row[known], target[known]), 1)
+        strange = np.zeros(len(rows), bool)
+        strange[row[~known]] = True
+        notes.must(
+            ~strange & (classes <= 1).all(1),
+            "the witnesses are not of other classes than the predicted one, once each.",
+        )
+        given = np.bincount(row, minlength=len(rows)) > 0
+        notes.must(
+            certified | ~(given | np.isfinite(rows.region_radius)),
+            "there are witnesses or a region with the status {!r}.",
+            rows.status,
+        )
 
     def _check_proof(self, rows: Rows, x: np.ndarray, certified: np.ndarray, notes: Notes) -> None:
         """Check what the network says: ranks of the logits, radii, curvature."""
@@ -132,6 +161,13 @@ class Checker:
             (rows.status != "non_finite_network")
             | ~(finite & np.isfinite(self.stated[prediction]).all(1)),
             "the status is 'non_finite_network', but weights, logits and curvature are finite.",
+        )
+        tie = errors.margin(length, FLOAT32_UNIT) + self.prover.offsets[prediction, runner_up]
+        apart = logits[each, prediction] - logits[each, runner_up]
+        notes.must(
+            (rows.status != "tied") | ~finite | (apart <= tie),
+            "the status is 'tied', but the two largest logits are {} apart.",
+            apart,
         )
         off = 2 * errors.margin(length)[:, None]
         ranked = logits - off - self.prover.offsets[prediction]
@@ -184,7 +220,7 @@ class Checker:
             )
         stated = self.stated[prediction, binding]
         notes.must(
-            ~certified | (rows.curvature == stated),
+            (rows.status == "non_finite_network") | (rows.curvature == stated),
             "the curvature is {}, but {} in the manifest.",
             rows.curvature,
             stated,

@@ -25,5 +25,5 @@ class Notes:
     def must(self, good: np.ndarray, text: str, *values: np.ndarray) -> None:
         """Note `text`, filled in with the row's `values`, for each row that is not `good`."""
         for i in np.nonzero(~good)[0]:
-            sentence = text.format(*(value[i].item() for value in values))
+            sentence = text.format(*(value[i : i + 1].tolist()[0] for value in values))
             self.findings.append(Finding(index=int(self.index[i]), sentence=sentence))

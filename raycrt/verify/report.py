@@ -25,6 +25,7 @@ from raycrt.verify.checker import (
 )
 from raycrt.verify.curvature import TOLERANCE, Watch, curvature_upper
 from raycrt.verify.model import Model
+from raycrt.verify.stranger import SPEC, read_spec
 from raycrt.verify.table import (
     VERSIONS,
     Malformed,
@@ -69,9 +70,8 @@ def verify_run(
     directory, trained = run / "certificates", run / "train"
     manifest = read_manifest(directory)
     spec = _spec(manifest, data_directory)
-    model = Model.load(
-        trained / "model.safetensors", Spec.load(trained).model, data.image_shape(spec.data)
-    )
+    described = read_spec(trained)
+    model = Model.load(trained / "model.safetensors", described.model, data.image_shape(spec.data))
     test = data.load(spec.data).test
     images = test.images.numpy().reshape(len(test), -1)
     labels = test.labels.numpy()
@@ -81,7 +81,8 @@ def verify_run(
         image=images.shape[1],
         network=model.features,
     )
-    findings = _check_manifest(manifest, Spec.load(trained), model, len(labels))
+    findings = _check_manifest(manifest, described, model, len(labels))
+    findings += _check_spec(manifest, directory)
     findings += _check_provenance(manifest, provenance.read(trained / "model.safetensors"))
     stated = _stated_curvature(manifest, model.classes)
     curvature = curvature_upper(model, stated, watch)
@@ -133,7 +134,10 @@ def _known(stored: Any) -> Spec:
         stored = {key: section for key, section in stored.items() if key != "train"}
     try:
         return validate(stored)
-    except RecursionError:
+    except InvalidInput as error:
+        # What was received may be of any length.
+        raise InvalidInput(f"{str(error)[:300]}, in the manifest") from None
+    except (RecursionError, ValueError):
         raise InvalidInput("spec must be a mapping of sections in the manifest") from None
 
 
@@ -157,15 +161,30 @@ def _check_provenance(manifest: dict[str, Any], said: Provenance | None) -> list
     ]
 
 
+def _check_spec(manifest: dict[str, Any], directory: Path) -> list[Finding]:
+    """The spec beside the manifest, where there is one, is the manifest's in all that rows say."""
+    if not (directory / SPEC).is_file():
+        return []
+    beside, stated = read_spec(directory), _known(manifest["spec"])
+    return [
+        Finding(sentence=f"{part} must be that of the manifest in certificates/{SPEC}.")
+        for part in ("model", "data", "certify")
+        if getattr(beside, part) != getattr(stated, part)
+    ]
+
+
 def _check_manifest(
     manifest: dict[str, Any], trained: Spec, model: Model, images: int
 ) -> list[Finding]:
     found = _known(manifest["spec"])
     wrong = {
-        f"schema_version must be {' or '.join(map(str, VERSIONS))}": manifest.get("schema_version")
-        not in VERSIONS,
+        f"schema_version must be {' or '.join(map(str, VERSIONS))}": not any(
+            _same(manifest.get("schema_version"), version) for version in VERSIONS
+        ),
         "complete must be true": manifest.get("complete") is not True,
-        f"rows must be {images}, the images of the test set": manifest.get("rows") != images,
+        f"rows must be {images}, the images of the test set": not _same(
+            manifest.get("rows"), images
+        ),
         f"region must be one of {REGIONS}": manifest.get("region") not in REGIONS,
         "weights_sha256 must be that of the model": manifest.get("weights_sha256") != model.sha256,
         "spec.model must be that of the model": found.model != trained.model,
@@ -179,6 +198,11 @@ def _check_manifest(
     return [Finding(sentence=f"{text} in the manifest.") for text, bad in wrong.items() if bad]
 
 
+def _same(stated: object, number: int) -> bool:
+    """Whether it is that integer: true is no 1, and 3.0 no 3."""
+    return type(stated) is int and stated == number
+
+
 def _deployment(manifest: dict[str, Any]) -> str:
     named = manifest.get("deployment", "exact")
     if not isinstance(named, str) or named not in DEPLOYMENTS:
@@ -187,10 +211,13 @@ def _deployment(manifest: dict[str, Any]) -> str:
 
 
 def _stated_curvature(manifest: dict[str, Any], classes: int) -> np.ndarray:
+    told: Any = manifest.get("margin_curvature")
     try:
-        stated = np.array(manifest["margin_curvature"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise InvalidInput("margin_curvature must be a matrix of numbers in the manifest") from None
+        stated = np.array(told, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        stated = np.empty(0)
+    if stated.ndim != 2 or {type(m) for row in told for m in row} - {int, float}:
+        raise InvalidInput("margin_curvature must be a matrix of numbers in the manifest")
     require(
         stated.shape == (classes, classes),
         "margin_curvature has a number for each pair of classes",
@@ -203,10 +230,11 @@ def _stated_curvature(manifest: dict[str, Any], classes: int) -> np.ndarray:
 def _check_curvature(stated: np.ndarray, proved: np.ndarray) -> list[Finding]:
     """Ours may be larger by rounding, or infinite together with the one stated."""
     good = (stated * (1 + TOLERANCE) >= proved) | (np.isinf(proved) & ~np.isfinite(stated))
+    good &= (stated == 0) | ~np.eye(len(stated), dtype=bool)
     return [
         Finding(
-            sentence=f"margin_curvature[{y}][{t}] is {stated[y, t]!r}, "
-            f"but only {proved[y, t]!r} can be proved."
+            sentence=f"margin_curvature[{y}][{t}] is {stated[y, t].item()!r}, "
+            f"but {proved[y, t].item()!r} is what can be proved."
         )
         for y, t in zip(*np.nonzero(~good), strict=True)
     ]
@@ -226,8 +254,8 @@ def _check_number(files: list[Path], images: int) -> list[Finding]:
 def _check_strangers(directory: Path) -> list[Finding]:
     return [
         Finding(
-            sentence=f"{entry.relative_to(directory)} was not checked: it is no file of rows, but "
-            "another reader may take it for one."
+            sentence=f"{str(entry.relative_to(directory))!r} was not checked: it is no file of "
+            "rows, but another reader may take it for one."
         )
         for entry in strangers(directory)
     ]

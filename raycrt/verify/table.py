@@ -33,11 +33,11 @@ _COLUMNS = {
     "witness_curvatures": pa.list_(pa.float64()),
 }
 # A manifest of 1,000 classes has some 20 MB.
-_MANIFEST_BYTES = 2**28
+_MANIFEST_BYTES = 2**26
 # What a column of a few texts may take beside its rows.
 _TEXT = 2**16
-# Files beside the rows that the format has or that say who writes them.
-_BESIDE_ROWS = (MANIFEST, "spec.yaml", "driver")
+# Files beside the rows that the format has, and that say who writes them and whether he is done.
+_BESIDE_ROWS = (MANIFEST, "spec.yaml", "driver", ".driver.lock", ".finished")
 # What a writer that died has left: a hidden name that no reader takes for rows.
 _PARTIAL = re.compile(r"\..*\.partial")
 
@@ -103,34 +103,40 @@ def strangers(directory: Path) -> list[Path]:
     """What lies in a certificates directory and is no file of the format: another reader may take
     it for rows. Files that are not finished, and marks and locks of a run, are left out."""
     beside = [entry for entry in _entries(directory) if not _is_known(entry)]
-    return sorted(
-        beside + [e for e in _entries(directory / ROWS) if not _is_rows(e, also=_PARTIAL)]
-    )
+    among = [e for e in _entries(directory / ROWS) if not (_is_rows(e) or _is_partial(e))]
+    return sorted(beside + among)
 
 
 def _entries(directory: Path) -> list[Path]:
     return list(directory.iterdir()) if directory.is_dir() else []
 
 
-def _is_rows(entry: Path, also: re.Pattern[str] | None = None) -> bool:
-    """Whether it is a file of rows itself, no link to one; or else of a name `also` matches."""
-    if entry.is_symlink() or not entry.is_file():
-        return False
+def _is_plain(entry: Path) -> bool:
+    """Whether it is a file itself, no link to one."""
+    return entry.is_file() and not entry.is_symlink()
+
+
+def _is_rows(entry: Path) -> bool:
     named = entry.name.endswith(".parquet") and not entry.name.startswith((".", "_"))
-    return named or bool(also and also.fullmatch(entry.name))
+    return named and entry.name.isprintable() and _is_plain(entry)
+
+
+def _is_partial(entry: Path) -> bool:
+    return bool(_PARTIAL.fullmatch(entry.name)) and _is_plain(entry)
 
 
 def _is_known(entry: Path) -> bool:
     if entry.name == ROWS:
         return entry.is_dir() and not entry.is_symlink()
-    hidden = entry.name.startswith(".") and not entry.name.endswith(".parquet")
-    return entry.is_file() and (hidden or entry.name in _BESIDE_ROWS)
+    return (entry.name in _BESIDE_ROWS and _is_plain(entry)) or _is_partial(entry)
 
 
 def count_rows(file: Path) -> int:
     """The number of rows that a file's footer states; `Malformed` where it has none."""
     with _opened(file) as parquet:
-        return parquet.metadata.num_rows
+        footer = parquet.metadata
+        groups = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+        return max(footer.num_rows, groups)
 
 
 def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator[Rows]:
@@ -153,7 +159,7 @@ def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator
 def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     try:
         parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise Malformed(_unreadable(error)) from None
     with parquet:
         yield parquet
@@ -217,7 +223,8 @@ def _rows(table: pa.Table, features: int) -> Rows:
         raise Malformed("a witness holds nulls")
     return Rows(
         **plain,
-        status=np.array(table.column("status").to_pylist()),
+        # Arrays of text of one width would drop zero bytes at the end.
+        status=np.array(table.column("status").to_pylist(), dtype=object),
         witness_row=np.repeat(np.arange(len(table)), counts),
         witness_class=flat_classes.to_numpy(),
         witness_point=flat_points.to_numpy().reshape(-1, features),

@@ -256,6 +256,86 @@ def _alter_curvature_column(run, rows):
     rows[5]["curvature"] *= 0.9
 
 
+def _zero_byte_in_status(run, rows):
+    rows[5]["status"] += "\0"
+
+
+def _space_in_status(run, rows):
+    rows[5]["status"] += " "
+
+
+def _call_tied(run, rows):
+    rows[5] |= {"status": "tied", "radius": 0.0, "radius_runner_up": 0.0, **NO_WITNESSES}
+
+
+def _bind_runner_up(run, rows):
+    """With the curvature of that class, but another radius than against it alone."""
+    row = rows[5]
+    matrix = manifest_of(run)["margin_curvature"]
+    row |= {"binding": row["runner_up"], "radius": row["radius"] * 0.9}
+    row["curvature"] = matrix[row["prediction"]][row["runner_up"]]
+
+
+def _runner_up_below(run, rows):
+    rows[5]["radius_runner_up"] = rows[5]["radius"] * 0.5
+
+
+def _witness(row, target):
+    """As a witness that proves nothing: a point that is the image."""
+    row["witness_classes"] = row["witness_classes"] + [target]
+    row["witness_points"] = row["witness_points"] + [0.0] * 64
+    row["witness_curvatures"] = row["witness_curvatures"] + [1.0]
+
+
+def _witness_of_no_class(run, rows):
+    _witness(rows[5], 10)
+
+
+def _witness_of_the_prediction(run, rows):
+    _witness(rows[5], rows[5]["prediction"])
+
+
+def _witness_twice(run, rows):
+    row = next(row for row in rows if row["witness_classes"])
+    for key in ("classes", "points", "curvatures"):
+        row[f"witness_{key}"] = 2 * row[f"witness_{key}"]
+
+
+def _witness_of_nothing(run, rows):
+    row = next(row for row in rows if row["witness_classes"])
+    row |= {"status": "no_radius", "radius": 0.0, "radius_runner_up": 0.0}
+
+
+def _curvature_of_nothing(run, rows):
+    zero = {"status": "no_radius", "radius": 0.0, "radius_runner_up": 0.0, **NO_WITNESSES}
+    rows[5] |= {**zero, "curvature": rows[5]["curvature"] * 2}
+
+
+def _region_of_nothing(run, rows):
+    edit_manifest(run, region="local")
+    zero = {"status": "no_radius", "radius": 0.0, "radius_runner_up": 0.0, **NO_WITNESSES}
+    rows[5] |= {**zero, "region_radius": 1.0}
+
+
+def _curvature_of_the_diagonal(run, rows):
+    matrix = manifest_of(run)["margin_curvature"]
+    matrix[3][3] = 1.0
+    edit_manifest(run, margin_curvature=matrix)
+
+
+def _curvature_in_words(run, rows):
+    matrix = manifest_of(run)["margin_curvature"]
+    edit_manifest(run, margin_curvature=[[str(m) for m in row] for row in matrix])
+
+
+def _rows_in_floats(run, rows):
+    edit_manifest(run, rows=40.0)
+
+
+def _other_spec_beside(run, rows):
+    spec_of(rows=40, at=(0.25,)).save(run / "certificates")
+
+
 def _infinite_radius(run, rows):
     rows[5]["radius"] = float("inf")
 
@@ -315,6 +395,20 @@ def _claim_deployment(run, rows):
         (_excuse_row, "row 5: the status is 'non_finite_input', but the image is finite"),
         (_alter_runner_up, "row 5: the runner-up"),
         (_alter_curvature_column, "row 5: the curvature is"),
+        (_zero_byte_in_status, "row 5: 'certified\\x00' is no known status"),
+        (_space_in_status, "row 5: 'certified ' is no known status"),
+        (_call_tied, "row 5: the status is 'tied', but the two largest logits are"),
+        (_bind_runner_up, "but the runner-up is one of all classes"),
+        (_runner_up_below, "row 5: radius is"),
+        (_witness_of_no_class, "row 5: the witnesses are not of other classes"),
+        (_witness_of_the_prediction, "row 5: the witnesses are not of other classes"),
+        (_witness_twice, "the witnesses are not of other classes than the predicted one, once"),
+        (_witness_of_nothing, "there are witnesses or a region with the status 'no_radius'"),
+        (_region_of_nothing, "there are witnesses or a region with the status 'no_radius'"),
+        (_curvature_of_nothing, "row 5: the curvature is"),
+        (_curvature_of_the_diagonal, "margin_curvature[3][3] is 1.0, but 0.0"),
+        (_rows_in_floats, "rows must be 40"),
+        (_other_spec_beside, "certify must be that of the manifest in certificates/spec.yaml"),
         (_infinite_radius, "row 5: radius is inf"),
         (_nan_radius, "row 5: radius is nan"),
         (_lower_curvature, "margin_curvature[0][1] is"),
@@ -333,6 +427,12 @@ def test_tampering_is_caught(run, tamper, message):
     result = _invoke(run)
     assert result.exit_code == 1, result.output
     assert message in result.output
+
+
+def test_curvature_in_words_is_bad_input(run):
+    _curvature_in_words(run, [])
+    with pytest.raises(InvalidInput, match="must be a matrix of numbers"):
+        verify_run(run)
 
 
 def test_a_broken_file_is_a_finding_and_its_rows_are_missing(run):
@@ -364,9 +464,10 @@ def test_the_hash_is_the_one_that_the_certifier_writes(honest):
 
 
 @pytest.mark.cluster
-def test_actors_find_what_one_process_finds(run):
+def test_actors_find_what_one_process_finds(tmp_path):
     from raycrt.distributed import session, verification
 
+    run = write_run(tmp_path, spec_of())
     rows = rows_of(run).to_pylist()
     for i in (2, 19, 33):
         rows[i]["radius"] *= 1.01

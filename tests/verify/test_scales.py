@@ -69,5 +69,5 @@ def test_only_points_beside_an_image_are_rounded():
     errors = Errors.of(seen(_network(2, "tanh", (1e-12, 1e-12))))
     one = np.ones(1)
     at = {"length": 1e9 * one, "value": one, "gradient": np.zeros((1, 5)), "m": 1e20 * one}
-    assert np.allclose(floor(errors, **at).radius(), 2 / np.sqrt(2e20), rtol=1e-3)
+    assert floor(errors, **at).radius() == pytest.approx(2 / np.sqrt(2e20), rel=1e-3)
     assert floor(errors, **at, u=np.full((1, 5), 1e-30)).radius() == 0

@@ -64,7 +64,10 @@ def _link(run, name):
         (_copy, "../x.parquet"),
         (_copy, "../more/x.parquet"),
         (_copy, "../.x.parquet"),
+        (_copy, "../.x.parq"),
+        (_copy, "x\udcff.parquet"),
         (_directory, "y.parquet"),
+        (_directory, "../.finished"),
         (_link, "z.parquet"),
     ],
 )
@@ -74,7 +77,15 @@ def test_what_lies_beside_the_rows_is_named(run, add, name):
     named = [f.sentence for f in report.findings if "was not checked" in f.sentence]
     entry = os.path.normpath(f"rows/{name.split('/')[0] if name[0] != '.' else name}")
     entry = entry.split("/x.parquet")[0] if "more" in name else entry
-    assert named and named[0].startswith(entry)
+    assert named and named[0].startswith(repr(entry))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "rows", "rows/000000000.parquet"])
+def test_links_are_named(run, tmp_path, name):
+    place = run / "certificates" / name
+    shutil.move(place, tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    assert any(f"'{name}' was not checked" in sentence for sentence in _sentences(verify_run(run)))
 
 
 @pytest.mark.parametrize("name", ["sub/x.parquet", "X.PARQUET", "notes.txt", "_x.parquet"])
@@ -86,8 +97,9 @@ def test_the_report_reads_no_rows_beside_which_others_lie(run, name):
 
 def test_marks_locks_and_unfinished_files_are_no_findings(run):
     home = run / "certificates"
-    for name in (".finished", ".driver.lock", "driver", "spec.yaml"):
+    for name in (".finished", ".driver.lock", "driver"):
         (home / name).touch()
+    shutil.copy(run / "train" / "spec.yaml", home)
     (home / "rows" / ".000000000.parquet.17.partial").write_bytes(b"PAR1")
     assert verify_run(run).sound
     files = certificates.row_files(home)
@@ -257,6 +269,33 @@ def test_weights_of_another_kind_end_in_a_sentence(tmp_path, model, changed):
         assert _told(run)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"model",
+        b"\xff\xfem\x00",
+        b"caf\xe9: 1",
+        b"[" * 50_000,
+        b"{a: " * 50_000,
+        b"model: &m {depth: 2}\ntrain: *m",
+        b"a: &a [x]\n"
+        + b"".join(b"%c: &%c [*%c,*%c]\n" % (i + 1, i + 1, i, i) for i in b"abcdefghij"),
+        b"model: !!python/object:os.system x",
+        b"model: !!timestamp x",
+        b"model: 2024-13-45",
+        b"model: {width: " + b"9" * 10_000 + b"}",
+        b"model: 1\nmodel: [",
+        b"model: \x00",
+        b"model: " + b"x" * 2_000_000,
+    ],
+)
+@pytest.mark.parametrize("place", ["train", "certificates"])
+def test_a_broken_spec_ends_in_a_sentence(run, place, content):
+    (run / place / "spec.yaml").write_bytes(content)
+    assert _told(run)
+
+
 # Nothing is written and nothing fetched
 
 
@@ -276,13 +315,19 @@ def test_a_checker_fetches_and_writes_nothing(run, tmp_path, monkeypatch, name):
     stranger = {**spec["data"], "name": name, "download": True, "directory": str(place)}
     edit_manifest(run, spec={**spec, "data": stranger})
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("asked the network"))
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.chdir(place)
     before = _tree(run, place)
     with pytest.raises(InvalidInput, match=f"must hold {name}"):
         verify_run(run)
     assert _tree(run, place) == before
 
 
-def test_a_sound_run_is_left_as_it_is(run):
-    before = _tree(run)
+def test_a_sound_run_is_left_as_it_is(run, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    before = _tree(run, home)
     assert verify_run(run).sound
-    assert _tree(run) == before
+    assert _tree(run, home) == before

@@ -1,0 +1,46 @@
+"""The spec in a stranger's directory: read with nothing in it that can take for ever or fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from raycrt.errors import InvalidInput, require
+from raycrt.spec import Spec
+
+SPEC = "spec.yaml"
+_BYTES = 2**20
+# Sections, keys, domains of a search, their choices.
+_DEPTH = 16
+
+
+def read_spec(directory: Path) -> Spec:
+    """The `spec.yaml` of a directory: at most a megabyte of YAML without aliases and tags.
+
+    Aliases make a short text a tree of any size, tags have constructors of their own.
+    """
+    file = directory / SPEC
+    if file.is_file():
+        size = file.stat().st_size
+        require(size <= _BYTES, f"{SPEC} <= {_BYTES} bytes", file=str(file), bytes=size)
+        try:
+            depth = 0
+            for event in yaml.parse(file.read_text("utf-8"), yaml.SafeLoader):
+                depth += isinstance(event, yaml.CollectionStartEvent)
+                depth -= isinstance(event, yaml.CollectionEndEvent)
+                plain = not isinstance(event, yaml.AliasEvent) and not getattr(event, "tag", None)
+                require(
+                    plain and depth <= _DEPTH,
+                    f"a spec is plain YAML, {_DEPTH} levels deep at most",
+                    file=str(file),
+                )
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            told = " ".join(str(error).split())[:200]
+            raise InvalidInput(f"{file} must be YAML in UTF-8: {told}") from None
+    try:
+        return Spec.load(directory)
+    except InvalidInput as error:
+        raise InvalidInput(f"{str(error)[:300]}, in {file}") from None
+    except ValueError as error:
+        raise InvalidInput(f"{file} must be YAML: {str(error)[:200]}") from None
