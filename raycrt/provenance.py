@@ -88,7 +88,7 @@ def read(file: Path) -> Provenance | None:
         with safe_open(file, "np") as opened:
             text = (opened.metadata() or {}).get(_KEY)
     except (SafetensorError, OSError) as error:
-        raise InvalidInput(f"{file} must be a safetensors file: {error}") from None
+        raise InvalidInput(f"{file} is damaged: {error}") from None
     try:
         return None if text is None else Provenance.model_validate_json(text)
     except ValidationError as error:

@@ -75,20 +75,20 @@ def study(
     from tuning import tables
 
     best = studies.winner(run) if export is not None else None
-    found = tables.summary(run)
     spec = studies.load(run)[0]
+    folder = outputs.made(out or run / "study")
     if export is not None:
         require(not export.is_dir(), "--export is a file", export=str(export))
-    try:
-        files = _write_study(found, spec, out or run / "study")
-        if export is not None and best is not None:
-            files.append(_export(best, export))
-    finally:
-        # Shown though it may not be written here, and after it was: nobody may read to the end.
-        if as_json:
-            typer.echo(tables.to_json(found))
-        else:
-            tables.show(found, spec, Console())
+        outputs.made(export.parent)
+    found = tables.summary(run)
+    # Before anything is printed: nobody may read to the end.
+    files = _write_study(found, spec, folder)
+    if export is not None and best is not None:
+        files.append(_export(best, export))
+    if as_json:
+        typer.echo(tables.to_json(found))
+    else:
+        tables.show(found, spec, Console())
     for file in files:
         typer.echo(file, err=as_json)
 

@@ -30,8 +30,7 @@ def test_training_workers(spec: Spec, tmp_path: Path, monkeypatch: pytest.Monkey
     def trainer(work: Any, *, train_loop_config: dict[str, Any], **_: Any) -> None:
         raise Told(train_loop_config)
 
-    line = SimpleNamespace(remote=lambda: None)
-    monkeypatch.setattr(train.ray, "remote", lambda **_: lambda made: line)
+    monkeypatch.setattr(train.lines, "start", lambda: None)
     monkeypatch.setattr(train, "TorchTrainer", trainer)
     with pytest.raises(Told) as told:
         train.fit(spec, tmp_path)

@@ -193,7 +193,7 @@ def test_axes_hold_the_intervals_of_what_they_show() -> None:
     assert axes.get_xlim()[0] <= 100 * study.wilson(0.98, 4800)[0]
 
 
-def test_files_are_written_before_anything_is_printed_and_though_nothing_can_be(
+def test_files_are_written_before_anything_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drive(LANDSCAPE, tmp_path, lambda params, epoch: epoch / 100, budget=27)
@@ -208,18 +208,6 @@ def test_files_are_written_before_anything_is_printed_and_though_nothing_can_be(
         cli.study(tmp_path, export=tmp_path / "winner.yaml")
     assert (tmp_path / "study" / "history.png").is_file()
     assert (tmp_path / "study" / "study.json").is_file() and (tmp_path / "winner.yaml").is_file()
-
-
-def test_what_cannot_be_written_is_printed_all_the_same(tmp_path: Path, capfd: Any) -> None:
-    drive(LANDSCAPE, tmp_path, lambda params, epoch: epoch / 100, budget=27)
-    LANDSCAPE.save(tmp_path)
-    (tmp_path / "study").touch()
-    with pytest.raises(InvalidInput, match="--out names another"):
-        cli.study(tmp_path)
-    assert "best trials" in capfd.readouterr().out
-    (tmp_path / study.BEST).write_text(LANDSCAPE.to_yaml())
-    with pytest.raises(InvalidInput, match="--export must be a file that can be written"):
-        cli.study(tmp_path, out=tmp_path / "there", export=tmp_path / "none" / "winner.yaml")
 
 
 def test_the_command_prints_and_writes_all_of_it_unasked(tmp_path: Path, capfd: Any) -> None:
