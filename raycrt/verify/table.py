@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycrt.errors import InvalidInput, require
+from raycrt.verify.pages import Footer
 
 # The versions of the format that are read here, see docs/certificates.md. Since 4 a class may be
 # proved by the curvature matrix, since 5 radii may be infinite; the columns are those of 3.
@@ -34,8 +35,8 @@ _COLUMNS = {
 }
 # A manifest of 1,000 classes has some 20 MB.
 _MANIFEST_BYTES = 2**26
-# What a column of a few texts may take beside its rows.
-_TEXT = 2**16
+# What a number, or a status, of a column may take, and a column beside them.
+_BYTES, _BESIDE = 64, 2**16
 # Files beside the rows that the format has, and that say who writes them and whether he is done.
 _BESIDE_ROWS = (MANIFEST, "spec.yaml", "driver", ".driver.lock", ".finished")
 # What a writer that died has left: a hidden name that no reader takes for rows.
@@ -133,40 +134,41 @@ def _is_known(entry: Path) -> bool:
 
 def count_rows(file: Path) -> int:
     """The number of rows that a file's footer states; `Malformed` where it has none."""
-    with _opened(file) as parquet:
-        footer = parquet.metadata
-        groups = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-        return max(footer.num_rows, groups)
+    with _readable():
+        return Footer.read(file).rows
 
 
 def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator[Rows]:
     """The rows of one file, `at_once` at a time; `Malformed` where the format is broken.
 
     What is held in memory is bounded by `at_once`, whatever the file says: numbers beyond a
-    witness for each class of a row are refused by the footer, before they are unpacked.
+    witness for each class of a row are refused before they are unpacked.
     """
-    with _opened(file) as parquet:
-        _check_columns(parquet.schema_arrow)
-        _check_sizes(parquet.metadata, features, classes)
-        try:
+    with _readable():
+        _check_sizes(file, features, classes)
+        with pq.ParquetFile(file) as parquet:
+            _check_columns(parquet.schema_arrow)
             for batch in parquet.iter_batches(at_once, columns=list(_COLUMNS)):
                 yield _rows(pa.Table.from_batches([batch]), features)
-        except (pa.ArrowException, OSError) as error:
-            raise Malformed(_unreadable(error)) from None
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+def _readable() -> Iterator[None]:
+    """`Malformed` wherever a file is not what who reads it takes it for."""
     try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise Malformed(_unreadable(error)) from None
-    with parquet:
-        yield parquet
-
-
-def _unreadable(error: Exception) -> str:
-    return f"the file cannot be read as Parquet: {' '.join(str(error).split())[:200]}"
+        yield
+    except Malformed:
+        raise
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        told = " ".join(str(error).split())[:200]
+        raise Malformed(f"the file cannot be read as Parquet: {told}") from None
 
 
 def _check_columns(schema: pa.Schema) -> None:
@@ -182,20 +184,21 @@ def _check_columns(schema: pa.Schema) -> None:
         raise Malformed(f"the column {more[0]!r} is none of the format")
 
 
-def _check_sizes(footer: pq.FileMetaData, features: int, classes: int) -> None:
-    """Refuse lists of more numbers than rows can have, and text that is longer than a status."""
+def _check_sizes(file: Path, features: int, classes: int) -> None:
+    """Refuse lists of more numbers than rows can have, and text that is longer than a status; by
+    the footer and by the pages themselves, of which it may say what they are not."""
     most = {"witness_classes": classes, "witness_curvatures": classes}
     most["witness_points"] = classes * features
-    for i in range(footer.num_row_groups):
-        group = footer.row_group(i)
-        for j in range(group.num_columns):
-            column = group.column(j)
-            name = column.path_in_schema.split(".")[0]
-            # An empty list counts as a number too.
-            if column.num_values > group.num_rows * max(1, most.get(name, 1)):
-                raise Malformed(f"the column {name!r} holds {column.num_values} numbers, too many")
-            if name == "status" and column.total_uncompressed_size > _TEXT + 64 * group.num_rows:
-                raise Malformed("the column 'status' holds longer texts than any status is")
+    for column in Footer.read(file).columns:
+        numbers, size = column.unpacked(file)
+        holds = f"the column {column.name!r} holds"
+        if numbers != column.numbers:
+            raise Malformed(f"{holds} {numbers} numbers, its footer {column.numbers}")
+        # An empty list counts as a number too.
+        if numbers > column.rows * max(1, most.get(column.name, 1)):
+            raise Malformed(f"{holds} {numbers} numbers, too many")
+        if size > _BESIDE + _BYTES * numbers:
+            raise Malformed(f"{holds} {size} bytes, too many")
 
 
 def _rows(table: pa.Table, features: int) -> Rows:

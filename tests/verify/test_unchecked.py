@@ -144,7 +144,46 @@ def test_long_texts_are_refused_unpacked(run, monkeypatch):
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *a, **k: pytest.fail("unpacked"))
     _replaced(run, status=["certified" * 20_000] + ["certified"] * 15)
     os.remove(row_files(run / "certificates")[1])
-    assert "longer texts than any status" in _sentences(verify_run(run))[0]
+    assert "the column 'status' holds 180" in _sentences(verify_run(run))[0]
+
+
+def _varint(value, length=None):
+    """As Thrift writes an integer; filled up to a length."""
+    value, found = 2 * value, []
+    while value >= 128:
+        found.append(value & 127 | 128)
+        value >>= 7
+    found.append(value)
+    filled = [found[0] | 128] + [128] * ((length or 0) - 2) + [0]
+    return bytes(filled if length else found)
+
+
+def test_pages_of_more_numbers_than_their_footer_says_are_refused_unpacked(run, monkeypatch):
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *a, **k: pytest.fail("unpacked"))
+    _replaced(run, witness_points=[[0.0] * 2_000_000] + [[]] * 15)
+    first, other = row_files(run / "certificates")
+    os.remove(other)
+    raw = first.read_bytes()
+    footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    told = _varint(2_000_015)
+    assert raw.count(told, footer) >= 1 and len(raw) < 20_000
+    first.write_bytes(raw[:footer] + raw[footer:].replace(told, _varint(20, len(told))))
+    assert pq.ParquetFile(first).metadata.row_group(0).column(10).num_values == 20
+    assert "holds 2000015 numbers, its footer 20" in _sentences(verify_run(run))[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_files_with_bytes_changed_end_in_a_sentence(run, seed):
+    """Or prove the same: some bytes say nothing of the rows."""
+    rng = np.random.default_rng(seed)
+    first = row_files(run / "certificates")[0]
+    honest = first.read_bytes()
+    for _ in range(40):
+        raw = bytearray(honest)
+        for place in rng.integers(len(raw), size=rng.integers(1, 4)):
+            raw[place] = rng.integers(256)
+        first.write_bytes(raw)
+        verify_run(run)
 
 
 @pytest.mark.parametrize("name", ["radius_verified", "radius"])

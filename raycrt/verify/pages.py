@@ -1,0 +1,136 @@
+"""What a Parquet file unpacks to, by its footer and by the headers of its pages.
+
+Both are read here, before a library unpacks anything: a footer may say of pages what they are not,
+and readers unpack what pages hold. They are structs of Thrift's compact protocol, with the numbers
+of fields as in parquet.thrift. `ValueError`, or one of its kind, where bytes are not what they
+must be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Structs and lists in each other lie no deeper than statistics of a column.
+_DEPTH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of a row group: its `name`, `rows` of the group, and what the footer says of its
+    pages: how many `numbers` they hold, in `packed` bytes from `first` on."""
+
+    name: str
+    rows: int
+    numbers: int
+    first: int
+    packed: int
+
+    def unpacked(self, file: Path) -> tuple[int, int]:
+        """The numbers and the bytes that the pages unpack to, by their own headers."""
+        with file.open("rb") as opened:
+            opened.seek(self.first)
+            header = _Thrift(opened.read(self.packed))
+        numbers = size = 0
+        while header.at < len(header.data):
+            page = header.struct()
+            unpacked, packed = _whole(page[2]), _whole(page[3])
+            # Of either kind of pages that are no dictionary, whichever it is taken for.
+            numbers += sum(_whole(page[kind][1]) for kind in (5, 8) if kind in page)
+            size += unpacked
+            header.at += packed
+        return numbers, size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footer:
+    """The `rows` of a file and the columns of all its row groups."""
+
+    rows: int
+    columns: tuple[Column, ...]
+
+    @staticmethod
+    def read(file: Path) -> Footer:
+        with file.open("rb") as opened:
+            end = opened.seek(0, 2) - 8
+            opened.seek(end)
+            start = end - int.from_bytes(opened.read(4), "little")
+            opened.seek(start)
+            content = _Thrift(opened.read(end - start)).struct()
+        columns = []
+        for group in content[4]:
+            for chunk in group[1]:
+                told = chunk[3]
+                # The dictionary, if there is one, lies before the other pages.
+                first = min(told[9], told.get(11) or told[9])
+                columns.append(
+                    Column(
+                        name=told[3][0].decode(),
+                        rows=_whole(group[3]),
+                        numbers=_whole(told[5]),
+                        first=_whole(first),
+                        packed=_whole(told[7]),
+                    )
+                )
+        rows = sum(_whole(group[3]) for group in content[4])
+        return Footer(rows=max(_whole(content[3]), rows), columns=tuple(columns))
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError("a size is no number")
+    return number
+
+
+@dataclass
+class _Thrift:
+    """Reads `data` from the byte `at` on: structs as values by the numbers of their fields."""
+
+    data: bytes
+    at: int = 0
+
+    def struct(self, depth: int = 0) -> dict[int, Any]:
+        fields: dict[int, Any] = {}
+        number = 0
+        while (byte := self._byte()) != 0:
+            step, kind = byte >> 4, byte & 15
+            number = number + step if step else self._integer()
+            fields[number] = kind == 1 if kind in (1, 2) else self._value(kind, depth + 1)
+        return fields
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if depth > _DEPTH:
+            raise ValueError("structs are nested too deeply")
+        if kind in (1, 2, 3):
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._integer()
+        if kind in (7, 8):
+            length = 8 if kind == 7 else self._varint()
+            self.at += length
+            return self.data[self.at - length : self.at]
+        if kind in (9, 10):
+            byte = self._byte()
+            size = byte >> 4 if byte >> 4 < 15 else self._varint()
+            return [self._value(byte & 15, depth + 1) for _ in range(size)]
+        if kind == 12:
+            return self.struct(depth)
+        raise ValueError(f"there is no type {kind}")
+
+    def _byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def _varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ValueError("a number has no end")
+
+    def _integer(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
