@@ -62,6 +62,12 @@ def from_state_dict(
     if batch_norm_eps is not None and StoredBatchNorm not in kinds:
         raise InvalidInput("batch_norm_eps must be left out unless there is batch normalisation")
     require(len(normalisers) <= 1, "one normaliser of inputs", got=[n.name for n in normalisers])
+    told_first = layers is not None or (ordered and found[0] in normalisers)
+    if normalisers and not told_first:
+        raise InvalidInput(
+            f"{normalisers[0].name} must normalise the inputs, before all layers: be stored first, "
+            "by torch.save, or have `layers` state the order of the others"
+        )
     shape: Shape = tuple(input_shape or ())
     order = stages(rest, shape, spec, stated=layers, ordered=ordered)
     model = _sequential(normalisers, order, shape, spec)

@@ -47,8 +47,8 @@ def require_same_function(
     uniform between two ends of their own, and one of one color.
 
     Rounding is estimated, not bounded: by the difference of the network's evaluation in `dtype`
-    (for float64: in float32, scaled down) and in float64 at the same inputs, largest entry of each
-    range, 16 times that and 8 units in the last place of the largest output being allowed. For
+    (for float64: in float32, scaled down) and in float64 at the same inputs, largest of each output
+    and range, 16 times that and 8 units in the last place of the largest being allowed. For
     softplus, so is the difference that torch's threshold makes. Entries must be infinite or NaN
     together.
     """
@@ -76,7 +76,7 @@ def require_same_function(
             scale = torch.finfo(dtype).eps / torch.finfo(rough.dtype).eps
             rounding = _largest((seen.double() - wanted) * scale)
             if network.activation.name == "softplus":
-                rounding += _largest(finish(_linear_early(exact)(x.double())) - wanted)
+                rounding = rounding + _largest(finish(_linear_early(exact)(x.double())) - wanted)
             units = _UNITS * torch.finfo(dtype).eps * _largest(wanted)
             overflows = ~seen.isfinite() if rough.dtype == dtype else ~wanted.isfinite()
             _compare(name, got.double(), wanted, overflows, _TIMES * rounding + units)
@@ -128,23 +128,26 @@ def _linear_early(network: Network) -> Network:
     return Network(network.layers, early)
 
 
-def _largest(numbers: Tensor) -> float:
-    """The largest finite absolute value."""
-    return float(numbers.double().abs().nan_to_num(0.0, 0.0, 0.0).max())
+def _largest(numbers: Tensor) -> Tensor:
+    """The largest finite absolute value of each output (n, ...): a class that is masked by a large
+    number says nothing of the others."""
+    return numbers.double().abs().nan_to_num(0.0, 0.0, 0.0).amax(0)
 
 
-def _compare(name: str, got: Tensor, wanted: Tensor, overflows: Tensor, allowed: float) -> None:
-    """`overflows` where the network's own evaluation in the model's type is infinite or NaN."""
+def _compare(name: str, got: Tensor, wanted: Tensor, overflows: Tensor, allowed: Tensor) -> None:
+    """`allowed` for each output; `overflows` where the network's own evaluation in the model's type
+    is infinite or NaN."""
     apart = (got - wanted).abs()
     apart[overflows & ~got.isfinite()] = 0
     apart = apart.nan_to_num(torch.inf, torch.inf)
-    row, entry = divmod(int(apart.argmax()), apart[0].numel())
-    if float(apart.max()) <= allowed:
+    if bool((apart <= allowed).all()):
         return
+    row, entry = divmod(int((apart - allowed).argmax()), apart[0].numel())
     given, made = float(got.flatten(1)[row, entry]), float(wanted.flatten(1)[row, entry])
     raise InvalidInput(
         f"the network must compute what the model's call does, but at {name} number {row}, the "
         f"model's output {entry} is {given:.9g} and that of its layers {made:.9g}: they are "
-        f"{float(apart.max()):.3g} apart where rounding explains {allowed:.2g} (a hook, a wrapper "
+        f"{float(apart.flatten(1)[row, entry]):.3g} apart where rounding explains "
+        f"{float(allowed.flatten()[entry]):.2g} (a hook, a wrapper "
         "or an overridden method may change what is returned)"
     )

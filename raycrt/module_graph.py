@@ -153,7 +153,7 @@ class _Chain:
         self.found: list[Step] = []
 
     def steps(self, graph: fx.Graph) -> list[Step]:
-        dead = _dead(graph)
+        dead = _dead(graph, self.tracer.root)
         reached: fx.Node | None = None
         for node in graph.nodes:
             if node in dead or node.op == "get_attr" or self._is_size(node):
@@ -240,11 +240,14 @@ class _Shape:
         return "shape"
 
 
-def _dead(graph: fx.Graph) -> set[fx.Node]:
+def _dead(graph: fx.Graph, root: nn.Module) -> set[fx.Node]:
     """Nodes that nothing comes of, unless they may change what they are given."""
     dead: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         in_place = str(node.target).endswith("_") or bool(node.kwargs.get("inplace"))
+        in_place |= node.kwargs.get("out") is not None
+        if node.op == "call_module":
+            in_place |= bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
         if node.op not in ("output", "placeholder") and not in_place and set(node.users) <= dead:
             dead.add(node)
     return dead

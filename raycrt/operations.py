@@ -163,7 +163,10 @@ def _squeeze(dim: int | None = None) -> Layers:
 
 
 def _select(index: Any) -> Layers:
-    require(index == (slice(None), 0), "what is taken is all of one output", index=index)
+    plain = isinstance(index, tuple) and not any(isinstance(part, Tensor) for part in index)
+    require(
+        plain and index == (slice(None), 0), "what is taken is all of one output", index=str(index)
+    )
     return [nn.Flatten(0)]
 
 
@@ -191,6 +194,9 @@ def _activation(make: Callable[..., nn.Module]) -> Callable[..., Layers]:
 
 
 def _unchanged(*args: Any, **kwargs: Any) -> Layers:
+    kinds = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
+    kinds += [value.dtype for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    require(all(kind.is_floating_point for kind in kinds), "a type of real numbers", got=kinds)
     return []
 
 

@@ -86,6 +86,7 @@ class TestCommand:
             yield certificates.to_table(found, 0, split.labels.numpy())
 
         monkeypatch.setattr(stages, "session", nullcontext)
+        monkeypatch.setattr(stages.room, "check", lambda run: None)
         monkeypatch.setattr(stages.certification, "_run", in_this_process)
         state = {n: t.bfloat16() for n, t in dense(64, 20, 10).state_dict().items()}
         state["0.bias"] = state["0.bias"].float() + 1e-4

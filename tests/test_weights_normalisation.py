@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raycrt import Certifier, models
+from raycrt.bare_weights import from_state_dict
 from raycrt.errors import InvalidInput
 from raycrt.spec import ModelSpec
 from tests.weights import SPEC, assert_same, dense, normed
@@ -153,3 +154,20 @@ class TestNormaliser:
             models.from_state_dict(model.state_dict(), SPEC, (2, 4, 4))
         with pytest.raises(InvalidInput, match="input_shape must be given"):
             models.from_state_dict(model.state_dict(), SPEC)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_normaliser_that_is_not_stored_first_is_refused_unless_the_order_is_stated(ordered):
+    """It may be anywhere, and be the inverse of what was done to the labels."""
+    state = {
+        "fc1.weight": torch.randn(6, 4),
+        "fc1.bias": torch.randn(6),
+        "fc2.weight": torch.randn(3, 6),
+        "fc2.bias": torch.randn(3),
+        "norm.mean": torch.randn(4),
+        "norm.std": torch.full((4,), 2.0),
+    }
+    spec = ModelSpec(depth=2, activation="tanh")
+    with pytest.raises(InvalidInput, match="must normalise the inputs"):
+        from_state_dict(state, spec, (4,), ordered=ordered)
+    from_state_dict(state, spec, (4,), ordered=ordered, layers=["fc1", "fc2"])

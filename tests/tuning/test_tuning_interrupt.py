@@ -47,6 +47,7 @@ def test_the_same_command_goes_on_with_the_stage_that_was_stopped(
         (tmp_path / "search" / study.BEST).write_text(SPEC.to_yaml())
 
     monkeypatch.setattr(pipeline, "session", nullcontext)
+    monkeypatch.setattr(pipeline.room, "check", lambda run: None)
     monkeypatch.setattr(search, "run", stage("search", found))
     monkeypatch.setattr(stages, "train", stage("train"))
     monkeypatch.setattr(pipeline, "_certify", stage("certify"))
@@ -72,6 +73,7 @@ def test_a_search_that_is_stopped_begins_no_finals_and_names_no_winner(
         pytest.fail("the finals began")
 
     monkeypatch.setattr(search, "session", nullcontext)
+    monkeypatch.setattr(search.room, "check", lambda spec: None)
     monkeypatch.setattr(search, "_run_trials", stop)
     monkeypatch.setattr(finals, "choose", choose)
     with pytest.raises(KeyboardInterrupt):
