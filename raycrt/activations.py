@@ -82,6 +82,10 @@ def _hull(values: list[float], limits: Range) -> Range:
     return (lo if lo in limits else lo - width, hi if hi in limits else hi + width)
 
 
+# Ranges on intervals are this much wider, beside the largest number of the overall range.
+_WIDTH = 2.0**-35
+
+
 def _range_on(
     formula: Formula, critical: tuple[float, ...], overall: Range, lo: Any, hi: Any, xp: Any
 ) -> tuple[Any, Any]:
@@ -93,8 +97,10 @@ def _range_on(
         extreme = formula(point, _SCALAR)
         low = xp.where(inside & (low > extreme), extreme, low)
         high = xp.where(inside & (high < extreme), extreme, high)
-    # Every formula below is a sum of at most four products of library functions bounded by 4.
-    width = 16 * ULPS * math.ulp(1.0) * max(abs(overall[0]), abs(overall[1]))
+    # Every formula below is a sum of at most four products of library functions bounded by 4: a
+    # part of this covers their rounding. All of it is what a checker may need that derives the
+    # ranges by interval arithmetic, where a product with a z of 1000 rounds as much as that is.
+    width = _WIDTH * max(abs(overall[0]), abs(overall[1]))
     return xp.clip(low - width, *overall), xp.clip(high + width, *overall)
 
 

@@ -9,6 +9,7 @@ of d columns in place of all pixels. |R| is proved and counted as an error.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -190,8 +191,9 @@ def spaces(
         steepness = float(exact.transpose(typical).norm(dim=1).mean())
         off = float(errors.margin(one, torch.float64, span.slack))
         off_gradient = float(errors.gradient(one, torch.float64, span.slack))
-        # Errors of gradients cost their square.
-        if off * steepness + off_gradient**2 <= _COST * steepness**2 and steepness > 0:
+        # Errors of gradients cost their square. Quotients stay in range where squares do not.
+        share = off_gradient / steepness if steepness > 0 else math.inf
+        if off <= (_COST - share * share) * steepness:
             known = left[:, :rank], sizes[:rank]
             return Leading.of(exact, *known, typical, dtype), None, span
     return (

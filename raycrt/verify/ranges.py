@@ -28,9 +28,12 @@ _MOST_OPEN = 2**16
 @dataclass(frozen=True, kw_only=True)
 class Range:
     """`low <= formula(z) <= high` for every z. Where z is in cell i, from `start[i]` to `end[i]`,
-    it is in `least[i]` .. `most[i]`; between the cells it rises or falls."""
+    it is in `least[i]` .. `most[i]`; between the cells it rises or falls. Beyond -`far` and `far`
+    it lies between its value there and its `limits`."""
 
     formula: Callable[[Any, Any], Any]
+    far: float
+    limits: tuple[float, float]
     low: float
     high: float
     start: np.ndarray
@@ -45,15 +48,23 @@ class Range:
 
     def on(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds, elementwise, where z is in `low` .. `high`."""
-        with np.errstate(all="ignore"):
-            ends = [of(self.formula(of(z), INTERVALS)) for z in (low, high)]
-        least = np.minimum(*(end.low for end in ends))
-        most = np.maximum(*(end.high for end in ends))
+        (least, most), end = self._at(low), self._at(high)
+        least, most = np.minimum(least, end[0]), np.maximum(most, end[1])
         for start, end, *bounds in zip(self.start, self.end, self.least, self.most, strict=True):
             inside = (low <= end) & (high >= start)
             least = np.where(inside, np.minimum(least, bounds[0]), least)
             most = np.where(inside, np.maximum(most, bounds[1]), most)
         return np.maximum(least, self.low), np.minimum(most, self.high)
+
+    def _at(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of the formula at z. Far out its own terms round to more than it is."""
+        with np.errstate(all="ignore"):
+            value = of(self.formula(of(np.clip(z, -self.far, self.far)), INTERVALS))
+        least, most = value.low, value.high
+        for beyond, limit in zip((z < -self.far, z > self.far), self.limits, strict=True):
+            least = np.where(beyond, np.minimum(least, limit), least)
+            most = np.where(beyond, np.maximum(most, limit), most)
+        return least, most
 
 
 def of_slope(activation: Activation) -> Range:
@@ -94,6 +105,8 @@ def _range(
     start, end, least, most = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Range(
         formula=formula,
+        far=far,
+        limits=limits,
         low=float(min(*limits, outermost.low.min(), least.min(initial=np.inf))),
         high=float(max(*limits, outermost.high.max(), most.max(initial=-np.inf))),
         start=start,
