@@ -29,6 +29,8 @@ from raycrt.network import Network
 from raycrt.spectral import weighted_gram_upper
 
 _SLACK = 1 + 1e-12
+# Gradients whose largest entry is smaller prove nothing.
+_SMALLEST = 1e-140
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +137,9 @@ def readout_upper(network: Network, bounds: LayerBounds, low: Tensor, high: Tens
     length = float(torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()))) * _SLACK
     total = 0.0
     for layer in range(network.depth - 2, -1, -1):
+        # Lengths of anything smaller may have underflowed, on the way as well.
+        if 0 < float(torch.maximum(low.abs(), high.abs()).max()) < _SMALLEST:
+            return math.inf
         weights = bending_weights(low, high, network.activation)
         total += _term(bounds, layer, weights, network.activation.curvature_bound * length)
         if layer > 0:

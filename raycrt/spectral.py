@@ -21,6 +21,8 @@ EPS = torch.finfo(torch.float64).eps
 # A guess is raised by this factor until its proof goes through; 1e-9 lies far above rounding.
 _RAISE = 1e-9
 _LANCZOS_FROM = 128
+# A sum or a product may lose this to underflow.
+_NOTHING = torch.finfo(torch.float64).smallest_normal
 # Entries of a Collatz-Wielandt vector stay above this share of the largest: it must be positive.
 _POSITIVE = 1e-9
 
@@ -106,19 +108,27 @@ def weighted_gram_upper(matrix: Tensor, weights: Tensor) -> float:
     matrix, weights = matrix.double(), weights.double()
     if not (torch.isfinite(matrix).all() and torch.isfinite(weights).all()):
         return math.inf
+    if not ((matrix != 0).any(1) & (weights != 0)).any():
+        return 0.0
+    # Powers of two are divided out exactly, so that what under- or overflows is nothing beside the
+    # largest entries.
+    size, weight = (_power_of_two(part) for part in (matrix, weights))
+    matrix, weights = matrix / size, weights / weight
     rows, columns = matrix.shape
     mass = float((weights.abs() * matrix.square().sum(1)).sum()) * (1 + gamma(rows + columns + 3))
-    if not math.isfinite(mass):
-        return math.inf
-    if mass == 0:
-        return 0.0
     if rows < columns and bool((weights >= 0).all()):
         root = weights.sqrt()
         gram = root[:, None] * (matrix @ matrix.T) * root
     else:
         gram = matrix.T @ (weights[:, None] * matrix)
-    rounding = gamma(max(rows, columns) + 6) * mass
-    return max(0.0, (eigenvalue_upper(gram) + rounding) * (1 + EPS))
+    rounding = gamma(max(rows, columns) + 6) * mass + _NOTHING * rows * columns
+    found = max(0.0, (eigenvalue_upper(gram) + rounding) * (1 + EPS))
+    return max(found * weight * size * size, _NOTHING)
+
+
+def _power_of_two(values: Tensor) -> float:
+    """One near the largest of finite `values`, not all of them 0."""
+    return math.ldexp(1.0, math.frexp(float(values.abs().max()))[1] - 1)
 
 
 def gram_iteration_upper(matrices: Tensor, steps: int = 8) -> Tensor:

@@ -57,14 +57,15 @@ class Range:
         return np.maximum(least, self.low), np.minimum(most, self.high)
 
     def _at(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of the formula at z. Far out its own terms round to more than it is."""
+        """Bounds of the formula at z. Far out its own terms may round to more than it is."""
+        near = np.clip(z, -self.far, self.far)
         with np.errstate(all="ignore"):
-            value = of(self.formula(of(np.clip(z, -self.far, self.far)), INTERVALS))
-        least, most = value.low, value.high
-        for beyond, limit in zip((z < -self.far, z > self.far), self.limits, strict=True):
-            least = np.where(beyond, np.minimum(least, limit), least)
-            most = np.where(beyond, np.maximum(most, limit), most)
-        return least, most
+            value, last = (of(self.formula(of(at), INTERVALS)) for at in (z, near))
+        limit = np.where(z < 0, *self.limits)
+        return (
+            np.maximum(value.low, np.where(z == near, -np.inf, np.minimum(last.low, limit))),
+            np.minimum(value.high, np.where(z == near, np.inf, np.maximum(last.high, limit))),
+        )
 
 
 def of_slope(activation: Activation) -> Range:
