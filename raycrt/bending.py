@@ -83,6 +83,7 @@ class Bending:
         ahead = torch.addcmul(self.of_gradient, lam[:, None], self.of_point).abs_()
         ahead += off[:, None]
         room = left[:, None] - self.sizes
-        parts = (ahead * ahead * self.sizes / room).sum(1)
+        # The quotient first: products of small curvature and small gradients underflow.
+        parts = (ahead * ahead * (self.sizes / room)).sum(1)
         spent = (hh + parts) / left * (1 + (self.sizes.shape[1] + 16) * EPS)
         return torch.where((room > 0).all(1), spent, torch.inf)
