@@ -27,7 +27,7 @@ from raycrt.margins import Margins, collect, failed
 from raycrt.network import Network
 from raycrt.precision import float32_is_plain, quicken_softplus
 from raycrt.proof import Prover
-from raycrt.request import check_options, radii_of_rows
+from raycrt.request import check_options, options_of, radii_of_rows
 from raycrt.rounding import ErrorModel, Slack, root_upper, squares
 from raycrt.solver import Solver
 from raycrt.spec import CertifySpec
@@ -132,16 +132,7 @@ class Certifier:
         `at` are the radii to be decided in place of those stated, `steps` the solver's in place of
         those stated, `curvature` the network's proved margin curvature, if it is known.
         """
-        stated = spec.at if at is None else at
-        return cls(
-            network,
-            steps=spec.steps if steps is None else steps,
-            batch_size=spec.batch_size,
-            curvature=curvature,
-            region=spec.region,
-            at=stated if spec.region == "local" else (),
-            deployment=spec.deployment,
-        )
+        return cls(network, curvature=curvature, **options_of(spec, at=at, steps=steps))
 
     @property
     def needs_radii(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,21 @@ from torch import Tensor
 from raycrt.errors import require
 from raycrt.hooks import require_plain
 from raycrt.network import Network
+from raycrt.spec import CertifySpec
+
+
+def options_of(
+    spec: CertifySpec, *, at: Sequence[float] | None = None, steps: int | None = None
+) -> dict[str, Any]:
+    """What `spec` says, as options of a certifier: `at` and `steps` in place of those stated."""
+    stated = spec.at if at is None else at
+    return {
+        "steps": spec.steps if steps is None else steps,
+        "batch_size": spec.batch_size,
+        "region": spec.region,
+        "at": stated if spec.region == "local" else (),
+        "deployment": spec.deployment,
+    }
 
 
 def check_options(

@@ -29,7 +29,7 @@ from raycrt.data import Split
 from raycrt.errors import require
 from raycrt.network import Network
 from raycrt.provenance import Training
-from raycrt.request import check_options
+from raycrt.request import check_options, options_of
 from raycrt.spec import Spec, validate
 
 
@@ -94,15 +94,7 @@ def certify(
 
 def check(network: Network, spec: Spec) -> None:
     """Raise `InvalidInput` where `network` cannot be certified as `spec.certify` says."""
-    plan = spec.certify
-    check_options(
-        network,
-        steps=plan.steps,
-        batch_size=plan.batch_size,
-        region=plan.region,
-        at=plan.at if plan.region == "local" else (),
-        deployment=plan.deployment,
-    )
+    check_options(network, **options_of(spec.certify))
 
 
 def _run(
