@@ -103,7 +103,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """What all rows share."""
     file = directory / MANIFEST
     if not file.is_file():
-        raise InvalidInput(f"a certificates directory must hold {MANIFEST}, {directory} does not")
+        raise InvalidInput(
+            f"a certificates directory must hold {MANIFEST}, {directory} does not; "
+            f"`raycrt certify --out {directory.parent}` makes it"
+        )
     manifest: dict[str, Any] = json.loads(file.read_text())
     return manifest
 

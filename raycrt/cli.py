@@ -43,7 +43,7 @@ A run is a recipe with overrides. Start with `raycrt demo`; then, step by step:
   raycrt train   --recipe runs/a/search/best.yaml --out runs/a
   raycrt certify --out runs/a                        prove a radius for each test image
   raycrt verify  runs/a                              prove them again, independently
-  raycrt report  --out runs/a                        Markdown and a plot
+  raycrt report  runs/a                              Markdown and a plot
 """,
 )
 
@@ -60,11 +60,9 @@ def _lasting(out: Path) -> Path:
     # A path has one slash where the URI had two.
     scheme = out.parts[0] if out.parts else ""
     if len(scheme) > 1 and scheme.endswith(":"):
-        raise InvalidInput(
-            f"--out must be a directory, no URI (search.directory may be), got {out}"
-        )
+        raise InvalidInput(f"a run is a directory, no URI (search.directory may be one), got {out}")
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    require(out.is_absolute() or not in_job, "--out is absolute inside a Ray job", out=str(out))
+    require(out.is_absolute() or not in_job, "a run's path is absolute in a Ray job", path=str(out))
     return out
 
 
@@ -87,6 +85,7 @@ Gpus = Annotated[
 ]
 
 DEFAULT_RECIPE = "digits"
+DEFAULT_OUT = Path("runs/a")
 
 
 def spec_from(
@@ -118,7 +117,7 @@ def spec_from(
     changed = identity.difference(own, spec, idle)
     if changed is not None:
         key, _, value = changed
-        raise InvalidInput(f"{key} has no effect on this command, but {key}={value} is asked for")
+        raise InvalidInput(f"{key}={value} has no effect on this command; leave it out")
     if spec.data.name == "digits" and (values.get("data.directory") or values.get("data.download")):
         raise InvalidInput(
             "--data-dir and --download have no effect on data.name=digits, which comes with "
@@ -132,7 +131,7 @@ def spec_from(
 def train(
     recipe: Recipe = DEFAULT_RECIPE,
     set_: Overrides = None,
-    out: Out = Path("runs/train"),
+    out: Out = DEFAULT_OUT,
     data_dir: DataDir = None,
     download: Download = False,
     workers: Workers = None,
@@ -159,12 +158,13 @@ def train(
     from raycrt.distributed import stages
 
     rules.check_training(spec)
+    print(f"recipe: {recipe}")
     stages.train(spec, out / ("hold-out" if hold_out else "train"), hold_out=hold_out)
 
 
 @app.command()
 def certify(
-    out: Out = Path("runs/train"),
+    out: Out = DEFAULT_OUT,
     model: Annotated[
         Path | None,
         typer.Option(help="Another model: .onnx, weights (.safetensors, .pt) or a directory."),
@@ -207,7 +207,10 @@ def certify(
     if model is None and (key, layers, batch_norm_eps) != (None, None, None):
         raise InvalidInput("--key, --layers and --batch-norm-eps go with --model")
     if model is None and not (trained / checkpoint.MODEL).is_file():
-        raise InvalidInput(f"--out must hold a trained model, but there is none in {trained}")
+        raise InvalidInput(
+            f"there is no trained model in {trained}: `raycrt train --out {out}` puts one there, "
+            "and --model names one from elsewhere"
+        )
     # What trained the weights is told by them, and so is the model unless they are bare.
     bare = model is not None and models.is_weights(model)
     idle = ("train", "search", "run.seed", "data.validation", *(() if bare else ("model",)))
@@ -250,13 +253,15 @@ def certify(
 
 
 @app.command()
-def report(out: Out = Path("runs/train")) -> None:
-    """Write OUT/report from OUT/certificates (and the trials of OUT/search, if there are any)."""
+def report(
+    run: Annotated[Path, typer.Argument(callback=_lasting, help="Directory of the run.")],
+) -> None:
+    """Write RUN/report from RUN/certificates (and the trials of RUN/search, if there are any)."""
     from raycrt import report as reports
 
-    trials = out / "search" / "trials.csv"
+    trials = run / "search" / "trials.csv"
     written = reports.write(
-        out / "certificates", out / "report", trials_csv=trials if trials.is_file() else None
+        run / "certificates", run / "report", trials_csv=trials if trials.is_file() else None
     )
     print("\n".join([written.headline, *written.remarks]))
     print(written.markdown)

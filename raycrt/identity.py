@@ -5,6 +5,7 @@ Resources, and where files are, never count.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ def refuse_another(
     if found is not None:
         key, held, asked = found
         raise InvalidInput(
-            f"{directory} holds {what} with {key}={held}, but {key}={asked} is asked for; "
-            "give another run another --out"
+            f"{directory} holds {what} with {key}={_as_option(held)}, but this command has "
+            f"{key}={_as_option(asked)}; --set {key}={_as_option(held)} goes on with that run, and "
+            "another run goes into another --out"
         )
 
 
@@ -50,6 +52,11 @@ def refuse_another_than_stored(
     """`refuse_another` with the spec that is stored in `directory`, if there is one."""
     if (directory / "spec.yaml").is_file():
         refuse_another(directory, what, Spec.load(directory), now, keys)
+
+
+def _as_option(value: Any) -> str:
+    """A value as `--set` takes it."""
+    return "null" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
 
 
 def _differing(path: str, first: Any, second: Any) -> Iterator[tuple[str, Any, Any]]:

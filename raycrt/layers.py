@@ -47,6 +47,10 @@ def is_layer(module: nn.Module) -> bool:
     return _kind(module, _AFFINE) is not None or _kind(module, _ACTIVATIONS) is not None
 
 
+_KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh)
+KINK = "a kink has no second derivative to bound; Softplus is its smooth relative"
+
+
 def activation_of(step: Step) -> Activation | None:
     """The activation that a layer is; none where it is none."""
     kind = _kind(step.layer, _ACTIVATIONS)
@@ -67,8 +71,9 @@ def affine_of(step: Step, shape: Shape) -> tuple[list[AffineMap], Shape]:
     if kind is None:
         names = supported()
         other = f" of {type(layer).__module__}" if type(layer).__name__ in names else ""
+        kink = f" ({KINK})" if isinstance(layer, _KINKED) else ""
         raise InvalidInput(
-            f"{step.place}{other} is not supported; supported are {', '.join(names)}"
+            f"{step.place}{other} is not supported{kink}; supported are {', '.join(names)}"
         )
     for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
         if name.endswith("num_batches_tracked"):
@@ -127,7 +132,12 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[..., Activation]] = {
 
 def _linear(layer: nn.Linear, shape: Shape) -> tuple[list[AffineMap], Shape]:
     shape = shape or (layer.in_features,)
-    require(shape == (layer.in_features,), "input is flat with in_features", input=shape)
+    if shape != (layer.in_features,):
+        flatten = ": put nn.Flatten() before it" if math.prod(shape) == layer.in_features else ""
+        raise InvalidInput(
+            f"a linear layer of {layer.in_features} features must have that many as its input, "
+            f"but gets {shape}{flatten}"
+        )
     with torch.device("meta"):
         dense = Dense(layer.in_features, layer.out_features)
     return [_fill(dense, layer.weight, layer.bias)], (layer.out_features,)

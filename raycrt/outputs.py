@@ -44,6 +44,8 @@ def made(directory: Path) -> Path:
             file.write(b"\0")
     except OSError as error:
         said = error.strerror or str(error)
+        above = next((parent for parent in directory.parents if parent.is_file()), None)
+        said += f" ({above} is a file)" if above else ""
         raise InvalidInput(f"{directory} must be a directory that takes files: {said}") from None
     return directory
 

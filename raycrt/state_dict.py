@@ -36,9 +36,12 @@ def choose(content: Any, key: str | None = None) -> dict[str, Tensor]:
         held = _listing(content) if isinstance(content, Mapping) else type(content).__name__
         raise InvalidInput(f"a file of weights must hold a state dict, but holds {held}")
     chosen = found if key is None else _under(found, key)
-    told = ", ".join(path or "(the whole file)" for path in found)
+    told = ", ".join(path or "the whole file" for path in found)
     if not chosen:
-        raise InvalidInput(f"key must lead to a state dict, but {key!r} does not; there are {told}")
+        alone = "; leave the key out" if list(found) == [""] else ""
+        raise InvalidInput(
+            f"key must lead to a state dict, but {key!r} does not; there are {told}{alone}"
+        )
     if len(chosen) > 1:
         raise InvalidInput(f"key must say which state dict is meant, there are several: {told}")
     (state,) = chosen.values()

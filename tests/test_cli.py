@@ -33,10 +33,10 @@ BAD = {
     "trial's workers": (["search", "--workers", "0"], "search.workers"),
     "seed": (["train", "--set", f"run.seed={2**64}"], "run.seed: "),
     "training": (["train", "--set", "train.linear_layers=9"], "train.linear_layers must leave"),
-    "URI": (["search", "--out", "s3://bucket/run"], "must be a directory, no URI"),
-    "model": (["certify", "--out", "/nowhere"], "/nowhere"),
+    "URI": (["search", "--out", "s3://bucket/run"], "a run is a directory, no URI"),
+    "model": (["certify", "--out", "/nowhere"], "`raycrt train --out /nowhere` puts one there"),
     "other model": (["certify", "--model", "/nowhere.onnx"], "must exist"),
-    "certificates": (["report", "--out", "/nowhere"], "/nowhere"),
+    "certificates": (["report", "/nowhere"], "raycrt certify --out /nowhere` makes it"),
 }
 
 
@@ -139,7 +139,7 @@ def test_another_model_is_told_truly_and_can_be_verified(tmp_path):
     assert manifest["spec"]["model"] == own.model.model_dump(mode="json")
     assert verify_run(out).sound
     other = network.build(own.model, data.image_shape(own.data), 10)
-    with pytest.raises(InvalidInput, match="holds the model that is certified"):
+    with pytest.raises(InvalidInput, match="holds another model"):
         stages.adopt(own, other, own.model, out / "train")
     manifest["spec"]["model"] = None
     certificates.write_manifest(out / "certificates", manifest)
@@ -165,20 +165,20 @@ IDLE = {
     ),
     "a search in a training": (
         ["train", "--set", "search.trials=3"],
-        "search.trials has no effect on this command, but search.trials=3 is asked for",
+        "search.trials=3 has no effect on this command; leave it out",
     ),
     "a recipe without its model": (["certify", "--recipe", "digits"], "--recipe goes with --model"),
     "a training of another model": (
         ["certify", "--model", "model.onnx", "--set", "train.radius=3"],
-        "train.radius has no effect",
+        "train.radius=3.0 has no effect",
     ),
     "a seed of another model": (
         ["certify", "--model", "model.pt", "--set", "run.seed=3"],
-        "run.seed has no effect",
+        "run.seed=3 has no effect",
     ),
     "a model that ONNX tells": (
         ["certify", "--model", "model.onnx", "--set", "model.width=3"],
-        "model.width has no effect",
+        "model.width=3 has no effect",
     ),
 }
 

@@ -42,7 +42,7 @@ def test_the_commands_run_on_a_finished_run(finished_run):
     """`verify`, `report` and `study` as the README writes them, on a run that the demo made."""
     for command in (
         ["verify", finished_run],
-        ["report", "--out", finished_run],
+        ["report", finished_run],
         ["study", finished_run],
     ):
         done = subprocess.run([RAYCRT, *command], capture_output=True, text=True)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from raycrt import cli, interruption, outputs
 from raycrt.cli import (
+    DEFAULT_OUT,
     DEFAULT_RECIPE,
     DataDir,
     Download,
@@ -29,7 +30,7 @@ from raycrt.spec import Spec
 def search(
     recipe: Recipe = DEFAULT_RECIPE,
     set_: Overrides = None,
-    out: Out = Path("runs/search"),
+    out: Out = DEFAULT_OUT,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search in OUT/search.")
     ] = False,
@@ -52,6 +53,7 @@ def search(
     )
     from tuning import search as searches
 
+    typer.echo(f"recipe: {recipe}")
     with interruption.told("--resume"), _failure_in_one_line():
         searches.run(spec, out / "search", resume=resume)
     typer.echo(out / "search" / "best.yaml")

@@ -117,3 +117,5 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     for name in ("ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # That a local Ray asks for a token, as Ray has it by default, is no news to act on.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

@@ -40,7 +40,7 @@ def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
     rows: Rows = "train" if hold_out else "fit"
     with outputs.held(out):
         if _ended(spec, out, rows):
-            print(f"trained before: {out / checkpoint.MODEL}")
+            print(f"this training is complete: {out / checkpoint.MODEL}")
             return
         _train(spec, out, rows)
     print(f"model: {out / checkpoint.MODEL}")
@@ -140,11 +140,10 @@ def adopt(
     held = (trained / checkpoint.MODEL).is_file()
     if held:
         kept, own = checkpoint.load_model(trained)
-        require(
-            checkpoint.weights_hash(kept) == checkpoint.weights_hash(network) and own.model == told,
-            "the train directory of the output is missing or holds the model that is certified",
-            directory=str(trained),
-        )
+        if checkpoint.weights_hash(kept) != checkpoint.weights_hash(network) or told is None:
+            raise InvalidInput(f"{trained} holds another model; give another model another --out")
+        asked = own.override({"model": told.model_dump()})
+        identity.refuse_another(trained, "a model", own, asked, ("model",))
     require(
         held or not (trained / "spec.yaml").is_file(),
         "the train directory of the output holds no training that has not ended",
@@ -184,14 +183,17 @@ def certify(
     certification.check(network, spec)
     test = data.load(spec.data).test
     digest = checkpoint.weights_hash(network)
+    place = f"certificates: {out}"
     with outputs.held(out):
         manifest = certification.stored(out, digest, spec, told=told)
         whole = manifest is not None and manifest["complete"]
         if manifest is None or not whole or certification.missing(out, spec, len(test)):
             manifest = _certify(spec, network, test, out, told, made)
+        else:
+            place = f"the {len(test)} certificates of this model are complete: {out}"
     remarks = certificates.remarks(certificates.read_rows(out, ("index", "status")))
     said = [made.sentence] if made and made.sentence else []
-    print("\n".join([f"certificates: {out}", *said, *remarks]))
+    print("\n".join([place, *said, *remarks]))
     return manifest
 
 

@@ -14,6 +14,7 @@ from raycrt.affine import Dense
 from raycrt.convolution import AveragePool, Convolution
 from raycrt.diagonal import Normalization, Scaling
 from raycrt.errors import InvalidInput, require
+from raycrt.layers import KINK
 from raycrt.onnx_graph import shapes
 from raycrt.onnx_graph.graph import Graph
 from raycrt.onnx_graph.nodes import SUPPORTED, attributes, described, expect, given
@@ -35,7 +36,8 @@ def _converted(graph: Graph, node: Any, tensor: str, shape: Shape) -> Converted:
         return _elementwise(graph, node, tensor, shape)
     make = _LAYERS.get(node.op_type)
     if make is None:
-        raise InvalidInput(f"not supported; supported are {SUPPORTED}")
+        kink = f" ({KINK})" if "Relu" in node.op_type else ""
+        raise InvalidInput(f"not supported{kink}; supported are {SUPPORTED}")
     if node.input[0] != tensor or tensor in node.input[1:]:
         raise InvalidInput("input 0 must be what was computed before, and no other input")
     return make(graph, node, shape)

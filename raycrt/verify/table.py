@@ -75,7 +75,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a certificates directory."""
     file = directory / MANIFEST
     if not file.is_file():
-        raise InvalidInput(f"a certificates directory must hold {MANIFEST}, {directory} does not")
+        raise InvalidInput(
+            f"a certificates directory must hold {MANIFEST}, {directory} does not; "
+            f"`raycrt certify --out {directory.parent}` makes it"
+        )
     size = file.stat().st_size
     require(size <= _MANIFEST_BYTES, f"{MANIFEST} <= {_MANIFEST_BYTES} bytes", bytes=size)
     try:

@@ -183,7 +183,9 @@ def test_a_rerun_skips_what_has_finished(finished_run: Path) -> None:
 
 def test_another_recipe_in_the_same_directory_is_refused(finished_run: Path) -> None:
     spec = recipes.load(str(finished_run / "search" / "spec.yaml"))
-    with pytest.raises(InvalidInput, match=r"model\.width=16, but model\.width=17 is asked for"):
+    with pytest.raises(
+        InvalidInput, match=r"model\.width=16, but this command has model\.width=17"
+    ):
         pipeline.run(spec.override({"model.width": 17}), finished_run)
 
 
