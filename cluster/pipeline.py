@@ -14,9 +14,10 @@ from typing import Annotated
 
 import typer
 
-from raycrt import interruption, outputs, pipes
-from raycrt.cli import DEFAULT_RECIPE, DataDir, Download, Overrides, Recipe, one_line, spec_from
+from raycrt.cli.main import one_line
+from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, Recipe, spec_from
 from raycrt.errors import require
+from raycrt.system import interruption, outputs, pipes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

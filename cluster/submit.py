@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raycrt import interruption, pipes
 from raycrt.errors import InvalidInput, require
+from raycrt.system import interruption, pipes
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails

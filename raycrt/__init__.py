@@ -13,25 +13,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raycrt.attacks import Adversarial
-from raycrt.attacks import attack as _attack
-from raycrt.certificate import Certificates, Status
-from raycrt.certifier import Certifier
+from raycrt.certification.certificate import Certificates, Status
+from raycrt.certification.certifier import Certifier
+from raycrt.certification.options import radii_of_rows
+from raycrt.data.images import batch_of_images, fits, one_image
 from raycrt.errors import InvalidInput
-from raycrt.images import batch_of_images, fits, one_image
-from raycrt.network import Network
-from raycrt.request import radii_of_rows
-from raycrt.sequential import as_network
+from raycrt.evaluation.attacks import Adversarial
+from raycrt.evaluation.attacks import attack as _attack
+from raycrt.foreign.files import load
+from raycrt.foreign.modules.elementwise import Elementwise
+from raycrt.foreign.modules.reader import as_network
+from raycrt.networks.network import Network
 
 __all__ = [
     "Adversarial",
     "Certificates",
     "Certifier",
+    "Elementwise",
     "InvalidInput",
     "Network",
     "Status",
+    "as_network",
     "attack",
     "certify",
+    "load",
 ]
 
 
@@ -45,8 +50,8 @@ def certify(
     """A radius around each of `images` (n, ...) in which the prediction cannot change.
 
     `model` is a `raycrt.Network` or a `torch.nn.Module` whose call is a chain of affine layers and
-    one supported activation, as in `raycrt.sequential.as_network`; its mode is taken as `eval`.
-    `images` may be a numpy array or a list of tensors too: `raycrt.images`. `options` go to
+    one supported activation, as in `raycrt.as_network`; its mode is taken as `eval`.
+    `images` may be a numpy array or a list of tensors too: `raycrt.data.images`. `options` go to
     `raycrt.Certifier`, which is what to keep when there is more than one batch: the curvature is
     proved there, once. Raises `InvalidInput` naming a layer that is not supported.
 
@@ -66,7 +71,8 @@ def certify(
 def attack(model: nn.Module, images: Tensor, **options: Any) -> Adversarial:
     """Distances from above: the nearest images found that are predicted as another class.
 
-    `options` go to `raycrt.attacks.attack`. Every certified radius lies below these distances.
+    `options` go to `raycrt.evaluation.attacks.attack`. Every certified radius lies below these
+    distances.
     """
     images = batch_of_images(images)
     return _attack(_network(model, images), images, **options)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raycrt.solver import Solver
+from raycrt.certification.targets import Solver
 
 TINY = """
 model: {depth: 2, width: 16, activation: tanh}

@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 
 from raycrt.activations import Activation, activation
-from raycrt.affine import Dense
-from raycrt.network import Network
+from raycrt.networks.affine import Dense
+from raycrt.networks.network import Network
 
 LINEAR = Activation(
     name="linear",

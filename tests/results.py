@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raycrt import certificates, recipes
-from raycrt.certificates import Summary
+from raycrt import recipes
+from raycrt.certification import storage
+from raycrt.certification.storage import Summary
 from raycrt.errors import require
-from raycrt.provenance import Training
+from raycrt.spec.provenance import Training
 from raycrt.verify import verify_run
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +58,7 @@ def stored(directory: Path = RESULTS) -> list[Result]:
     found = []
     for file in directory.glob("*.parquet"):
         facts = json.loads(file.with_suffix(".json").read_text())
-        summary = certificates.summarise(pq.read_table(file), (facts["radius"], SMALL))
+        summary = storage.summarise(pq.read_table(file), (facts["radius"], SMALL))
         found.append(Result(recipe=file.stem, summary=summary, **facts))
     return sorted(found, key=lambda result: (-result.radius, -result.certified))
 
@@ -90,7 +91,7 @@ def with_table(readme: str, results: list[Result]) -> str:
 
 def record(run: Path, recipe: str, hardware: str, directory: Path = RESULTS) -> None:
     """Keep the rows of a certified run of `recipe`, once the checker has proved each of them."""
-    rows, manifest = certificates.read(run / "certificates")
+    rows, manifest = storage.read(run / "certificates")
     spec = recipes.load(recipe)
     ran = manifest["spec"]
     for part in ("model", "train"):

@@ -6,7 +6,7 @@ import torch
 
 from raycrt.activations import ACTIVATIONS, activation, softplus
 from raycrt.errors import InvalidInput
-from raycrt.network import TORCH
+from raycrt.networks.network import TORCH
 
 EVERY = [*ACTIVATIONS.values(), softplus(4.0), softplus(0.3)]
 GRID = torch.cat([torch.linspace(-30, 30, 600_001, dtype=torch.float64), torch.tensor([-1e9, 1e9])])

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raycrt import affine
-from raycrt.affine import AffineMap, Chain, Dense
-from raycrt.convolution import AveragePool, Convolution, Correlation
-from raycrt.diagonal import Normalization, Permutation, Scaling
+from raycrt.bounds.norms import norms
+from raycrt.bounds.torus import torus_norm_upper
 from raycrt.errors import InvalidInput
-from raycrt.torus import torus_norm_upper
+from raycrt.networks import affine
+from raycrt.networks.affine import AffineMap, Chain, Dense
+from raycrt.networks.convolution import AveragePool, Convolution, Correlation
+from raycrt.networks.diagonal import Normalization, Permutation, Scaling
 
 
 def convolution(in_shape=(3, 9, 8), out_channels=4, kernel=(3, 3), **geometry) -> Convolution:
@@ -138,37 +139,39 @@ class TestBounds:
 
     def test_norm(self, layer: AffineMap) -> None:
         exact = float(torch.linalg.matrix_norm(layer.matrix().detach(), 2))
-        assert layer.norm_upper() >= exact
+        assert norms(layer).norm_upper() >= exact
 
     def test_weighted_gram(self, layer: AffineMap) -> None:
         weights = torch.rand(layer.out_features, dtype=torch.float64) ** 3
         matrix = layer.matrix().detach()
         exact = float(torch.linalg.eigvalsh(matrix.T @ (weights[:, None] * matrix))[-1])
-        assert layer.gram_upper(weights) >= exact
-        assert layer.gram_upper(weights) <= float(weights.max()) * layer.norm_upper() ** 2 * 1.001
+        assert norms(layer).gram_upper(weights) >= exact
+        largest = float(weights.max()) * norms(layer).norm_upper() ** 2
+        assert norms(layer).gram_upper(weights) <= largest * 1.001
 
     def test_rows_and_columns(self, layer: AffineMap) -> None:
         matrix = layer.matrix()
-        assert (layer.row_norms_upper() >= matrix.norm(dim=1)).all()
-        assert (layer.column_norms_upper() >= matrix.norm(dim=0)).all()
+        assert (norms(layer).row_norms_upper() >= matrix.norm(dim=1)).all()
+        assert (norms(layer).column_norms_upper() >= matrix.norm(dim=0)).all()
 
     def test_magnitude(self, layer: AffineMap) -> None:
         exact = float(torch.linalg.matrix_norm(layer.matrix().detach().abs(), 2))
-        assert layer.magnitude_upper() >= exact * (1 - 1e-12)
-        assert layer.offset_norm_upper() >= float(layer.offset().detach().norm()) * (1 - 1e-12)
+        assert norms(layer).magnitude_upper() >= exact * (1 - 1e-12)
+        offset = float(layer.offset().detach().norm())
+        assert norms(layer).offset_norm_upper() >= offset * (1 - 1e-12)
 
     def test_float32_errors_are_within_the_stated_roundings(self, layer: AffineMap) -> None:
         single = copy.deepcopy(layer).float()
         exact = copy.deepcopy(single).double()
         x = torch.randn(50, layer.in_features)
         c = torch.randn(50, layer.out_features)
-        allowed = layer.terms * torch.finfo(torch.float32).eps * exact.magnitude_upper()
+        allowed = layer.terms * torch.finfo(torch.float32).eps * norms(exact).magnitude_upper()
         forward = (single.linear(x).double() - exact.linear(x.double())).norm(dim=1)
         back = (single.transpose(c).double() - exact.transpose(c.double())).norm(dim=1)
         assert (forward <= allowed * x.double().norm(dim=1)).all()
         assert (back <= allowed * c.double().norm(dim=1)).all()
         error = torch.linalg.matrix_norm(single.matrix().double() - exact.matrix(), 2).detach()
-        assert float(error) <= single.matrix_error_upper() + 1e-15
+        assert float(error) <= norms(single).matrix_error_upper() + 1e-15
 
 
 class TestTorus:
@@ -196,7 +199,7 @@ class TestTorus:
             groups=groups,
         ).double()
         exact = float(torch.linalg.matrix_norm(layer.matrix().detach(), 2))
-        assert exact <= layer.torus_norm_upper() <= within * exact
+        assert exact <= norms(layer).torus_norm_upper() <= within * exact
 
     def test_closed_form_of_one_channel(self) -> None:
         """A kernel of non-negative taps has its largest gain at frequency zero: the taps' sum."""
@@ -206,13 +209,13 @@ class TestTorus:
 
     def test_pool_of_disjoint_windows(self) -> None:
         pool = AveragePool((2, 8, 8), (2, 2), stride=(2, 2))
-        assert 0.5 <= pool.torus_norm_upper() <= 0.5 * (1 + 1e-5)
+        assert 0.5 <= norms(pool).torus_norm_upper() <= 0.5 * (1 + 1e-5)
 
     def test_padding_makes_room_on_the_torus(self) -> None:
         """On a torus of the image's own size the two taps would cancel at every frequency."""
         layer = Convolution((1, 1, 2), 1, (1, 3), padding=(0, 1)).double()
         layer.weight.data.copy_(torch.tensor([1.0, 0.0, -1.0]))
-        assert 1 <= layer.torus_norm_upper() <= 2
+        assert 1 <= norms(layer).torus_norm_upper() <= 2
 
     def test_a_hidden_frequency_is_not_missed(self) -> None:
         """The gain sits in one alternating pattern, to which a flat start is orthogonal."""
@@ -220,7 +223,7 @@ class TestTorus:
         layer = Convolution((1, 8, 8), 1, (2, 2)).double()
         layer.weight.data.copy_(sign[None, None])
         exact = float(torch.linalg.matrix_norm(layer.matrix().detach(), 2))
-        assert exact <= layer.torus_norm_upper() <= 4 * (1 + 1e-5)
+        assert exact <= norms(layer).torus_norm_upper() <= 4 * (1 + 1e-5)
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
     def test_what_is_not_finite_has_an_infinite_bound(self, value: float) -> None:
@@ -243,7 +246,7 @@ class TestTorus:
         for _ in range(20):
             x = nn.functional.normalize(layer.transpose(layer.linear(x)).detach(), dim=1)
         estimate = float(layer.linear(x).detach().norm(dim=1).max())
-        assert estimate <= layer.norm_upper() <= 1.05 * estimate
+        assert estimate <= norms(layer).norm_upper() <= 1.05 * estimate
 
 
 class TestBadInput:

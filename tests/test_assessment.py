@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from raycrt import Certifier, training
-from raycrt.assessment import assess
-from raycrt.attacks import attack
+from raycrt import Certifier
 from raycrt.data import Split, load
+from raycrt.evaluation.accuracy import assess
+from raycrt.evaluation.attacks import attack
 from raycrt.spec import CertifySpec, validate
+from raycrt.training import loop
 
 SPEC = validate({"model": {"width": 24}, "train": {"epochs": 3}, "data": {"limit": 200}})
 
@@ -16,7 +17,7 @@ SPEC = validate({"model": {"width": 24}, "train": {"epochs": 3}, "data": {"limit
 def test_shares_are_those_of_the_certifier_and_the_attack(channels, least):
     spec = SPEC.override({"model.channels": channels})
     split = load(spec.data).validation.take(slice(40))
-    network = training.train(spec, load(spec.data).train)
+    network = loop.train(spec, load(spec.data).train)
     found = assess(network, split, CertifySpec(at=(0.05, 0.2)))
     proved = Certifier(network)(split.images)
     right = proved.prediction == split.labels
@@ -32,7 +33,7 @@ def test_shares_are_those_of_the_certifier_and_the_attack(channels, least):
 
 
 def test_weights_that_prove_nothing_meet_nothing():
-    network = training.fresh(SPEC)
+    network = loop.fresh(SPEC)
     with torch.no_grad():
         network.layers[0].weight[0, 0] = torch.nan
     split = Split(images=torch.rand(5, 1, 8, 8), labels=torch.zeros(5, dtype=torch.long))

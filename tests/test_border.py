@@ -5,7 +5,9 @@ import sys
 
 
 def test_importing_raycrt_loads_no_ray():
-    code = "import sys, raycrt, raycrt.cli, raycrt.training; sys.exit('ray' in sys.modules)"
+    code = (
+        "import sys, raycrt, raycrt.cli.main, raycrt.training.loop; sys.exit('ray' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

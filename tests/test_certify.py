@@ -8,9 +8,9 @@ import torch
 import raycrt
 from raycrt import Certifier, InvalidInput, Status
 from raycrt.activations import ACTIVATIONS
-from raycrt.attacks import attack
-from raycrt.convolution import Convolution
-from raycrt.network import build
+from raycrt.evaluation.attacks import attack
+from raycrt.networks.convolution import Convolution
+from raycrt.networks.network import build
 from raycrt.spec import ModelSpec
 from tests.models import LINEAR, random_network
 
@@ -261,7 +261,9 @@ def test_work_stops_where_a_row_is_decided(solved):
     ],
 )
 def test_bad_radii_are_refused_before_curvature_is_proved(monkeypatch, at, message):
-    monkeypatch.setattr("raycrt.certifier.margin_curvature", lambda network: pytest.fail("proved"))
+    monkeypatch.setattr(
+        "raycrt.certification.certifier.margin_curvature", lambda network: pytest.fail("proved")
+    )
     with pytest.raises(InvalidInput, match=message):
         raycrt.certify(random_network(2), _images(4), at=at)
 
@@ -291,7 +293,7 @@ def test_batches_do_not_change_rows():
 
 def test_a_batch_of_any_size_is_cut_to_the_memory_budget(monkeypatch):
     """The largest batch that the certifier sees stays within the budget's rows."""
-    monkeypatch.setattr("raycrt.certifier._MEMORY", 20_000)
+    monkeypatch.setattr("raycrt.certification.certifier._MEMORY", 20_000)
     certifier = Certifier(random_network(2), batch_size=10**9)
     seen = [len(part) for part in certifier.batches(_images(50))]
     assert sum(seen) == 50 and max(seen) < 50
@@ -307,7 +309,7 @@ def test_convolutions_too_large_to_be_formed_are_certified(monkeypatch, channels
     network = build(ModelSpec(channels=channels, stride=1, depth=1), (1, 6, 6), 4)
     images = torch.rand(30, 1, 6, 6)
     formed = Certifier(network)(images)
-    for module in ("affine", "span", "readout_curvature"):
+    for module in ("networks.affine", "margins.first_layer", "bounds.readout_curvature"):
         monkeypatch.setattr(f"raycrt.{module}.DENSE_ENTRIES", 1000)
     monkeypatch.setattr(Convolution, "matrix", lambda self: pytest.fail("a matrix was formed"))
     assert not any(layer.dense for layer in network.layers[:-1])

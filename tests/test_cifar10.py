@@ -9,8 +9,10 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from raycrt import checkpoint, data, recipes, training
+from raycrt import data, recipes
 from raycrt.errors import InvalidInput
+from raycrt.networks import checkpoint
+from raycrt.training import loop
 from raycrt.verify import verify_run
 from tests.verify.runs import write_run
 
@@ -107,9 +109,9 @@ def test_labels_of_the_binary_version_are_classes(tmp_path):
 def test_the_recipe_trains_a_model_that_loads(files, tmp_path):
     spec = _spec(files, **{"train.epochs": 1, "train.warm_up": 0})
     split = data.load(spec.data).train
-    network = training.train(spec, split)
+    network = loop.train(spec, split)
     assert network.layers[0].out_features == 32 * 8 * 8
-    before = training.fresh(spec)
+    before = loop.fresh(spec)
     assert not torch.equal(before.layers[0].weight, network.layers[0].weight)
     checkpoint.save_model(tmp_path / "model", network, spec)
     assert torch.equal(

@@ -12,13 +12,18 @@ import typer
 from typer.testing import CliRunner
 
 import tuning.cli
-from raycrt import certificates, checkpoint, cli, data, network, recipes, report
+from raycrt import data, recipes
+from raycrt.certification import storage
+from raycrt.cli import main as cli
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
-from raycrt.provenance import Training
+from raycrt.evaluation import report
+from raycrt.networks import checkpoint, network
+from raycrt.spec.provenance import Training
 from raycrt.verify import verify_run
 from tests.verify.runs import spec_of, write_run
-from tuning import pipeline, search
+from tuning import pipeline
+from tuning.search import driver
 
 RAYCRT = Path(sys.executable).parent / "raycrt"
 
@@ -61,7 +66,7 @@ def given(monkeypatch):
     for module, name in (
         (stages, "train"),
         (stages, "certify"),
-        (search, "run"),
+        (driver, "run"),
         (pipeline, "run"),
     ):
         monkeypatch.setattr(module, name, lambda spec, *rest, **named: specs.append(spec))
@@ -84,7 +89,7 @@ def refused(monkeypatch, tmp_path):
     def start():
         raise AssertionError("Ray would start")
 
-    for module in (stages, search, pipeline):
+    for module in (stages, driver, pipeline):
         monkeypatch.setattr(module, "session", start)
     monkeypatch.chdir(tmp_path)
 
@@ -135,14 +140,14 @@ def test_another_model_is_told_truly_and_can_be_verified(tmp_path):
     few = ["--set", "data.limit=12", "--workers", "1", "--out", str(out)]
     done = CliRunner().invoke(app, ["--model", str(source), *few])
     assert done.exit_code == 0, done.output
-    _, manifest = certificates.read(out / "certificates")
+    _, manifest = storage.read(out / "certificates")
     assert manifest["spec"]["model"] == own.model.model_dump(mode="json")
     assert verify_run(out).sound
     other = network.build(own.model, data.image_shape(own.data), 10)
     with pytest.raises(InvalidInput, match="holds another model"):
         stages.adopt(own, other, own.model, out / "train")
     manifest["spec"]["model"] = None
-    certificates.write_manifest(out / "certificates", manifest)
+    storage.write_manifest(out / "certificates", manifest)
     with pytest.raises(InvalidInput, match="only models that a spec can say are checked"):
         verify_run(out)
     assert (

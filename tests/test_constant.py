@@ -8,9 +8,9 @@ from torch import nn
 
 import raycrt
 from raycrt import Certifier, Status
-from raycrt.attacks import attack
-from raycrt.constant import constant_margins
-from raycrt.network import Network
+from raycrt.evaluation.attacks import attack
+from raycrt.margins.constant import constant_margins
+from raycrt.networks.network import Network
 from tests.models import random_network
 
 MASKS = (-inf, -3.4e38, -1e30, -1e9)

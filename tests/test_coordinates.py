@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from raycrt import Certifier, problem
-from raycrt.affine import Dense
-from raycrt.attacks import attack
-from raycrt.coordinates import Directions
-from raycrt.lengths import Leading, Pixels
-from raycrt.network import margin_direction
-from raycrt.rounding import ErrorModel, root_upper, squares
+from raycrt import Certifier
+from raycrt.bounds.rounding import ErrorModel, root_upper, squares
+from raycrt.evaluation.attacks import attack
+from raycrt.margins import evaluation
+from raycrt.margins.first_layer import Directions
+from raycrt.margins.gradient_norms import Leading, Pixels
+from raycrt.networks.affine import Dense
+from raycrt.networks.network import margin_direction
 from tests.models import random_network
 
 
@@ -87,7 +88,7 @@ def test_a_wide_first_layer_is_solved_in_pixels_with_the_same_radii(monkeypatch)
     certifier = Certifier(network)
     assert isinstance(certifier.by.directions, Directions)
     directed = certifier(images)
-    monkeypatch.setattr("raycrt.span.DENSE_ENTRIES", 100)
+    monkeypatch.setattr("raycrt.margins.first_layer.DENSE_ENTRIES", 100)
     certifier = Certifier(network)
     assert certifier.by.directions is None
     assert isinstance(certifier.by.measure, Pixels)
@@ -101,8 +102,8 @@ def test_a_flat_spectrum_costs_steps_and_no_radius(monkeypatch):
     network = random_network(2, features=60, width=80, gain=1.0)
     images = torch.randn(30, 60, generator=torch.Generator().manual_seed(4))
     many = Certifier(network)(images)
-    monkeypatch.setattr("raycrt.coordinates._DIRECTIONS", 2)
-    monkeypatch.setattr("raycrt.coordinates._MISSED", 1.0)
+    monkeypatch.setattr("raycrt.margins.first_layer._DIRECTIONS", 2)
+    monkeypatch.setattr("raycrt.margins.first_layer._MISSED", 1.0)
     certifier = Certifier(network)
     assert certifier.by.directions.size == 2
     few = certifier(images)
@@ -113,13 +114,13 @@ def test_without_the_runner_up_the_radii_against_all_classes_stay(monkeypatch):
     network = random_network(2, classes=8, gain=1.5)
     images = torch.randn(100, 5, generator=torch.Generator().manual_seed(5))
     solved = []
-    proved = problem.Problem.proved
+    proved = evaluation.Problem.proved
 
     def counted(self, rows, u):
         solved.append(len(rows))
         return proved(self, rows, u)
 
-    monkeypatch.setattr(problem.Problem, "proved", counted)
+    monkeypatch.setattr(evaluation.Problem, "proved", counted)
     both = Certifier(network)(images)
     with_it = sum(solved)
     solved.clear()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raycrt.activations import ACTIVATIONS
-from raycrt.curvature import margin_curvature
+from raycrt.bounds.curvature import margin_curvature
 from tests.models import LINEAR, random_network
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raycrt.equivalence import require_same_function
 from raycrt.errors import InvalidInput
-from raycrt.network import Network
-from raycrt.sequential import as_network
+from raycrt.foreign.equivalence import require_same_function
+from raycrt.foreign.modules.reader import as_network
+from raycrt.networks.network import Network
 from tests.models import random_network
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -7,11 +7,11 @@ import torch
 
 from raycrt import Certifier, InvalidInput, Network, Status
 from raycrt.activations import activation
-from raycrt.affine import Chain, Dense
-from raycrt.curvature import margin_curvature
-from raycrt.diagonal import Normalization
-from raycrt.precision import float32_is_plain
-from raycrt.spectral import eigenvalue_upper, norm_upper, weighted_gram_upper
+from raycrt.bounds.curvature import margin_curvature
+from raycrt.bounds.spectral import eigenvalue_upper, norm_upper, weighted_gram_upper
+from raycrt.networks.affine import Chain, Dense
+from raycrt.networks.diagonal import Normalization
+from raycrt.networks.floating_point import float32_is_plain
 
 
 def _network(name, *layers):

@@ -12,15 +12,20 @@ import yaml
 from typer.testing import CliRunner
 
 import tuning.cli
-from raycrt import certificates, checkpoint, cli, data, identity, network
+from raycrt import data
+from raycrt.certification import storage
+from raycrt.cli import main as cli
 from raycrt.distributed import stages, train
 from raycrt.errors import InvalidInput
-from raycrt.provenance import Training
-from raycrt.spec import Spec, validate
+from raycrt.networks import checkpoint, network
+from raycrt.spec import Spec, identity, validate
+from raycrt.spec.provenance import Training
 from raycrt.verify import verify_run
 from tests.conftest import TINY
 from tests.verify.runs import manifest_of, write_run
-from tuning import pipeline, search, study
+from tuning import pipeline
+from tuning.analysis import study
+from tuning.search import driver
 
 TINY_SPEC = validate(yaml.safe_load(TINY)).override({"data.limit": 20})
 SPEC = TINY_SPEC.override({"certify.batch_size": 16, "model.activation": "softplus"})
@@ -38,7 +43,7 @@ def no_ray(monkeypatch):
     def start(*arguments, **options):
         raise Reached
 
-    for module in (stages, search, pipeline):
+    for module in (stages, driver, pipeline):
         monkeypatch.setattr(module, "session", start)
 
 
@@ -251,7 +256,7 @@ def test_the_checker_finds_a_manifest_that_is_false_of_the_weights(out, name):
     assert verify_run(out).sound
     manifest = manifest_of(out)
     FORGED[name](manifest)
-    certificates.write_manifest(out / "certificates", manifest)
+    storage.write_manifest(out / "certificates", manifest)
     sentences = [finding.sentence for finding in verify_run(out).findings]
     key = name if name.startswith("spec") else "training"
     assert sentences == [f"{key} must be as the header of the weights says in the manifest."]
@@ -321,7 +326,7 @@ def test_workers_without_room_are_refused_before_anything_is_stored(out, monkeyp
     if command == "train":
         shutil.rmtree(out / "train")
     before = files(out)
-    for module in (stages, search, pipeline):
+    for module in (stages, driver, pipeline):
         monkeypatch.setattr(module, "session", nullcontext)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 import raycrt
-from raycrt.certifier import Certifier
+from raycrt.certification.certifier import Certifier
 from raycrt.errors import InvalidInput
 from tests.models import random_network
 

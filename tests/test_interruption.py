@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import pytest
 
-from raycrt import interruption
-from raycrt.interruption import Terminated, told
+from raycrt.system import interruption
+from raycrt.system.interruption import Terminated, told
 
 
 class Left(BaseException):

@@ -7,10 +7,10 @@ import torch
 
 from raycrt import Certifier, InvalidInput
 from raycrt.activations import ACTIVATIONS
-from raycrt.attacks import attack
-from raycrt.curvature import margin_curvature
-from raycrt.local import LocalCurvature
-from raycrt.rounding import ErrorModel
+from raycrt.bounds.curvature import margin_curvature
+from raycrt.bounds.local_curvature import LocalCurvature
+from raycrt.bounds.rounding import ErrorModel
+from raycrt.evaluation.attacks import attack
 from tests.models import LINEAR, random_network
 
 AT = (0.1, 0.3, 1.0, 3.0, 10.0)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import raycrt
-from raycrt import curvature
-from raycrt.curvature import FEW_CLASSES, margin_curvature
-from raycrt.readout_curvature import layer_bounds, pair_upper
+from raycrt.bounds import curvature
+from raycrt.bounds.curvature import FEW_CLASSES, margin_curvature
+from raycrt.bounds.readout_curvature import layer_bounds, pair_upper
 from raycrt.verify import curvature as checked
 from raycrt.verify.curvature import TOLERANCE, curvature_upper
 from tests.models import random_network

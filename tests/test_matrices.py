@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raycrt import Certifier, attack, matrices, span
+from raycrt import Certifier, attack
 from raycrt.activations import activation
-from raycrt.affine import Dense
-from raycrt.bending import Bending
-from raycrt.network import Network
-from raycrt.proof import Measured, Prover
-from raycrt.rounding import ErrorModel
+from raycrt.bounds.rounding import ErrorModel
+from raycrt.margins import curvature_matrix, first_layer
+from raycrt.margins.curvature_matrix import Bending
+from raycrt.margins.proof import Measured, Prover
+from raycrt.networks.affine import Dense
+from raycrt.networks.network import Network
 from tests.models import random_network
 
 N = 200
@@ -33,8 +34,8 @@ def _network(name="softplus", rank=6, features=16, width=40, gain=3.0, seed=0, n
 
 @pytest.fixture(autouse=True)
 def _few_directions(monkeypatch):
-    monkeypatch.setattr(span, "_COST", 1e-3)
-    monkeypatch.setattr(matrices, "_DIRECTIONS", 3)
+    monkeypatch.setattr(first_layer, "_COST", 1e-3)
+    monkeypatch.setattr(curvature_matrix, "_DIRECTIONS", 3)
 
 
 def _bound(by, y, t):

@@ -80,8 +80,8 @@ def test_a_batch_of_any_size_stays_within_the_budget(monkeypatch, solved, name):
     plain = Certifier(network, batch_size=100)
     whole = plain(images)
     budget = 300_000
-    monkeypatch.setattr("raycrt.certifier._MEMORY", budget)
-    monkeypatch.setattr("raycrt.certifier.quicken_softplus", lambda: None)
+    monkeypatch.setattr("raycrt.certification.certifier._MEMORY", budget)
+    monkeypatch.setattr("raycrt.certification.certifier.quicken_softplus", lambda: None)
     certifier = Certifier(network, batch_size=10**9, curvature=plain.curvature)
     solved.clear()
     with Live() as live:

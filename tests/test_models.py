@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from raycrt import checkpoint, models, network
-from raycrt.certifier import Certifier
-from raycrt.elementwise import Elementwise
+import raycrt
+from raycrt.certification.certifier import Certifier
 from raycrt.errors import InvalidInput
-from raycrt.network import Network
+from raycrt.foreign import files
+from raycrt.foreign.modules.elementwise import Elementwise
+from raycrt.networks import checkpoint, network
+from raycrt.networks.network import Network
 from raycrt.spec import ModelSpec, Spec
 
 
@@ -76,11 +78,11 @@ class TestSequential:
     )
     def test_dense(self, activation: nn.Module) -> None:
         model = dense(activation)
-        assert_same(model, models.as_network(model), (6,))
+        assert_same(model, raycrt.as_network(model), (6,))
 
     def test_convolutional(self) -> None:
         model = convolutional()
-        converted = models.as_network(model, (2, 8, 6))
+        converted = raycrt.as_network(model, (2, 8, 6))
         assert converted.depth == 3
         assert converted.features == 96
         assert_same(model, converted, (2, 8, 6))
@@ -88,12 +90,12 @@ class TestSequential:
     def test_softplus_of_torch_is_near_the_exact_one(self) -> None:
         """Above its threshold of 20 torch drops `exp(-20)`."""
         layer, x = nn.Softplus(beta=2), torch.linspace(-30, 30, 10_001, dtype=torch.float64)
-        exact = Elementwise(models.as_network(dense(layer)).activation)(x)
+        exact = Elementwise(raycrt.as_network(dense(layer)).activation)(x)
         assert 1e-10 < float((layer(x) - exact).abs().max()) <= math.exp(-20) / 2 * (1 + 1e-6)
 
     def test_flatten_first_needs_no_input_shape(self) -> None:
         model = nn.Sequential(nn.Flatten(), *dense(nn.Tanh()))
-        assert_same(model, models.as_network(model), (1, 2, 3))
+        assert_same(model, raycrt.as_network(model), (1, 2, 3))
 
     def test_unflatten_states_the_shape(self) -> None:
         model = nn.Sequential(
@@ -103,22 +105,22 @@ class TestSequential:
             nn.Flatten(),
             nn.Linear(8, 2),
         )
-        assert_same(model, models.as_network(model), (16,))
+        assert_same(model, raycrt.as_network(model), (16,))
 
     def test_weights_are_copies_and_no_random_number_is_drawn(self) -> None:
         model = dense(nn.Tanh())
         before = torch.get_rng_state()
-        converted = models.as_network(model)
+        converted = raycrt.as_network(model)
         assert torch.equal(before, torch.get_rng_state())
         model[0].weight.data.zero_()
         assert converted.layers[0].matrix().abs().min() > 0
 
     def test_a_network_is_itself(self) -> None:
-        made = models.as_network(dense(nn.Tanh()))
-        assert models.as_network(made) is made
+        made = raycrt.as_network(dense(nn.Tanh()))
+        assert raycrt.as_network(made) is made
 
     def test_gradients_of_a_convolutional_network(self) -> None:
-        converted = models.as_network(convolutional(), (2, 8, 6)).double()
+        converted = raycrt.as_network(convolutional(), (2, 8, 6)).double()
         x = torch.rand(3, 96, dtype=torch.float64, requires_grad=True)
         (expected,) = torch.autograd.grad(converted(x)[:, 1].sum(), x)
         cotangent = torch.eye(3, dtype=torch.float64)[1].expand(3, -1)
@@ -127,7 +129,7 @@ class TestSequential:
 
     def test_certificates_hold_under_attack(self) -> None:
         """No point of a gradient descent within the radius has another prediction."""
-        converted = models.as_network(convolutional(), (2, 8, 6))
+        converted = raycrt.as_network(convolutional(), (2, 8, 6))
         images = torch.rand(6, 2, 8, 6)
         found = Certifier(converted, steps=10)(images)
         assert (found.radius > 0).any()
@@ -171,7 +173,7 @@ class TestUnsupported:
     def test_layer_is_named_with_its_path(self, layers: list[nn.Module], message: str) -> None:
         model = nn.Sequential(nn.Sequential(nn.Linear(6, 8), *layers), nn.Linear(8, 3))
         with pytest.raises(InvalidInput, match=message):
-            models.as_network(model)
+            raycrt.as_network(model)
 
     @pytest.mark.parametrize(
         ("layer", "message"),
@@ -191,48 +193,48 @@ class TestUnsupported:
     )
     def test_geometry(self, layer: nn.Module, message: str) -> None:
         with pytest.raises(InvalidInput, match=message) as caught:
-            models.as_network(nn.Sequential(layer), (1, 8, 8))
+            raycrt.as_network(nn.Sequential(layer), (1, 8, 8))
         assert f"layer 0 ({type(layer).__name__})" in str(caught.value)
 
     def test_convolution_needs_the_input_shape(self) -> None:
         with pytest.raises(InvalidInput, match="input_shape must be given"):
-            models.as_network(convolutional())
+            raycrt.as_network(convolutional())
 
     @pytest.mark.parametrize("layers", [[], [nn.Linear(3, 2)], [nn.Linear(3, 2), nn.Tanh()]])
     def test_no_activation_or_one_at_the_end(self, layers: list[nn.Module]) -> None:
         with pytest.raises(InvalidInput, match="affine layers with an activation between them"):
-            models.as_network(nn.Sequential(*layers))
+            raycrt.as_network(nn.Sequential(*layers))
 
 
 class TestFiles:
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="a model file must exist"):
-            models.load(tmp_path / "none.onnx")
+            files.load(tmp_path / "none.onnx")
 
     def test_unknown_kind(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match=r"a run directory or a file in \('.onnx'"):
-            models.load(tmp_path / "model.h5")
+            files.load(tmp_path / "model.h5")
 
     def test_inputs_of_another_shape(self, tmp_path: Path) -> None:
         spec = Spec(model=ModelSpec(width=8))
         checkpoint.save_model(tmp_path, network.build(spec.model, (1, 8, 8), 10), spec)
-        assert models.load(tmp_path, input_shape=(1, 8, 8)).features == 64
+        assert files.load(tmp_path, input_shape=(1, 8, 8)).features == 64
         with pytest.raises(InvalidInput, match=r"inputs of shape \(1, 28, 28\), but takes 64"):
-            models.load(tmp_path, input_shape=(1, 28, 28))
+            files.load(tmp_path, input_shape=(1, 28, 28))
 
 
 @pytest.mark.parametrize("layer", [nn.Tanh(), nn.Softplus(beta=5), nn.GELU()])
 def test_a_dense_network_is_told_by_a_spec(layer: nn.Module) -> None:
-    found = models.dense_spec(models.as_network(dense(layer)))
+    found = files.dense_spec(raycrt.as_network(dense(layer)))
     assert found is not None and (found.depth, found.width) == (3, 8)
     rebuilt = network.build(found, (6,), 3)
-    rebuilt.load_state_dict(models.as_network(dense(layer)).state_dict())
+    rebuilt.load_state_dict(raycrt.as_network(dense(layer)).state_dict())
     assert found.beta == (5 if isinstance(layer, nn.Softplus) else 1)
 
 
 def test_what_no_spec_can_say_is_not_told() -> None:
     widths = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
-    assert models.dense_spec(models.as_network(widths)) is None
-    assert models.dense_spec(models.as_network(convolutional(), (2, 8, 6))) is None
+    assert files.dense_spec(raycrt.as_network(widths)) is None
+    assert files.dense_spec(raycrt.as_network(convolutional(), (2, 8, 6))) is None
     deep = [layer for _ in range(16) for layer in (nn.Linear(6, 6), nn.Tanh())]
-    assert models.dense_spec(models.as_network(nn.Sequential(*deep, nn.Linear(6, 3)))) is None
+    assert files.dense_spec(raycrt.as_network(nn.Sequential(*deep, nn.Linear(6, 3)))) is None

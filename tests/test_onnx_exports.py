@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raycrt import models
-from raycrt.elementwise import Elementwise
+from raycrt.foreign import files
+from raycrt.foreign.modules.elementwise import Elementwise
 from tests.test_models import assert_same
 
 pytest.importorskip("onnx", reason="the onnx extra is not installed")
@@ -102,7 +102,7 @@ ACTIVATIONS = {
 @pytest.mark.parametrize("opset", [13, 17, 21])
 def test_traced_activations(tmp_path: Path, name: str, opset: int) -> None:
     model = dense(ACTIVATIONS[name])
-    found = models.load(by_tracing(model, (1, 2, 3), tmp_path / "model.onnx", opset))
+    found = files.load(by_tracing(model, (1, 2, 3), tmp_path / "model.onnx", opset))
     assert_same(model, found, (1, 2, 3))
 
 
@@ -111,14 +111,14 @@ def test_weight_norm(tmp_path: Path) -> None:
     model = dense(nn.Tanh())
     nn.utils.parametrizations.weight_norm(model[1])
     file = by_tracing(model, (1, 2, 3), tmp_path / "model.onnx", 17, do_constant_folding=False)
-    weight = models.load(file).layers[0].matrix()
+    weight = files.load(file).layers[0].matrix()
     torch.testing.assert_close(weight, model[1].weight, rtol=0, atol=1e-7)
 
 
 def test_threshold_by_dynamo(tmp_path: Path) -> None:
     model = dense(ACTIVATIONS["sharp softplus"])
     file = by_dynamo(model, (1, 2, 3), tmp_path / "model.onnx")
-    assert_same(model, models.load(file), (1, 2, 3))
+    assert_same(model, files.load(file), (1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_convolutional(tmp_path: Path, standardised: Standardised, exporter: str
         by_dynamo(standardised, (2, 9, 8), file)
     else:
         by_tracing(standardised, (2, 9, 8), file, int(exporter))
-    found = models.load(file, images=torch.rand(5, 2, 9, 8))
+    found = files.load(file, images=torch.rand(5, 2, 9, 8))
     x = torch.rand(5, 2, 9, 8)
     with torch.no_grad():
         wanted = standardised.logits(x)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from raycrt import models
 from raycrt.errors import InvalidInput
+from raycrt.foreign import files
 from tests.onnx_models import (
     Graph,
     flat,
@@ -40,23 +40,23 @@ class TestFiles:
     def refused(directory: Path, model, message: str) -> None:
         (directory / "model.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(InvalidInput, match=message):
-            models.load(directory / "model.onnx")
+            files.load(directory / "model.onnx")
 
     @pytest.mark.parametrize("content", [b"not a model at all", b"", b"\x08\x0a" * 40])
     def test_damaged(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "model.onnx").write_bytes(content)
         with pytest.raises(InvalidInput, match="must be a valid ONNX file"):
-            models.load(tmp_path / "model.onnx")
+            files.load(tmp_path / "model.onnx")
 
     def test_truncated(self, tmp_path: Path, model) -> None:
         content = model.SerializeToString()
         for length in range(1, len(content), 97):
             (tmp_path / "model.onnx").write_bytes(content[:length])
             with pytest.raises(InvalidInput, match="must be a valid ONNX file"):
-                models.load(tmp_path / "model.onnx")
+                files.load(tmp_path / "model.onnx")
 
     def test_external_data(self, tmp_path: Path, model) -> None:
-        whole = models.load(head(Graph(16), flat_again()).save(tmp_path))
+        whole = files.load(head(Graph(16), flat_again()).save(tmp_path))
         file = tmp_path / "model.onnx"
         onnx.save(
             head(Graph(16), flat_again()).model(),
@@ -65,21 +65,21 @@ class TestFiles:
             location="weights.data",
             size_threshold=0,
         )
-        assert torch.equal(models.load(file).layers[0].matrix(), whole.layers[0].matrix())
+        assert torch.equal(files.load(file).layers[0].matrix(), whole.layers[0].matrix())
         data = tmp_path / "weights.data"
         data.write_bytes(data.read_bytes()[:100])
         with pytest.raises(InvalidInput, match="must be a valid ONNX file"):
-            models.load(file)
+            files.load(file)
         data.unlink()
         with pytest.raises(InvalidInput, match=r"must be a valid ONNX file.*weights\.data"):
-            models.load(file)
+            files.load(file)
 
     def test_initializers_as_inputs(self, tmp_path: Path, model) -> None:
         for tensor in model.graph.initializer:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             model.graph.input.append(info)
         (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-        assert models.load(tmp_path / "model.onnx").features == 16
+        assert files.load(tmp_path / "model.onnx").features == 16
 
     def test_missing_opset(self, tmp_path: Path, model) -> None:
         del model.opset_import[:]
@@ -114,7 +114,7 @@ class TestFiles:
         model.functions.append(onnx.helper.make_function("own", "Bend", ["a"], ["b"], body, opsets))
         model.opset_import.append(onnx.helper.make_opsetid("own", 1))
         (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-        found = models.load(tmp_path / "model.onnx")
+        found = files.load(tmp_path / "model.onnx")
         assert found.activation.name == "tanh"
         assert_same(flat_again(), found, (16,))
 
@@ -128,7 +128,7 @@ class TestFiles:
         graph = Graph(16)
         graph("If", on=(graph.constant(np.array(True)),), then_branch=branch, else_branch=branch)
         with pytest.raises(InvalidInput, match="must be one chain, but 0 nodes use 'x'"):
-            models.load(head(graph, flat()).save(tmp_path))
+            files.load(head(graph, flat()).save(tmp_path))
 
     def test_sparse_initializers(self, tmp_path: Path, model) -> None:
         values = onnx.helper.make_tensor("s", 11, [1], [1.0])
@@ -157,11 +157,11 @@ class TestFiles:
         last = graph.last
         graph("Relu", on=("x",))
         graph.last = last
-        assert models.load(graph.save(tmp_path)).features == 16
+        assert files.load(graph.save(tmp_path)).features == 16
 
     def test_skip_connection(self, tmp_path: Path) -> None:
         graph = Graph(16)
         graph("Gemm", np.ones((16, 16)))
         graph("Add", on=("x", graph("Tanh")))
         with pytest.raises(InvalidInput, match=r"one chain, but 2 nodes use 'x': .*Gemm.*Add"):
-            models.load(graph.save(tmp_path))
+            files.load(graph.save(tmp_path))

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import raycrt
-from raycrt import cli, models
-from raycrt.affine import Dense
+from raycrt.cli import main as cli
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
-from raycrt.network import Network
-from raycrt.onnx_graph import shapes
+from raycrt.foreign import files
+from raycrt.foreign.onnx_graph import shapes
+from raycrt.networks.affine import Dense
+from raycrt.networks.network import Network
 from tests.onnx_models import (
     Graph,
     flat,
@@ -38,9 +39,9 @@ class TestTail:
     def load(directory: Path, tail, opset: int = 20, classes: int = 3) -> tuple[Network, Network]:
         model = flat(classes=classes)
         graph = head(Graph(16, opset=opset), model)
-        whole = models.load(graph.save(directory))
+        whole = files.load(graph.save(directory))
         tail(graph)
-        return models.load(graph.save(directory)), whole
+        return files.load(graph.save(directory)), whole
 
     @pytest.mark.parametrize(
         ("opset", "tail"),
@@ -58,7 +59,7 @@ class TestTail:
         assert [type(layer) for layer in found.layers] == [Dense, Dense]
         images = torch.rand(6, 16).double()
         assert torch.equal(found(images), whole(images))
-        assert models.dense_spec(found) is not None
+        assert files.dense_spec(found) is not None
 
     def test_negative_temperature_turns_the_order(self, tmp_path: Path) -> None:
         found, whole = self.load(tmp_path, lambda g: (g("Div", np.array(-2.0)), g("Softmax")))
@@ -90,7 +91,7 @@ class TestTail:
         model = flat(classes=1)
         graph = head(Graph(16), model)
         tail(graph)
-        found = models.load(graph.save(tmp_path))
+        found = files.load(graph.save(tmp_path))
         images = torch.rand(20, 16).double() * 8 - 4
         z = model(images)[:, 0]
         torch.testing.assert_close(found(images), torch.stack([torch.zeros_like(z), z], 1))
@@ -102,7 +103,7 @@ class TestTail:
         graph = head(Graph(16), flat(classes=1))
         graph("Softmax")
         with pytest.raises(InvalidInput, match="must be over several classes"):
-            models.load(graph.save(tmp_path))
+            files.load(graph.save(tmp_path))
 
 
 class TestConstants:
@@ -121,7 +122,7 @@ class TestConstants:
         graph("Add", model[1].bias)
         graph("Tanh")
         graph("Gemm", model[3].weight, model[3].bias, transB=1)
-        found = models.load(graph.save(tmp_path))
+        found = files.load(graph.save(tmp_path))
         assert [type(layer) for layer in found.layers] == [Dense, Dense]
         assert_same(model, found, (16,))
 
@@ -134,27 +135,27 @@ class TestConstants:
         graph("Gemm", on=("x", weight, graph.constant(model[1].bias)), transB=1)
         graph("Tanh")
         graph("Gemm", model[3].weight, model[3].bias, transB=1)
-        found = models.load(graph.save(tmp_path, onnx.TensorProto.FLOAT))
+        found = files.load(graph.save(tmp_path, onnx.TensorProto.FLOAT))
         assert torch.equal(found.layers[0].matrix(), model[1].weight)
 
     def test_random_weights(self, tmp_path: Path) -> None:
         graph = Graph(4)
         graph("MatMul", on=("x", graph.folded("RandomNormal", on=(), shape=[4, 3])))
         with pytest.raises(InvalidInput, match="input 1 must be a constant, but is computed"):
-            models.load(graph.save(tmp_path))
+            files.load(graph.save(tmp_path))
 
     def test_weights_computed_from_the_input(self, tmp_path: Path) -> None:
         graph = Graph(4)
         graph("MatMul", on=("x", graph("Transpose", on=("x",))))
         with pytest.raises(InvalidInput, match="must be one chain, but 2 nodes use 'x'"):
-            models.load(graph.save(tmp_path))
+            files.load(graph.save(tmp_path))
 
     def test_constant_that_cannot_be_evaluated(self, tmp_path: Path) -> None:
         graph = Graph(4)
         weight = graph.folded("Reshape", np.ones(7), np.array([4, 2]))
         graph("MatMul", on=("x", weight))
         with pytest.raises(InvalidInput, match=r"\(Reshape\) cannot be evaluated: .*reshape"):
-            models.load(graph.save(tmp_path))
+            files.load(graph.save(tmp_path))
 
     @pytest.mark.parametrize("kind", ["FLOAT16", "BFLOAT16"])
     def test_half_precision_is_widened(self, tmp_path: Path, kind: str) -> None:
@@ -168,7 +169,7 @@ class TestConstants:
                 continue
             stored = [self.stored(tensor, number) for tensor in (layer.weight, layer.bias)]
             graph("Gemm", *stored, transB=1)
-        found = models.load(graph.save(tmp_path, number))
+        found = files.load(graph.save(tmp_path, number))
         assert found.dtype == torch.float32
         assert torch.equal(found.layers[0].matrix(), model[1].weight.float())
         assert torch.equal(found.layers[1].offset(), model[3].bias.float())
@@ -189,10 +190,10 @@ class TestComparison:
         graph("Transpose", perm=[0, 2, 3, 1])
         graph("Flatten")
         file = head(graph, flat(features=48)).save(tmp_path)
-        models.load(file)
+        files.load(file)
         monkeypatch.setattr(shapes, "reordered", lambda shape, axes: [])
         with pytest.raises(InvalidInput, match=r"they are [\d.]+ apart where rounding explains"):
-            models.load(file)
+            files.load(file)
 
     def test_rows_that_are_mixed(self, tmp_path: Path) -> None:
         """Of a batch of one the transpositions are nothing."""
@@ -201,11 +202,11 @@ class TestComparison:
         graph("Transpose", perm=[1, 0])
         graph("Reshape", np.array([-1, 16]))
         with pytest.raises(InvalidInput, match="apart where rounding explains"):
-            models.load(head(graph, model).save(tmp_path))
+            files.load(head(graph, model).save(tmp_path))
 
     def test_at_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A difference far from the random inputs shows at an image alone."""
-        from raycrt.onnx_graph.reference import Reference
+        from raycrt.foreign.onnx_graph.reference import Reference
 
         file = head(Graph(16), flat()).save(tmp_path)
         run = Reference._run
@@ -213,10 +214,10 @@ class TestComparison:
             Reference, "_run", lambda self, x: run(self, np.where(np.abs(x) > 99, x * 1.01, x))
         )
         images = torch.rand(3, 1, 4, 4)
-        models.load(file, None, (1, 4, 4), images=images)
+        files.load(file, None, (1, 4, 4), images=images)
         images[1] = 100
         with pytest.raises(InvalidInput, match="given input, number 1"):
-            models.load(file, None, (1, 4, 4), images=images)
+            files.load(file, None, (1, 4, 4), images=images)
 
 
 def test_the_command_compares_at_its_images(
@@ -225,13 +226,13 @@ def test_the_command_compares_at_its_images(
     """Flat inputs of a network are the rows of the images, one after the other."""
     file = head(Graph(64), flat(features=64, classes=10)).save(tmp_path)
     compared, certified = [], []
-    load = models.load
+    load = files.load
 
     def watched(*arguments, images: Tensor, **options) -> Network:
         compared.append(images)
         return load(*arguments, images=images, **options)
 
-    monkeypatch.setattr(models, "load", watched)
+    monkeypatch.setattr(files, "load", watched)
     monkeypatch.setattr(stages, "certify", lambda spec, *rest, **named: certified.append(rest[0]))
     cli.certify(out=tmp_path / "run", model=file)
     assert compared[0].shape == (360, 1, 8, 8)

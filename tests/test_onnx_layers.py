@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from raycrt import models
-from raycrt.affine import Dense
-from raycrt.elementwise import Elementwise
 from raycrt.errors import InvalidInput
+from raycrt.foreign import files
+from raycrt.foreign.modules.elementwise import Elementwise
+from raycrt.networks.affine import Dense
 from tests.onnx_models import (
     Graph,
     Of,
@@ -58,7 +58,7 @@ class TestActivations:
     )
     def test_is_one_activation(self, tmp_path: Path, activation: nn.Module, activate) -> None:
         model = dense(activation).double()
-        found = models.load(gemm_chain(model, activate).save(tmp_path))
+        found = files.load(gemm_chain(model, activate).save(tmp_path))
         assert [type(layer) for layer in found.layers] == [Dense, Dense, Dense]
         assert_same(model, found, (6,))
 
@@ -72,7 +72,7 @@ class TestActivations:
 
         scaled = Of(lambda x: nn.functional.softplus(3 * x, threshold=90) / 7)
         model = dense(scaled).double()
-        assert_same(model, models.load(gemm_chain(model, activate).save(tmp_path)), (6,))
+        assert_same(model, files.load(gemm_chain(model, activate).save(tmp_path)), (6,))
 
     @pytest.mark.parametrize(
         ("activate", "message"),
@@ -92,7 +92,7 @@ class TestActivations:
     def test_is_none(self, tmp_path: Path, activate, message: str) -> None:
         file = gemm_chain(dense(nn.Tanh()).double(), activate).save(tmp_path)
         with pytest.raises(InvalidInput, match=message):
-            models.load(file)
+            files.load(file)
 
 
 class TestLayers:
@@ -122,7 +122,7 @@ class TestLayers:
         graph("Reshape", np.array([-1, 12]))
         graph("MatMul", model[1][-1].weight.T)
         graph("Add", model[1][-1].bias)
-        found = models.load(graph.save(tmp_path))
+        found = files.load(graph.save(tmp_path))
         assert found.features == 96
         assert_same(model, found, (2, 8, 6))
 
@@ -143,7 +143,7 @@ class TestLayers:
             nn.Flatten(),
             last,
         )
-        assert_same(model, models.load(graph.save(tmp_path)), (16,))
+        assert_same(model, files.load(graph.save(tmp_path)), (16,))
 
     @pytest.mark.parametrize(
         ("axes", "keepdims", "opset"),
@@ -159,7 +159,7 @@ class TestLayers:
         else:
             graph("ReduceMean", np.array(axes), keepdims=keepdims)
         graph("Flatten")
-        assert_same(model, models.load(head(graph, model).save(tmp_path)), (2, 4, 4))
+        assert_same(model, files.load(head(graph, model).save(tmp_path)), (2, 4, 4))
 
     @pytest.mark.parametrize("opset", [9, 13, 14])
     @pytest.mark.parametrize("shape", [(3,), (3, 2, 2)])
@@ -180,7 +180,7 @@ class TestLayers:
         graph = Graph(*shape, opset=opset)
         graph("BatchNormalization", weight, bias, mean, variance)
         graph("Flatten")
-        assert_same(model, models.load(head(graph, model).save(tmp_path)), shape)
+        assert_same(model, files.load(head(graph, model).save(tmp_path)), shape)
 
     def test_batch_normalisation_that_trains(self, tmp_path: Path) -> None:
         graph = Graph(3, opset=9)
@@ -189,7 +189,7 @@ class TestLayers:
         model.graph.node[0].output.extend(["m", "v", "sm", "sv"])
         onnx.save(model, tmp_path / "model.onnx")
         with pytest.raises(InvalidInput, match=r"\(BatchNormalization\): `one output: fixed"):
-            models.load(tmp_path / "model.onnx")
+            files.load(tmp_path / "model.onnx")
 
     def test_bias_of_matmul_is_the_layers_own(self, tmp_path: Path) -> None:
         model = dense(nn.Tanh()).double()
@@ -200,7 +200,7 @@ class TestLayers:
                 graph("Add", layer.bias)
             else:
                 graph("Tanh")
-        found = models.load(graph.save(tmp_path))
+        found = files.load(graph.save(tmp_path))
         assert [type(layer) for layer in found.layers] == [Dense, Dense, Dense]
         assert_same(model, found, (6,))
 
@@ -237,4 +237,4 @@ class TestLayers:
         graph = Graph(1, 4, 4)
         graph(kind, *constants, **attributes)
         with pytest.raises(InvalidInput, match=message):
-            models.load(graph.save(tmp_path))
+            files.load(graph.save(tmp_path))

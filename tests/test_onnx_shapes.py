@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import raycrt
-from raycrt import models
-from raycrt.diagonal import Permutation
 from raycrt.errors import InvalidInput
+from raycrt.foreign import files
+from raycrt.networks.diagonal import Permutation
 from tests.onnx_models import (
     Graph,
     Of,
@@ -45,7 +45,7 @@ class TestElementwise:
         graph("Sub", on=(graph.constant(3.0), graph.last))
         graph("Add", shift)
         graph("Flatten")
-        assert_same(model, models.load(head(graph, model).save(tmp_path)), (2, 4, 4))
+        assert_same(model, files.load(head(graph, model).save(tmp_path)), (2, 4, 4))
 
     def test_division_is_not_a_rounded_factor(self, tmp_path: Path) -> None:
         """1 / 3 is no float32, and x / 3 is what the graph states."""
@@ -53,7 +53,7 @@ class TestElementwise:
         graph = Graph(4, 4)
         graph("Div", np.float32(3))
         graph("Flatten")
-        found = models.load(head(graph, model).save(tmp_path, onnx.TensorProto.FLOAT))
+        found = files.load(head(graph, model).save(tmp_path, onnx.TensorProto.FLOAT))
         exact = found.in_float64()
         x = torch.rand(5, 16, dtype=torch.float64)
         first = model[1].double()
@@ -64,14 +64,14 @@ class TestElementwise:
         """Those of the normalised images times the standard deviation."""
         model = flat()
         bare = head(Graph(16), model)
-        found = raycrt.certify(models.load(bare.save(tmp_path)), torch.rand(4, 16) * 4 - 2)
+        found = raycrt.certify(files.load(bare.save(tmp_path)), torch.rand(4, 16) * 4 - 2)
         graph = Graph(4, 4)
         graph("Sub", np.array(0.5))
         graph("Div", np.array(0.25))
         graph("Flatten")
         torch.manual_seed(0)
         model = flat()
-        normalising = models.load(head(graph, model).save(tmp_path))
+        normalising = files.load(head(graph, model).save(tmp_path))
         images = (torch.rand(4, 16) * 4 - 2) * 0.25 + 0.5
         again = raycrt.certify(normalising, images)
         assert (again.radius > 0).all()
@@ -84,7 +84,7 @@ class TestShapes:
         model = flat()
         graph = Graph(1, 4, 4)
         graph("Flatten", axis=axis)
-        assert_same(model, models.load(head(graph, model).save(tmp_path)), (1, 4, 4))
+        assert_same(model, files.load(head(graph, model).save(tmp_path)), (1, 4, 4))
 
     def test_squeeze_and_unsqueeze(self, tmp_path: Path) -> None:
         model = flat()
@@ -92,7 +92,7 @@ class TestShapes:
         graph("Squeeze", np.array([1]))
         graph("Unsqueeze", np.array([-1, 1]))
         graph("Reshape", np.array([0, -1]))
-        assert_same(model, models.load(head(graph, model).save(tmp_path)), (1, 4, 4))
+        assert_same(model, files.load(head(graph, model).save(tmp_path)), (1, 4, 4))
 
     def test_axes_as_attributes(self, tmp_path: Path) -> None:
         model = flat()
@@ -101,7 +101,7 @@ class TestShapes:
         graph("Unsqueeze", axes=[1])
         graph("Dropout", ratio=0.5)
         graph("Flatten")
-        assert_same(model, models.load(head(graph, model).save(tmp_path)), (1, 4, 4))
+        assert_same(model, files.load(head(graph, model).save(tmp_path)), (1, 4, 4))
 
     def test_open_batch_by_its_shape(self, tmp_path: Path) -> None:
         """What exporters make of `x.view(x.size(0), -1)`."""
@@ -112,14 +112,14 @@ class TestShapes:
         front = graph("Unsqueeze", np.array([0]), on=(size,))
         sizes = graph("Concat", np.array([-1]), on=(front,), axis=0)
         graph("Reshape", on=("x", sizes))
-        assert_same(model, models.load(head(graph, model).save(tmp_path)), (1, 4, 4))
+        assert_same(model, files.load(head(graph, model).save(tmp_path)), (1, 4, 4))
 
     @pytest.mark.parametrize("batch", [1, "batch"])
     def test_batch_of_one_that_is_written_down(self, tmp_path: Path, batch: int | str) -> None:
         model = flat()
         graph = Graph(1, 4, 4, batch=batch)
         graph("Reshape", np.array([1, 16]))
-        assert_same(model, models.load(head(graph, model).save(tmp_path)), (1, 4, 4))
+        assert_same(model, files.load(head(graph, model).save(tmp_path)), (1, 4, 4))
 
     def test_transposition_that_moves_no_pixel(self, tmp_path: Path) -> None:
         conv, last = nn.Conv2d(1, 2, 3).double(), nn.Linear(8, 2).double()
@@ -129,7 +129,7 @@ class TestShapes:
         graph("Tanh")
         graph("Flatten")
         graph("Gemm", last.weight.T, last.bias)
-        found = models.load(graph.save(tmp_path), None, (1, 4, 4))
+        found = files.load(graph.save(tmp_path), None, (1, 4, 4))
         assert not any(isinstance(part, Permutation) for part in found.modules())
         model = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), last)
         assert_same(model, found, (1, 4, 4))
@@ -151,7 +151,7 @@ class TestShapes:
             nn.Flatten(),
             last,
         )
-        found = models.load(graph.save(tmp_path))
+        found = files.load(graph.save(tmp_path))
         assert_same(model, found, (4, 4, 3))
         images = torch.rand(3, 4, 4, 3)
         radius = raycrt.certify(found, images).radius
@@ -164,7 +164,7 @@ class TestShapes:
         graph("Cast", to=onnx.TensorProto.DOUBLE)
         graph("Flatten")
         file = head(graph, model).save(tmp_path, onnx.TensorProto.FLOAT)
-        assert_same(model, models.load(file), (4, 4))
+        assert_same(model, files.load(file), (4, 4))
 
 
 class TestOrderOfPixels:
@@ -190,7 +190,7 @@ class TestOrderOfPixels:
         ],
     )
     def test_told(self, tmp_path: Path, stated: tuple, given: tuple | None) -> None:
-        assert models.load(self.file(tmp_path, *stated), None, given).features == 48
+        assert files.load(self.file(tmp_path, *stated), None, given).features == 48
 
     @pytest.mark.parametrize(
         ("stated", "given", "message"),
@@ -205,4 +205,4 @@ class TestOrderOfPixels:
     )
     def test_not_told(self, tmp_path: Path, stated: tuple, given: tuple, message: str) -> None:
         with pytest.raises(InvalidInput, match=message):
-            models.load(self.file(tmp_path, *stated), None, given)
+            files.load(self.file(tmp_path, *stated), None, given)

@@ -8,10 +8,9 @@ import sys
 
 import pytest
 
-from raycrt import outputs
 from raycrt.errors import InvalidInput
+from raycrt.system import outputs
 from tests.tuning.driver import LANDSCAPE
-from tuning import search
 
 # A driver that has started a process of its own, as Ray does.
 DRIVER = """
@@ -35,7 +34,7 @@ def test_a_directory_with_a_living_driver_is_refused_and_a_killed_one_holds_noth
         holder = f"pid {driver.pid} on {socket.gethostname()}"
         for _ in range(2):
             with pytest.raises(InvalidInput, match=f"one command at a time, but {holder} writes"):
-                search.run(LANDSCAPE, tmp_path, resume=True)
+                driver.run(LANDSCAPE, tmp_path, resume=True)
         driver.kill()
         driver.wait()
         assert child.is_running()

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import raycrt
-from raycrt import data, training
+from raycrt import data
 from raycrt.activations import ACTIVATIONS, Activation
-from raycrt.elementwise import Elementwise
 from raycrt.errors import InvalidInput
+from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.spec import validate
+from raycrt.training import loop
 from raycrt.verify import verify_run
 from tests import test_activations as conformance
 from tests.models import random_network
@@ -75,7 +76,7 @@ def test_rows_are_verified(own, tmp_path, certify):
 def test_a_network_is_trained_and_a_module_made(own):
     spec = validate({"model": {"width": 8, "activation": own.name}, "train": {"epochs": 1}})
     parts = data.load(spec.data).train
-    assert training.train(spec, parts).activation is own
+    assert loop.train(spec, parts).activation is own
     module = torch.nn.Sequential(torch.nn.Linear(5, 6), Elementwise(own), torch.nn.Linear(6, 3))
     assert (raycrt.certify(module, torch.randn(4, 5)).radius > 0).all()
 

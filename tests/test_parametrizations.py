@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations as new
 from torch.nn.utils import prune, spectral_norm, weight_norm
 
-from raycrt import models
 from raycrt.errors import InvalidInput
-from raycrt.parametrizations import fold
+from raycrt.foreign import files
+from raycrt.foreign.weights.parametrizations import fold
 from raycrt.spec import ModelSpec
 
 KINDS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -72,7 +72,7 @@ def test_a_network_of_parametrised_layers() -> None:
         parametrised("spectral norm, old", nn.Linear(8, 3), torch.float32),
     )
     x = torch.rand(4, 6)
-    found = models.from_state_dict(model.eval().state_dict(), ModelSpec(activation="tanh"))
+    found = files.from_state_dict(model.eval().state_dict(), ModelSpec(activation="tanh"))
     with torch.no_grad():
         torch.testing.assert_close(found(x), model(x))
 

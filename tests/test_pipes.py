@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from raycrt import pipes
+from raycrt.system import pipes
 
 # The module alone: the package loads torch.
 WORK = f"""

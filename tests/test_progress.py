@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from raycrt import progress
+from raycrt.system import progress
 
 
 def _console(terminal):

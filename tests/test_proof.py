@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from raycrt.proof import Measured, Prover
-from raycrt.rounding import ErrorModel
+from raycrt.bounds.rounding import ErrorModel
+from raycrt.margins.proof import Measured, Prover
 from tests.models import random_network
 
 N = 400

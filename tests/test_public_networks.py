@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import raycrt
-from raycrt import data, models
+from raycrt import data
 from raycrt.data import Split
-from raycrt.diagonal import Scaling
-from raycrt.network import Network
+from raycrt.foreign import files
+from raycrt.networks.diagonal import Scaling
+from raycrt.networks.network import Network
 from raycrt.spec import DataSpec
 
 pytest.importorskip("onnx", reason="the onnx extra is not installed")
@@ -37,7 +38,7 @@ def digits() -> Split:
 @pytest.fixture(scope="module")
 def deep(digits: Split) -> Network:
     file = network_file("mnist-sigmoid-6x200.onnx")
-    return models.load(file, None, SHAPE, images=digits.images)
+    return files.load(file, None, SHAPE, images=digits.images)
 
 
 def test_six_layers_of_200_that_normalise(deep: Network, digits: Split) -> None:
@@ -59,7 +60,7 @@ def test_radii_of_six_layers(deep: Network, digits: Split) -> None:
     [("mnist-sigmoid-256x2.onnx", [256, 256, 10]), ("sigmoid-50-25.onnx", [5, 7, 10])],
 )
 def test_batch_of_one_in_the_file(digits: Split, name: str, widths: list[int]) -> None:
-    network = models.load(network_file(name), None, SHAPE, images=digits.images)
+    network = files.load(network_file(name), None, SHAPE, images=digits.images)
     assert [layer.out_features for layer in network.layers] == widths
     images = digits.images[:3]
     if max(widths) < 100:

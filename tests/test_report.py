@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from raycrt import Certifier, Status, certificates, report
+from raycrt import Certifier, Status
+from raycrt.certification import storage
+from raycrt.evaluation import report
 from tests.models import random_network
 from tests.verify.runs import rewrite_rows, rows_of, spec_of, write_run
 
@@ -39,5 +41,5 @@ def test_certificates_count_their_statuses():
     images[4, 1] = torch.inf
     found = Certifier(random_network(2))(images)
     assert found.statuses() == {Status.CERTIFIED: 5, Status.NON_FINITE_INPUT: 1}
-    table = certificates.to_table(found, 0, found.prediction.numpy())
-    assert certificates.remarks(table) == [f"1 of 6 rows: {Status.NON_FINITE_INPUT.sentence}"]
+    table = storage.to_table(found, 0, found.prediction.numpy())
+    assert storage.remarks(table) == [f"1 of 6 rows: {Status.NON_FINITE_INPUT.sentence}"]

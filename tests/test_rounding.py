@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from raycrt import Certifier
-from raycrt.network import TORCH
-from raycrt.pullback import pull_back
-from raycrt.rounding import ErrorModel
+from raycrt.bounds.rounding import ErrorModel
+from raycrt.margins.prepared import pull_back
+from raycrt.networks.network import TORCH
 from raycrt.verify.model import NUMPY
 from tests.models import random_network
 

@@ -17,10 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision import transforms
 
 import raycrt
-from raycrt.certifier import Certifier
+from raycrt.certification.certifier import Certifier
 from raycrt.errors import InvalidInput
-from raycrt.network import Network
-from raycrt.sequential import as_network
+from raycrt.foreign.modules.reader import as_network
+from raycrt.networks.network import Network
 from tests.models import random_network
 
 pytestmark = pytest.mark.filterwarnings(

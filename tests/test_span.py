@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from raycrt import Certifier, span
-from raycrt.affine import Dense
-from raycrt.attacks import attack
-from raycrt.bounds import Bounds
-from raycrt.rounding import ErrorModel, Slack
-from raycrt.span import AllPixels, Span
+from raycrt import Certifier
+from raycrt.bounds.error_tables import Bounds
+from raycrt.bounds.rounding import ErrorModel, Slack
+from raycrt.evaluation.attacks import attack
+from raycrt.margins import first_layer
+from raycrt.margins.first_layer import AllPixels, Span
+from raycrt.networks.affine import Dense
 from tests.models import random_network
 
 
@@ -33,7 +34,7 @@ def _network(layer):
 
 @pytest.fixture(autouse=True)
 def _whatever_it_costs(monkeypatch):
-    monkeypatch.setattr(span, "_COST", 1e-3)
+    monkeypatch.setattr(first_layer, "_COST", 1e-3)
 
 
 def _exactly(matrix):
@@ -74,7 +75,7 @@ def test_radii_in_few_directions_are_those_in_pixels_and_below_every_attack(monk
     certifier = Certifier(network)
     assert isinstance(certifier.by.space, Span)
     found = certifier(images)
-    monkeypatch.setattr(span, "_FEW", 0.0)
+    monkeypatch.setattr(first_layer, "_FEW", 0.0)
     everywhere = Certifier(network)
     assert isinstance(everywhere.by.space, AllPixels)
     pixels = everywhere(images)
@@ -90,8 +91,8 @@ def test_a_larger_rest_costs_radius_and_no_proof(monkeypatch):
     network = _network(_layer(0.3))
     images = torch.randn(60, 20, generator=torch.Generator().manual_seed(2))
     whole = Certifier(network)(images)
-    monkeypatch.setattr(span, "_NEGLIGIBLE", 0.05)
-    monkeypatch.setattr(span, "_COST", 10.0)
+    monkeypatch.setattr(first_layer, "_NEGLIGIBLE", 0.05)
+    monkeypatch.setattr(first_layer, "_COST", 10.0)
     certifier = Certifier(network)
     assert isinstance(certifier.by.space, Span)
     assert len(certifier.by.space.basis) == 4
@@ -113,7 +114,7 @@ def test_layers_of_any_size_give_radii(scale):
 
 
 def test_directions_are_not_left_out_where_that_costs_radius(monkeypatch):
-    monkeypatch.setattr(span, "_COST", 1e-9)
+    monkeypatch.setattr(first_layer, "_COST", 1e-9)
     assert isinstance(Certifier(_network(_layer(1e-7))).by.space, AllPixels)
 
 
@@ -158,8 +159,8 @@ def test_blocks_are_added_up_when_they_are_complete(rows):
     column[0] = 1.0
     v, matrix = column.expand(rows, -1).contiguous(), column[:, None].expand(-1, 4).contiguous()
     exact = float(column.double() @ column.double())
-    off = (span._blockwise(v, matrix).double() - exact).abs().max()
-    terms = span._terms(4096)
+    off = (first_layer._blockwise(v, matrix).double() - exact).abs().max()
+    terms = first_layer._terms(4096)
     assert terms < 280
     assert float(off) <= terms * 2.0**-24 * exact
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from raycrt import recipes, rules, strict_yaml
+from raycrt import recipes
 from raycrt.errors import InvalidInput
-from raycrt.spec import DataSpec, Spec, parse_override, validate
+from raycrt.spec import DataSpec, Spec, parse_override, strict_yaml, validate
+from raycrt.training import rules
 
 MISTAKES = {
     "unknown section": ({"trian": {}}, r"trian: unknown key; the nearest known is 'train'"),

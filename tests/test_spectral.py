@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from raycrt.spectral import (
+from raycrt.bounds.spectral import (
     EPS,
     cholesky_upper,
     eigenvalue_upper,

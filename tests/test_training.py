@@ -7,19 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raycrt import Certifier, augmentation, checkpoint, data, objectives, training
-from raycrt.affine import Dense
-from raycrt.convolution import Convolution
-from raycrt.curvature import margin_curvature
-from raycrt.deepening import deepened
+from raycrt import Certifier, data
+from raycrt.bounds.curvature import margin_curvature
 from raycrt.errors import InvalidInput
-from raycrt.network import Network
-from raycrt.objectives import OBJECTIVES
-from raycrt.precision import View, float32_is_plain
-from raycrt.provenance import Training
-from raycrt.regularizer import CurvatureEstimate
+from raycrt.networks import checkpoint
+from raycrt.networks.affine import Dense
+from raycrt.networks.convolution import Convolution
+from raycrt.networks.floating_point import float32_is_plain
+from raycrt.networks.network import Network
 from raycrt.spec import AugmentationSpec, Spec, TrainSpec, validate
-from raycrt.subspace import Subspace
+from raycrt.spec.provenance import Training
+from raycrt.training import augmentation, loop, objectives
+from raycrt.training.folding import Subspace, deepened
+from raycrt.training.objectives import OBJECTIVES
+from raycrt.training.precision import View
+from raycrt.training.regularizer import CurvatureEstimate
 from tests.models import random_network
 
 TINY = validate(
@@ -63,9 +65,7 @@ def test_every_objective_learns(objective):
     split = data.load(TINY.data)
     spec = TINY.override({"train.objective": objective, "train.epochs": 15, "train.gamma": 1e-3})
     losses = []
-    network = training.train(
-        spec, split.train, report=lambda end: losses.append(end.metrics["loss"])
-    )
+    network = loop.train(spec, split.train, report=lambda end: losses.append(end.metrics["loss"]))
     accuracy = float(
         (network(split.validation.images).argmax(1) == split.validation.labels).double().mean()
     )
@@ -95,7 +95,7 @@ def test_convolutions_learn_without_a_dense_matrix(objective, monkeypatch):
 
     monkeypatch.setattr(Convolution, "matrix", refuse)
     split = data.load(CONVOLUTIONAL.data)
-    network = training.train(CONVOLUTIONAL.override({"train.objective": objective}), split.train)
+    network = loop.train(CONVOLUTIONAL.override({"train.objective": objective}), split.train)
     right = network(split.validation.images).argmax(1) == split.validation.labels
     assert float(right.double().mean()) > 0.8
 
@@ -104,7 +104,7 @@ def test_convolutions_learn_without_a_dense_matrix(objective, monkeypatch):
 def test_a_convolution_trains_as_the_dense_layer_that_it_is(objective):
     """Loss and gradient of the dense weights are those of the same network made of dense maps."""
     spec = CONVOLUTIONAL.override({"train.objective": objective})
-    network = training.fresh(spec).double()
+    network = loop.fresh(spec).double()
     first = network.layers[0]
     dense = Dense(first.in_features, first.out_features).double()
     dense.weight.data, dense.bias.data = first.matrix().detach(), first.offset().detach()
@@ -203,12 +203,12 @@ def test_a_deepened_network_has_nearly_the_same_logits_and_curvature(layers, nam
 def test_a_deepened_model_fits_its_spec(tmp_path):
     spec = TINY.override({**FAST, "model.depth": 4, "train.linear_layers": 2})
     split = data.load(spec.data).train
-    network = training.train(spec, split)
+    network = loop.train(spec, split)
     checkpoint.save_model(tmp_path, network, spec, Training.of(spec))
     assert _same(network, checkpoint.load_model(tmp_path)[0])
     assert network.depth == 4
     with pytest.raises(InvalidInput, match=r"train\.linear_layers must leave at least 2"):
-        training.train(spec.override({"train.linear_layers": 3}), split)
+        loop.train(spec.override({"train.linear_layers": 3}), split)
 
 
 def test_augmentation_is_a_function_of_its_seed_and_moves_no_row_by_another():
@@ -243,10 +243,10 @@ def test_half_of_the_images_are_mirrored_and_nothing_else_changes():
 
 def test_rates_warm_up_and_fall_to_zero():
     spec = TrainSpec(warm_up=0.2)
-    shares = [training.rate_share(spec, done / 100) for done in range(101)]
+    shares = [loop.rate_share(spec, done / 100) for done in range(101)]
     assert shares[0] == 0 and shares[20] == 1 and shares[100] == pytest.approx(0)
     assert shares[:21] == sorted(shares[:21]) and shares[20:] == sorted(shares[20:], reverse=True)
-    assert training.rate_share(TrainSpec(), 0.0) == 1
+    assert loop.rate_share(TrainSpec(), 0.0) == 1
 
 
 def test_low_precision_products_stay_near_and_keep_float32_weights():
@@ -277,9 +277,7 @@ def test_tf32_is_for_the_steps_alone(monkeypatch):
         lambda self, *args: plain.append(float32_is_plain()) or take(self, *args),
     )
     reported = []
-    network = training.train(
-        spec, split.train, report=lambda end: reported.append(float32_is_plain())
-    )
+    network = loop.train(spec, split.train, report=lambda end: reported.append(float32_is_plain()))
     assert plain and not any(plain)
     assert reported == [True] and float32_is_plain()
     assert next(network.parameters()).dtype == torch.float32
@@ -354,9 +352,9 @@ def test_theorem_4_lies_above_the_proved_curvature(depth):
 
 def test_the_same_seed_gives_the_same_weights():
     split = data.load(TINY.data).train
-    assert _same(training.train(TINY, split), training.train(TINY, split))
+    assert _same(loop.train(TINY, split), loop.train(TINY, split))
     other = TINY.override({"run.seed": 1})
-    assert not _same(training.train(TINY, split), training.train(other, split))
+    assert not _same(loop.train(TINY, split), loop.train(other, split))
 
 
 @pytest.mark.parametrize(
@@ -373,15 +371,15 @@ def test_a_restart_changes_no_bit(tmp_path, objective, more):
         if end.epoch == 2:
             checkpoint.save_state(tmp_path, end.state())
 
-    whole = training.train(spec, split, report=keep)
-    resumed = training.train(spec, split, state=checkpoint.load_state(tmp_path))
+    whole = loop.train(spec, split, report=keep)
+    resumed = loop.train(spec, split, state=checkpoint.load_state(tmp_path))
     assert _same(whole, resumed)
 
 
 def test_fast_training_learns_a_network_of_all_pixels():
     split = data.load(TINY.data)
     metrics = []
-    network = training.train(
+    network = loop.train(
         TINY.override({**FAST, "train.epochs": 15}),
         split.train,
         report=lambda end: metrics.append(end.metrics),
@@ -396,8 +394,8 @@ def test_fast_training_learns_a_network_of_all_pixels():
 
 def test_divergence_names_the_step():
     spec = TINY.override({"train.learning_rate": 1e30})
-    with pytest.raises(training.TrainingDiverged, match=r"at step \d+ of epoch 1"):
-        training.train(spec, data.load(spec.data).train)
+    with pytest.raises(loop.TrainingDiverged, match=r"at step \d+ of epoch 1"):
+        loop.train(spec, data.load(spec.data).train)
 
 
 class _Spoilt(torch.nn.Module):
@@ -421,13 +419,13 @@ def test_the_checkpoint_before_a_nan_is_kept_and_leads_to_the_same_weights(tmp_p
         checkpoint.save_state(tmp_path, end.state())
         checkpoint.save_model(tmp_path, end.network, TINY)
 
-    spoil = training.Workers(wrap=lambda objective: _Spoilt(objective, 13))
-    with pytest.raises(training.TrainingDiverged, match="it is nan at step 3 of epoch 3"):
-        training.train(TINY, split, report=keep, workers=spoil)
+    spoil = loop.Workers(wrap=lambda objective: _Spoilt(objective, 13))
+    with pytest.raises(loop.TrainingDiverged, match="it is nan at step 3 of epoch 3"):
+        loop.train(TINY, split, report=keep, workers=spoil)
     kept, state = checkpoint.load_model(tmp_path)[0], checkpoint.load_state(tmp_path)
     assert state["epoch"] == 2 and kept.bounded()
     assert (Certifier(kept)(split.images[:50]).radius > 0).any()
-    assert _same(training.train(TINY, split), training.train(TINY, split, state=state))
+    assert _same(loop.train(TINY, split), loop.train(TINY, split, state=state))
 
 
 def test_weights_that_the_last_step_spoils_are_named():
@@ -439,15 +437,15 @@ def test_weights_that_the_last_step_spoils_are_named():
         return objective
 
     with pytest.raises(
-        training.TrainingDiverged, match=r"maps\.0\.bias is not after step 1 of epoch 1"
+        loop.TrainingDiverged, match=r"maps\.0\.bias is not after step 1 of epoch 1"
     ):
-        training.train(spec, data.load(spec.data).train, workers=training.Workers(wrap=spoil))
+        loop.train(spec, data.load(spec.data).train, workers=loop.Workers(wrap=spoil))
 
 
 @pytest.mark.parametrize("channels", [[], [4], [4, 6]])
 def test_models_survive_the_disk(tmp_path, channels):
     kept = TINY.override({"model.channels": channels})
-    network = training.train(kept, data.load(kept.data).train)
+    network = loop.train(kept, data.load(kept.data).train)
     checkpoint.save_model(tmp_path, network, kept, Training.of(kept))
     loaded, spec = checkpoint.load_model(tmp_path)
     assert spec == kept and _same(network, loaded)
@@ -461,7 +459,7 @@ def test_models_survive_the_disk(tmp_path, channels):
 
 
 def test_a_model_that_does_not_fit_its_spec_is_refused(tmp_path):
-    checkpoint.save_model(tmp_path, training.fresh(TINY), TINY.override({"model.width": 25}))
+    checkpoint.save_model(tmp_path, loop.fresh(TINY), TINY.override({"model.width": 25}))
     with pytest.raises(InvalidInput, match=r"must fit its spec\.yaml"):
         checkpoint.load_model(tmp_path)
     with pytest.raises(InvalidInput, match=r"must hold model\.safetensors"):
@@ -473,7 +471,7 @@ def test_robust_training_raises_certified_accuracy():
     found = data.load(spec.data)
 
     def certified(objective: str) -> float:
-        network = training.train(spec.override({"train.objective": objective}), found.train)
+        network = loop.train(spec.override({"train.objective": objective}), found.train)
         proved = Certifier(network)(found.validation.images)
         right = proved.prediction == found.validation.labels
         return float((right & (proved.radius > 0.6)).double().mean())

@@ -12,9 +12,12 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from raycrt import Certifier, certificates, checkpoint, cli
+from raycrt import Certifier
+from raycrt.certification import storage
+from raycrt.cli import main as cli
 from raycrt.distributed import stages
-from raycrt.network import Network
+from raycrt.networks import checkpoint
+from raycrt.networks.network import Network
 from raycrt.spec import Spec
 from raycrt.verify import verify_run
 from tests.weights import assert_same, dense, normed
@@ -83,7 +86,7 @@ class TestCommand:
     ) -> None:
         def in_this_process(network, curvature, spec, split, pending):
             found = Certifier(network, steps=5, curvature=curvature)(split.images)
-            yield certificates.to_table(found, 0, split.labels.numpy())
+            yield storage.to_table(found, 0, split.labels.numpy())
 
         monkeypatch.setattr(stages, "session", nullcontext)
         monkeypatch.setattr(stages.room, "check", lambda run: None)
@@ -96,6 +99,6 @@ class TestCommand:
         few = ["--set", "data.limit=12", "--set", "model.activation=tanh"]
         done = CliRunner().invoke(app, ["--model", str(tmp_path / "w.pt"), "--out", str(out), *few])
         assert done.exit_code == 0, done.output
-        rows, _ = certificates.read(out / "certificates")
+        rows, _ = storage.read(out / "certificates")
         assert (rows["radius"].to_numpy() > 0).any()
         assert verify_run(out).sound

@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from raycrt import checkpoint, models, network, state_dict, weights_file
-from raycrt.certifier import Certifier
+from raycrt.certification.certifier import Certifier
 from raycrt.errors import InvalidInput
+from raycrt.foreign import files
+from raycrt.foreign.weights import state_dict
+from raycrt.networks import checkpoint, network, weights_file
 from raycrt.spec import ModelSpec, validate
 
 SPEC = ModelSpec(depth=2, width=8, activation="tanh")
@@ -35,7 +37,7 @@ def assert_is(found: network.Network, expected: nn.Sequential) -> None:
 
 def refusal(file: Path, **options: Any) -> str:
     with pytest.raises(InvalidInput) as caught:
-        models.load(file, SPEC, **options)
+        files.load(file, SPEC, **options)
     sentence = str(caught.value)
     assert str(file) in sentence
     assert "\x1b" not in sentence and "\n" not in sentence and "weights_only" not in sentence
@@ -60,7 +62,7 @@ def test_endings_and_prefixes(tmp_path: Path, name: str, prefix: str) -> None:
     state = {prefix + n: t for n, t in model().state_dict().items()}
     save = save_file if "safetensors" in name.lower() else torch.save
     save(state, tmp_path / name)
-    assert_is(models.load(tmp_path / name, SPEC), model())
+    assert_is(files.load(tmp_path / name, SPEC), model())
 
 
 class TestDamage:
@@ -127,7 +129,7 @@ class TestPickles:
             },
             tmp_path / "w.pt",
         )
-        assert_is(models.load(tmp_path / "w.pt", SPEC), model())
+        assert_is(files.load(tmp_path / "w.pt", SPEC), model())
         read = weights_file.read(tmp_path / "w.pt")
         assert read["args"].lr == np.float32(0.1) and str(read["args"].out) == "runs"
         assert read["history"].tolist() == [0.0, 1.0, 2.0]
@@ -178,7 +180,7 @@ class TestNumbers:
         if mixed:
             state["2.bias"] = state["2.bias"].to(mixed) + torch.tensor(1e-3, dtype=mixed)
         (save_file if "safe" in name else torch.save)(state, tmp_path / name)
-        found = models.load(tmp_path / name, SPEC)
+        found = files.load(tmp_path / name, SPEC)
         assert found.dtype == (mixed or torch.float32)
         for stored, read in zip(state.values(), found.state_dict().values(), strict=True):
             assert torch.equal(stored.double(), read.double())
@@ -231,7 +233,7 @@ class TestChoice:
     )
     def test_one_state_dict(self, tmp_path: Path, nest: Callable[[dict], dict]) -> None:
         torch.save(nest(model().state_dict()), tmp_path / "w.pt")
-        assert_is(models.load(tmp_path / "w.pt", SPEC), model())
+        assert_is(files.load(tmp_path / "w.pt", SPEC), model())
 
     def test_several_are_chosen_from_by_key(self, tmp_path: Path) -> None:
         other = {n: t + 1 for n, t in model().state_dict().items()}
@@ -240,12 +242,12 @@ class TestChoice:
         assert "there are several: model.last, model.ema" in refusal(tmp_path / "w.pt")
         assert "there are several" in refusal(tmp_path / "w.pt", key="model")
         assert "'model.em' does not; there are" in refusal(tmp_path / "w.pt", key="model.em")
-        assert_is(models.load(tmp_path / "w.pt", SPEC, key="model.ema"), model())
+        assert_is(files.load(tmp_path / "w.pt", SPEC, key="model.ema"), model())
         flat = {f"model.{p}.{n}": t for p, s in both["model"].items() for n, t in s.items()}
         for file, save in (("f.pt", torch.save), ("f.safetensors", save_file)):
             save(flat, tmp_path / file)
             assert "choose a part of the file (--key)" in refusal(tmp_path / file)
-            assert_is(models.load(tmp_path / file, SPEC, key="model.ema"), model())
+            assert_is(files.load(tmp_path / file, SPEC, key="model.ema"), model())
 
     def test_nothing_is_left_over(self, tmp_path: Path) -> None:
         state = model().state_dict()

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raycrt import Certifier, models
-from raycrt.bare_weights import from_state_dict
+from raycrt import Certifier
 from raycrt.errors import InvalidInput
+from raycrt.foreign import files
+from raycrt.foreign.weights.network import from_state_dict
 from raycrt.spec import ModelSpec
 from tests.weights import SPEC, assert_same, dense, normed
 
@@ -36,9 +37,9 @@ class TestBatchNorm:
         ],
     )
     def test_the_place_of_the_activation_is_a_missing_number(self, model: nn.Sequential) -> None:
-        found = models.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=1e-5)
+        found = files.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=1e-5)
         assert_same(model, found, 6)
-        assert models.described(Path("w.pt"), found, SPEC) is None
+        assert files.described(Path("w.pt"), found, SPEC) is None
         assert (Certifier(found, steps=2)(torch.rand(3, 6)).radius > 0).any()
 
     def test_convolutional(self) -> None:
@@ -47,7 +48,7 @@ class TestBatchNorm:
             *(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)),
         )
         spec, state = ModelSpec(channels=(1,), depth=1, activation="tanh"), model.state_dict()
-        found = models.from_state_dict(state, spec, (2, 8, 8), batch_norm_eps=1e-5)
+        found = files.from_state_dict(state, spec, (2, 8, 8), batch_norm_eps=1e-5)
         assert_same(model, found, 2, 8, 8)
 
     @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ class TestBatchNorm:
     )
     def test_several_places(self, layers: list[nn.Module]) -> None:
         with pytest.raises(InvalidInput, match="where the activation stands among"):
-            models.from_state_dict(normed(*layers).state_dict(), SPEC, batch_norm_eps=1e-5)
+            files.from_state_dict(normed(*layers).state_dict(), SPEC, batch_norm_eps=1e-5)
 
     def test_names_tell_no_place(self) -> None:
         first, norm, last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
@@ -71,18 +72,18 @@ class TestBatchNorm:
         ):
             state = nn.ModuleDict({"fc1": first, "bn1": norm, "fc2": last}).float().state_dict()
             with pytest.raises(InvalidInput, match=r"activation stands|more than one order"):
-                models.from_state_dict(state, SPEC, batch_norm_eps=1e-5)
-            found = models.from_state_dict(state, SPEC, layers=stated, batch_norm_eps=1e-5)
+                files.from_state_dict(state, SPEC, batch_norm_eps=1e-5)
+            found = files.from_state_dict(state, SPEC, layers=stated, batch_norm_eps=1e-5)
             assert_same(nn.Sequential(*order), found, 6)
 
     def test_eps_is_asked_for(self) -> None:
         model = normed(nn.Linear(6, 8), nn.BatchNorm1d(8, eps=0.1), nn.Tanh(), nn.Linear(8, 3))
         with pytest.raises(InvalidInput, match=r"batch_norm_eps must be given.*1.running_mean"):
-            models.from_state_dict(model.state_dict(), SPEC)
-        found = models.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=0.1)
+            files.from_state_dict(model.state_dict(), SPEC)
+        found = files.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=0.1)
         assert_same(model, found, 6)
         with pytest.raises(InvalidInput, match="must be left out unless"):
-            models.from_state_dict(dense(6, 8, 3).state_dict(), SPEC, batch_norm_eps=0.1)
+            files.from_state_dict(dense(6, 8, 3).state_dict(), SPEC, batch_norm_eps=0.1)
 
 
 class Normalised(nn.Module):
@@ -112,29 +113,29 @@ class TestNormaliser:
     def test_stands_first_and_is_exact(self, mean: Any, std: Any) -> None:
         body = nn.Sequential(nn.Flatten(), *dense(32, 8, 3))
         model = Normalised(mean, std, body)
-        found = models.from_state_dict(model.state_dict(), SPEC, (2, 4, 4))
+        found = files.from_state_dict(model.state_dict(), SPEC, (2, 4, 4))
         assert_same(model, found, 2, 4, 4)
         first = found.layers[0].links[0]  # type: ignore[attr-defined]
         expected = model.std.double().expand(1, 2, 4, 4).flatten()
         assert torch.equal(first.variance.sqrt(), expected)
-        assert models.described(Path("w.pt"), found, SPEC) is None
+        assert files.described(Path("w.pt"), found, SPEC) is None
 
     def test_channels_and_columns_are_not_confused(self) -> None:
         state = {"mean": torch.rand(4), "std": torch.ones(4), **dense(64, 8, 3).state_dict()}
         with pytest.raises(InvalidInput, match=r"mean must be for .* but has shape \(4,\)"):
-            models.from_state_dict(state, SPEC, (4, 4, 4))
+            files.from_state_dict(state, SPEC, (4, 4, 4))
 
     def test_before_convolutions(self) -> None:
         body = nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
         model = Normalised(torch.rand(2, 1, 1), torch.rand(2, 1, 1) + 0.1, body)
         spec = ModelSpec(channels=(1,), depth=1, activation="tanh")
-        found = models.from_state_dict(model.state_dict(), spec, (2, 8, 8))
+        found = files.from_state_dict(model.state_dict(), spec, (2, 8, 8))
         assert_same(model, found, 2, 8, 8)
 
     def test_one_number_for_a_channel(self) -> None:
         """People write `mean[None, :, None, None]`."""
         state = {"mean": torch.rand(3), "std": torch.rand(3) + 0.1, **dense(75, 8, 3).state_dict()}
-        found = models.from_state_dict(state, SPEC, (3, 5, 5))
+        found = files.from_state_dict(state, SPEC, (3, 5, 5))
         links = found.layers[0].links  # type: ignore[attr-defined]
         assert torch.equal(links[0].mean, state["mean"].double().repeat_interleave(25))
 
@@ -151,9 +152,9 @@ class TestNormaliser:
     def test_refused(self, mean: Any, std: Any, message: str) -> None:
         model = Normalised(mean, std, dense(32, 8, 3))
         with pytest.raises(InvalidInput, match=message):
-            models.from_state_dict(model.state_dict(), SPEC, (2, 4, 4))
+            files.from_state_dict(model.state_dict(), SPEC, (2, 4, 4))
         with pytest.raises(InvalidInput, match="input_shape must be given"):
-            models.from_state_dict(model.state_dict(), SPEC)
+            files.from_state_dict(model.state_dict(), SPEC)
 
 
 @pytest.mark.parametrize("ordered", [True, False])

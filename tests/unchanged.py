@@ -23,11 +23,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raycrt import Certificates, Certifier, Network, data, network, training
+from raycrt import Certificates, Certifier, Network, data
 from raycrt.activations import ACTIVATIONS
 from raycrt.distributed.session import session
+from raycrt.networks import network
 from raycrt.spec import Spec, validate
-from tuning import search, store, study
+from raycrt.training import loop
+from tuning.analysis import study
+from tuning.search import driver
+from tuning.trials import store
 
 FILE = Path(__file__).with_suffix(".json")
 _ROWS = 32
@@ -88,7 +92,7 @@ def _trained(**train: object) -> str:
         train={"epochs": 2, "batch_size": 128, "radius": 0.5, "gamma": 0.01, **train},
         certify={"at": [0.1, 0.5], "steps": 10},
     )
-    made = training.train(spec, data.load(spec.data).train)
+    made = loop.train(spec, data.load(spec.data).train)
     return _hash(*made.parameters()) + certificates_hash(
         Certifier.of(made, spec.certify)(data.load(spec.data).test.images[:_ROWS])
     )
@@ -153,7 +157,7 @@ def searched(home: Path) -> str:
             },
         },
     )
-    search.run(spec, home)
+    driver.run(spec, home)
     trials = study.trials(store.load_study(spec, home), spec)
     drawn = [{key: getattr(trial, key) for key in _OF_A_TRIAL} for trial in trials]
     return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from raycrt.network import Network
+from raycrt.networks.network import Network
 from raycrt.spec import ModelSpec
 
 SPEC = ModelSpec(depth=3, width=8, activation="tanh")

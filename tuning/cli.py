@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from raycrt import cli, interruption, outputs
-from raycrt.cli import (
+from raycrt.cli.options import (
     DEFAULT_OUT,
     DEFAULT_RECIPE,
     DataDir,
@@ -22,9 +21,11 @@ from raycrt.cli import (
     Recipe,
     TrialWorkers,
     Workers,
+    spec_from,
 )
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import Spec
+from raycrt.system import interruption, outputs
 
 
 def search(
@@ -43,7 +44,7 @@ def search(
 
     The first trial is the recipe itself. The winner is in OUT/search/best.yaml, a recipe.
     """
-    spec = cli.spec_from(
+    spec = spec_from(
         recipe,
         set_,
         data_dir,
@@ -51,11 +52,11 @@ def search(
         search__workers=workers,
         run__gpus_per_worker=gpus_per_worker,
     )
-    from tuning import search as searches
+    from tuning.search import driver
 
     typer.echo(f"recipe: {recipe}")
     with interruption.told("--resume"), _failure_in_one_line():
-        searches.run(spec, out / "search", resume=resume)
+        driver.run(spec, out / "search", resume=resume)
     typer.echo(out / "search" / "best.yaml")
 
 
@@ -73,8 +74,8 @@ def study(
 
     All of it is written too: study.json, what --json prints, and pictures of it.
     """
-    from tuning import study as studies
-    from tuning import tables
+    from tuning.analysis import study as studies
+    from tuning.analysis import tables
 
     best = studies.winner(run) if export is not None else None
     spec = studies.load(run)[0]
@@ -105,7 +106,7 @@ def _export(spec: Spec, file: Path) -> Path:
 
 def _write_study(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
     """Write `tables.summary` and its pictures; the files."""
-    from tuning import plots, tables
+    from tuning.analysis import plots, tables
 
     outputs.write_atomically(out / "study.json", tables.to_json(found).encode())
     return [out / "study.json", *plots.draw(found, spec, out)]
@@ -124,7 +125,7 @@ def demo(
 
     Run again with the same OUT, it goes on where it stopped.
     """
-    spec = cli.spec_from(
+    spec = spec_from(
         recipe, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
     )
     from tuning import pipeline
@@ -136,7 +137,7 @@ def demo(
 @contextmanager
 def _failure_in_one_line() -> Iterator[None]:
     """A search that gave up ends in one line on standard error and exit code 1."""
-    from tuning.search import SearchFailed
+    from tuning.search.driver import SearchFailed
 
     try:
         yield

@@ -12,17 +12,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raycrt import checkpoint, data, identity, outputs, report
+from raycrt import data
 from raycrt.distributed import room, stages
 from raycrt.distributed.session import session
-from raycrt.spec import Spec
-from tuning import search, space, study
+from raycrt.evaluation import report
+from raycrt.networks import checkpoint
+from raycrt.spec import Spec, identity
+from raycrt.system import outputs
+from tuning.analysis import study
+from tuning.search import driver
+from tuning.trials import space
 
 SEARCH, TRAIN, CERTIFICATES, REPORT = "search", "train", "certificates", "report"
 _DONE = ".finished"
 # Where the search has ended, more trials would change nothing.
 _SEARCHED = (
-    *search.IDENTITY,
+    *driver.IDENTITY,
     *(f"search.{key}" for key in ("trials", "finalists", "seeds", "points")),
 )
 
@@ -57,7 +62,7 @@ def _stages(spec: Spec, home: Path, model: Path, proofs: Path, console: Console)
         room.check(spec.run)
     at_a_time = spec.search.concurrent or "as many as fit"
     title = f"1/4 search: {spec.search.trials} trials, {at_a_time} at a time"
-    _stage(home, console, title, lambda: search.run(spec, home, resume=True))
+    _stage(home, console, title, lambda: driver.run(spec, home, resume=True))
     best = _winner(spec, home, model, proofs)
     title = f"2/4 train: {best.train.epochs} epochs on {best.run.workers} workers"
     _stage(model, console, title, lambda: stages.train(best, model))

@@ -21,16 +21,16 @@ import torch
 from ray.data import ActorPoolStrategy
 from torch import Tensor
 
-from raycrt import certificates, identity
-from raycrt.certifier import Certifier
-from raycrt.checkpoint import weights_hash
-from raycrt.curvature import margin_curvature
+from raycrt.bounds.curvature import margin_curvature
+from raycrt.certification import storage
+from raycrt.certification.certifier import Certifier
+from raycrt.certification.options import check_options, options_of
 from raycrt.data import Split
 from raycrt.errors import require
-from raycrt.network import Network
-from raycrt.provenance import Training
-from raycrt.request import check_options, options_of
-from raycrt.spec import Spec, validate
+from raycrt.networks.checkpoint import weights_hash
+from raycrt.networks.network import Network
+from raycrt.spec import Spec, identity, validate
+from raycrt.spec.provenance import Training
 
 
 def certify(
@@ -56,14 +56,14 @@ def certify(
     """
     digest = weights_hash(network)
     before = stored(out, digest, spec, told=told) or {}
-    rows = out / certificates.ROWS
+    rows = out / storage.ROWS
     rows.mkdir(parents=True, exist_ok=True)
     stated = spec.model_dump(mode="json") | ({} if told else {"model": None})
     stated |= {} if training else {"train": None}
     began = time.monotonic()
     if curvature is None:
         curvature = margin_curvature(network)
-    shared = {"schema_version": certificates.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
+    shared = {"schema_version": storage.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
     taken_up = all(before.get(key) == value for key, value in shared.items())
     size = spec.certify.batch_size
     pending = missing(out, spec, len(split)) if taken_up else list(range(0, len(split), size))
@@ -80,15 +80,15 @@ def certify(
         "spec": stated,
         "training": training.model_dump(mode="json") if training else None,
     }
-    certificates.write_manifest(out, {"complete": False, **facts})
+    storage.write_manifest(out, {"complete": False, **facts})
     if pending:
         for table in _run(network, curvature, spec, split, pending):
-            certificates.write_rows(_file(rows, table["index"][0].as_py()), table)
+            storage.write_rows(_file(rows, table["index"][0].as_py()), table)
             watch(len(table))
-    certificates.check_complete(certificates.read_rows(out, ("index",)), len(split))
+    storage.check_complete(storage.read_rows(out, ("index",)), len(split))
     # Nobody has measured how long the rows of an earlier command took.
     facts["seconds"] = time.monotonic() - began if done == 0 else None
-    certificates.write_manifest(out, {"complete": True, **facts})
+    storage.write_manifest(out, {"complete": True, **facts})
     return facts
 
 
@@ -118,7 +118,7 @@ def _run(
         num_gpus=spec.run.gpus_per_worker or None,
     )
     for block in certified.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield pa.table(block).cast(certificates.SCHEMA)
+        yield pa.table(block).cast(storage.SCHEMA)
 
 
 def _cpus(spec: Spec) -> float:
@@ -145,7 +145,7 @@ class _Certify:
         start = int(batch["start"][0])
         chosen = slice(start, start + self.size)
         found = self.certifier(torch.tensor(self.images[chosen], device=self.device))
-        return certificates.to_table(found, start, self.labels[chosen])
+        return storage.to_table(found, start, self.labels[chosen])
 
 
 def _file(rows: Path, start: int) -> Path:
@@ -155,7 +155,7 @@ def _file(rows: Path, start: int) -> Path:
 def missing(out: Path, spec: Spec, images: int) -> list[int]:
     """The first image of each batch of which `out` has no rows yet."""
     starts = range(0, images, spec.certify.batch_size)
-    return [start for start in starts if not _file(out / certificates.ROWS, start).is_file()]
+    return [start for start in starts if not _file(out / storage.ROWS, start).is_file()]
 
 
 def stored(out: Path, digest: str, spec: Spec, *, told: bool = True) -> dict[str, Any] | None:
@@ -164,11 +164,11 @@ def stored(out: Path, digest: str, spec: Spec, *, told: bool = True) -> dict[str
     Rows of one table are of one run: `InvalidInput` where those in `out` are not of the weights of
     hash `digest`, or not of the images, the certification and, if `told`, the model of `spec`.
     """
-    if not (out / certificates.MANIFEST).is_file():
-        rows = sorted((out / certificates.ROWS).glob("*"))
+    if not (out / storage.MANIFEST).is_file():
+        rows = sorted((out / storage.ROWS).glob("*"))
         require(not rows, "rows have a manifest that says what they are of", directory=str(out))
         return None
-    before = certificates.read_manifest(out)
+    before = storage.read_manifest(out)
     require(
         before["weights_sha256"] == digest,
         "certificates in a directory are of the same weights",

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raycrt.training import Metrics
+from raycrt.training.loop import Metrics
 
 SECONDS_FOR_AN_ANSWER = 5.0
 

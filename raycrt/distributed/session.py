@@ -19,9 +19,9 @@ from typing import Any
 import ray
 from ray._private import services
 
-from raycrt import interruption
 from raycrt.distributed import preflight
 from raycrt.errors import InvalidInput
+from raycrt.system import interruption
 
 _NICENESS = "RAY_worker_niceness"
 _SECONDS_TO_LEAVE = 5.0

@@ -11,16 +11,19 @@ from typing import Any
 from ray.train import ControllerError
 from torch.utils.tensorboard import SummaryWriter
 
-from raycrt import certificates, checkpoint, data, identity, outputs, progress
-from raycrt.curvature import margin_curvature
+from raycrt import data
+from raycrt.bounds.curvature import margin_curvature
+from raycrt.certification import storage
 from raycrt.distributed import certification, room
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput, require
-from raycrt.network import Network
-from raycrt.provenance import Rows, Training
-from raycrt.spec import ModelSpec, SearchSpec, Spec, TrainSpec
-from raycrt.training import Metrics, TrainingDiverged
+from raycrt.networks import checkpoint
+from raycrt.networks.network import Network
+from raycrt.spec import ModelSpec, SearchSpec, Spec, TrainSpec, identity
+from raycrt.spec.provenance import Rows, Training
+from raycrt.system import outputs, progress
+from raycrt.training.loop import Metrics, TrainingDiverged
 
 # What of an epoch's numbers is shown while it trains; TensorBoard has all of them.
 _TOLD = ("loss", "train_accuracy", "train_robust", "curvature")
@@ -191,7 +194,7 @@ def certify(
             manifest = _certify(spec, network, test, out, told, made)
         else:
             place = f"the {len(test)} certificates of this model are complete: {out}"
-    remarks = certificates.remarks(certificates.read_rows(out, ("index", "status")))
+    remarks = storage.remarks(storage.read_rows(out, ("index", "status")))
     said = [made.sentence] if made and made.sentence else []
     print("\n".join([place, *said, *remarks]))
     return manifest

@@ -32,14 +32,16 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from raycrt import checkpoint, data, training
-from raycrt.assessment import assess
+from raycrt import data
 from raycrt.distributed import lines, session
 from raycrt.errors import InvalidInput
-from raycrt.network import Network
-from raycrt.provenance import Rows, Training
-from raycrt.spec import Spec, validate
-from raycrt.training import EpochEnd, Metrics, TrainingDiverged, Workers
+from raycrt.evaluation.accuracy import assess
+from raycrt.networks import checkpoint
+from raycrt.networks.network import Network
+from raycrt.spec import DataSpec, Spec, validate
+from raycrt.spec.provenance import Rows, Training
+from raycrt.training import loop
+from raycrt.training.loop import EpochEnd, Metrics, TrainingDiverged, Workers
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES = 3
@@ -226,7 +228,7 @@ def _work(config: dict[str, Any]) -> None:
             state = checkpoint.load_state(Path(directory))
     elif config["from"] is not None:
         state = checkpoint.load_state(Path(config["from"]))
-    dataset = data.load(data.DataSpec.model_validate(config["data"]))
+    dataset = data.load(DataSpec.model_validate(config["data"]))
     split = getattr(dataset, config["rows"])
     watched = dataset.validation.take(slice(_ROWS_ASSESSED))
     name = "validation" if config["rows"] == "train" else "training_rows"
@@ -261,7 +263,7 @@ def _work(config: dict[str, Any]) -> None:
     if first:
         line.begin.remote()
     try:
-        network = training.train(
+        network = loop.train(
             spec, split, report=report, workers=workers, state=state, device=device
         )
     except (Stopped, TrainingDiverged) as error:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from raycrt import data, provenance
+from raycrt import data
 from raycrt.errors import InvalidInput, require
-from raycrt.provenance import Provenance, Training
-from raycrt.spec import Spec, validate
+from raycrt.spec import Spec, provenance, validate
+from raycrt.spec.provenance import Provenance, Training
 from raycrt.verify.checker import (
     DEPLOYMENTS,
     REGIONS,

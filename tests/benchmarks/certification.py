@@ -34,15 +34,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raycrt import Certifier, data, network, training
-from raycrt.attacks import attack, draw_back, steps_to
-from raycrt.certificate import Witnesses
-from raycrt.dual import Points
-from raycrt.margins import Margins
-from raycrt.network import Network
-from raycrt.problem import Problem
-from raycrt.solver import Solver
+from raycrt import Certifier, data
+from raycrt.certification.certificate import Margins, Witnesses
+from raycrt.certification.targets import Solver
+from raycrt.evaluation.attacks import attack, draw_back, steps_to
+from raycrt.margins.evaluation import Problem
+from raycrt.margins.radius import Points
+from raycrt.networks import network
+from raycrt.networks.network import Network
 from raycrt.spec import ModelSpec, validate
+from raycrt.training import loop
 from tests.benchmarks import paper, write
 
 SPEC = validate(
@@ -323,7 +324,7 @@ def main() -> None:
     }
     for name, spec in NETWORKS.items():
         found = data.load(spec.data)
-        model = training.train(spec, found.train).requires_grad_(False)
+        model = loop.train(spec, found.train).requires_grad_(False)
         labels = found.test.labels[: len(images)]
         results[name] = {
             "clean": float((model(images.flatten(1)).argmax(1) == labels).double().mean()),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raycrt.network import Network
+from raycrt.networks.network import Network
 
 BATCH = 100
 ROUNDS, STEPS, POWER = 30, 20, 50

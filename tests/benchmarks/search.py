@@ -36,8 +36,9 @@ from raycrt.distributed.session import session
 from raycrt.errors import require
 from raycrt.spec import DataSpec, Spec
 from tests.benchmarks import write
-from tuning import search, space, store
-from tuning.objective import evaluate
+from tuning.search import driver
+from tuning.trials import space, store
+from tuning.trials.objective import evaluate
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_START = 600.0
@@ -96,7 +97,7 @@ def searched(spec: Spec, home: Path) -> tuple[dict[str, Any], list[space.Params]
         ray_started = time.time()
         watch = Watch()
         watch.start()
-        search.run(spec, home, console=Console(stderr=True))
+        driver.run(spec, home, console=Console(stderr=True))
         ended = time.time()
         watch.end()
     trials = store.load_study(spec, home).get_trials()

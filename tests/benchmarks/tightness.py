@@ -3,9 +3,9 @@
     python -m tests.benchmarks.tightness [--depths 2 3 4 5 6] [--rows N] [--out FILE]
 
 Trains a small network of each depth and certifies test images with one bound after the other. The
-weaker bounds are written here, in float64 and without the proofs of `raycrt.curvature`: they are
-there to be compared with. `m` is the mean over the rows' runner-up margins, the radius is certified
-against all classes. Uses MNIST where RAYCRT_DATA names it, else the digits of scikit-learn.
+weaker bounds are written here, in float64 and without the proofs of `raycrt.bounds.curvature`: they
+are there to be compared with. `m` is the mean over the rows' runner-up margins, the radius is
+certified against all classes. Uses MNIST where RAYCRT_DATA names it, else scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raycrt import Certifier, data, training
-from raycrt.curvature import margin_curvature
-from raycrt.network import Network
+from raycrt import Certifier, data
+from raycrt.bounds.curvature import margin_curvature
+from raycrt.networks.network import Network
 from raycrt.spec import Spec, validate
+from raycrt.training import loop
 
 Margin = Callable[[Network, int, int], float]
 AT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.25, 1.58, 2.0)
@@ -69,7 +70,7 @@ class Pieces:
             self.averaged.append(self.through(torch.ones(len(self.weights[k])).double(), k))
 
     def through(self, p: Tensor, k: int) -> float:
-        """|diag(p)^(1/2) J_k| with averaged operators (see raycrt.readout_curvature)."""
+        """|diag(p)^(1/2) J_k| with averaged operators (see raycrt.bounds.readout_curvature)."""
         matrix = p.sqrt()[:, None] * self.weights[k]
         total = 0.0
         scale = 1.0
@@ -160,7 +161,7 @@ def measure(depth: int, limit: int, rows: int) -> list[str]:
     """The table's lines for one depth."""
     spec = spec_of(depth, limit)
     parts = data.load(spec.data)
-    network = training.train(spec, parts.train)
+    network = loop.train(spec, parts.train)
     images, labels = parts.test.images[:rows], parts.test.labels[:rows]
     curvatures = {name: matrix_of(bound, network) for name, bound in BOUNDS.items()}
     curvatures["minimum (region: global)"] = margin_curvature(network)

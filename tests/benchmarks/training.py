@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from raycrt import recipes, training
+from raycrt import recipes
 from raycrt.data import CLASSES, Split
 from raycrt.spec import Spec
-from raycrt.training import EpochEnd, Workers
+from raycrt.training import loop
+from raycrt.training.loop import EpochEnd, Workers
 from tests.benchmarks import write
 
 DENSE_ROWS, CONVOLUTION_ROWS = 2560, 512
@@ -73,7 +74,7 @@ def epoch_seconds(spec: Spec, wrap: Wrap = lambda module: module) -> float:
     def report(end: EpochEnd) -> None:
         ends.append(time.process_time())
 
-    training.train(spec, images(spec), report=report, workers=Workers(wrap=wrap))
+    loop.train(spec, images(spec), report=report, workers=Workers(wrap=wrap))
     return min(after - before for before, after in pairwise(ends))
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from raycrt import certificates
-from raycrt.checkpoint import MODEL, load_model, weights_hash
+from raycrt.certification import storage
+from raycrt.networks.checkpoint import MODEL, load_model, weights_hash
 
 if TYPE_CHECKING:
     from tests.cluster.conftest import Head, Run
@@ -54,7 +54,7 @@ def test_the_pipeline_as_a_job_equals_the_pipeline_on_a_laptop(
     assert winners[0] == winners[1]
     models = [load_model(run / "train")[0] for run in (there, here)]
     assert weights_hash(models[0]) == weights_hash(models[1])
-    tables = [certificates.read(run / "certificates")[0] for run in (there, here)]
+    tables = [storage.read(run / "certificates")[0] for run in (there, here)]
     assert tables[0].num_rows > 0
     assert tables[0].equals(tables[1])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raycrt.data import Split
 from raycrt.distributed import certification
-from raycrt.network import Network
+from raycrt.networks.network import Network
 from raycrt.spec import Spec
 
 

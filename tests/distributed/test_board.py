@@ -9,10 +9,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 
-from raycrt import checkpoint, data, training
-from raycrt.assessment import assess
+from raycrt import data
 from raycrt.distributed import stages
+from raycrt.evaluation.accuracy import assess
+from raycrt.networks import checkpoint
 from raycrt.spec import Spec
+from raycrt.training import loop
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.cluster
@@ -55,7 +57,7 @@ def test_rows_held_out_are_not_trained_on_and_assessed(tmp_path):
 
     network, spec = checkpoint.load_model(tmp_path / "hold-out")
     rows = data.load(spec.data)
-    twin = training.train(spec, rows.train)
+    twin = loop.train(spec, rows.train)
     for name, weight in network.state_dict().items():
         assert torch.allclose(weight, twin.state_dict()[name], rtol=0, atol=1e-5), name
     board = EventAccumulator(str(tmp_path / "hold-out" / "tensorboard")).Reload()

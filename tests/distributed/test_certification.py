@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from raycrt import Certifier, certificates, checkpoint, data, training
+from raycrt import Certifier, data
+from raycrt.certification import storage
 from raycrt.distributed import certification
 from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput
+from raycrt.networks import checkpoint
 from raycrt.spec import validate
+from raycrt.training import loop
 
 pytestmark = pytest.mark.cluster
 
@@ -29,7 +32,7 @@ SPEC = validate(
 
 @pytest.fixture(scope="module")
 def network():
-    return training.train(SPEC, data.load(SPEC.data).train)
+    return loop.train(SPEC, data.load(SPEC.data).train)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def twin(network):
     torch.set_num_threads(1)
     test = data.load(SPEC.data).test
     found = Certifier(network, steps=30, batch_size=20)(test.images)
-    return certificates.to_table(found, 0, test.labels.numpy())
+    return storage.to_table(found, 0, test.labels.numpy())
 
 
 @pytest.fixture(scope="module")
@@ -66,25 +69,25 @@ def test_sharded_equals_unsharded_and_resumes(tmp_path, ray_running, network, tw
             os.kill(pids[0], signal.SIGKILL)
 
     certification.certify(network, SPEC, test, tmp_path, watch=kill_an_actor)
-    table, manifest = certificates.read(tmp_path)
+    table, manifest = storage.read(tmp_path)
     assert killed
     assert table.equals(twin)
     assert manifest["complete"] and manifest["rows"] == 130
 
-    files = sorted((tmp_path / certificates.ROWS).glob("*.parquet"))
+    files = sorted((tmp_path / storage.ROWS).glob("*.parquet"))
     kept = {file: file.stat().st_mtime_ns for file in files[2:]}
     for file in files[:2]:
         file.unlink()
     with pytest.raises(InvalidInput, match="as many certificates as images"):
-        certificates.read(tmp_path)
+        storage.read(tmp_path)
     certification.certify(network, SPEC, test, tmp_path)
-    assert certificates.read(tmp_path)[0].equals(twin)
+    assert storage.read(tmp_path)[0].equals(twin)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
 
 def test_rows_of_another_model_are_not_mixed_in(tmp_path, network):
     manifest = {"weights_sha256": "other", "spec": SPEC.model_dump(mode="json"), "rows": 1}
-    certificates.write_manifest(tmp_path, manifest)
+    storage.write_manifest(tmp_path, manifest)
     with pytest.raises(InvalidInput, match="of the same weights"):
         certification.certify(network, SPEC, data.load(SPEC.data).test, tmp_path)
 
@@ -92,22 +95,22 @@ def test_rows_of_another_model_are_not_mixed_in(tmp_path, network):
 def test_rows_of_the_same_weights_under_another_activation_are_not_mixed_in(tmp_path, network):
     other = SPEC.override({"model.activation": "tanh"}).model_dump(mode="json")
     digest = checkpoint.weights_hash(network)
-    certificates.write_manifest(tmp_path, {"weights_sha256": digest, "spec": other, "rows": 1})
+    storage.write_manifest(tmp_path, {"weights_sha256": digest, "spec": other, "rows": 1})
     with pytest.raises(InvalidInput, match=r"activation=tanh, but this command has .*=softplus"):
         certification.certify(network, SPEC, data.load(SPEC.data).test, tmp_path)
 
 
 def test_a_doubled_row_is_refused(tmp_path, twin):
-    certificates.write_manifest(tmp_path, {"rows": 130})
-    (tmp_path / certificates.ROWS).mkdir()
-    certificates.write_rows(tmp_path / certificates.ROWS / "a.parquet", twin.slice(0, 129))
-    certificates.write_rows(tmp_path / certificates.ROWS / "b.parquet", twin.slice(0, 1))
+    storage.write_manifest(tmp_path, {"rows": 130})
+    (tmp_path / storage.ROWS).mkdir()
+    storage.write_rows(tmp_path / storage.ROWS / "a.parquet", twin.slice(0, 129))
+    storage.write_rows(tmp_path / storage.ROWS / "b.parquet", twin.slice(0, 1))
     with pytest.raises(InvalidInput, match="exactly once"):
-        certificates.read(tmp_path)
+        storage.read(tmp_path)
 
 
 def test_the_summary_counts_right_predictions_with_a_larger_radius(twin):
-    summary = certificates.summarise(twin, (0.1, 0.3))
+    summary = storage.summarise(twin, (0.1, 0.3))
     right = twin["prediction"].to_numpy() == twin["label"].to_numpy()
     assert summary.clean == pytest.approx(right.mean())
     expected = (right & (twin["radius"].to_numpy() > 0.3)).mean()

@@ -7,9 +7,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from raycrt import data, training
-from raycrt.objectives import OBJECTIVES
+from raycrt import data
 from raycrt.spec import validate
+from raycrt.training import loop
+from raycrt.training.objectives import OBJECTIVES
 
 # 130 rows in batches of 64: the last batch has 2 rows, fewer than three workers.
 SPEC = validate(
@@ -41,7 +42,7 @@ def _worker(rank: int, size: int, folder: str) -> None:
     split = data.load(SPEC.data).train
     for name, spec in SPECS.items():
         metrics: list[dict[str, float]] = []
-        network = training.train(
+        network = loop.train(
             spec,
             split,
             workers=data_parallel(rank, size),
@@ -59,7 +60,7 @@ def test_workers_agree_with_one_worker(tmp_path, size):
     assert len(split) % SPEC.train.batch_size == 2
     for name, spec in SPECS.items():
         alone: list[dict[str, float]] = []
-        one = training.train(
+        one = loop.train(
             spec, split, report=lambda end, seen=alone: seen.append(end.metrics)
         ).state_dict()
         for rank in range(size):

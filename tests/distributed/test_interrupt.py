@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from raycrt import checkpoint
 from raycrt.distributed import train as training
+from raycrt.networks import checkpoint
 from tests.conftest import TINY
-from tuning import study
+from tuning.analysis import study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(840)]
 

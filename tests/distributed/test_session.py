@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from raycrt.distributed.session import dashboard, session
-from raycrt.interruption import raised
+from raycrt.system.interruption import raised
 
 pytestmark = pytest.mark.cluster
 

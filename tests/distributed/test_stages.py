@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from raycrt import certificates, checkpoint, data, network
+from raycrt import data
+from raycrt.certification import storage
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
+from raycrt.networks import checkpoint, network
 from raycrt.spec import validate
 from tests.distributed.inprocess import work_here
 
@@ -39,37 +41,37 @@ def made(monkeypatch):
 
 def _forge(out):
     """Ten times the radii in all rows but the last ones, which are missing."""
-    files = sorted((out / certificates.ROWS).glob("*.parquet"))
+    files = sorted((out / storage.ROWS).glob("*.parquet"))
     files.pop().unlink()
     for file in files:
         rows = pa.parquet.read_table(file)
         radius = pc.multiply(rows["radius"], 10.0)
         at = rows.column_names.index("radius")
-        certificates.write_rows(file, rows.set_column(at, "radius", radius))
+        storage.write_rows(file, rows.set_column(at, "radius", radius))
 
 
 def _edit(out, **values):
-    file = out / certificates.MANIFEST
+    file = out / storage.MANIFEST
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 def test_batches_of_the_same_run_are_taken_up(tmp_path, made):
     stages.certify(SPEC, _model(), tmp_path)
-    table = certificates.read(tmp_path)[0]
-    (tmp_path / certificates.ROWS / "000000008.parquet").unlink()
+    table = storage.read(tmp_path)[0]
+    (tmp_path / storage.ROWS / "000000008.parquet").unlink()
     stages.certify(SPEC, _model(), tmp_path)
     assert made == [0, 8, 16, 8]
-    assert certificates.read(tmp_path)[0].equals(table)
+    assert storage.read(tmp_path)[0].equals(table)
 
 
 @pytest.mark.parametrize("change", [{"margin_curvature": [[0.0] * 10] * 10}, {"schema_version": 3}])
 def test_batches_made_with_another_curvature_or_format_are_made_again(tmp_path, made, change):
     stages.certify(SPEC, _model(), tmp_path)
-    table, manifest = certificates.read(tmp_path)
+    table, manifest = storage.read(tmp_path)
     _forge(tmp_path)
     _edit(tmp_path, complete=False, **change)
     stages.certify(SPEC, _model(), tmp_path)
-    found, after = certificates.read(tmp_path)
+    found, after = storage.read(tmp_path)
     assert found.equals(table)
     assert after["margin_curvature"] == manifest["margin_curvature"]
     assert made == [0, 8, 16] * 2
@@ -77,7 +79,7 @@ def test_batches_made_with_another_curvature_or_format_are_made_again(tmp_path, 
 
 def test_batches_without_a_manifest_are_refused(tmp_path, made):
     stages.certify(SPEC, _model(), tmp_path)
-    (tmp_path / certificates.MANIFEST).unlink()
+    (tmp_path / storage.MANIFEST).unlink()
     with pytest.raises(InvalidInput, match="rows have a manifest"):
         stages.certify(SPEC, _model(), tmp_path)
 
@@ -96,7 +98,7 @@ def test_no_number_beside_a_model_enters_a_certificate(tmp_path, made):
     (trained / "curvature.json").write_text(json.dumps(forged))
     again = stages.certify(SPEC, checkpoint.load_model(trained)[0], tmp_path / "again")
     assert again["margin_curvature"] == honest["margin_curvature"]
-    tables = [certificates.read(tmp_path / name)[0] for name in ("certificates", "again")]
+    tables = [storage.read(tmp_path / name)[0] for name in ("certificates", "again")]
     assert tables[0].equals(tables[1])
 
 

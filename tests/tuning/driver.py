@@ -10,9 +10,10 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 
 from raycrt.spec import Spec, validate
-from tuning import space, store, study
-from tuning.searcher import Halving, StudySearch
-from tuning.study import TrialRecord
+from tuning.analysis import study
+from tuning.analysis.study import TrialRecord
+from tuning.search.searcher import Halving, StudySearch
+from tuning.trials import space, store
 
 Value = Callable[[dict[str, Any], int], float]
 

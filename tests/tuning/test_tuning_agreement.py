@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.tuning.test_tuning_study import record
-from tuning import agreement
-from tuning.study import TrialRecord
+from tuning.analysis import agreement
+from tuning.analysis.study import TrialRecord
 
 
 def trials(count: int, rung: Callable[[int], float]) -> list[TrialRecord]:

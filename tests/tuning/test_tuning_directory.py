@@ -12,7 +12,8 @@ from raycrt.distributed import train
 from raycrt.spec import Spec
 from tests.tuning.driver import LANDSCAPE
 from tests.tuning.test_tuning_study import record
-from tuning import finals, room, search, store
+from tuning.search import driver, finals
+from tuning.trials import resources, store
 
 
 class Told(Exception):
@@ -44,11 +45,11 @@ def test_trials(spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def with_parameters(trial: Any, *, tree: dict[str, Any], **_: Any) -> None:
         raise Told(tree)
 
-    monkeypatch.setattr(search.tune, "with_parameters", with_parameters)
-    monkeypatch.setattr(room, "check", lambda spec: None)
+    monkeypatch.setattr(driver.tune, "with_parameters", with_parameters)
+    monkeypatch.setattr(resources, "check", lambda spec: None)
     study = store.start_study(spec, tmp_path, [])
     with pytest.raises(Told) as told:
-        search._run_trials(spec, tmp_path, study, [], 3, SimpleNamespace())  # type: ignore[arg-type]
+        driver._run_trials(spec, tmp_path, study, [], 3, SimpleNamespace())  # type: ignore[arg-type]
     assert told.value.args[0]["data"]["directory"] == str(tmp_path / "images")
 
 
@@ -58,7 +59,7 @@ def test_finals(spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=remote))
     monkeypatch.setattr(finals.ray, "remote", lambda work: task)
-    monkeypatch.setattr(room, "trials", lambda spec: 1)
+    monkeypatch.setattr(resources, "trials", lambda spec: 1)
     spec.save(tmp_path)
     with pytest.raises(Told) as told:
         finals._train_all(spec, tmp_path, [record(0, 0.5, 0.9)])

@@ -11,8 +11,9 @@ from raycrt import InvalidInput
 from raycrt.spec import Spec
 from tests.tuning.driver import LANDSCAPE
 from tests.tuning.test_tuning_study import record
-from tuning import finals, study
-from tuning.study import Row, TrialRecord
+from tuning.analysis import study
+from tuning.analysis.study import Row, TrialRecord
+from tuning.search import finals
 
 
 def test_finalists_are_trained_with_seeds_that_no_trial_had() -> None:

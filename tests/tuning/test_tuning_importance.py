@@ -15,10 +15,11 @@ from rich.console import Console
 
 from tests.tuning.driver import LANDSCAPE, drive
 from tests.tuning.test_tuning_study import record
-from tuning import importance, plots, space, store, study, tables
-from tuning.agreement import TOO_FEW
-from tuning.importance import ENOUGH, Importance
-from tuning.study import TrialRecord
+from tuning.analysis import importance, plots, study, tables
+from tuning.analysis.agreement import TOO_FEW
+from tuning.analysis.importance import ENOUGH, Importance
+from tuning.analysis.study import TrialRecord
+from tuning.trials import space, store
 
 Params = dict[str, Any]
 

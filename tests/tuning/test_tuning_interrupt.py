@@ -11,12 +11,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from raycrt import report
 from raycrt.distributed import stages
-from raycrt.interruption import Terminated
+from raycrt.evaluation import report
 from raycrt.spec import Spec, validate
+from raycrt.system.interruption import Terminated
 from tests.conftest import TINY
-from tuning import finals, pipeline, search, study
+from tuning import pipeline
+from tuning.analysis import study
+from tuning.search import driver, finals
 
 SPEC = validate(yaml.safe_load(TINY))
 STAGES = ["search", "train", "certify", "report"]
@@ -48,7 +50,7 @@ def test_the_same_command_goes_on_with_the_stage_that_was_stopped(
 
     monkeypatch.setattr(pipeline, "session", nullcontext)
     monkeypatch.setattr(pipeline.room, "check", lambda run: None)
-    monkeypatch.setattr(search, "run", stage("search", found))
+    monkeypatch.setattr(driver, "run", stage("search", found))
     monkeypatch.setattr(stages, "train", stage("train"))
     monkeypatch.setattr(pipeline, "_certify", stage("certify"))
     monkeypatch.setattr(report, "write", stage("report"))
@@ -72,10 +74,10 @@ def test_a_search_that_is_stopped_begins_no_finals_and_names_no_winner(
     def choose(spec: Spec, *given: object) -> None:
         pytest.fail("the finals began")
 
-    monkeypatch.setattr(search, "session", nullcontext)
-    monkeypatch.setattr(search.room, "check", lambda spec: None)
-    monkeypatch.setattr(search, "_run_trials", stop)
+    monkeypatch.setattr(driver, "session", nullcontext)
+    monkeypatch.setattr(driver.room, "check", lambda spec: None)
+    monkeypatch.setattr(driver, "_run_trials", stop)
     monkeypatch.setattr(finals, "choose", choose)
     with pytest.raises(KeyboardInterrupt):
-        search.run(SPEC, tmp_path, console=Console(quiet=True))
+        driver.run(SPEC, tmp_path, console=Console(quiet=True))
     assert not (tmp_path / study.BEST).exists()

@@ -14,8 +14,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from raycrt.errors import InvalidInput
 from tests.tuning.driver import LANDSCAPE, drive
-from tuning import cli, journal, store, study
-from tuning.journal import Journal
+from tuning import cli
+from tuning.analysis import study
+from tuning.trials import journal, store
+from tuning.trials.journal import Journal
 
 BUDGET = 27 * 3
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
-from tuning import store, study
+from tuning.analysis import study
+from tuning.trials import store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 # Trials of a search, by the workers of each.

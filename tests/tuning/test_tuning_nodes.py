@@ -14,8 +14,10 @@ from ray.cluster_utils import Cluster
 from raycrt import InvalidInput
 from raycrt.spec import validate
 from tests.conftest import TINY
-from tuning import search, store, study
-from tuning.study import TrialRecord
+from tuning.analysis import study
+from tuning.analysis.study import TrialRecord
+from tuning.search import driver
+from tuning.trials import store
 
 SPEC = validate(yaml.safe_load(TINY)).override(
     {
@@ -53,7 +55,7 @@ def test_a_search_uses_a_node_that_joins_and_outlives_one_that_leaves(
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         with ThreadPoolExecutor(1) as thread:
-            done = thread.submit(search.run, SPEC, tmp_path)
+            done = thread.submit(driver.run, SPEC, tmp_path)
             until_running(1)
             node = cluster.add_node(num_cpus=1)
             until_running(2)

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from raycrt import InvalidInput, certificates, data, training
-from raycrt.assessment import assess
+from raycrt import InvalidInput, data
+from raycrt.certification import storage
 from raycrt.distributed import certification
+from raycrt.evaluation.accuracy import assess
 from raycrt.spec import Spec, validate
-from raycrt.training import EpochEnd
+from raycrt.training import loop
+from raycrt.training.loop import EpochEnd
 from tests.distributed.inprocess import work_here
 from tests.models import random_network
-from tuning import search, store
-from tuning.objective import Measurement, evaluate, judge, measure, worthless
+from tuning.search import driver
+from tuning.trials import store
+from tuning.trials.objective import Measurement, evaluate, judge, measure, worthless
 
 SPEC = validate(
     {
@@ -44,10 +47,10 @@ def test_a_trial_that_needs_more_memory_than_there_is_fails_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[dict[str, Any]] = []
-    monkeypatch.setattr(search.tune, "report", told.append)
+    monkeypatch.setattr(driver.tune, "report", told.append)
     monkeypatch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "1")
     spec = SPEC.override({"model.width": 2**20, "model.depth": 3})
-    search._trial({search.NUMBER: 0}, tree=spec.model_dump(mode="json"), home=str(tmp_path))
+    driver._trial({driver.NUMBER: 0}, tree=spec.model_dump(mode="json"), home=str(tmp_path))
     assert [found["epoch"] for found in told] == [0]
     assert "can't allocate memory" in told[0][store.REASON]
 
@@ -64,12 +67,12 @@ def test_a_trial_goes_on_from_the_state_of_its_last_rung_and_not_from_the_start(
         if measured["epoch"] == dies_after:
             raise SystemExit
 
-    monkeypatch.setattr(search.tune, "report", report)
+    monkeypatch.setattr(driver.tune, "report", report)
 
     def run(number: int) -> list[dict[str, Any]]:
         told.clear()
-        config = {search.NUMBER: number}
-        search._trial(config, tree=SPEC.model_dump(mode="json"), home=str(tmp_path))
+        config = {driver.NUMBER: number}
+        driver._trial(config, tree=SPEC.model_dump(mode="json"), home=str(tmp_path))
         return list(told)
 
     whole = run(0)
@@ -78,7 +81,7 @@ def test_a_trial_goes_on_from_the_state_of_its_last_rung_and_not_from_the_start(
         run(1)
     dies_after = None
     trained: list[int] = []
-    inner = training.train
+    inner = loop.train
 
     def train(spec: Spec, split: data.Split, *, report: Any, **options: Any) -> Any:
         def noted(end: EpochEnd) -> None:
@@ -87,7 +90,7 @@ def test_a_trial_goes_on_from_the_state_of_its_last_rung_and_not_from_the_start(
 
         return inner(spec, split, report=noted, **options)
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     assert run(1) == whole[1:]
     assert trained == [2, 3]
 
@@ -103,7 +106,7 @@ def test_a_trial_without_gpus_takes_none_though_there_is_one(
         raise SystemExit
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     with pytest.raises(SystemExit):
         evaluate(SPEC.override({"run.gpus_per_worker": gpus}), data.load(SPEC.data))
     assert taken == [device]
@@ -150,7 +153,7 @@ def test_a_search_measures_what_is_certified_later(
     measured = measure(network, rows, spec, steps=20, epoch=1)
     work_here(monkeypatch)
     certification.certify(network, spec, rows, tmp_path)
-    found = certificates.summarise(certificates.read(tmp_path)[0], spec.certify.at)
+    found = storage.summarise(storage.read(tmp_path)[0], spec.certify.at)
     assert measured.clean == found.clean == 1
     assert measured.certified_at == pytest.approx({r: found.certified[r] for r in (0.6, 1.0)})
     assessed = assess(network, rows, spec.certify)

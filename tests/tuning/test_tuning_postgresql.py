@@ -18,7 +18,8 @@ from optuna.trial import TrialState
 from raycrt import InvalidInput
 from tests.tuning.driver import LANDSCAPE, drive
 from tests.tuning.test_tuning_searcher import landscape
-from tuning import store, study
+from tuning.analysis import study
+from tuning.trials import store
 
 # Optuna leaves it to the garbage collector to close its connections.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

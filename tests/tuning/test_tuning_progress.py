@@ -12,7 +12,8 @@ from rich.console import Console
 
 from tests.tuning.driver import LANDSCAPE, drive
 from tests.tuning.test_tuning_study import record
-from tuning import progress, store
+from tuning.search import progress
+from tuning.trials import store
 
 
 def value(params: dict[str, Any], epoch: int) -> float:

@@ -17,9 +17,14 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from raycrt import InvalidInput, certificates, checkpoint, recipes
+from raycrt import InvalidInput, recipes
+from raycrt.certification import storage
+from raycrt.networks import checkpoint
 from tests.conftest import TINY
-from tuning import pipeline, search, space, study
+from tuning import pipeline
+from tuning.analysis import study
+from tuning.search import driver
+from tuning.trials import space
 
 pytestmark = pytest.mark.cluster
 RAYCRT = Path(sys.executable).parent / "raycrt"
@@ -32,7 +37,7 @@ def raycrt(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_test_image_has_a_certificate_of_the_trained_winner(finished_run: Path) -> None:
-    table, manifest = certificates.read(finished_run / "certificates")
+    table, manifest = storage.read(finished_run / "certificates")
     assert len(table) == 360
     model, spec = checkpoint.load_model(finished_run / "train")
     assert manifest["weights_sha256"] == checkpoint.weights_hash(model)
@@ -166,10 +171,10 @@ def test_trials_are_logged_to_mlflow_where_it_is_asked_for(tmp_path: Path) -> No
 
 
 def test_without_mlflow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "find_spec", lambda name: None)
+    monkeypatch.setattr(driver, "find_spec", lambda name: None)
     spec = recipes.load("digits").override({"search.mlflow": "http://127.0.0.1:1"})
     with pytest.raises(InvalidInput, match=r"pip install 'raycrt\[mlflow\]'"):
-        search.run(spec, tmp_path / "search")
+        driver.run(spec, tmp_path / "search")
     assert not (tmp_path / "search").exists()
 
 

@@ -13,7 +13,9 @@ import yaml
 from raycrt.distributed.session import session
 from raycrt.spec import validate
 from tests.conftest import TINY
-from tuning import search, space, store, study
+from tuning.analysis import study
+from tuning.search import driver
+from tuning.trials import space, store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SPEC = validate(yaml.safe_load(TINY)).override(
@@ -42,7 +44,7 @@ def test_a_grid_is_run_through_with_its_logs_at_a_uri_and_is_finished_then(tmp_p
     )
     home = tmp_path / "run"
     for resume in (False, True):
-        search.run(spec, home, resume=resume)
+        driver.run(spec, home, resume=resume)
         trials = study.trials(store.load_study(spec, home), spec)
         assert [trial.number for trial in trials] == list(range(4))
         assert all(trial.complete for trial in trials)
@@ -52,7 +54,7 @@ def test_a_grid_is_run_through_with_its_logs_at_a_uri_and_is_finished_then(tmp_p
         [part] = (tmp_path / "logs" / store.identity(home)).iterdir()
         logged = {file.parent.name for file in part.glob("trial-*/progress.csv")}
         assert logged == {f"trial-{number:05d}" for number in range(4)}
-        assert not (home / search.TUNE).exists()
+        assert not (home / driver.TUNE).exists()
 
 
 def test_the_median_rule_stops_the_trial_that_learns_nothing(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_the_median_rule_stops_the_trial_that_learns_nothing(tmp_path: Path) -> 
             "search.rungs": [5],
         }
     )
-    search.run(spec, tmp_path)
+    driver.run(spec, tmp_path)
     trials = study.trials(store.load_study(spec, tmp_path), spec)
     assert [trial.state for trial in trials] == [*["complete"] * 3, "pruned"]
     assert [trial.epochs for trial in trials] == [6, 6, 6, 5]
@@ -81,7 +83,7 @@ def test_a_search_gives_up_after_too_many_failures_and_says_why(tmp_path: Path) 
         "search.concurrent": 1,
     }
     spec = SPEC.override(values)
-    with pytest.raises(search.SearchFailed, match=r"1 trials failed .* TrainingDiverged"):
-        search.run(spec, tmp_path)
+    with pytest.raises(driver.SearchFailed, match=r"1 trials failed .* TrainingDiverged"):
+        driver.run(spec, tmp_path)
     assert len(study.trials(store.load_study(spec, tmp_path), spec)) == 2
     assert not (tmp_path / study.BEST).exists()

@@ -19,8 +19,10 @@ from rich.console import Console
 
 from raycrt.spec import Spec
 from tests.tuning.driver import LANDSCAPE, drive, result
-from tuning import importance, search, space, store, study
-from tuning.searcher import NUMBER, Deaths, Halving, Median, StudySearch
+from tuning.analysis import importance, study
+from tuning.search import driver
+from tuning.search.searcher import NUMBER, Deaths, Halving, Median, StudySearch
+from tuning.trials import space, store
 
 GRID = LANDSCAPE.override(
     {
@@ -262,10 +264,10 @@ def test_failures_count_on_when_a_search_goes_on(
     def started(*args: object, **options: object) -> None:
         raise AssertionError("Tune was started")
 
-    monkeypatch.setattr(search.tune, "Tuner", started)
-    search._run_trials(spec, tmp_path, record, [], spec.search.trials, Console(quiet=True))
-    with pytest.raises(search.SearchFailed, match=r"2 trials failed \(search\.failures=1\)"):
-        search._check_outcome(spec, record, tmp_path)
+    monkeypatch.setattr(driver.tune, "Tuner", started)
+    driver._run_trials(spec, tmp_path, record, [], spec.search.trials, Console(quiet=True))
+    with pytest.raises(driver.SearchFailed, match=r"2 trials failed \(search\.failures=1\)"):
+        driver._check_outcome(spec, record, tmp_path)
 
 
 def test_a_lost_process_is_a_failure(tmp_path: Path) -> None:
@@ -392,14 +394,14 @@ def test_a_grid_is_run_once_by_searches_that_share_it(tmp_path: Path) -> None:
     def run(name: str) -> int:
         home = tmp_path / name
         home.mkdir()
-        record = store.start_study(spec, home, search._first(spec))
+        record = store.start_study(spec, home, driver._first(spec))
         searcher = StudySearch(spec, home, record)
         together.wait()
         count = 0
         while (config := searcher.suggest(str(count))) != StudySearch.FINISHED:
             searcher.on_trial_complete(str(count), result(config["model.depth"] / 10, 27))
             count += 1
-        assert search._left(spec, home, record) == 0
+        assert driver._left(spec, home, record) == 0
         return count
 
     with ThreadPoolExecutor(3) as threads:

@@ -12,10 +12,11 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from ray.tune.search import sample
 
-from raycrt import InvalidInput, objectives, recipes
+from raycrt import InvalidInput, recipes
 from raycrt.spec import Spec, validate
+from raycrt.training import objectives
 from tests.models import random_network
-from tuning import space
+from tuning.trials import space
 
 
 def spec_with(domains: dict[str, Any], **sections: Any) -> Spec:

@@ -15,8 +15,10 @@ from scipy.stats import binomtest
 from raycrt import InvalidInput
 from raycrt.spec import Spec, validate
 from tests.tuning.driver import LANDSCAPE, drive
-from tuning import cli, landscape, plots, search, study, tables
-from tuning.study import TrialRecord
+from tuning import cli
+from tuning.analysis import landscape, plots, study, tables
+from tuning.analysis.study import TrialRecord
+from tuning.search import driver
 
 PICTURES = ["history", "importances", "pareto", "slices", "contour"]
 
@@ -304,4 +306,4 @@ def test_a_search_that_cannot_work_is_refused_before_it_starts(
 ) -> None:
     spec: Spec = LANDSCAPE.override(values)
     with pytest.raises(InvalidInput, match=match):
-        search.run(spec, tmp_path / "search")
+        driver.run(spec, tmp_path / "search")

@@ -23,9 +23,11 @@ from raycrt.distributed import train
 from raycrt.distributed.session import session
 from raycrt.spec import Spec, validate
 from tests.conftest import TINY
-from tuning import objective, room, search, space, store, study, workers
-from tuning.objective import Measurement
-from tuning.searcher import StudySearch
+from tuning.analysis import study
+from tuning.search import driver
+from tuning.search.searcher import StudySearch
+from tuning.trials import objective, resources, space, store, workers
+from tuning.trials.objective import Measurement
 
 SPEC = validate(yaml.safe_load(TINY)).override(
     {"train.epochs": 60, "search.rungs": [5, 30], "search.radius": [0.1, 0.3]}
@@ -56,15 +58,15 @@ def test_as_many_trials_run_as_there_is_room_for_all_their_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: cluster)
-    assert room.trials(SPEC.override(values)) == expected
+    assert resources.trials(SPEC.override(values)) == expected
 
 
 def test_a_cluster_without_room_for_one_trial_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: nodes({"CPU": 2}))
     for values in ({"search.workers": 3}, {"run.gpus_per_worker": 1}):
-        assert room.trials(SPEC.override(values)) == 0
+        assert resources.trials(SPEC.override(values)) == 0
         with pytest.raises(InvalidInput, match="the cluster has room for one trial"):
-            room.check(SPEC.override(values))
+            resources.check(SPEC.override(values))
 
 
 def test_trials_are_drawn_as_nodes_join_and_leave(
@@ -73,7 +75,7 @@ def test_trials_are_drawn_as_nodes_join_and_leave(
     cluster = nodes({"CPU": 1})
     monkeypatch.setattr(ray, "nodes", lambda: cluster)
     record = store.start_study(SPEC, tmp_path, space.points(SPEC))
-    draws = StudySearch(SPEC, tmp_path, record, partial(room.trials, SPEC))
+    draws = StudySearch(SPEC, tmp_path, record, partial(resources.trials, SPEC))
     assert draws.suggest("a") is not None
     assert draws.suggest("b") is None
     cluster += nodes({"CPU": 1})
@@ -212,7 +214,7 @@ def test_a_search_of_trials_with_workers_ends_though_tune_is_slow_and_room_is_sh
             "search.rungs": [1],
         }
     )
-    search.run(spec, tmp_path)
+    driver.run(spec, tmp_path)
     trials = study.trials(store.load_study(spec, tmp_path), spec)
     assert [trial.number for trial in trials] == list(range(5))
     assert trials[0].complete

@@ -9,10 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from raycrt import Certifier, certificates, checkpoint, data, network
-from raycrt.network import Network
-from raycrt.provenance import Training
+from raycrt import Certifier, data
+from raycrt.certification import storage
+from raycrt.networks import checkpoint, network
+from raycrt.networks.network import Network
 from raycrt.spec import Spec, validate
+from raycrt.spec.provenance import Training
 
 ROWS_IN_A_FILE = 16
 
@@ -59,8 +61,8 @@ def write_run(
     batches = zip(certifier.batches(test.images), test.labels.split(ROWS_IN_A_FILE), strict=True)
     for number, (found, labels) in enumerate(batches):
         first = number * ROWS_IN_A_FILE
-        table = certificates.to_table(found, first, labels.numpy())
-        certificates.write_rows(directory / "rows" / f"{first:09d}.parquet", table)
+        table = storage.to_table(found, first, labels.numpy())
+        storage.write_rows(directory / "rows" / f"{first:09d}.parquet", table)
     manifest = {
         "complete": True,
         "rows": len(test),
@@ -72,12 +74,12 @@ def write_run(
         "deployment": spec.certify.deployment,
         "margin_curvature": certifier.curvature.tolist(),
     }
-    certificates.write_manifest(directory, manifest)
+    storage.write_manifest(directory, manifest)
     return run
 
 
 def rows_of(run: Path) -> pa.Table:
-    return certificates.read_rows(run / "certificates")
+    return storage.read_rows(run / "certificates")
 
 
 def rewrite_rows(run: Path, rows: list[dict], in_a_file: int = 1000) -> None:
@@ -87,8 +89,8 @@ def rewrite_rows(run: Path, rows: list[dict], in_a_file: int = 1000) -> None:
         file.unlink()
     for first in range(0, len(rows), in_a_file):
         part = rows[first : first + in_a_file]
-        table = pa.Table.from_pylist(part, schema=certificates.SCHEMA)
-        certificates.write_rows(directory / f"{first:09d}.parquet", table)
+        table = pa.Table.from_pylist(part, schema=storage.SCHEMA)
+        storage.write_rows(directory / f"{first:09d}.parquet", table)
 
 
 def edit_manifest(run: Path, **values) -> None:

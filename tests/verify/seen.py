@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycrt.network import Network
+from raycrt.networks.network import Network
 from raycrt.verify.model import Model
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from raycrt import report
-from raycrt.constant import constant_margins
+from raycrt.evaluation import report
+from raycrt.margins.constant import constant_margins
 from raycrt.verify import verify_run
 from raycrt.verify.constant import constant_margins as checked_margins
 from raycrt.verify.model import Model

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycrt import certificates, data
+from raycrt import data
 from raycrt.activations import ACTIVATIONS
+from raycrt.certification import storage
 from raycrt.spec import Spec
 from raycrt.verify import verify_run
 from raycrt.verify.curvature import curvature_upper, neuron_curvature
@@ -513,7 +514,7 @@ def test_rows_are_proved_up_to_what_the_matrix_proves(honest, tmp_path, monkeypa
 
 
 def test_the_version_that_is_written_is_read():
-    assert certificates.SCHEMA_VERSION in VERSIONS
+    assert storage.SCHEMA_VERSION in VERSIONS
 
 
 @pytest.mark.parametrize("version", [2, 6, "4", None])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raycrt.activations import ACTIVATIONS, softplus
-from raycrt.network import TORCH
+from raycrt.networks.network import TORCH
 from raycrt.verify.intervals import INTERVALS, Interval, of
 from raycrt.verify.model import NUMPY
 from raycrt.verify.ranges import of_curvature, of_slope

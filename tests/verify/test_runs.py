@@ -9,11 +9,12 @@ import typer
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from raycrt import checkpoint, training
 from raycrt.activations import ACTIVATIONS
+from raycrt.cli.verify import verify
 from raycrt.errors import InvalidInput
+from raycrt.networks import checkpoint
+from raycrt.training import loop
 from raycrt.verify import verify_run
-from raycrt.verify.cli import verify
 from raycrt.verify.model import weights_sha256
 from tests.verify.runs import (
     edit_manifest,
@@ -95,7 +96,7 @@ def test_float32_is_not_claimed_for_convolutions(tmp_path):
 def test_a_kernel_of_another_size_is_refused(tmp_path):
     run = write_run(tmp_path, spec_of(rows=20, model={"channels": [4]}))
     checkpoint.save_model(
-        run / "train", training.fresh(spec_of(model={"channels": [4], "kernel": 5})), spec_of()
+        run / "train", loop.fresh(spec_of(model={"channels": [4], "kernel": 5})), spec_of()
     )
     spec_of(rows=20, model={"channels": [4]}).save(run / "train")
     with pytest.raises(InvalidInput, match=r"a kernel is \(outputs, channels, model.kernel"):

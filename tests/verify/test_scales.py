@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from raycrt import Certifier, certificates
+from raycrt import Certifier
+from raycrt.certification import storage
 from raycrt.verify.checker import Checker
 from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.radius import Errors, floor
@@ -17,7 +18,7 @@ def _findings(file, network, images, **options):
     certifier = Certifier(network, **options)
     found = certifier(images)
     labels = np.zeros(len(images), int)
-    certificates.write_rows(file, certificates.to_table(found, 0, labels))
+    storage.write_rows(file, storage.to_table(found, 0, labels))
     model, stated = seen(network), certifier.curvature.numpy()
     checker = Checker(
         model,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from raycrt import certificates
+from raycrt.certification import storage
 from raycrt.errors import InvalidInput
 from raycrt.verify import verify_run
 from raycrt.verify.checker import Checker
@@ -92,7 +92,7 @@ def test_links_are_named(run, tmp_path, name):
 def test_the_report_reads_no_rows_beside_which_others_lie(run, name):
     _copy(run, name)
     with pytest.raises(InvalidInput, match=r"plain \.parquet files alone"):
-        certificates.read(run / "certificates")
+        storage.read(run / "certificates")
 
 
 def test_marks_locks_and_unfinished_files_are_no_findings(run):
@@ -102,8 +102,8 @@ def test_marks_locks_and_unfinished_files_are_no_findings(run):
     shutil.copy(run / "train" / "spec.yaml", home)
     (home / "rows" / ".000000000.parquet.17.partial").write_bytes(b"PAR1")
     assert verify_run(run).sound
-    files = certificates.row_files(home)
-    assert files == row_files(home) and len(certificates.read(home)[0]) == 20
+    files = storage.row_files(home)
+    assert files == row_files(home) and len(storage.read(home)[0]) == 20
 
 
 def test_more_rows_than_images_are_refused_unread(run, unread):

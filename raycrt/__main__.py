@@ -1,0 +1,5 @@
+"""`python -m raycrt` is `raycrt`."""
+
+from raycrt.cli.main import main
+
+main()

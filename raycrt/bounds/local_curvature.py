@@ -1,0 +1,296 @@
+"""Proved curvature of margins on a ball: `Hess f(x) >= -m I` for every x with |x - x0|_2 <= R.
+
+On the ball each neuron sees an interval only, on which its slopes lie in `M +- dev` and its
+curvatures in a range of their own (Singla & Feizi 2020 speak of local bounds in the abstract).
+With J_k the Jacobian of z_k and C_kj = W_k M_{k-1} W_{k-1} ... M_j W_j,
+
+    J_k = C_k0 + E_k,   E_k = sum_{j<k} C_k,j+1 (D_j - M_j) J_j,   |D_j - M_j| <= dev_j,
+
+which bounds the rows of J_k, hence the intervals of z_k, layer by layer. The gradient F_k of the
+margin in s(z_k) is bounded by interval arithmetic, and weights p_k >= -F_k s''(z_k) follow, with
+their signs. Negative ones cancel: exactly at k = 0, where J_0 = W_0; at k > 0 they are set to 0.
+With A_k = p_k^(1/2) and e_k >= |A_k E_k|,
+
+    m = lambda_max(sum_k C_k0^T diag(p_k) C_k0) + sum_k (2 |A_k C_k0| e_k + e_k^2),
+
+one eigenvalue for all layers; for two layers no e_k is left. All sums are taken in float64 and the
+rounding of every product is added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raycrt.activations import Activation
+from raycrt.bounds.norms import norms
+from raycrt.bounds.rounding import ErrorModel
+from raycrt.bounds.spectral import (
+    EPS,
+    cholesky_upper,
+    eigenvalue_upper,
+    gamma,
+    gram_iteration_upper,
+)
+from raycrt.errors import require
+from raycrt.networks.network import TORCH, Network
+
+_SLACK = 1 + 1e-12
+# Room for the rounding of a checker that proves the same bound in another order.
+_ROOM = 1 + 1e-8
+# Products that a norm is bounded by: they leave it a factor n^(1/128) too large at worst.
+_PRODUCTS = 6
+# Entries of the matrices of all targets that are worked on at a time: 2^23 float64 are 64 MB.
+_AT_ONCE = 2**23
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalCurvature:
+    """What the bounds on all balls share: matrices in float64 and how far off each of them is."""
+
+    network: Network
+    matrices: list[Tensor]
+    off: list[float]
+    sizes: list[float]
+    first_norm: float
+    errors: ErrorModel
+
+    @staticmethod
+    def of(network: Network, errors: ErrorModel) -> LocalCurvature:
+        """Raises `InvalidInput` where the matrix of a layer is too large to be formed."""
+        network = network.in_float64()
+        sizes = [layer.out_features * layer.in_features for layer in network.layers]
+        require(
+            all(layer.dense for layer in network.layers),
+            "every layer's matrix can be formed where region is 'local'",
+            entries=sizes,
+        )
+        matrices = [layer.matrix() for layer in network.layers]
+        off = [norms(layer).matrix_error_upper() for layer in network.layers]
+        return LocalCurvature(
+            network=network,
+            matrices=matrices,
+            off=off,
+            sizes=[_frobenius(w) + e for w, e in zip(matrices, off, strict=True)],
+            first_norm=norms(network.layers[0]).norm_upper(),
+            errors=errors,
+        )
+
+    def __call__(
+        self,
+        x: Tensor,
+        radius: float,
+        label: int,
+        targets: Tensor,
+        *,
+        enough: Tensor | None = None,
+    ) -> Tensor:
+        """m (k,) of the margins `label` against `targets` (k,) on the ball around x (features,).
+
+        Where `enough` (k,) is given and one factorisation proves it, it is returned as it is: that
+        is all a decision needs. Infinite where nothing can be proved.
+        """
+        ball = self._ball(x, radius)
+        weights = self._weights(ball, label, targets)
+        jacobian = torch.cat([chain[0] for chain in ball.chains])
+        found = torch.empty(len(targets), dtype=torch.float64)
+        targets_at_once = max(1, _AT_ONCE // max(matrix.numel() for matrix in self.matrices))
+        parts = zip(*(p.split(targets_at_once) for p in weights), strict=True)
+        extras = torch.cat([_corrections(ball, part) for part in parts])
+        for i, extra in enumerate(extras.tolist()):
+            wanted = None if enough is None else float(enough[i]) / _ROOM - extra
+            p = torch.cat([layer[i] for layer in weights])
+            found[i] = (_signed_gram_upper(jacobian, p, wanted) + extra) * _ROOM
+        if enough is not None:
+            enough = enough.to(found)
+            found = torch.where((found - enough).abs() <= 1e-12 * enough.abs(), enough, found)
+        return found.nan_to_num(nan=math.inf).to(x.device)
+
+    def _ball(self, x: Tensor, radius: float) -> _Ball:
+        """Ranges and Jacobians on the ball, one layer after the other."""
+        activation = self.network.activation
+        length = (x.norm() * _SLACK + 1e-150)[None]
+        errors = [error for error, _ in self.errors.layers(length, torch.float64)]
+        ball = _Ball(layers=[], chains=[], rounding=[])
+        z = self.network.layers[0](x)
+        for k, matrix in enumerate(self.matrices[:-1]):
+            chain, rounding = self._chain(ball, k)
+            rows = torch.linalg.vector_norm(chain[0], dim=1) + rounding
+            norm = self.first_norm if k == 0 else float(_norms_upper(chain[0])) + rounding
+            for j, layer in enumerate(ball.layers):
+                moved = chain[j + 1] * layer.deviation
+                rows = rows + torch.linalg.vector_norm(moved, dim=1) * layer.lipschitz
+                norm += float(_norms_upper(moved)) * layer.lipschitz
+            if k > 0:
+                before = ball.layers[-1]
+                scaled = torch.linalg.vector_norm(matrix * before.steepest, dim=1) * _SLACK
+                off = self.off[k] * float(before.steepest.max())
+                rows = torch.minimum(rows, (scaled + off) * before.lipschitz)
+                z = self.network.layers[k](activation.value(z, TORCH))
+            half = (radius * rows + errors[k]) * _SLACK + 4 * EPS * z.abs()
+            ball.layers.append(_layer(activation, z - half, z + half, norm * _SLACK))
+            ball.chains.append(chain)
+            ball.rounding.append(rounding)
+        return ball
+
+    def _chain(self, ball: _Ball, k: int) -> tuple[list[Tensor], float]:
+        """C_kj for j = 0 ... k, and a bound of what their errors add to the bound of |E_k|.
+
+        An error of C_k0 adds as it is, one of C_k,j+1 by `deviation` and |J_j|.
+        """
+        chain, error = [self.matrices[k]], self.off[k]
+        added = 0.0
+        for j in range(k - 1, -1, -1):
+            layer = ball.layers[j]
+            added += error * float(layer.deviation.max()) * layer.lipschitz
+            scaled = chain[0] * layer.middle
+            rounding = gamma(len(self.matrices[j]) + 4) * self.sizes[j] + self.off[j]
+            error = error * float(layer.steepest.max()) * self.sizes[j]
+            error = (error + _frobenius(scaled) * rounding) * _SLACK
+            chain.insert(0, scaled @ self.matrices[j])
+        return chain, (added + error) * _SLACK
+
+    def _weights(self, ball: _Ball, label: int, targets: Tensor) -> list[Tensor]:
+        """p_k (targets, neurons) of each layer; only those of the first may be negative."""
+        direction = self.matrices[-1][label] - self.matrices[-1][targets]
+        slack = direction.abs() * (4 * EPS) + 2 * self.off[-1]
+        low, high = direction - slack, direction + slack
+        length = _lengths(low, high)
+        found: list[Tensor] = []
+        for k in range(len(ball.layers) - 1, -1, -1):
+            layer = ball.layers[k]
+            p = _products(-high, -low, layer.bend_low, layer.bend_high)[1]
+            p = p + p.abs() * (4 * EPS)
+            found.insert(0, p if k == 0 else p.clamp(min=0))
+            if k > 0:
+                low, high, length = self._pull(k, layer, low, high, length)
+        return found
+
+    def _pull(
+        self, k: int, layer: _Layer, low: Tensor, high: Tensor, length: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Bounds of F_{k-1} = W_k^T (s'(z_k) * F_k), elementwise and in the 2-norm."""
+        matrix, off = self.matrices[k], self.off[k]
+        low, high = _products(low, high, layer.slope_low, layer.slope_high)
+        size = torch.maximum(low.abs(), high.abs())
+        reach = ((high - low) / 2) @ matrix.abs()
+        rounding = size @ matrix.abs() * (2 * gamma(len(matrix) + 8))
+        rounding = rounding + off * _lengths(low, high)[:, None]
+        middle = ((low + high) / 2) @ matrix
+        scaled = matrix * layer.steepest[:, None]
+        drift = off * float(layer.steepest.max())
+        columns = torch.linalg.vector_norm(scaled, dim=0) * _SLACK + drift
+        cauchy = columns * length[:, None] * _SLACK
+        low = torch.maximum(middle - reach - rounding, -cauchy)
+        high = torch.minimum(middle + reach + rounding, cauchy)
+        norm = float(_norms_upper(scaled)) + drift
+        return low, high, torch.minimum(norm * length * _SLACK, _lengths(low, high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A hidden layer on the ball: ranges of each neuron's slope and curvature; |J_k| <= lipschitz.
+
+    Slopes are `middle` plus or minus `deviation` and at most `steepest` in size.
+    """
+
+    slope_low: Tensor
+    slope_high: Tensor
+    middle: Tensor
+    deviation: Tensor
+    steepest: Tensor
+    bend_low: Tensor
+    bend_high: Tensor
+    lipschitz: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ball:
+    """`chains[k][j]` is C_kj as computed; `rounding[k]` is what that adds to the bound of |E_k|."""
+
+    layers: list[_Layer]
+    chains: list[list[Tensor]]
+    rounding: list[float]
+
+
+def _layer(activation: Activation, low: Tensor, high: Tensor, lipschitz: float) -> _Layer:
+    slope_low, slope_high = activation.slope_range_on(low, high, TORCH)
+    bend_low, bend_high = activation.curvature_range_on(low, high, TORCH)
+    middle = (slope_low + slope_high) / 2
+    return _Layer(
+        slope_low=slope_low,
+        slope_high=slope_high,
+        middle=middle,
+        deviation=torch.maximum(slope_high - middle, middle - slope_low) * _SLACK,
+        steepest=torch.maximum(slope_low.abs(), slope_high.abs()),
+        bend_low=bend_low,
+        bend_high=bend_high,
+        lipschitz=lipschitz,
+    )
+
+
+def _corrections(ball: _Ball, weights: Sequence[Tensor]) -> Tensor:
+    """sum_k (2 |A_k C_k0| e_k + e_k^2) for each target."""
+    total = torch.zeros_like(weights[0][:, 0])
+    for k, p in enumerate(weights):
+        root = p.abs().sqrt()
+        shift = root.amax(1) * ball.rounding[k]
+        for j, layer in enumerate(ball.layers[:k]):
+            moved = root[:, :, None] * (ball.chains[k][j + 1] * layer.deviation)
+            shift = shift + _norms_upper(moved) * layer.lipschitz
+        if bool((shift > 0).any()):
+            main = _norms_upper(root[:, :, None] * ball.chains[k][0])
+            total = total + 2 * main * shift + shift.square()
+    return total * _SLACK
+
+
+def _products(
+    low: Tensor, high: Tensor, other_low: Tensor, other_high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Elementwise range of a b over a in [low, high], b in [other_low, other_high]."""
+    ends = torch.stack([low * other_low, low * other_high, high * other_low, high * other_high])
+    return ends.amin(0), ends.amax(0)
+
+
+def _lengths(low: Tensor, high: Tensor) -> Tensor:
+    """Bounds (k,) of the 2-norms of all rows between `low` and `high` (k, n)."""
+    return torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()), dim=1) * _SLACK
+
+
+def _frobenius(matrix: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrix)) * _SLACK
+
+
+def _norms_upper(matrices: Tensor) -> Tensor:
+    """Numbers >= the spectral norms of matrices (..., rows, columns)."""
+    return gram_iteration_upper(matrices, _PRODUCTS)
+
+
+def _signed_gram_upper(matrix: Tensor, weights: Tensor, enough: float | None) -> float:
+    """A number >= lambda_max(W^T diag(weights) W) and >= 0, weights of any sign.
+
+    `enough` itself if one factorisation proves it, else about the eigenvalue.
+    """
+    if not (torch.isfinite(matrix).all() and torch.isfinite(weights).all()):
+        return math.inf
+    mass = float((weights.abs() * matrix.square().sum(1)).sum()) * _SLACK
+    if not math.isfinite(mass):
+        return math.inf
+    rounding = gamma(sum(matrix.shape) + 6) * mass
+    positive = len(matrix) < matrix.shape[1] and bool((weights >= 0).all())
+    if positive:
+        root = weights.sqrt()[:, None] * matrix
+        gram = root @ root.T
+    else:
+        gram = matrix.T @ (weights[:, None] * matrix)
+    if enough is not None and enough > 0:
+        # Aim a little lower: what the proof adds has to fit below `enough`.
+        spare = rounding + 4 * gamma(len(gram) + 1) * (len(gram) * enough + mass)
+        proved = cholesky_upper(gram, enough - spare)
+        if proved is not None and proved + rounding <= enough:
+            return enough
+    return max(0.0, (eigenvalue_upper(gram) + rounding) * (1 + EPS))

@@ -1,0 +1,292 @@
+"""Proved bounds of affine maps: a class for each kind of layer, found by `norms(layer)`.
+
+A number named `*_upper` is proved for the map with its stored weights in exact arithmetic; take it
+of a float64 copy of the map.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import singledispatch
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from raycrt.bounds.spectral import nonnegative_norm_upper, weighted_gram_upper
+from raycrt.bounds.torus import torus_norm_upper
+from raycrt.networks.affine import AffineMap, Chain, Dense
+from raycrt.networks.convolution import AveragePool, Correlation
+from raycrt.networks.diagonal import Diagonal, Normalization, Permutation, Scaling
+
+# Sums of a few thousand positive float64 terms are off by less than this, relatively.
+_SLACK = 1 + 1e-11
+Kind = TypeVar("Kind", bound=AffineMap, covariant=True)
+
+
+class Norms(Generic[Kind]):
+    """Bounds of any affine map, from its matrix.
+
+    A subclass for a kind of layer overrides what the layer's structure gives without the dense
+    matrix, or more tightly, and is registered with `norms`.
+    """
+
+    def __init__(self, layer: Kind) -> None:
+        self.layer = layer
+
+    def magnitude_upper(self) -> float:
+        """A number >= the spectral norm of |W|, entry by entry absolute."""
+        return nonnegative_norm_upper(self.layer.matrix().detach().double().abs()) * _SLACK
+
+    def offset_norm_upper(self) -> float:
+        """A number >= |b|, and >= the length of all that is added up to get b."""
+        return float(self.layer.offset().detach().double().norm()) * _SLACK
+
+    def offset_magnitude_upper(self) -> Tensor:
+        """Numbers >= |b_i|, and >= the size of all that is added up to get b_i, float64
+        (out_features,)."""
+        size = (self.layer.out_features,)
+        return torch.full(size, self.offset_norm_upper(), dtype=torch.float64)
+
+    def matrix_error_upper(self) -> float:
+        """A number >= |matrix() - W|: 0 where every entry is a stored weight."""
+        return 0.0
+
+    def gain_upper(self) -> float:
+        """An upper bound (>= 1) of the amplification of any intermediate result of W x or W^T c,
+        the addition of b included, for an input of length 1."""
+        return 1.0
+
+    def row_norms_upper(self) -> Tensor:
+        """Numbers >= the lengths of the rows of W, float64 (out_features,)."""
+        rows = torch.linalg.vector_norm(self.layer.matrix().detach().double(), dim=1)
+        return rows * _SLACK + self.matrix_error_upper()
+
+    def column_norms_upper(self) -> Tensor:
+        """Numbers >= the lengths of the columns of W, float64 (in_features,)."""
+        columns = torch.linalg.vector_norm(self.layer.matrix().detach().double(), dim=0)
+        return columns * _SLACK + self.matrix_error_upper()
+
+    def gram_upper(self, weights: Tensor) -> float:
+        """A number >= lambda_max(W^T diag(weights) W) for float64 weights >= 0 (out_features,)."""
+        root = math.sqrt(weighted_gram_upper(self.layer.matrix().detach(), weights))
+        root += math.sqrt(float(weights.max())) * self.matrix_error_upper()
+        return root**2 * _SLACK
+
+    def norm_upper(self) -> float:
+        """A number >= the spectral norm |W|."""
+        ones = torch.ones(self.layer.out_features, dtype=torch.float64)
+        return math.sqrt(self.gram_upper(ones))
+
+
+@singledispatch
+def norms(layer: AffineMap) -> Norms:
+    """The proved bounds of `layer`, by its kind."""
+    return Norms(layer)
+
+
+class DenseNorms(Norms[Dense]):
+    def offset_magnitude_upper(self) -> Tensor:
+        return self.layer.bias.detach().double().abs()
+
+
+class ChainNorms(Norms[Chain]):
+    """From the bounds of the links, where the matrix of the whole is not formed."""
+
+    @property
+    def links(self) -> list[Norms]:
+        return [norms(link) for link in self.layer.links]
+
+    def magnitude_upper(self) -> float:
+        return math.prod(link.magnitude_upper() for link in self.links) * _SLACK
+
+    def offset_norm_upper(self) -> float:
+        total = 0.0
+        for link in self.links:
+            total = link.magnitude_upper() * total + link.offset_norm_upper()
+        return total * _SLACK
+
+    def offset_magnitude_upper(self) -> Tensor:
+        *first, last = self.layer.links
+        given = norms(Chain(first)).offset_norm_upper() if first else 0.0
+        own = norms(last)
+        return (own.magnitude_upper() * given + own.offset_magnitude_upper()) * _SLACK
+
+    def matrix_error_upper(self) -> float:
+        if len(self.links) == 1:
+            return self.links[0].matrix_error_upper()
+        n = self.layer.terms * self.layer.machine_eps
+        # And what is lost to underflow on the way.
+        kind = self.layer.links[0].offset().dtype
+        lost = torch.finfo(kind).smallest_normal * self.gain_upper()
+        lost *= self.layer.terms * max(self.layer.in_features, self.layer.out_features)
+        return n / (1 - n) * self.magnitude_upper() + lost if n < 1 else math.inf
+
+    def gain_upper(self) -> float:
+        if len(self.links) == 1:
+            return self.links[0].gain_upper()
+        sizes = [link.magnitude_upper() for link in self.links]
+        parts = [math.prod(sizes[i:j]) for i in range(len(sizes)) for j in range(i, len(sizes) + 1)]
+        added = max(1.0, *(link.offset_norm_upper() for link in self.links))
+        inside = max(link.gain_upper() for link in self.links)
+        return len(sizes) * max(1.0, *parts) * added * inside * _SLACK
+
+    def row_norms_upper(self) -> Tensor:
+        if self.layer.dense:
+            return super().row_norms_upper()
+        *first, last = self.links
+        return last.row_norms_upper() * math.prod(link.norm_upper() for link in first) * _SLACK
+
+    def column_norms_upper(self) -> Tensor:
+        if self.layer.dense:
+            return super().column_norms_upper()
+        first, *rest = self.links
+        return first.column_norms_upper() * math.prod(link.norm_upper() for link in rest) * _SLACK
+
+    def gram_upper(self, weights: Tensor) -> float:
+        """Of the dense matrix where that fits, else the product of the links' bounds."""
+        if self.layer.dense:
+            return super().gram_upper(weights)
+        *first, last = self.layer.links
+        own = norms(last)
+        if first and isinstance(own, DiagonalNorms):
+            return norms(Chain(first)).gram_upper(own.weights_before_upper(weights))
+        product = math.prod(norms(link).norm_upper() for link in first)
+        return own.gram_upper(weights) * product**2 * _SLACK
+
+
+class CorrelationNorms(Norms[Correlation]):
+    """From the kernel; where the dense matrix is too large to be formed, on a torus."""
+
+    def magnitude_upper(self) -> float:
+        """Schur's test, `sqrt(largest row sum * largest column sum)` of |W|, or Frobenius."""
+        absolute = self.layer.ungrouped(self.layer.kernel().detach().double().abs())
+        schur = math.sqrt(float(absolute.sum((1, 2, 3)).max() * absolute.sum((0, 2, 3)).max()))
+        frobenius = float(absolute.norm()) * math.sqrt(math.prod(self.layer.out_shape[1:]))
+        return min(schur, frobenius) * _SLACK + self.matrix_error_upper()
+
+    def row_norms_upper(self) -> Tensor:
+        square = self.layer.kernel().detach().double().square()
+        ones = torch.ones(self.layer.in_features, dtype=torch.float64, device=square.device)
+        sums = self.layer.apply_kernel(ones, square)
+        return sums.sqrt() * _SLACK + self.matrix_error_upper()
+
+    def column_norms_upper(self) -> Tensor:
+        square = self.layer.kernel().detach().double().square()
+        ones = torch.ones(self.layer.out_features, dtype=torch.float64, device=square.device)
+        sums = self.layer.apply_adjoint(ones, square)
+        return sums.sqrt() * _SLACK + self.matrix_error_upper()
+
+    def gram_upper(self, weights: Tensor) -> float:
+        """Of the dense matrix where that fits, else on the torus with channels' largest weights."""
+        if self.layer.dense:
+            return super().gram_upper(weights)
+        channels = weights.double().cpu().clamp(min=0).view(self.layer.out_shape[0], -1).amax(1)
+        kernel = self.layer.kernel().detach().double().cpu() * channels.sqrt()[:, None, None, None]
+        error = math.sqrt(float(channels.max())) * self.matrix_error_upper()
+        return ((self._on_torus_upper(kernel) + error) * _SLACK) ** 2
+
+    def torus_norm_upper(self) -> float:
+        """A number >= |W|, proved on the torus whatever the size; `norm_upper` chooses by size."""
+        kernel = self.layer.kernel().detach().double().cpu()
+        return (self._on_torus_upper(kernel) + self.matrix_error_upper()) * _SLACK
+
+    def _on_torus_upper(self, kernel: Tensor) -> float:
+        layer = self.layer
+        size = [
+            math.ceil((n + p) / s) * s
+            for n, p, s in zip(layer.in_shape[1:], layer.padding, layer.stride, strict=True)
+        ]
+        return max(
+            torus_norm_upper(part, (size[0], size[1]), layer.stride, layer.dilation)
+            for part in kernel.chunk(layer.groups)
+        )
+
+
+class AveragePoolNorms(CorrelationNorms):
+    layer: AveragePool
+
+    def matrix_error_upper(self) -> float:
+        divisor = self.layer.divisor
+        exact = divisor & (divisor - 1) == 0
+        return 0.0 if exact else self.layer.machine_eps * math.prod(self.layer.window) / divisor
+
+
+class DiagonalNorms(Norms[Diagonal]):
+    """From the scale, which is computed and off by at most 8 eps, relatively."""
+
+    def magnitude_upper(self) -> float:
+        return float(self.layer.scale().detach().abs().max()) * (1 + 16 * self.layer.machine_eps)
+
+    def matrix_error_upper(self) -> float:
+        return 8 * self.layer.machine_eps * self.magnitude_upper()
+
+    def row_norms_upper(self) -> Tensor:
+        return self.layer.scale().detach().abs().double() * (1 + 16 * self.layer.machine_eps)
+
+    def column_norms_upper(self) -> Tensor:
+        return self.row_norms_upper()
+
+    def gram_upper(self, weights: Tensor) -> float:
+        return float(self.weights_before_upper(weights).max())
+
+    def weights_before_upper(self, weights: Tensor) -> Tensor:
+        """Upper bounds of the diagonal of W^T diag(weights) W: the weights before this map."""
+        return weights * self.row_norms_upper().square() * _SLACK
+
+    def _gain_upper(self, stored: tuple[Tensor, ...], divisor: Tensor) -> float:
+        """The numbers themselves are on the way, and what a divisor loses its inverse has."""
+        largest = max(float(numbers.detach().abs().max()) for numbers in stored)
+        steep = 1 / float(divisor.min())
+        return max(1.0, largest, steep) * max(1.0, self.magnitude_upper()) * _SLACK
+
+
+class NormalizationNorms(DiagonalNorms):
+    layer: Normalization
+
+    def offset_norm_upper(self) -> float:
+        bias, mean = (self.layer.spread(part) for part in (self.layer.bias, self.layer.mean))
+        moved = mean.double().norm() * self.magnitude_upper()
+        return float(bias.detach().double().norm() + moved) * _SLACK
+
+    def gain_upper(self) -> float:
+        own = self.layer
+        return self._gain_upper(
+            (own.weight, own.bias, own.mean, own.variance), own.variance + own.eps
+        )
+
+
+class ScalingNorms(DiagonalNorms):
+    layer: Scaling
+
+    def gain_upper(self) -> float:
+        own = self.layer
+        return self._gain_upper((own.weight, own.bias, own.divisor), own.divisor.abs())
+
+
+class PermutationNorms(Norms[Permutation]):
+    def magnitude_upper(self) -> float:
+        return 1.0
+
+    def row_norms_upper(self) -> Tensor:
+        size, device = self.layer.out_features, self.layer.like.device
+        return torch.ones(size, dtype=torch.float64, device=device)
+
+    def column_norms_upper(self) -> Tensor:
+        return self.row_norms_upper()
+
+    def gram_upper(self, weights: Tensor) -> float:
+        return float(weights.max())
+
+
+for _kind, _bounds in (
+    (Dense, DenseNorms),
+    (Chain, ChainNorms),
+    (Correlation, CorrelationNorms),
+    (AveragePool, AveragePoolNorms),
+    (Diagonal, DiagonalNorms),
+    (Normalization, NormalizationNorms),
+    (Scaling, ScalingNorms),
+    (Permutation, PermutationNorms),
+):
+    norms.register(_kind, _bounds)

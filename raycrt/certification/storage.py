@@ -1,0 +1,180 @@
+"""Certificates on disk: a directory of Parquet files, a row for each image, and a manifest.
+
+The columns are a public format, see docs/certificates.md; `SCHEMA_VERSION` counts its changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raycrt.certification.certificate import Certificates, Status, mean_radius
+from raycrt.errors import InvalidInput, require
+from raycrt.networks.checkpoint import write_atomically
+
+SCHEMA_VERSION = 5
+MANIFEST = "manifest.json"
+ROWS = "rows"
+SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("label", pa.int64()),
+        ("prediction", pa.int64()),
+        ("radius", pa.float64()),
+        ("radius_runner_up", pa.float64()),
+        ("binding", pa.int64()),
+        ("runner_up", pa.int64()),
+        ("curvature", pa.float64()),
+        ("status", pa.string()),
+        ("witness_classes", pa.list_(pa.int64())),
+        ("witness_points", pa.list_(pa.float16())),
+        ("witness_curvatures", pa.list_(pa.float64())),
+        ("region_radius", pa.float64()),
+    ]
+)
+
+
+def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.Table:
+    """The rows of the table for images number `first` onwards."""
+    witnesses = certificates.witnesses
+    counts = torch.bincount(witnesses.row, minlength=len(certificates)).numpy(force=True)
+    ends = np.concatenate([[0], counts.cumsum()])
+    features = witnesses.point.shape[1]
+    points = pa.array(witnesses.point.numpy(force=True).ravel(), pa.float16())
+    return pa.table(
+        {
+            "index": np.arange(first, first + len(certificates)),
+            "label": labels.astype(np.int64),
+            "prediction": certificates.prediction.numpy(force=True),
+            "radius": certificates.radius.numpy(force=True),
+            "radius_runner_up": certificates.radius_runner_up.numpy(force=True),
+            "binding": certificates.binding.numpy(force=True),
+            "runner_up": certificates.runner_up.numpy(force=True),
+            "curvature": certificates.curvature.numpy(force=True),
+            "status": [Status(int(s)).name.lower() for s in certificates.status],
+            "witness_classes": pa.ListArray.from_arrays(
+                pa.array(ends, pa.int32()), pa.array(witnesses.target.numpy(force=True))
+            ),
+            "witness_points": pa.ListArray.from_arrays(
+                pa.array(ends * features, pa.int32()), points
+            ),
+            "witness_curvatures": pa.ListArray.from_arrays(
+                pa.array(ends, pa.int32()), pa.array(witnesses.curvature.numpy(force=True))
+            ),
+            "region_radius": certificates.region_radius.numpy(force=True),
+        },
+        schema=SCHEMA,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a table of certificates says: shares of all rows, and radii in units of the input.
+
+    `mean_radius` is that of all rows but the `infinite` many that are right everywhere.
+    """
+
+    rows: int
+    clean: float
+    mean_radius: float
+    infinite: int
+    certified: dict[float, float]
+    certified_runner_up: dict[float, float]
+
+
+def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows, sorted by index, and the manifest; refuses a table with lost or doubled rows."""
+    manifest = read_manifest(directory)
+    table = read_rows(directory)
+    check_complete(table, manifest["rows"])
+    return table, manifest
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What all rows share."""
+    file = directory / MANIFEST
+    if not file.is_file():
+        raise InvalidInput(
+            f"a certificates directory must hold {MANIFEST}, {directory} does not; "
+            f"`raycrt certify --out {directory.parent}` makes it"
+        )
+    manifest: dict[str, Any] = json.loads(file.read_text())
+    return manifest
+
+
+def read_rows(directory: Path, columns: tuple[str, ...] = tuple(SCHEMA.names)) -> pa.Table:
+    """Whatever rows have been written so far, sorted by index, which `columns` name."""
+    files = row_files(directory)
+    if not files:
+        return SCHEMA.empty_table().select(columns)
+    tables = [pq.read_table(file, schema=SCHEMA, columns=list(columns)) for file in files]
+    return pa.concat_tables(tables).sort_by("index")
+
+
+def row_files(directory: Path) -> list[Path]:
+    """The files of rows in a certificates directory, in order; those of a writer that died, hidden
+    and unfinished, are left out. Raises `InvalidInput` where anything else lies among them, which
+    another reader might take for rows."""
+    found = sorted((directory / ROWS).iterdir()) if (directory / ROWS).is_dir() else []
+    files = [file for file in found if not file.name.startswith(".")]
+    for file in files:
+        plain = file.is_file() and not file.is_symlink() and file.name.isprintable()
+        named = file.name.endswith(".parquet") and not file.name.startswith("_")
+        require(plain and named, f"{ROWS} holds plain .parquet files alone", found=str(file))
+    return files
+
+
+def check_complete(table: pa.Table, rows: int) -> None:
+    """Raise unless `table` holds each of the indices 0 .. rows - 1 exactly once."""
+    index = table.column("index").to_numpy()
+    require(len(index) == rows, "as many certificates as images", got=len(index), images=rows)
+    require(
+        bool((index == np.arange(rows)).all()),
+        "each index 0 .. n - 1 exactly once",
+        unique=len(np.unique(index)),
+        images=rows,
+    )
+
+
+def write_rows(file: Path, table: pa.Table) -> None:
+    """Write rows as one Parquet file, whole or not at all."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    write_atomically(file, buffer.getvalue().to_pybytes())
+
+
+def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2)
+    write_atomically(directory / MANIFEST, text.encode())
+
+
+def summarise(table: pa.Table, at: tuple[float, ...]) -> Summary:
+    """Clean and certified accuracy: certified at r means predicted right with radius > r."""
+    right = table.column("prediction").to_numpy() == table.column("label").to_numpy()
+    radius = np.where(right, table.column("radius").to_numpy(), 0.0)
+    runner_up = np.where(right, table.column("radius_runner_up").to_numpy(), 0.0)
+    return Summary(
+        rows=len(right),
+        clean=float(right.mean()),
+        mean_radius=mean_radius(torch.from_numpy(radius)),
+        infinite=int(np.isinf(radius).sum()),
+        certified={r: float((radius > r).mean()) for r in at},
+        certified_runner_up={r: float((runner_up > r).mean()) for r in at},
+    )
+
+
+def remarks(table: pa.Table) -> list[str]:
+    """A line for each status but CERTIFIED that occurs: how many rows have it, and what it says."""
+    counts = Counter(table.column("status").to_pylist())
+    others = [status for status in Status if status is not Status.CERTIFIED]
+    named = [(counts[status.name.lower()], status.sentence) for status in others]
+    return [f"{n} of {len(table)} rows: {sentence}" for n, sentence in named if n]

@@ -1,0 +1,115 @@
+"""`raycrt certify`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycrt.cli.options import (
+    DEFAULT_OUT,
+    DEFAULT_RECIPE,
+    DataDir,
+    Download,
+    Gpus,
+    Out,
+    Overrides,
+    Workers,
+    spec_from,
+)
+from raycrt.errors import InvalidInput
+from raycrt.spec import ModelSpec
+from raycrt.system import outputs
+
+
+def certify(
+    out: Out = DEFAULT_OUT,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Another model: .onnx, weights (.safetensors, .pt) or a directory."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe for --model: its data, and the activation of bare weights."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Where the weights are in the --model file, as model.ema."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers of weights in --model, first to last: fc1,fc2,out. A + in place of the "
+            "comma: no activation between them, as in fc1+norm,out."
+        ),
+    ] = None,
+    batch_norm_eps: Annotated[
+        float | None, typer.Option(help="The eps of batch normalisation in --model's weights.")
+    ] = None,
+    set_: Overrides = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+    workers: Workers = None,
+    gpus_per_worker: Gpus = None,
+) -> None:
+    """Prove a radius for each test image; write OUT/certificates.
+
+    The model is the one in OUT/train, or --model with the --recipe that says what its images are;
+    that is put in OUT/train if a spec can say what it is.
+    """
+    from raycrt import data
+    from raycrt.distributed import stages
+    from raycrt.foreign import files
+    from raycrt.networks import checkpoint
+
+    trained = out / "train"
+    if model is None and recipe is not None:
+        raise InvalidInput("--recipe goes with --model; the model in OUT/train has its own spec")
+    if model is None and (key, layers, batch_norm_eps) != (None, None, None):
+        raise InvalidInput("--key, --layers and --batch-norm-eps go with --model")
+    if model is None and not (trained / checkpoint.MODEL).is_file():
+        raise InvalidInput(
+            f"there is no trained model in {trained}: `raycrt train --out {out}` puts one there, "
+            "and --model names one from elsewhere"
+        )
+    # What trained the weights is told by them, and so is the model unless they are bare.
+    bare = model is not None and files.is_weights(model)
+    idle = ("train", "search", "run.seed", "data.validation", *(() if bare else ("model",)))
+    spec = spec_from(
+        str(trained / "spec.yaml") if model is None else recipe or DEFAULT_RECIPE,
+        set_,
+        data_dir,
+        download,
+        idle=idle,
+        run__workers=workers,
+        run__gpus_per_worker=gpus_per_worker,
+    )
+    said = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
+    if model is not None and files.is_weights(model) and not said:
+        raise InvalidInput(
+            f"{model} does not say its activation: --recipe, or --set model.activation, must"
+        )
+    source = model or trained
+    # What a graph computes is compared at images.
+    graph = model is not None and model.suffix.lower() == ".onnx"
+    network = files.load(
+        source,
+        spec.model,
+        data.image_shape(spec.data),
+        images=data.load(spec.data).test.images if graph else None,
+        key=key,
+        layers=None if layers is None else layers.split(","),
+        batch_norm_eps=batch_norm_eps,
+    )
+    made = checkpoint.load_provenance(source).training if source.is_dir() else None
+    told: ModelSpec | None = spec.model
+    if model is not None:
+        sizes = [network.features, *(layer.out_features for layer in network.layers)]
+        print(f"model: {'-'.join(map(str, sizes))}, {network.activation.name}")
+        told = files.described(model, network, spec.model)
+    with outputs.held(trained) if told is not None else nullcontext():
+        if model is not None:
+            spec = stages.adopt(spec, network, told, trained, made)
+        stages.certify(spec, network, out / "certificates", told=told is not None, made=made)

@@ -1,0 +1,105 @@
+"""The command line: thin over the library, one spec for every command.
+
+Further commands are found in the entry-point group `raycrt.commands`, so that packages that build
+on this one add theirs without being imported here.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from raycrt.cli.certify import certify
+from raycrt.cli.report import report
+from raycrt.cli.train import train
+from raycrt.cli.verify import verify
+from raycrt.errors import InvalidInput
+from raycrt.system import interruption, outputs, pipes
+
+
+class _Commands(TyperGroup):
+    """Commands that a signal stops in one sentence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with interruption.told():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"raycrt {version('raycrt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Train, search and certify classifiers with a proved l2 radius for every image.
+
+    A run is a recipe with overrides. Start with `raycrt demo`; then, step by step:
+
+      raycrt search  --recipe digits --out runs/a        find the best configuration
+      raycrt train   --recipe runs/a/search/best.yaml --out runs/a
+      raycrt certify --out runs/a                        prove a radius for each test image
+      raycrt verify  runs/a                              prove them again, independently
+      raycrt report  runs/a                              Markdown and a plot
+    """
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What a command meets ends it in one line on standard error: bad input with exit code 2, a
+    disk that is full or fails with 1, and how to go on with what is written by then."""
+    shown, threading.excepthook = threading.excepthook, _shown_of_thread
+    try:
+        yield
+    except InvalidInput as error:
+        print(f"raycrt: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        cause = outputs.disk_error(error)
+        if cause is None:
+            raise
+        said = f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
+        print(
+            f"raycrt: {said}; what was written before is kept, and the same command goes on from "
+            "it (raycrt search: with --resume)",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    finally:
+        threading.excepthook = shown
+
+
+def _shown_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """A disk that fails is told by the command, not by each thread that writes."""
+    if outputs.disk_error(failed.exc_value) is None:
+        threading.__excepthook__(failed)
+
+
+def main() -> None:
+    """Run the command line."""
+    pipes.outlive_readers()
+    for command in (train, certify, verify, report):
+        app.command()(command)
+    for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
+        app.command(entry.name)(entry.load())
+    with one_line():
+        app()

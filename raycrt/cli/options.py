@@ -1,0 +1,92 @@
+"""The options that commands share, and the spec that they state."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycrt import recipes
+from raycrt.errors import InvalidInput, require
+from raycrt.spec import Spec, identity, parse_override
+
+Recipe = Annotated[str, typer.Option(help="Name of a shipped recipe, or a path to YAML.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key: section.key=value. May be repeated."),
+]
+
+
+def lasting(out: Path) -> Path:
+    """`out`, unless it is a URI, or lies in the copy of the project that a Ray job runs in and
+    leaves behind."""
+    # A path has one slash where the URI had two.
+    scheme = out.parts[0] if out.parts else ""
+    if len(scheme) > 1 and scheme.endswith(":"):
+        raise InvalidInput(f"a run is a directory, no URI (search.directory may be one), got {out}")
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    require(out.is_absolute() or not in_job, "a run's path is absolute in a Ray job", path=str(out))
+    return out
+
+
+Out = Annotated[
+    Path, typer.Option(callback=lasting, help="Directory of the run; made if it is missing.")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Directory of the data sets (else RAYCRT_DATA).")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch missing data sets.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Training workers, certification actors: run.workers.")
+]
+TrialWorkers = Annotated[
+    int | None, typer.Option(help="Training workers of each trial: search.workers.")
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", help="GPUs of each worker or actor: run.gpus_per_worker."),
+]
+
+DEFAULT_RECIPE = "digits"
+DEFAULT_OUT = Path("runs/a")
+
+
+def spec_from(
+    recipe: str,
+    overrides: list[str] | None,
+    data_dir: Path | None,
+    download: bool,
+    *,
+    idle: tuple[str, ...] = (),
+    **shorthands: float | None,
+) -> Spec:
+    """The spec that the common options of a command state; its data set is there.
+
+    `shorthands` are values of further keys, `section__key`, that options stand for; none are left
+    as they are. `InvalidInput` where what is given would have no effect: a key twice, another value
+    below the keys `idle`, which the command does not read, or the files of a data set without any.
+    """
+    from raycrt import data
+
+    given = [parse_override(text) for text in overrides or []]
+    given += [("data.directory", str(data_dir))] * (data_dir is not None)
+    given += [("data.download", True)] * download
+    given += [(k.replace("__", "."), v) for k, v in shorthands.items() if v is not None]
+    values = dict(given)
+    for key in values:
+        require([k for k, _ in given].count(key) == 1, "a key is given once", key=key)
+    own = recipes.load(recipe)
+    spec = own.override(values)
+    changed = identity.difference(own, spec, idle)
+    if changed is not None:
+        key, _, value = changed
+        raise InvalidInput(f"{key}={value} has no effect on this command; leave it out")
+    if spec.data.name == "digits" and (values.get("data.directory") or values.get("data.download")):
+        raise InvalidInput(
+            "--data-dir and --download have no effect on data.name=digits, which comes with "
+            "scikit-learn; name another data set by a --recipe or --set data.name=..."
+        )
+    data.check(spec.data)
+    return spec

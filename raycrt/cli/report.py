@@ -1,0 +1,25 @@
+"""`raycrt report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycrt.cli.options import lasting
+
+
+def report(
+    run: Annotated[Path, typer.Argument(callback=lasting, help="Directory of the run.")],
+) -> None:
+    """Write RUN/report from RUN/certificates (and the trials of RUN/search, if there are any)."""
+    from raycrt.evaluation import report as reports
+
+    trials = run / "search" / "trials.csv"
+    written = reports.write(
+        run / "certificates", run / "report", trials_csv=trials if trials.is_file() else None
+    )
+    print("\n".join([written.headline, *written.remarks]))
+    print(written.markdown)
+    print(written.plot)

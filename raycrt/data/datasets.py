@@ -1,0 +1,213 @@
+"""Images: pixels in [0, 1], a seeded validation split of the training set, and the test set.
+
+`digits` ships inside scikit-learn. The others are read from files in a directory; they are fetched
+only when `download` is set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycrt.data import cifar, idx
+from raycrt.errors import InvalidInput, require
+from raycrt.spec import DataSpec, Spec
+
+CLASSES = 10
+DIRECTORY_VARIABLE = "RAYCRT_DATA"
+_SPLIT_SEED = 20_200_602
+_SHAPES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion-mnist": (1, 28, 28),
+    "cifar10": cifar.SHAPE,
+}
+# Images of the digits, and those of them that are test images.
+_DIGITS, _DIGITS_TEST = 1797, 360
+# Images (n, channels, height, width) and labels (n,), uint8.
+_Bytes = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """`images` float32 (n, channels, height, width) in [0, 1] and `labels` int64 (n,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor | slice) -> Split:
+        return Split(images=self.images[rows], labels=self.labels[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Training rows, rows held out of the training set for choices, and test rows for the end."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def fit(self) -> Split:
+        """Training and validation rows together: what the chosen configuration is trained on."""
+        return Split(
+            images=torch.cat([self.train.images, self.validation.images]),
+            labels=torch.cat([self.train.labels, self.validation.labels]),
+        )
+
+
+def image_shape(spec: DataSpec) -> tuple[int, int, int]:
+    """(channels, height, width) of an image."""
+    return _SHAPES[spec.name]
+
+
+def load(spec: DataSpec) -> Dataset:
+    """Read the data set that `spec` names.
+
+    The validation rows are a fixed pseudo-random choice from the training set: the same for every
+    seed of a run, so that runs with different seeds are compared on the same rows.
+    """
+    if spec.name == "digits":
+        training, test = _digits()
+    else:
+        read = _reader(spec)
+        training, test = (_split(read(train)) for train in (True, False))
+    held_out = _held_out(spec, len(training))
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    keep = slice(spec.limit)
+    return Dataset(
+        train=training.take(order[held_out:]).take(keep),
+        validation=training.take(order[:held_out]).take(keep),
+        test=test.take(keep),
+    )
+
+
+def check(spec: DataSpec) -> None:
+    """Raise `InvalidInput` unless `load` can read the data set: files that are there and whole,
+    images of the right shape, labels that are classes. With `download` it is fetched first.
+
+    A class without a single image is let through: some people leave classes out.
+    """
+    rows = _DIGITS - _DIGITS_TEST
+    if spec.name != "digits":
+        read = _reader(spec)
+        rows, _ = (len(read(train)[1]) for train in (True, False))
+    _held_out(spec, rows)
+
+
+def located(spec: Spec) -> Spec:
+    """`spec` with the directory of this process's `RAYCRT_DATA`, if it needs and has no other: for
+    workers, whose environment and working directory are not ours."""
+    named = os.environ.get(DIRECTORY_VARIABLE)
+    if spec.data.name == "digits" or spec.data.directory or not named:
+        return spec
+    return spec.override({"data.directory": named})
+
+
+def _held_out(spec: DataSpec, rows: int) -> int:
+    """How many of the training rows are for validation."""
+    held_out = round(spec.validation * rows)
+    require(
+        0 < held_out < rows,
+        "data.validation leaves rows on both sides",
+        validation=spec.validation,
+        rows=rows,
+    )
+    return held_out
+
+
+def _digits() -> tuple[Split, Split]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).float().div(16).reshape(-1, *_SHAPES["digits"])
+    labels = torch.from_numpy(bunch.target).long()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    everything = Split(images=images[order], labels=labels[order])
+    return everything.take(slice(_DIGITS_TEST, None)), everything.take(slice(_DIGITS_TEST))
+
+
+def _split(part: _Bytes) -> Split:
+    images, labels = (torch.from_numpy(np.array(array)) for array in part)
+    return Split(images=images.float().div(255), labels=labels.long())
+
+
+def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:
+    """What reads the images and labels of training (true) or test (false) from files."""
+    root = _directory(spec)
+
+    def read(train: bool) -> _Bytes:
+        try:
+            if spec.download and train:
+                _fetch(spec.name, root)
+            images, labels = _find(spec.name, root)(train)
+        except OSError as error:
+            raise InvalidInput(f"the files of {spec.name} must be readable: {error}") from None
+        where = {"part": "training" if train else "test", "directory": str(root)}
+        require(
+            len(images) == len(labels) > 0,
+            "as many images as labels, and some",
+            images=len(images),
+            labels=len(labels),
+            **where,
+        )
+        require(
+            labels.max() < CLASSES,
+            f"labels are 0 .. {CLASSES - 1}",
+            smallest=int(labels.min()),
+            largest=int(labels.max()),
+            **where,
+        )
+        return images, labels
+
+    return read
+
+
+def _directory(spec: DataSpec) -> Path:
+    named = spec.directory or os.environ.get(DIRECTORY_VARIABLE)
+    if not named:
+        raise InvalidInput(
+            f"data.directory: {spec.name} is read from files; name their directory with "
+            f"--data-dir or {DIRECTORY_VARIABLE} (or use `digits`, which needs none)"
+        )
+    return Path(os.path.abspath(os.path.expanduser(named)))
+
+
+def _find(name: str, root: Path) -> Callable[[bool], _Bytes]:
+    """What reads training or test from the place below `root` where the files are."""
+    if name == "cifar10":
+        if cifar.lie_in(root):
+            return lambda train: cifar.read(root, train=train)
+    else:
+        folder = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name]
+        for place in (root / folder / "raw", root / name, root):
+            if idx.lie_in(place):
+                return lambda train: idx.read(place, _SHAPES[name], train=train)
+    raise InvalidInput(
+        f"data.directory must hold {name}, but {root} does not; "
+        "put the files there or give --download"
+    )
+
+
+def _fetch(name: str, root: Path) -> None:
+    """Fetch what is missing into `root`."""
+    from torchvision import datasets
+
+    kind = {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+    }[name]
+    try:
+        kind(root=str(root), train=True, download=True)
+    except RuntimeError as error:
+        raise InvalidInput(f"{name} must be fetched whole: {error}") from None

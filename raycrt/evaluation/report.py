@@ -1,0 +1,144 @@
+"""The report of a run: Markdown with headline and tables, and a plot of certified accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from raycrt.certification import storage
+from raycrt.certification.storage import Summary
+from raycrt.spec import validate
+from raycrt.spec.provenance import Training
+from raycrt.system import outputs
+
+_TRIALS_SHOWN = 20
+_CHECK = "Radii are as the rows state them; `raycrt verify` proves each again.\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The headline, lines about rows that are not just `certified`, and the files written."""
+
+    headline: str
+    summary: Summary
+    remarks: list[str]
+    markdown: Path
+    plot: Path
+
+
+def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Report:
+    """Write `report.md` and `certified_accuracy.png` into `out` from a certificates directory."""
+    table, manifest = storage.read(directory)
+    outputs.made(out)
+    told = manifest["spec"]["model"] is not None
+    spec = validate({key: part for key, part in manifest["spec"].items() if part is not None})
+    summary = storage.summarise(table, spec.certify.at)
+    if told:
+        spec.save(out, without=() if manifest.get("training") else ("train", "search"))
+    plot = out / "certified_accuracy.png"
+    draw(table, plot, spec.certify.at)
+    rate = len(table) / manifest["seconds"] if manifest.get("seconds") else None
+    first = headline(summary, rate)
+    parts = [f"# {spec.data.name}: certified accuracy\n", first + "\n", _radii(summary), _CHECK]
+    remarks = storage.remarks(table)
+    if remarks:
+        parts.append("\n".join(f"- {line}" for line in remarks) + "\n")
+    parts.append(f"![certified accuracy against radius]({plot.name})\n")
+    parts.append(_model(manifest))
+    if trials_csv is not None:
+        parts.append(_trials(trials_csv))
+    markdown = out / "report.md"
+    outputs.write_atomically(markdown, "\n".join(parts).encode())
+    return Report(headline=first, summary=summary, remarks=remarks, markdown=markdown, plot=plot)
+
+
+def headline(summary: Summary, images_per_second: float | None) -> str:
+    """One line: clean accuracy, certified accuracy at the stated radii, mean radius, speed if it is
+    known."""
+    infinite = f" (and {summary.infinite} infinite)" if summary.infinite else ""
+    radii = ", ".join(f"{100 * share:.2f} % at {r:g}" for r, share in summary.certified.items())
+    speed = f"{images_per_second:.0f} images/s with start-up; " if images_per_second else ""
+    return (
+        f"clean {100 * summary.clean:.2f} %; certified (all classes) {radii}; "
+        f"mean radius {summary.mean_radius:.4f}{infinite}; {speed}{summary.rows} test images"
+    )
+
+
+def curve(table: pa.Table, radii: np.ndarray, column: str = "radius") -> np.ndarray:
+    """Share of all rows predicted right with `column` > r, for each r of `radii`."""
+    right = table.column("prediction").to_numpy() == table.column("label").to_numpy()
+    proved = np.sort(np.where(right, table.column(column).to_numpy(), 0.0))
+    return 1 - np.searchsorted(proved, radii, side="right") / len(proved)
+
+
+def draw(table: pa.Table, file: Path, at: tuple[float, ...]) -> None:
+    """Certified accuracy against radius: all classes, and the runner-up alone for comparison."""
+    from matplotlib.figure import Figure
+
+    drawn = table.column("radius_runner_up").to_numpy()
+    largest = float(drawn.max(initial=0.0, where=np.isfinite(drawn)))
+    radii = np.linspace(0, max(1.05 * largest, at[-1]), 400)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(radii, 100 * curve(table, radii), label="all classes (proved)")
+    runner_up = 100 * curve(table, radii, "radius_runner_up")
+    axes.plot(radii, runner_up, linestyle="--", label="runner-up only (not a proof)")
+    for r in at:
+        axes.axvline(r, color="0.8", linewidth=1, zorder=0)
+    axes.set(xlabel="l2 radius", ylabel="certified accuracy, %", ylim=(0, 100), xlim=(0, radii[-1]))
+    axes.legend()
+    figure.savefig(file, dpi=150)
+
+
+def _radii(summary: Summary) -> str:
+    lines = [
+        "| l2 radius | certified, all classes | runner-up only |",
+        "|---|---|---|",
+        f"| 0 (clean) | {100 * summary.clean:.2f} % | {100 * summary.clean:.2f} % |",
+    ]
+    for r, share in summary.certified.items():
+        other = summary.certified_runner_up[r]
+        lines.append(f"| {r:g} | {100 * share:.2f} % | {100 * other:.2f} % |")
+    return "\n".join(lines) + "\n"
+
+
+def _model(manifest: dict[str, Any]) -> str:
+    model, training = manifest["spec"]["model"], manifest.get("training")
+    lines = ["## Model\n", "| key | value |", "|---|---|"]
+    if model is None:
+        lines.append("| model | not one that a spec can say |")
+    lines += [f"| model.{k} | {v} |" for k, v in (model or {}).items()]
+    if training is None:
+        lines.append("| training | not told: the weights come from elsewhere |")
+    else:
+        made = Training.model_validate(training)
+        lines += [f"| train.{k} | {v} |" for k, v in training["train"].items()]
+        lines += [f"| data.{k} | {training['data'][k]} |" for k in ("name", "validation", "limit")]
+        lines.append(f"| trained on | {made.sentence or 'training and validation rows'} |")
+        lines.append(f"| seed | {made.run.seed} |")
+    lines.append(f"| weights SHA-256 | `{manifest['weights_sha256']}` |")
+    return "\n".join(lines) + "\n"
+
+
+def _trials(file: Path) -> str:
+    trials = pd.read_csv(file)
+    shown = trials.sort_values("certified", ascending=False).head(_TRIALS_SHOWN)
+    columns = [str(c) for c in shown.columns]
+    lines = ["## Trials\n", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += [
+        "| " + " | ".join(_cell(v) for v in row) + " |" for row in shown.itertuples(index=False)
+    ]
+    if len(trials) > len(shown):
+        lines.append(f"\n{len(trials) - len(shown)} more in `{file.name}`.")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.5g}"
+    return str(value)

@@ -1,0 +1,138 @@
+"""Models in files as networks: run directories, ONNX files, weights with a spec."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from raycrt import data
+from raycrt.activations import ACTIVATIONS, activation
+from raycrt.errors import InvalidInput
+from raycrt.foreign import onnx_graph
+from raycrt.foreign.weights import state_dict
+from raycrt.foreign.weights.network import from_state_dict
+from raycrt.networks import checkpoint, weights_file
+from raycrt.networks.affine import Dense
+from raycrt.networks.convolution import Convolution
+from raycrt.networks.network import Network
+from raycrt.spec import ModelSpec, Spec
+
+SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
+
+
+def load(
+    path: Path | str,
+    spec: ModelSpec | None = None,
+    input_shape: Sequence[int] | None = None,
+    *,
+    images: Tensor | None = None,
+    key: str | None = None,
+    layers: Sequence[str] | None = None,
+    batch_norm_eps: float | None = None,
+) -> Network:
+    """The network in a file or a directory, by its kind.
+
+    A directory that raycrt wrote; an ONNX file; or weights (`.safetensors`, or what `torch.save`
+    writes: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code), for which `spec`
+    states the activation. `input_shape`, without the batch, is needed where convolutions come first
+    and the file does not state it. What an ONNX file computes is compared at some of the `images`
+    (n, ...), if there are any. `key` is the dotted path of the state dict in the file; for `layers`
+    and `batch_norm_eps` see `from_state_dict`. Raises `InvalidInput`.
+    """
+    path = Path(path)
+    name = path.name.lower()
+    given = {"key": key, "layers": layers, "batch_norm_eps": batch_norm_eps}
+    if os.path.isdir(path):
+        _refuse(path, given)
+        network = checkpoint.load_model(path)[0]
+    elif not name.endswith(SUFFIXES):
+        raise InvalidInput(
+            f"a model must be a run directory or a file in {SUFFIXES}, but got {path}"
+        )
+    elif not os.path.exists(path):
+        raise InvalidInput(f"a model file must exist, but there is none at {path}")
+    elif name.endswith(".onnx"):
+        _refuse(path, given)
+        network = onnx_graph.read(path, input_shape, images)
+    elif spec is None:
+        raise InvalidInput(f"a spec of the model must be given with a file of weights, {path}")
+    else:
+        content = weights_file.read(path)
+        try:
+            network = from_state_dict(
+                state_dict.choose(content, key),
+                spec,
+                input_shape,
+                layers=layers,
+                batch_norm_eps=batch_norm_eps,
+                # This format stores tensors by size.
+                ordered=not name.endswith(".safetensors"),
+            )
+        except InvalidInput as error:
+            raise InvalidInput(f"{path}: {error}") from None
+    if input_shape is not None and network.features != math.prod(input_shape):
+        raise InvalidInput(
+            f"{path} must be a model of inputs of shape {tuple(input_shape)}, but takes "
+            f"{network.features} numbers"
+        )
+    return network
+
+
+def is_weights(path: Path) -> bool:
+    """Whether `path` is a file of weights by its name: it does not say what activation it has."""
+    return not os.path.isdir(path) and path.name.lower().endswith(SUFFIXES[1:])
+
+
+def _refuse(path: Path, given: dict[str, Any]) -> None:
+    """What says how weights are read has no effect on a model that says so itself."""
+    extra = [name for name, value in given.items() if value is not None]
+    if extra:
+        raise InvalidInput(f"{', '.join(extra)} must be left out unless {path} is a weights file")
+
+
+def described(path: Path, network: Network, spec: ModelSpec) -> ModelSpec | None:
+    """What the `network` that `load(path, spec)` gave really is; none where no spec can say it."""
+    if path.is_dir():
+        return Spec.load(path).model
+    if network.classes != data.CLASSES:  # A spec does not say how many there are.
+        return None
+    if path.name.lower().endswith(".onnx"):
+        return dense_spec(network)
+    stated = {"activation": spec.activation, "beta": spec.beta}
+    if any(type(layer) is Convolution for layer in network.layers):
+        stated |= {"kernel": spec.kernel, "stride": spec.stride}
+    return _spec_of(network, stated)
+
+
+def dense_spec(network: Network) -> ModelSpec | None:
+    """The spec of a network of dense layers whose hidden ones are of one width, else none."""
+    given = network.activation
+    # The curvature of softplus at 0 is a quarter of its sharpness.
+    top = given.curvature_range[1] / activation("softplus").curvature_range[1]
+    beta = float(f"{top:.12g}") if given.name == "softplus" else 1.0
+    if given.name not in ACTIVATIONS or any(type(layer) is not Dense for layer in network.layers):
+        return None
+    if activation(given.name, beta).curvature_range != given.curvature_range:
+        return None
+    return _spec_of(network, {"activation": given.name, "beta": beta})
+
+
+def _spec_of(network: Network, stated: dict[str, Any]) -> ModelSpec | None:
+    """`stated` with the depth, width and channels of a network; none where no spec has these."""
+    layers = network.layers
+    front = [layer.out_shape[0] for layer in layers if isinstance(layer, Convolution)]
+    dense = layers[len(front) :]
+    widths = {layer.out_features for layer in dense[:-1]}
+    if len(widths) > 1 or any(type(layer) is not Dense for layer in dense):
+        return None
+    sizes = {"channels": front, "depth": len(dense)} | ({"width": widths.pop()} if widths else {})
+    try:
+        return ModelSpec(**sizes, **stated)
+    except ValidationError:  # More layers than a spec may have.
+        return None

@@ -1,0 +1,22 @@
+"""An activation as a torch module, for models written as `torch.nn.Sequential`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from raycrt.activations import Activation, activation
+from raycrt.networks.network import TORCH
+
+
+class Elementwise(nn.Module):
+    """Applies one of `raycrt.activations`, by name or as a record, to every entry.
+
+    It gives arctan and erf a module, and softplus without torch's threshold.
+    """
+
+    def __init__(self, kind: str | Activation) -> None:
+        super().__init__()
+        self.activation = activation(kind) if isinstance(kind, str) else kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation.value(x, TORCH)

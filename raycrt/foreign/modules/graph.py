@@ -1,0 +1,275 @@
+"""The layers of a torch module in the order in which its call applies them.
+
+The module is called once with a placeholder for its input (`torch.fx`), so that what counts is what
+its code does: methods and instances that were overridden, hooks and wrappers are followed like
+everything else. The graph must be one chain of layers.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from raycrt.errors import InvalidInput
+from raycrt.foreign.modules.layers import Step, is_layer
+from raycrt.foreign.modules.operations import (
+    Batch,
+    layers_of,
+    name_of,
+    normalization_layers,
+    reversed_layers_of,
+)
+from raycrt.networks.affine import AffineMap
+from raycrt.networks.hooks import has_hooks
+
+# Wrappers that compute what their `module` does.
+_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What is inside of wrappers that compute what the model in them does."""
+    while not has_hooks(model):
+        if type(model) in _WRAPPERS and "forward" not in vars(model):
+            model = model.get_submodule("module")
+        elif _is_compiled(model):
+            model = model.get_submodule("_orig_mod")
+        else:
+            break
+    return model
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether it is what torch.compile makes of a module; its class takes long to import."""
+    kind = type(model)
+    return (kind.__module__, kind.__name__) == ("torch._dynamo.eval_frame", "OptimizedModule")
+
+
+@torch.no_grad()
+def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
+    """The layers of `model`, in evaluation mode, and whether some of their weights are not stored
+    but computed by each call: they are those of one call, in the type that it computes them in.
+
+    Raises `InvalidInput` naming the operation that is no layer or does not follow the one before.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor) or tensor.device.type == "meta":
+            raise InvalidInput(f"weights must have values, but {name} is not filled in")
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise InvalidInput(
+                f"layers of torch.jit can't be read, but {_place(name, part)} is one: give the "
+                "module that it was made from"
+            )
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(_Caller(model))
+    except InvalidInput:
+        raise
+    except Exception as error:
+        first = " ".join(str(error).split())[:160]
+        place = _location(traceback.walk_tb(error.__traceback__))
+        raise InvalidInput(
+            "the model's forward must be a chain of layers that is the same for every input, but "
+            f"followed with a placeholder for the input it raised {type(error).__name__}{place}: "
+            f"{first}"
+        ) from None
+    return _Chain(tracer).steps(graph), tracer.computed
+
+
+class _Caller(nn.Module):
+    """Calls a model as its users do: the root of a graph is entered by `forward` alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class _Tracer(fx.Tracer):
+    """Weights are tensors, not placeholders: what is computed of them alone is computed at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constants: dict[str, Tensor] = {}
+        self.computed = False
+        self.locations: dict[fx.Node, str] = {}
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        self.locations[node] = _location(reversed([*traceback.walk_stack(None)]))
+        return node
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val
+
+    def create_arg(self, a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return super().create_arg(a)
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = a
+        stored = (*self.root.parameters(), *self.root.buffers())
+        self.computed = self.computed or not any(a is tensor for tensor in stored)
+        return self.create_node("get_attr", name, (), {})
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if has_hooks(m) or "forward" in vars(m):
+            return False
+        if isinstance(m, AffineMap) or is_layer(m) or normalization_layers(m):
+            self.computed = self.computed or nn.utils.parametrize.is_parametrized(m)
+            return type(m)._call_impl is nn.Module._call_impl
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        inner = unwrapped(m)
+        if inner is not m:
+            return inner(*args, **kwargs)
+        if m._compiled_call_impl is not None:
+            forward = m._call_impl
+        return super().call_module(m, forward, args, kwargs)
+
+
+class _Chain:
+    """Follows a graph from node to node."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        self.tracer = tracer
+        self.sizes: dict[fx.Node, Any] = {}
+        self.found: list[Step] = []
+
+    def steps(self, graph: fx.Graph) -> list[Step]:
+        dead = _dead(graph, self.tracer.root)
+        reached: fx.Node | None = None
+        for node in graph.nodes:
+            if node in dead or node.op == "get_attr" or self._is_size(node):
+                continue
+            if node.op == "placeholder":
+                reached = node
+                continue
+            given = [n for n in node.all_input_nodes if n.op != "get_attr" and n not in self.sizes]
+            if node.op == "output":
+                if node.args[0] is not reached:
+                    raise InvalidInput(
+                        f"a model must return the tensor that its last layer gives, but returns "
+                        f"{node.args[0]}"
+                    )
+                break
+            if given != [reached]:
+                raise InvalidInput(
+                    f"layers must be one chain, but {_operation(node, self.tracer)} does not take "
+                    "the result of the one before alone: branches and skip connections have no "
+                    "bound here"
+                )
+            self._take(node, reached)
+            reached = node
+        return self.found
+
+    def _take(self, node: fx.Node, reached: fx.Node | None) -> None:
+        place = _operation(node, self.tracer)
+        if node.op == "call_module":
+            layer = self.tracer.root.get_submodule(str(node.target))
+            if node.args != (reached,) or node.kwargs:
+                raise InvalidInput(f"{place} must take one input and nothing else")
+            layers = normalization_layers(layer) or [layer]
+            self.found += [Step(place=place, layer=each) for each in layers]
+            return
+        name = name_of(node.target)
+        kwargs = {key: self._value(value) for key, value in node.kwargs.items()}
+        args = [self._value(value) for value in node.args]
+        positions = [i for i, value in enumerate(node.args) if value is reached]
+        if node.kwargs.get("input") is reached:
+            del kwargs["input"]
+            args, positions = [None, *args], [0]
+        if name is None or len(positions) != 1 or positions[0] > 1:
+            raise InvalidInput(f"{place} is not supported")
+        try:
+            if positions == [0]:
+                layers = layers_of(name, *args[1:], **kwargs)
+            else:
+                layers = reversed_layers_of(name, args[0])
+        except InvalidInput as error:
+            raise InvalidInput(f"{place}: {error}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidInput(f"{place} is not supported with these arguments: {error}") from None
+        self.found += [Step(place=place, layer=layer) for layer in layers]
+
+    def _value(self, argument: Any) -> Any:
+        """Arguments with constants in place of their nodes."""
+        return fx.node.map_arg(argument, self._constant)
+
+    def _constant(self, node: fx.Node) -> Any:
+        return self.tracer.constants.get(str(node.target), self.sizes.get(node))
+
+    def _is_size(self, node: fx.Node) -> bool:
+        """Whether it is a shape or the size of a batch, which is then noted."""
+        if node.op == "call_method" and node.target == "size":
+            index = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+            self.sizes[node] = _Shape() if index is None else _Shape()[index]
+        elif node.target is getattr and node.args[1] == "shape":
+            self.sizes[node] = _Shape()
+        elif node.args and isinstance(node.args[0], fx.Node) and node.args[0] in self.sizes:
+            shape = self.sizes[node.args[0]]
+            if not isinstance(shape, _Shape) or name_of(node.target) != "getitem":
+                return False
+            self.sizes[node] = shape[node.args[1]]
+        return node in self.sizes
+
+
+class _Shape:
+    """The shape of what is passed on: only its batch is told."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return Batch() if index == 0 else None
+
+    def __repr__(self) -> str:
+        return "shape"
+
+
+def _dead(graph: fx.Graph, root: nn.Module) -> set[fx.Node]:
+    """Nodes that nothing comes of, unless they may change what they are given."""
+    dead: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        in_place = str(node.target).endswith("_") or bool(node.kwargs.get("inplace"))
+        in_place |= node.kwargs.get("out") is not None
+        if node.op == "call_module":
+            in_place |= bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+        if node.op not in ("output", "placeholder") and not in_place and set(node.users) <= dead:
+            dead.add(node)
+    return dead
+
+
+def _operation(node: fx.Node, tracer: _Tracer) -> str:
+    if node.op == "call_module":
+        path = str(node.target).removeprefix("model").removeprefix(".")
+        return _place(path, tracer.root.get_submodule(str(node.target)))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
+    return f"operation {name}{tracer.locations[node]}"
+
+
+def _place(path: str, module: nn.Module) -> str:
+    return f"layer {path or '(whole model)'} ({type(module).__name__})"
+
+
+def _location(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """The innermost line of the model's own code in a stack, given from the outermost frame."""
+    lines = [(frame.f_code.co_filename, line) for frame, line in frames]
+    files = [file for file, _ in lines]
+    inside = lines[files.index(__file__) :] if __file__ in files else []
+    libraries = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    own = [place for place in inside if not place[0].startswith(libraries)]
+    return f" at {own[-1][0]}:{own[-1][1]}" if own else ""

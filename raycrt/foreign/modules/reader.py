@@ -1,0 +1,180 @@
+"""A torch module whose call is a chain of layers, as a network.
+
+The theorem then speaks of the function that the layers state in evaluation mode, in exact
+arithmetic with the stored weights. What is read is compared with the model's own call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from raycrt.activations import Activation
+from raycrt.data.images import batch_of_images
+from raycrt.errors import InvalidInput, require
+from raycrt.foreign.equivalence import require_same_function
+from raycrt.foreign.modules.graph import steps_of, unwrapped
+from raycrt.foreign.modules.layers import Shape, Step, activation_of, affine_of, same
+from raycrt.foreign.modules.operations import Squeeze
+from raycrt.foreign.modules.rescaling import Rescaling
+from raycrt.foreign.own_call import device_of, dtype_of, evaluation_mode, in_float64, runs
+from raycrt.networks.affine import AffineMap, Chain, Dense
+from raycrt.networks.hooks import require_no_global_hooks, require_plain
+from raycrt.networks.network import Network
+
+
+def as_network(
+    model: nn.Module, input_shape: Sequence[int] | None = None, images: Tensor | None = None
+) -> Network:
+    """A `Network` that computes what `model` does in evaluation mode; the weights are copied.
+
+    `model` is any `torch.nn.Module` whose call applies the layers that
+    `raycrt.foreign.modules.layers.supported()` names one after the other, with one activation
+    throughout. What comes after its last affine layer and moves no decision is left out: softmax,
+    logarithmic or not, and a positive factor. A model of one output z is the network of the logits
+    (0, z): class 1 is z > 0.
+
+    `input_shape` is the shape of one input; it may be left out where a linear layer comes first.
+    The network is compared with what the model's call returns at random inputs, and at some of
+    `images` (n, *input_shape). Raises `InvalidInput` naming the first layer that does not fit, or
+    the largest difference.
+    """
+    if isinstance(model, Network):
+        return require_plain(model)
+    require(isinstance(model, nn.Module), "model is a torch.nn.Module", model=type(model).__name__)
+    require(
+        input_shape is None
+        or (
+            isinstance(input_shape, Sequence)
+            and all(isinstance(size, int) and size > 0 for size in input_shape)
+        ),
+        "input_shape is the sizes > 0 of one input, without the batch",
+        input_shape=input_shape,
+    )
+    require_no_global_hooks()
+    images = None if images is None else batch_of_images(images)
+    model = unwrapped(model)
+    with evaluation_mode(model):
+        steps, computed = steps_of(model)
+        steps, tail = _without_tail(steps)
+        network, binary = network_of(steps, None if input_shape is None else tuple(input_shape))
+        network = network.to(device_of(model))
+        _check_tail(tail, binary=binary)
+        shape = tuple(input_shape or (network.features,))
+        _compare(model, network, shape, images, _Tail(tail, binary=binary), computed=computed)
+    return network
+
+
+def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
+    """The network of the layers, and whether it has two classes of one output."""
+    stages: list[list[AffineMap]] = [[]]
+    chosen: Activation | None = None
+    for step in steps:
+        found = activation_of(step)
+        if found is None:
+            added, shape = affine_of(step, shape)
+            stages[-1] += added
+            continue
+        if not stages[-1]:
+            raise InvalidInput(f"an affine layer must stand before {step.place}")
+        if chosen is not None and not same(chosen, found):
+            raise InvalidInput(
+                f"one activation must be used throughout, but {step.place} "
+                f"is not the {chosen.name} before it"
+            )
+        chosen = found
+        stages.append([])
+    if chosen is None or not stages[-1]:
+        raise InvalidInput(
+            "a model must have affine layers with an activation between them and end in an affine "
+            f"layer, but got {[type(step.layer).__name__ for step in steps]}"
+        )
+    binary = stages[-1][-1].out_features == 1
+    if binary:
+        stages[-1][-1] = _with_zero(stages[-1][-1])
+    network = Network([stage[0] if len(stage) == 1 else Chain(stage) for stage in stages], chosen)
+    # Of one type that holds all weights as they are: pools bring their own, and biases may.
+    types = {tensor.dtype for tensor in network.state_dict().values()}
+    return network.to(reduce(torch.promote_types, types)).eval(), binary
+
+
+def _with_zero(last: AffineMap) -> Dense:
+    """The logits (0, z) of one output z."""
+    if not isinstance(last, Dense):
+        raise InvalidInput(f"one output must come from a linear layer, but is {last}")
+    with torch.device("meta"):
+        made = Dense(last.in_features, 2)
+    weight, bias = last.weight.detach(), last.bias.detach()
+    made.weight = nn.Parameter(torch.cat([torch.zeros_like(weight), weight]))
+    made.bias = nn.Parameter(torch.cat([torch.zeros_like(bias), bias]))
+    return made
+
+
+def _without_tail(steps: list[Step]) -> tuple[list[Step], list[nn.Module]]:
+    """The layers up to the last that moves decisions, and those after it."""
+    ends = len(steps)
+    while ends > 0 and _moves_nothing(steps[ends - 1].layer):
+        ends -= 1
+    return steps[:ends], [step.layer for step in steps[ends:]]
+
+
+def _moves_nothing(layer: nn.Module) -> bool:
+    """Whether decisions are the same after `layer`, at the end of a model."""
+    if isinstance(layer, nn.Sigmoid | Squeeze):
+        return True
+    if isinstance(layer, nn.Softmax | nn.LogSoftmax):
+        return layer.dim in (None, 1, -1)
+    if isinstance(layer, nn.Flatten):
+        return layer.start_dim == 0
+    return isinstance(layer, Rescaling) and layer.is_positive
+
+
+def _check_tail(tail: Sequence[nn.Module], *, binary: bool) -> None:
+    """A sigmoid decides about one output, the largest one of a softmax among several."""
+    for layer in tail:
+        require(
+            not isinstance(layer, nn.Softmax | nn.LogSoftmax)
+            if binary
+            else not isinstance(layer, nn.Sigmoid),
+            "a sigmoid at the end of a model has one output, a softmax several",
+            last=type(layer).__name__,
+            outputs="one" if binary else "several",
+        )
+
+
+class _Tail:
+    """What a model makes of the logits of its network."""
+
+    def __init__(self, layers: Sequence[nn.Module], *, binary: bool) -> None:
+        self.layers, self.binary = layers, binary
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        outputs = logits[:, 1:] if self.binary else logits
+        for layer in self.layers:
+            outputs = layer(outputs)
+        return outputs
+
+
+def _compare(
+    model: nn.Module,
+    network: Network,
+    shape: tuple[int, ...],
+    images: Tensor | None,
+    tail: Callable[[Tensor], Tensor],
+    *,
+    computed: bool,
+) -> None:
+    """In the model's own type and, where it runs there with the weights that were read, in float64.
+
+    A model that mixes types may run only in the second.
+    """
+    own, exact = dtype_of(model), in_float64(model)
+    x = torch.zeros(2, *shape, device=network.device)
+    sharp = own != torch.float64 and not computed and runs(exact, x.double())
+    if not sharp or runs(model, x.to(own)):
+        require_same_function(model, network, shape, given=images, dtype=own, tail=tail)
+    if sharp:
+        require_same_function(exact, network, shape, given=images, dtype=torch.float64, tail=tail)

@@ -1,0 +1,109 @@
+"""A second reading of a graph: by the reference evaluator of the onnx package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycrt.errors import InvalidInput
+from raycrt.foreign.onnx_graph.file import batch_is_open, inputs
+
+# Rows at a time: the evaluator writes out every window of a convolution.
+_ROWS = 16
+
+
+class Reference:
+    """Inputs (n, ...) to what a model's tensor `logits` is for them (n, classes), float64.
+
+    Inputs go in together if the file leaves the size of a batch open and the nodes can take more
+    than one, else one by one. Raises `InvalidInput` where the output of the model, which follows
+    the logits, predicts another class, if it `predicts` them closely.
+    """
+
+    def __init__(self, model: Any, logits: str, *, predicts: bool) -> None:
+        from onnx.helper import tensor_dtype_to_np_dtype
+
+        value = inputs(model.graph)[0]
+        self.input, self.logits = value.name, logits
+        self.output = model.graph.output[0].name
+        self.type = tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        self.predicts = predicts
+        self.together = batch_is_open(model.graph)
+        self.evaluator = _evaluator(model)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.double().numpy().astype(self.type)
+        if self.together:
+            try:
+                return self._evaluated(rows)
+            except InvalidInput:
+                raise
+            except Exception:  # Whatever a node says to a batch that its sizes have no room for.
+                self.together = False
+        return torch.cat([self._evaluated(rows[i : i + 1]) for i in range(len(rows))])
+
+    def _evaluated(self, rows: np.ndarray) -> Tensor:
+        found = [self._run(part) for part in np.split(rows, range(_ROWS, len(rows), _ROWS))]
+        return torch.cat(found)
+
+    def _run(self, rows: np.ndarray) -> Tensor:
+        with np.errstate(all="ignore"):
+            logits, output = self.evaluator.run([self.logits, self.output], {self.input: rows})
+        values, told = (
+            np.asarray(result).astype(np.float64).reshape(len(rows), -1)
+            for result in (logits, output)
+        )
+        if self.predicts:
+            chosen = told.argmax(1) if told.shape == values.shape else told[:, 0].astype(int)
+            eps = float(np.finfo(np.float32 if self.type.itemsize > 2 else np.float16).eps)
+            _require_largest(values, chosen, 16 * eps)
+        return torch.from_numpy(values)
+
+
+def _require_largest(values: np.ndarray, chosen: np.ndarray, tolerance: float) -> None:
+    """Whether the entries `chosen` are the largest of their rows, but for rounding."""
+    below = values.max(1) - values[np.arange(len(values)), chosen]
+    allowed = tolerance * np.maximum(1, np.abs(values).max(1))
+    worst = int(np.argmax(below - allowed))
+    if below[worst] > allowed[worst]:
+        raise InvalidInput(
+            f"what follows the logits must keep their order, but the model predicts class "
+            f"{chosen[worst]}, whose logit is {below[worst]:.3g} below the largest"
+        )
+
+
+def _evaluator(model: Any) -> Any:
+    """The package's evaluator but for two operations, which it does not compute as they are stated.
+
+    Its erf rounds to float32, and its batch normalisation before opset 14 mixes in the statistics
+    of the batch though the node has one output.
+    """
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+    from scipy.special import erf
+
+    class Erf(OpRun):
+        op_domain = ""
+
+        def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+            return (erf(x.astype(np.float64)).astype(x.dtype),)
+
+    class BatchNormalization(OpRun):
+        op_domain = ""
+
+        def _run(self, x: np.ndarray, *numbers: np.ndarray, **stated: Any) -> tuple[np.ndarray]:
+            channels = (-1, *[1] * (x.ndim - 2))
+            scale, bias, mean, variance = (n.reshape(channels) for n in numbers)
+            deviation = np.sqrt(variance + np.asarray(stated.get("epsilon", 1e-5), x.dtype))
+            return (scale * (x - mean) / deviation + bias,)
+
+    class Evaluator(ReferenceEvaluator):
+        """Functions are evaluated by the class that their model is."""
+
+        def __init__(self, proto: Any, **options: Any) -> None:
+            super().__init__(proto, **{**options, "new_ops": [Erf, BatchNormalization]})
+
+    return Evaluator(model)

@@ -1,0 +1,49 @@
+"""Margins that are the same number at every input, whatever the number is.
+
+A margin depends on the input only by the neurons of the last hidden layer that the input reaches
+through weights other than zero, and on these only where the rows of its two classes differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from raycrt.bounds.norms import norms
+from raycrt.networks.affine import AffineMap, Chain
+from raycrt.networks.network import Network
+
+
+def constant_margins(network: Network) -> Tensor:
+    """Which margins (classes, classes) do not depend on the input; false where that is not known.
+
+    Nothing is known of a map whose matrix is not formed, or rounded.
+    """
+    *below, last = [link for layer in network.in_float64().layers for link in _links(layer)]
+    reached = torch.ones(network.features, dtype=torch.bool, device=last.offset().device)
+    for link in below:
+        if _known(link):
+            reached = (link.matrix()[:, reached] != 0).any(1)
+        else:
+            reached = reached.any().expand(link.out_features)
+    if not reached.any():
+        return torch.ones(network.classes, network.classes, dtype=torch.bool, device=reached.device)
+    if not _known(last):
+        return torch.eye(network.classes, dtype=torch.bool, device=reached.device)
+    # Zeros of either sign are one.
+    _, kind = (last.matrix()[:, reached] + 0.0).unique(dim=0, return_inverse=True)
+    return kind[:, None] == kind
+
+
+def _links(layer: AffineMap) -> Iterator[AffineMap]:
+    if isinstance(layer, Chain):
+        for link in layer.links:
+            yield from _links(link)
+    else:
+        yield layer
+
+
+def _known(link: AffineMap) -> bool:
+    return link.dense and norms(link).matrix_error_upper() == 0

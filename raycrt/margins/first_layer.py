@@ -1,0 +1,258 @@
+"""Where points are proved: in the few directions that a first layer acts on, or in all pixels.
+
+A first layer trained on principal components, or with fewer neurons than pixels, does not see most
+directions of the input. Let B (d, features) have the others as its orthonormal rows, but for
+rounding, and write `W_1 = A B + R`. Then W_1 x is `A (B x)` but for |R| |x|, the gradient
+`W_1^T v` is `B^T (A^T v)` but for |R| |v|, and a step to `x + B^T w` moves z_1 by `A w`: products
+of d columns in place of all pixels. |R| is proved and counted as an error.
+
+The solver works in fewer still, the `Directions` that catch most of typical gradients: nothing that
+is proved depends on how much of the layer these catch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from raycrt.bounds.norms import norms
+from raycrt.bounds.rounding import ErrorModel, Slack
+from raycrt.bounds.spectral import EPS, gamma, gram_iteration_upper, nonnegative_norm_upper
+from raycrt.margins.gradient_norms import Leading, Measure, Pixels, first_good, spread
+from raycrt.networks.affine import DENSE_ENTRIES, AffineMap, Dense
+
+# The fewest directions that the solver works in, and the share of a typical gradient that they may
+# miss.
+_DIRECTIONS, _MISSED = 64, 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Directions:
+    """Coordinates along the first right singular vectors of W_1.
+
+    `basis` is Q^T (size, features) and `action` W_1 Q (width, size), in the solver's type.
+    """
+
+    basis: Tensor
+    action: Tensor
+
+    @staticmethod
+    def of(
+        layer: AffineMap,
+        singular: tuple[Tensor, Tensor, Tensor],
+        typical: Tensor,
+        dtype: torch.dtype,
+    ) -> Directions:
+        """`layer` is in float64 and small enough to be formed; `singular` are its singular vectors
+        (width, rank), values (rank,) and vectors (rank, features), and there are as many directions
+        as gradients `typical` (n, width) in z_1 ask for."""
+        left, sizes, right = singular
+        _, pulled = spread(left, sizes, typical)
+        whole = pulled.sum(1).clamp(min=torch.finfo(pulled.dtype).tiny)
+
+        def caught(k: int) -> bool:
+            return float((pulled[:, k:].sum(1) / whole).mean()) ** 0.5 <= _MISSED
+
+        basis = right[: first_good(_DIRECTIONS, len(sizes), caught)]
+        return Directions(basis=basis.to(dtype), action=(layer.matrix() @ basis.T).to(dtype))
+
+    @property
+    def size(self) -> int:
+        return len(self.basis)
+
+    def onto(self, first: Tensor, w: Tensor) -> Tensor:
+        """z_1 (n, width) at coordinates w (n, size) from where it is `first`."""
+        return torch.addmm(first, w, self.action.T)
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The gradient in the coordinates (n, size), from one in z_1 (n, width)."""
+        return v @ self.action
+
+    def lift(self, w: Tensor) -> Tensor:
+        """The points u (n, features)."""
+        return w @ self.basis
+
+
+# A direction in which a layer acts less than this, relatively, is left out and counted as error.
+_NEGLIGIBLE = 1e-6
+# With more directions than this share of the pixels, the detour costs more than it saves.
+_FEW = 0.5
+# Nor where |R| may take more than about this off radii of the length of an image, relatively.
+_COST = 2e-6
+# So many neurons at a time make a gradient: sums of few terms round to little.
+_BLOCK = 256
+_TINY = torch.finfo(torch.float64).smallest_normal
+_LARGEST_HALF = 6e4
+
+
+class AllPixels:
+    """The pixels themselves: `fast` is the first layer in the solver's type, `exact` in float64."""
+
+    def __init__(self, exact: AffineMap, fast: AffineMap, errors: ErrorModel) -> None:
+        self.exact, self.fast = exact, fast
+        self.slack = Slack.plain(exact.in_features)
+        if isinstance(exact, Dense):
+            self.slack = replace(
+                self.slack, spread=errors.magnitude[0], rows=_terms(exact.out_features)
+            )
+        self.size = exact.in_features
+
+    def first(self, x: Tensor) -> Tensor:
+        """z_1 (n, width) in float64 at images x (n, features)."""
+        return self.exact(x)
+
+    def rounded(self, w: Tensor) -> Tensor:
+        """Coordinates near w (n, size) that a proof may have, in its type."""
+        return w.half().to(w.dtype)
+
+    def point(self, w: Tensor) -> Tensor:
+        """The step u (n, features) to coordinates w (n, size) that a proof has, in float16."""
+        return w.half()
+
+    def coordinates(self, point: Tensor) -> Tensor:
+        """Those (n, size) of points (n, features) in float64."""
+        return point
+
+    def onto(self, first: Tensor, w: Tensor) -> Tensor:
+        """z_1 (n, width) at coordinates w (n, size) from where it is `first`, in the type of w."""
+        return first + (self.exact if w.dtype == torch.float64 else self.fast).linear(w)
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The gradient W_1^T v in coordinates, of v (n, width), in the type of v."""
+        layer = self.exact if v.dtype == torch.float64 else self.fast
+        return _blockwise(v, layer.matrix()) if isinstance(layer, Dense) else layer.transpose(v)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """The span of the rows of B: `basis` B and `action` A, in float64 and in the solver's type."""
+
+    basis: Tensor
+    action: Tensor
+    offset: Tensor
+    fast_basis: Tensor
+    fast_action: Tensor
+    slack: Slack
+    # |B B^T - I| is no larger.
+    skew: float
+    # What `point` moves, relatively and in any case.
+    moves: float
+    least_move: float
+
+    @staticmethod
+    def of(layer: AffineMap, basis: Tensor, dtype: torch.dtype) -> Span:
+        """`layer` is in float64 and small enough to be formed."""
+        matrix = layer.matrix()
+        action = matrix @ basis.T
+        left_out = float(gram_iteration_upper(matrix - action @ basis))
+        a, b, w = (float(torch.linalg.matrix_norm(part)) for part in (action, basis, matrix))
+        d, n = basis.shape
+        rows = len(matrix)
+        # Frobenius norms bound those of absolute values.
+        left_out += gamma(d + 4) * (a * b + w) * 2 + norms(layer).matrix_error_upper()
+        formed = gamma(n + 4) * w * b + norms(layer).matrix_error_upper() * b
+        eye = torch.eye(d, dtype=basis.dtype, device=basis.device)
+        skew = float(torch.linalg.matrix_norm(basis @ basis.T - eye)) + gamma(n + 4) * (b * b + d)
+        number = torch.finfo(dtype)
+        half = torch.finfo(torch.half)
+        product = (d + 4) * number.eps / (1 - (d + 4) * number.eps) * b
+        return Span(
+            basis=basis,
+            action=action,
+            offset=layer.offset(),
+            fast_basis=basis.to(dtype),
+            fast_action=action.to(dtype),
+            slack=Slack(
+                image=max(left_out, formed) + 4 * gamma(n + d + 8) * a * b,
+                pull=left_out,
+                spread=nonnegative_norm_upper(action.abs()),
+                rows=_terms(rows),
+                share=(n + d + 8) * EPS * (1 + b) * 2 + 4 * skew,
+                terms=d + 2,
+                lost=_TINY * (n + rows + d) ** 2 * (1 + a) * (1 + b),
+            ),
+            skew=skew,
+            moves=(product + half.eps / 2 * (1 + skew + product)) * (1 + 1e-9),
+            least_move=(half.smallest_normal * half.eps + d * number.smallest_normal) * n**0.5,
+        )
+
+    @property
+    def size(self) -> int:
+        return len(self.basis)
+
+    def first(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.offset, x @ self.basis.T, self.action.T)
+
+    def rounded(self, w: Tensor) -> Tensor:
+        return w.float().to(w.dtype)
+
+    def point(self, w: Tensor) -> Tensor:
+        return (w @ self.fast_basis).half()
+
+    def coordinates(self, point: Tensor) -> Tensor:
+        return point @ self.basis.T
+
+    def moved(self, length: Tensor) -> Tensor:
+        """Bounds (n,) of how far `point` lies from the step itself, of `length` (n,)."""
+        moved = self.moves * length + self.least_move
+        return torch.where(length * (1 + self.moves) < _LARGEST_HALF, moved, torch.inf)
+
+    def onto(self, first: Tensor, w: Tensor) -> Tensor:
+        action = self.action if w.dtype == torch.float64 else self.fast_action
+        return torch.addmm(first, w, action.T)
+
+    def pull(self, v: Tensor) -> Tensor:
+        return _blockwise(v, self.action if v.dtype == torch.float64 else self.fast_action)
+
+
+Space = AllPixels | Span
+
+
+def _blockwise(v: Tensor, matrix: Tensor) -> Tensor:
+    """v @ matrix, of sums of few terms at a time, which are added up when they are complete."""
+    parts = zip(v.split(_BLOCK, dim=1), matrix.split(_BLOCK), strict=True)
+    left, right = next(parts)
+    product = left @ right
+    for left, right in parts:
+        product += left @ right
+    return product
+
+
+def _terms(rows: int) -> int:
+    """How many roundings an entry of such a product of `rows` terms is made of."""
+    return min(rows, _BLOCK) + rows // _BLOCK + 1
+
+
+def spaces(
+    exact: AffineMap, fast: AffineMap, errors: ErrorModel, typical: Tensor
+) -> tuple[Measure, Directions | None, Space]:
+    """How lengths of gradients are bounded, where the solver starts, if not where its points are
+    proved, and that, for a first layer in float64 and in the solver's type.
+
+    `typical` (n, width) are gradients in z_1 as margins have them.
+    """
+    everywhere = AllPixels(exact, fast, errors)
+    if not exact.dense or exact.out_features**2 > DENSE_ENTRIES:
+        return Pixels(fast), None, everywhere
+    left, sizes, right = torch.linalg.svd(exact.matrix(), full_matrices=False)
+    dtype = fast.offset().dtype
+    rank = int((sizes > _NEGLIGIBLE * sizes[0]).sum())
+    if 0 < rank <= _FEW * exact.in_features:
+        span = Span.of(exact, right[:rank], dtype)
+        one = torch.ones(1, dtype=torch.float64)
+        steepness = float(exact.transpose(typical).norm(dim=1).mean())
+        off = float(errors.margin(one, torch.float64, span.slack))
+        off_gradient = float(errors.gradient(one, torch.float64, span.slack))
+        # Errors of gradients cost their square. Quotients stay in range where squares do not.
+        share = off_gradient / steepness if steepness > 0 else math.inf
+        if off <= (_COST - share * share) * steepness:
+            known = left[:, :rank], sizes[:rank]
+            return Leading.of(exact, *known, typical, dtype), None, span
+    return (
+        Leading.of(exact, left, sizes, typical, dtype),
+        Directions.of(exact, (left, sizes, right), typical, dtype),
+        everywhere,
+    )

@@ -1,0 +1,105 @@
+"""Models and training states on disk: written whole or not at all, read without running code.
+
+A model is `model.safetensors`, whose header says what trained it, with its `spec.yaml` beside it; a
+training state is `state.pt`, read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from raycrt import data
+from raycrt.errors import InvalidInput
+from raycrt.networks import network, weights_file
+from raycrt.networks.network import Network
+from raycrt.spec import Spec, provenance
+from raycrt.spec.provenance import Provenance, Training
+from raycrt.system.outputs import write_atomically
+
+MODEL = "model.safetensors"
+STATE = "state.pt"
+
+
+def save_model(
+    directory: Path, model: Network, spec: Spec, training: Training | None = None
+) -> None:
+    """Write `model.safetensors` and `spec.yaml` into `directory`, made if it is missing.
+
+    Without `training` the weights are from elsewhere: no section tells a training or a search.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    spec.save(directory, without=() if training else ("train", "search"))
+    exact = weights_file.widened(model.state_dict())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in exact.items()}
+    header = Provenance(model=spec.model, training=training).header()
+    write_atomically(directory / MODEL, save(tensors, header))
+
+
+def load_provenance(directory: Path) -> Provenance:
+    """What the weights in `directory` say of themselves."""
+    file = directory / MODEL
+    if not file.is_file():
+        raise InvalidInput(f"a model directory must hold {MODEL}, but {directory} does not")
+    said = provenance.read(file)
+    if said is None:
+        raise InvalidInput(
+            f"the header of {file} must say what trained it, but it says nothing; to certify it "
+            f"by what a spec says: --model {file} --recipe {directory / 'spec.yaml'}"
+        )
+    return said
+
+
+def load_model(directory: Path) -> tuple[Network, Spec]:
+    """The network and the spec that `save_model` wrote.
+
+    `InvalidInput` where the spec is another than the one that the weights were trained with.
+    """
+    said = load_provenance(directory)
+    file, spec = directory / MODEL, Spec.load(directory)
+    said.check(spec, directory)
+    model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
+    tensors = weights_file.read(file)
+    try:
+        tensors = weights_file.widened(tensors)
+        model = model.to(next((t.dtype for t in tensors.values()), torch.float32))
+        model.load_state_dict(tensors)
+    except (RuntimeError, InvalidInput) as error:
+        raise InvalidInput(
+            f"{file} must fit its spec.yaml: {' '.join(str(error).split())}"
+        ) from None
+    return model.eval(), spec
+
+
+def save_state(directory: Path, state: dict[str, Any]) -> None:
+    """Write a training state (tensors, numbers, strings, containers of them) as `state.pt`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(directory / STATE, buffer.getvalue())
+
+
+def load_state(directory: Path) -> dict[str, Any] | None:
+    """The training state in `directory`, or none."""
+    file = directory / STATE
+    return weights_file.read(file) if file.is_file() else None
+
+
+def weights_hash(model: Network | dict[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes, types and bytes of all weights: the identity of a model.
+
+    Half-precision numbers count as the float32 numbers that they are stored as.
+    """
+    tensors = weights_file.widened(model if isinstance(model, dict) else model.state_dict())
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,141 @@
+"""Affine maps that treat every feature alone, and maps that only reorder them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from raycrt.errors import require
+from raycrt.networks.affine import AffineMap
+
+
+class Diagonal(AffineMap):
+    """x -> scale * x + offset, feature by feature.
+
+    A member writes `scale` and `offset`; a computed `scale` is off by at most 8 eps, relatively.
+    """
+
+    def scale(self) -> Tensor:
+        """The diagonal of W (out_features,)."""
+        raise NotImplementedError
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x * self.scale()
+
+    def transpose(self, cotangent: Tensor) -> Tensor:
+        return cotangent * self.scale()
+
+    def transpose_absolute(self, weights: Tensor) -> Tensor:
+        return weights * self.scale().abs()
+
+    def matrix(self) -> Tensor:
+        return torch.diag(self.scale())
+
+    @property
+    def terms(self) -> int:
+        return 8
+
+
+class Normalization(Diagonal):
+    """Batch normalisation with fixed statistics: `weight (x - mean) / sqrt(variance + eps) + bias`.
+
+    One number of each for a channel, which is `positions` consecutive features.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int, positions: int, eps: float) -> None:
+        super().__init__()
+        require(eps >= 0, "eps >= 0", eps=eps)
+        self.in_features = self.out_features = channels * positions
+        self.positions, self.eps = positions, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+
+    def scale(self) -> Tensor:
+        return self.spread(self.weight / (self.variance + self.eps).sqrt())
+
+    def offset(self) -> Tensor:
+        return self.spread(self.bias) - self.spread(self.mean) * self.scale()
+
+    def spread(self, channels: Tensor) -> Tensor:
+        return channels.repeat_interleave(self.positions)
+
+
+class Scaling(Diagonal):
+    """`weight x / divisor + bias`, a number of each for every feature.
+
+    Division stays one: the reciprocal of a stored number is none.
+    """
+
+    divisor: Tensor
+
+    def __init__(self, weight: Tensor, divisor: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        features = len(weight)
+        require(
+            weight.shape == divisor.shape == bias.shape == (features,) and features > 0,
+            "weight, divisor and bias are one number each for every feature",
+            weight=tuple(weight.shape),
+            divisor=tuple(divisor.shape),
+            bias=tuple(bias.shape),
+        )
+        require(bool((divisor != 0).all()), "divisor != 0", smallest=float(divisor.abs().min()))
+        self.in_features = self.out_features = features
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias)
+        self.register_buffer("divisor", divisor)
+
+    def scale(self) -> Tensor:
+        return self.weight / self.divisor
+
+    def offset(self) -> Tensor:
+        return self.bias
+
+
+class Permutation(AffineMap):
+    """Feature i of the result is feature `order[i]` of the input."""
+
+    order: Tensor
+    like: Tensor
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        features = len(order)
+        require(
+            torch.equal(order.sort().values, torch.arange(features)),
+            "order holds every feature once",
+            features=features,
+        )
+        self.in_features = self.out_features = features
+        self.register_buffer("order", order)
+        # This only carries the type and the device of the network.
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x[..., self.order]
+
+    def transpose(self, cotangent: Tensor) -> Tensor:
+        return cotangent[..., self.order.argsort()]
+
+    def transpose_absolute(self, weights: Tensor) -> Tensor:
+        return self.transpose(weights)
+
+    def linear_absolute(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+    def row_norms(self) -> Tensor:
+        return self.like.new_ones(self.out_features)
+
+    def matrix(self) -> Tensor:
+        return torch.eye(self.in_features).to(self.like)[self.order]
+
+    def offset(self) -> Tensor:
+        return self.like.new_zeros(self.out_features)
+
+    @property
+    def terms(self) -> int:
+        return 1

@@ -1,0 +1,43 @@
+"""Hooks and replaced methods: what may change the result of a torch module's call."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules import module as modules
+
+from raycrt.errors import InvalidInput
+from raycrt.networks.network import Network
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of `module` runs more than its `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def require_plain(network: Network) -> Network:
+    """`network` unless its calls may give something else than its layers state.
+
+    Certificates speak of the layers; they would be stated of a network that is called otherwise.
+    """
+    require_no_global_hooks()
+    if type(network).forward is not Network.forward:
+        raise InvalidInput(
+            f"a Network must have no forward of its own, but {type(network).__name__} has one"
+        )
+    for name, part in network.named_modules():
+        if has_hooks(part) or "forward" in vars(part):
+            raise InvalidInput(
+                "a Network must have no forward hooks and no replaced forward, but "
+                f"{name or 'it'} ({type(part).__name__}) has"
+            )
+    return network
+
+
+def require_no_global_hooks() -> None:
+    """`InvalidInput` where every module's call, a network's own too, runs foreign code."""
+    count = len(modules._global_forward_hooks) + len(modules._global_forward_pre_hooks)
+    if count > 0:
+        raise InvalidInput(
+            "global forward hooks must be removed before anything is certified, but torch.nn has "
+            f"{count} (register_module_forward_hook, register_module_forward_pre_hook)"
+        )

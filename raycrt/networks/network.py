@@ -1,0 +1,281 @@
+"""The network: affine maps with a smooth activation between them, and its gradients by recursion.
+
+`z_1 = W_1 x + b_1`, `a_I = s(z_I)`, `z_{I+1} = W_{I+1} a_I + b_{I+1}`; the logits are `z_L`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raycrt.activations import Activation, activation
+from raycrt.errors import require
+from raycrt.networks.affine import AffineMap, Chain, Dense
+from raycrt.networks.convolution import Convolution
+from raycrt.spec import ModelSpec
+
+# softplus is linear to the last bit of float64 above this: exp(-40) < 2^-57.
+_SOFTPLUS_LINEAR = 40.0
+_SMALLEST, _LARGEST = 1e-100, 1e100
+# Differences of rows of the last matrix are kept where they are no more numbers.
+_DIFFERENCES = 2**22
+
+TORCH = SimpleNamespace(
+    exp=torch.exp,
+    tanh=torch.tanh,
+    arctan=torch.arctan,
+    erf=torch.erf,
+    sigmoid=torch.sigmoid,
+    softplus=lambda z: F.softplus(z, threshold=_SOFTPLUS_LINEAR),
+    minimum=torch.minimum,
+    maximum=torch.maximum,
+    where=torch.where,
+    clip=torch.clip,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """A forward pass: `logits` (batch, classes), `slopes` s'(z_I) of the hidden layers."""
+
+    logits: Tensor
+    slopes: tuple[Tensor, ...]
+
+
+class Network(nn.Module):
+    """Classifier from images (batch, ...) to logits (batch, classes).
+
+    `maps` are its affine layers, at least two; `activation` stands between neighbours.
+    """
+
+    def __init__(self, maps: Sequence[AffineMap], activation: Activation) -> None:
+        super().__init__()
+        require(len(maps) >= 2, "depth >= 2", depth=len(maps))
+        for before, after in pairwise(maps):
+            require(
+                before.out_features == after.in_features,
+                "out_features of a layer == in_features of the next",
+                out_features=before.out_features,
+                in_features=after.in_features,
+            )
+        require(maps[-1].out_features >= 2, "classes >= 2", classes=maps[-1].out_features)
+        self.maps = nn.ModuleList(maps)
+        self.activation = activation
+
+    @property
+    def layers(self) -> list[AffineMap]:
+        """The affine maps W_1 ... W_L, typed."""
+        return list(self.maps)  # type: ignore[arg-type]
+
+    @property
+    def depth(self) -> int:
+        return len(self.maps)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the numbers that it computes with."""
+        return self.layers[-1].offset().dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return self.layers[-1].offset().device
+
+    @property
+    def features(self) -> int:
+        """Length of a flattened input."""
+        return self.layers[0].in_features
+
+    @property
+    def classes(self) -> int:
+        return self.layers[-1].out_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.layers[0](images.flatten(1))
+        for layer in self.layers[1:]:
+            z = layer(self.activation.value(z, TORCH))
+        return z
+
+    def masked(self) -> Tensor:
+        """Which classes (classes,) have a bias of -inf, and so that logit at every input."""
+        return torch.isneginf(self.layers[-1].offset().detach())
+
+    def unmasked(self) -> Network:
+        """The network with a bias of 0 in place of -inf: margins between other classes are the
+        same. Itself where no class is masked."""
+        if not self.masked().any():
+            return self
+        network = copy.deepcopy(self)
+        last = network.layers[-1]
+        while isinstance(last, Chain):
+            last = last.links[-1]
+        with torch.no_grad():
+            bias = dict(last.named_parameters()).get("bias", last.offset())
+            bias.masked_fill_(torch.isneginf(bias), 0.0)
+        return network
+
+    def bounded(self) -> bool:
+        """Whether weights are finite and each tensor's largest entry is 0 or in 1e-100 .. 1e100,
+        and matrices made of several tensors are finite; biases of -inf of some, but not all,
+        classes aside.
+
+        Outside, squares and products may under- or overflow float64 and no bound is stated.
+        """
+        masked = self.masked()
+        if masked.any():
+            return not masked.all() and self.unmasked()._bounded()
+        return self._bounded()
+
+    def _bounded(self) -> bool:
+        for tensor in self.state_dict().values():
+            largest = float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
+            if not (largest == 0 or _SMALLEST < largest < _LARGEST):
+                return False
+        # Maps that are made of several tensors.
+        return all(
+            bool(torch.isfinite(layer.offset()).all() and torch.isfinite(layer.matrix()).all())
+            for layer in self.in_float64().layers
+            if layer.dense
+        )
+
+    def in_float64(self) -> Network:
+        """The same network in float64, in evaluation mode and without gradients."""
+        return self.copied(torch.float64)
+
+    def copied(self, dtype: torch.dtype) -> Network:
+        """A copy with weights of `dtype`, in evaluation mode and without gradients."""
+        return copy.deepcopy(self).to(dtype).eval().requires_grad_(False)
+
+    def trace(self, x: Tensor) -> Trace:
+        """Logits and activation slopes at flat inputs x (batch, features)."""
+        return self.trace_above(self.layers[0](x))
+
+    def trace_above(self, z: Tensor, slopes_in: torch.dtype | None = None) -> Trace:
+        """The same from z_1 (batch, width), what the first layer has made of the inputs, with
+        slopes of their own type if that is given."""
+        hidden, slopes = self.hidden(z, slopes_in)
+        return Trace(logits=self.layers[-1](hidden), slopes=slopes)
+
+    def hidden(
+        self, z: Tensor, slopes_in: torch.dtype | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """From z_1 (batch, width) what the last layer is given, and the slopes on the way there, in
+        their own type if that is given."""
+        z, slopes = self._up_to_last(z, slopes_in)
+        return self.activation.value(z, TORCH), slopes
+
+    def slopes(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The slopes of `trace` without its logits: all that a margin's gradient needs."""
+        return self._up_to_last(self.layers[0](x))[1]
+
+    def _up_to_last(
+        self, z: Tensor, slopes_in: torch.dtype | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """From z_1 the last z before the logits, and the slopes there and on the way."""
+        dtype = slopes_in or z.dtype
+        slopes = [self.activation.slope(z.to(dtype), TORCH)]
+        for layer in self.layers[1:-1]:
+            z = layer(self.activation.value(z, TORCH))
+            slopes.append(self.activation.slope(z.to(dtype), TORCH))
+        return z, tuple(slopes)
+
+    def pull_back(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
+        """Gradient in the input of `<cotangent, logits>`, from the slopes of a trace.
+
+        `cotangent` is (batch, classes) or, for several at once, (batch, k, classes); the result
+        has `features` in place of `classes`.
+        """
+        above = self.layers[-1].transpose(cotangent)
+        return self.layers[0].transpose(self.pull_back_hidden(slopes, above))
+
+    def pull_back_hidden(
+        self, slopes: Sequence[Tensor], cotangent: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """Gradient in z_1 of `<cotangent, hidden>`, `width` in the last place of both; in the
+        memory of `out` if that is given."""
+        for k in range(self.depth - 2, -1, -1):
+            slope = slopes[k] if cotangent.dim() == slopes[k].dim() else slopes[k][:, None]
+            cotangent = torch.mul(cotangent, slope, out=out if k == 0 else None)
+            if k > 0:
+                cotangent = self.layers[k].transpose(cotangent)
+        return cotangent
+
+    def readout(self) -> Readout:
+        """The last layer as its rows."""
+        return Readout.of(self.layers[-1].matrix(), self.layers[-1].offset())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """The last layer, `rows` (classes, width) and `offset` (classes,): a margin is linear in it.
+
+    `apart` (classes classes, width) holds the differences of all pairs of rows, if they are few.
+    """
+
+    rows: Tensor
+    offset: Tensor
+    apart: Tensor | None
+
+    @staticmethod
+    def of(rows: Tensor, offset: Tensor) -> Readout:
+        few = len(rows) * rows.numel() <= _DIFFERENCES
+        apart = (rows[:, None] - rows).flatten(0, 1) if few else None
+        return Readout(rows=rows, offset=offset, apart=apart)
+
+    def to(self, dtype: torch.dtype) -> Readout:
+        """The same with numbers rounded to `dtype`."""
+        apart = None if self.apart is None else self.apart.to(dtype)
+        return Readout(rows=self.rows.to(dtype), offset=self.offset.to(dtype), apart=apart)
+
+    def margin(self, label: Tensor, target: Tensor) -> Tensor:
+        """Cotangents (n, width) in the last hidden layer of the margins z_label - z_target."""
+        if self.apart is not None:
+            return self.apart.index_select(0, label * len(self.rows) + target)
+        return self.rows.index_select(0, label).sub_(self.rows.index_select(0, target))
+
+    def margin_offset(self, label: Tensor, target: Tensor) -> Tensor:
+        """What the margins (n,) are where the last hidden layer is 0."""
+        return self.offset[label] - self.offset[target]
+
+    def distances(self) -> Tensor:
+        """The lengths (classes, classes) of the differences of two rows."""
+        return torch.cdist(self.rows, self.rows, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def build(spec: ModelSpec, shape: Sequence[int], classes: int) -> Network:
+    """A freshly initialised network of inputs of `shape`; draws from torch's global generator.
+
+    Convolutions need a shape (channels, height, width).
+    """
+    maps: list[AffineMap] = []
+    for channels in spec.channels:
+        require(len(shape) == 3, "shape is (channels, height, width)", shape=tuple(shape))
+        convolution = Convolution(
+            (shape[0], shape[1], shape[2]),
+            channels,
+            (spec.kernel, spec.kernel),
+            stride=(spec.stride, spec.stride),
+            padding=(spec.padding, spec.padding),
+        )
+        maps.append(convolution)
+        shape = convolution.out_shape
+    sizes = [math.prod(shape)] + [spec.width] * (spec.depth - 1) + [classes]
+    maps += [Dense(a, b) for a, b in pairwise(sizes)]
+    return Network(maps, activation(spec.activation, spec.beta))
+
+
+def margin_direction(label: Tensor, target: Tensor, like: Tensor) -> Tensor:
+    """Cotangent e_label - e_target of the margin z_label - z_target.
+
+    `label` and `target` broadcast against each other; `like` (batch, classes) gives the dtype.
+    """
+    eye = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+    return eye[label] - eye[target]

@@ -1,0 +1,95 @@
+"""What a file of weights says of itself: the model it is, and what trained it.
+
+It is kept in the header of `model.safetensors`, so that no other spec beside the file can describe
+its weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from raycrt.errors import InvalidInput
+from raycrt.spec import DataSpec, ModelSpec, Record, RunSpec, Spec, TrainSpec, identity
+
+_KEY = "raycrt"
+# Trained on: fit, training and validation rows together; train, training rows alone.
+Rows = Literal["fit", "train"]
+
+
+class Training(Record):
+    """How weights were found. `workers` and the like in `run` are facts, no part of identity."""
+
+    train: TrainSpec
+    data: DataSpec = Field(description="without where the files are")
+    run: RunSpec
+    rows: Rows
+    epoch: int = Field(ge=1, description="epochs that ran, of train.epochs")
+
+    @staticmethod
+    def of(spec: Spec, rows: Rows = "fit", epoch: int | None = None) -> Training:
+        """A training of `spec` on `rows`, at its end unless `epoch` is given."""
+        data = spec.data.model_copy(update={"directory": None, "download": False})
+        return Training(
+            train=spec.train,
+            data=data,
+            run=spec.run,
+            rows=rows,
+            epoch=epoch or spec.train.epochs,
+        )
+
+    @property
+    def sentence(self) -> str:
+        """What is unlike a finished training on all rows; empty where nothing is."""
+        said = []
+        if self.rows == "train":
+            said.append("the validation rows were kept out of the training")
+        if self.epoch < self.train.epochs:
+            said.append(f"the weights are of epoch {self.epoch} of {self.train.epochs}")
+        return "; ".join(said)
+
+
+class Provenance(Record):
+    """The model of the weights, and their training; none where they come from elsewhere."""
+
+    model: ModelSpec
+    training: Training | None = None
+
+    def header(self) -> dict[str, str]:
+        """As metadata of a safetensors file; one key, so that equal files have equal bytes."""
+        return {_KEY: self.model_dump_json()}
+
+    def within(self, spec: Spec) -> Spec:
+        """`spec` with all that is known of the weights in place of what it says of them."""
+        known: dict[str, object] = {"model": self.model}
+        if self.training is not None:
+            made = self.training
+            known |= {"train": made.train, "data": made.data, "run": made.run}
+        return spec.model_copy(update=known)
+
+    def check(self, spec: Spec, directory: Path) -> None:
+        """Raise `InvalidInput` unless the `spec` in `directory` describes the weights there."""
+        found = identity.difference(self.within(spec), spec, identity.TRAINING)
+        if found is not None:
+            key, true, stated = found
+            raise InvalidInput(
+                f"spec.yaml must describe the weights beside it, but in {directory} it states "
+                f"{key}={stated}, and they are of {key}={true}"
+            )
+
+
+def read(file: Path) -> Provenance | None:
+    """What the header of a safetensors `file` says; none where it says nothing."""
+    try:
+        with safe_open(file, "np") as opened:
+            text = (opened.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(f"{file} is damaged: {error}") from None
+    try:
+        return None if text is None else Provenance.model_validate_json(text)
+    except ValidationError as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(f"the header of {file} must say what trained it: {said}") from None

@@ -1,0 +1,128 @@
+"""The section of a spec that says what is searched, for how long, and what decides."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from raycrt.spec.record import PROCESSES, ROWS, TURNS, Real, Record
+
+
+class Domain(Record):
+    """One searched parameter: a range (`low`, `high`, log scale or not) or a list of `choices`."""
+
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    choices: tuple[str | int | float | bool | None, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Domain:
+        if (self.choices is None) == (self.low is None or self.high is None):
+            raise ValueError("must have either choices or both low and high")
+        if self.choices is None:
+            assert self.low is not None and self.high is not None
+            if self.low > self.high:
+                raise ValueError("must have low <= high")
+            if self.log and self.low <= 0:
+                raise ValueError("must have low > 0 on a log scale")
+        elif not self.choices:
+            raise ValueError("must have at least one choice")
+        return self
+
+    @property
+    def integer(self) -> bool:
+        """Whether every value of the range is an integer."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+class SearchSpec(Record):
+    """Tune and Optuna: what is searched, for how long, and which certified accuracy decides."""
+
+    space: dict[str, Domain] = Field(default_factory=dict, description="spec path -> domain")
+    points: tuple[dict[str, str | int | float | bool | None], ...] = Field(
+        (), description="known good values, tried right after the recipe's own"
+    )
+    algorithm: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
+    scheduler: Literal["asha", "median", "none"] = "asha"
+    radius: float | tuple[Real, ...] = Field(
+        0.5, description="l2 radius of the objective; of several the mean counts"
+    )
+    trials: int = Field(12, ge=1, le=TURNS)
+    concurrent: int | None = Field(
+        None,
+        ge=1,
+        le=PROCESSES,
+        description="most trials at a time, none: all that fit; 1 makes a search repeatable",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=PROCESSES,
+        description="training workers of a trial; with 1 it trains in its own process",
+    )
+    rungs: tuple[Annotated[int, Field(strict=True)], ...] = Field(
+        (), description="epochs at which trials are compared"
+    )
+    reduction: int = Field(3, ge=2, le=TURNS, description="of so many trials at a rung one goes on")
+    rows: int = Field(
+        500, ge=1, le=ROWS, description="validation rows certified at the end of a trial"
+    )
+    rung_rows: int | None = Field(
+        None, ge=1, le=ROWS, description="the first of these rows that rungs certify; none: all"
+    )
+    constraints: dict[Literal["clean", "parameters", "curvature"], Real] = Field(
+        default_factory=dict, description="least clean accuracy, most parameters, most curvature"
+    )
+    pareto: bool = Field(False, description="draw for clean accuracy too, not certified alone")
+    finalists: int = Field(
+        0, ge=0, le=TURNS, description="best trials judged again on all validation rows"
+    )
+    seeds: int = Field(
+        3, ge=1, le=TURNS, description="trainings of each finalist, with different seeds"
+    )
+    failures: int = Field(
+        10, ge=0, le=TURNS, description="failed trials after which the search gives up"
+    )
+    storage: str | None = Field(
+        None, description="URL of Optuna's database; else a journal file in the output"
+    )
+    directory: str | None = Field(
+        None, description="URI for Tune's logs, s3://... or file:///...; else OUT/search/tune"
+    )
+    mlflow: str | None = Field(
+        None, description="URI of the MLflow tracking server that trials are logged to as well"
+    )
+
+    @field_validator("radius")
+    @classmethod
+    def _increasing(cls, radius: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        radii = radius if isinstance(radius, tuple) else (radius,)
+        if not radii or radii[0] <= 0 or list(radii) != sorted(set(radii)):
+            raise ValueError("must be a positive number or a strictly increasing list of them")
+        return radius
+
+    @field_validator("rungs")
+    @classmethod
+    def _later_and_later(cls, rungs: tuple[int, ...]) -> tuple[int, ...]:
+        if list(rungs) != sorted(set(rungs)) or any(rung < 1 for rung in rungs):
+            raise ValueError("must be positive and strictly increasing")
+        return rungs
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """The radii of the objective, one or more."""
+        return self.radius if isinstance(self.radius, tuple) else (self.radius,)
+
+    @model_validator(mode="after")
+    def _rungs_are_cheaper(self) -> SearchSpec:
+        if self.rung_rows is not None and self.rung_rows > self.rows:
+            raise ValueError("rung_rows must not exceed rows, which it takes the first of")
+        return self
+
+    @model_validator(mode="after")
+    def _several_objectives(self) -> SearchSpec:
+        if self.pareto and self.algorithm == "cmaes":
+            raise ValueError("algorithm cmaes draws for one objective; pareto needs another")
+        return self

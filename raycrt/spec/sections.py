@@ -1,0 +1,292 @@
+"""The one record that says what a run is: model, training, data, certification, search, run.
+
+Every command, trial, worker, job and notebook reads the same validated `Spec`, and the full record
+is stored beside every artefact it made. Unknown keys and impossible values are refused before any
+work starts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from raycrt.activations import ACTIVATIONS
+from raycrt.errors import InvalidInput, nearest
+from raycrt.spec import strict_yaml
+from raycrt.spec.record import NEURONS, PROCESSES, ROWS, TURNS, Real, Record
+from raycrt.spec.search import SearchSpec
+from raycrt.system.outputs import write_atomically
+
+ObjectiveName = Literal["standard", "pgd", "ibp", "crt", "crt-all"]
+DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
+
+# Of a kernel or a step, in pixels.
+_SIDE = 2**10
+# Training and search multiply a seed by 1,000,003 and count on: that stays below 2^63.
+_SEED = 2**43 - 1
+# The least share of a CPU or GPU that Ray knows.
+_SHARE = 1e-4
+# Characters of a value in an error.
+_SHOWN = 100
+
+
+class ModelSpec(Record):
+    """A convolution for each of `channels`, if there are any, then `depth` dense layers.
+
+    Convolutions pad with `padding` zeros on each side: an odd kernel makes ceil(n / stride) pixels
+    of n.
+    """
+
+    channels: tuple[Annotated[int, Field(ge=1, le=NEURONS, strict=True)], ...] = Field(
+        (), description="output channels of the convolutions in front; none: a dense network"
+    )
+    kernel: int = Field(
+        3, ge=1, le=_SIDE, description="height and width of the convolutions' kernels"
+    )
+    stride: int = Field(2, ge=1, le=_SIDE, description="step of the convolutions")
+    depth: int = Field(2, ge=1, le=16, description="dense layers, the last one included")
+    width: int = Field(1024, ge=1, le=NEURONS, description="neurons in each hidden dense layer")
+    activation: str = Field("softplus", description="one of raycrt.activations.ACTIVATIONS")
+    beta: float = Field(1.0, gt=0, description="sharpness of softplus; no other activation has it")
+
+    @field_validator("activation")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ACTIVATIONS:
+            raise ValueError(f"must be one of {sorted(ACTIVATIONS)}{nearest(name, ACTIVATIONS)}")
+        return name
+
+    @model_validator(mode="after")
+    def _beta_has_effect(self) -> ModelSpec:
+        if self.beta != 1.0 and self.activation != "softplus":
+            raise ValueError("beta must be left at 1 unless activation is softplus")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_have_effect(self) -> ModelSpec:
+        if not self.channels and self.depth < 2:
+            raise ValueError("depth must be at least 2 unless channels has convolutions")
+        if not self.channels and (self.kernel, self.stride) != (3, 2):
+            raise ValueError("kernel and stride must be left at 3 and 2 unless channels is given")
+        if self.depth < 2 and self.width != 1024:
+            raise ValueError(
+                "width must be left at 1024 where depth is 1 and no dense layer hidden"
+            )
+        return self
+
+    @property
+    def padding(self) -> int:
+        """Zeros on each side of the images that a convolution gets."""
+        return (self.kernel - 1) // 2
+
+
+class AugmentationSpec(Record):
+    """Random affine maps of the training images; all zero changes nothing."""
+
+    rotation: float = Field(0.0, ge=0, le=180, description="largest angle, in degrees")
+    shift: float = Field(0.0, ge=0, description="largest shift, in pixels")
+    scaling: float = Field(0.0, ge=0, lt=1, description="largest change of height and width")
+    mirror: bool = Field(False, description="swap left and right in half of the images")
+    until: float = Field(1.0, ge=0, le=1, description="share of training that has it")
+
+    @property
+    def moves(self) -> bool:
+        """Whether any image is changed."""
+        return bool(self.rotation or self.shift or self.scaling or self.mirror)
+
+
+class TrainSpec(Record):
+    """How the weights are found. `radius` is the l2 radius trained for, in units of the input."""
+
+    objective: ObjectiveName = "crt-all"
+    radius: float = Field(1.58, ge=0, description="l2 radius trained for")
+    gamma: float = Field(0.0, ge=0, description="weight of the curvature regulariser K(y, t)")
+    targets: int = Field(3, ge=1, le=TURNS, description="classes attacked per image by crt-all")
+    attack_steps: int = Field(4, ge=1, le=TURNS, description="fixed-point steps of the dual attack")
+    epochs: int = Field(24, ge=1, le=TURNS)
+    batch_size: int = Field(
+        512, ge=1, le=ROWS, description="rows in a step, over all workers together"
+    )
+    optimizer: Literal["adam", "muon"] = "adam"
+    learning_rate: float = Field(3e-3, gt=0, description="largest rate of Adam")
+    muon_rate: float = Field(0.1, gt=0, description="largest rate of Muon, which has the matrices")
+    warm_up: float = Field(0.0, ge=0, lt=1, description="share of training in which rates grow")
+    ramp: float = Field(0.25, ge=0, le=1, description="share of training in which radius grows")
+    averaging: float | None = Field(
+        None, gt=0, lt=1, description="decay of the weight average; none keeps the last weights"
+    )
+    precision: Literal["float32", "float64", "tf32", "bfloat16"] = Field(
+        "float32", description="of the step's products; tf32 and bfloat16 keep the weights float32"
+    )
+    components: int | None = Field(
+        None,
+        ge=1,
+        le=NEURONS,
+        description="principal directions of the images trained on; none: every pixel",
+    )
+    linear_layers: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="first layers that are near-linear isometries, put in front at the end",
+    )
+    linear_scale: float = Field(0.01, gt=0, description="size of the signal in these layers")
+    augmentation: AugmentationSpec = AugmentationSpec()
+
+
+class DataSpec(Record):
+    """Which images, where they are, and which rows of the training set are held out."""
+
+    name: DataName = "digits"
+    directory: Path | None = Field(
+        None, description="where the files are, from the working directory; else RAYCRT_DATA"
+    )
+    download: bool = Field(False, description="fetch the files when they are missing")
+    validation: float = Field(0.15, gt=0, lt=1, description="share of the training set held out")
+    limit: int | None = Field(
+        None, ge=1, le=ROWS, description="use the first rows of each split only"
+    )
+
+    @field_validator("directory")
+    @classmethod
+    def _absolute(cls, directory: Path | None) -> Path | None:
+        """A relative one is below the working directory of the command, which workers leave."""
+        return None if directory is None else Path(os.path.abspath(os.path.expanduser(directory)))
+
+
+class CertifySpec(Record):
+    """How radii are proved and at which radii the report states certified accuracy."""
+
+    at: tuple[Real, ...] = Field((0.5, 1.0, 1.58), min_length=1, description="stated l2 radii")
+    steps: int = Field(60, ge=0, le=TURNS, description="solver steps per class at most")
+    batch_size: int = Field(256, ge=1, le=ROWS, description="rows certified at a time")
+    region: Literal["global", "local"] = Field(
+        "global", description="curvature holds everywhere, or also on a ball around each image"
+    )
+    deployment: Literal["exact", "float32"] = Field(
+        "exact", description="arithmetic of the network that the radii speak of"
+    )
+
+    @field_validator("at")
+    @classmethod
+    def _positive(cls, radii: tuple[float, ...]) -> tuple[float, ...]:
+        if any(r <= 0 for r in radii) or list(radii) != sorted(set(radii)):
+            raise ValueError("must be positive and strictly increasing")
+        return radii
+
+
+class RunSpec(Record):
+    """Seed and resources."""
+
+    seed: int = Field(0, ge=0, le=_SEED)
+    workers: int = Field(
+        2, ge=1, le=PROCESSES, description="training workers; certification actors too"
+    )
+    cpus_per_worker: float = Field(1, ge=_SHARE, le=PROCESSES)
+    gpus_per_worker: float = Field(0, ge=0, le=PROCESSES)
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_or_a_share(cls, gpus: float) -> float:
+        if 0 < gpus < _SHARE or (gpus > 1 and gpus != int(gpus)):
+            raise ValueError(f"must be whole, or a share of one GPU of at least {_SHARE}")
+        return gpus
+
+
+class Spec(Record):
+    """A whole run. Stored as `spec.yaml` beside every artefact.
+
+    Rules between sections are those of the command that they matter to: `rules` has them for
+    training and certification, `tuning.trials.space` for a search.
+    """
+
+    model: ModelSpec = ModelSpec()
+    train: TrainSpec = TrainSpec()
+    data: DataSpec = DataSpec()
+    certify: CertifySpec = CertifySpec()
+    search: SearchSpec = SearchSpec()
+    run: RunSpec = RunSpec()
+
+    def override(self, values: dict[str, Any]) -> Spec:
+        """A new spec with the dotted paths in `values` replaced, validated as a whole."""
+        tree = self.model_dump(mode="python")
+        for path, value in values.items():
+            _assign(tree, path, value)
+        return validate(tree)
+
+    def to_yaml(self) -> str:
+        return strict_yaml.write(self.model_dump(mode="json"))
+
+    def save(self, directory: Path, *, without: tuple[str, ...] = ()) -> None:
+        """Write `spec.yaml` into `directory`; the sections `without` have nothing to say."""
+        tree = self.model_dump(mode="json", exclude=set(without))
+        write_atomically(directory / "spec.yaml", strict_yaml.write(tree).encode())
+
+    @staticmethod
+    def load(path: Path) -> Spec:
+        """Read and validate a YAML file; a directory means the `spec.yaml` in it."""
+        file = path / "spec.yaml" if os.path.isdir(path) else path
+        if not os.path.exists(file):
+            raise InvalidInput(f"a spec file must exist, but there is none at {file}")
+        return validate(strict_yaml.read(file))
+
+
+def validate(tree: Any) -> Spec:
+    """The spec that `tree` states; `InvalidInput` with one line naming field, value and rule."""
+    if not isinstance(tree, dict):
+        raise InvalidInput(f"a spec must be a mapping of sections, but got {_short(tree)}")
+    try:
+        return Spec.model_validate(tree)
+    except ValidationError as error:
+        raise InvalidInput(_one_line(error)) from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`train.gamma=0.01` as a (path, value) pair; the value is read as YAML."""
+    path, separator, value = text.partition("=")
+    if not separator or not path:
+        raise InvalidInput(f"an override must have the form section.key=value, but got {text!r}")
+    return path.strip(), strict_yaml.parse(value, f"the value of {path!r}")
+
+
+def paths(record: type[BaseModel] = Spec, prefix: str = "") -> list[str]:
+    """The dotted path of every key of a spec."""
+    found: list[str] = []
+    for name, field in record.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += paths(kind, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
+    *sections, key = path.split(".")
+    for depth, section in enumerate(sections):
+        child = tree.get(section)
+        if not isinstance(child, dict):
+            where = ".".join(sections[: depth + 1])
+            raise InvalidInput(f"{where!r} is no section of a spec{nearest(where, paths())}")
+        tree = child
+    tree[key] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{path}: unknown key{nearest(path, [*paths(), *Spec.model_fields])}"
+    message = first["msg"].removeprefix("Value error, ")
+    where = f"{path}: " if path else ""
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}{message[0].lower()}{message[1:]}, but got {_short(first['input'])}{more}"
+
+
+def _short(value: Any) -> str:
+    """`value` in one line that can be read."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

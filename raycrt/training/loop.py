@@ -1,0 +1,272 @@
+"""The training loop: one, for a laptop, a trial and a worker of many.
+
+It knows nothing of Ray. What differs between the places it runs in comes as arguments: `Workers`
+(which share of each batch is ours, how gradients and sums meet) and `report` (where metrics and
+checkpoints go).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycrt.data import CLASSES, Split, image_shape
+from raycrt.errors import require
+from raycrt.networks import network as networks
+from raycrt.networks.floating_point import quicken_softplus
+from raycrt.networks.network import Network
+from raycrt.spec import ModelSpec, Spec, TrainSpec
+from raycrt.training import objectives, optimizers, rules
+from raycrt.training.augmentation import random_maps, warp
+from raycrt.training.folding import Subspace, deepened
+from raycrt.training.optimizers import Optimizer
+from raycrt.training.precision import DTYPES, products_in
+
+State = dict[str, Any]
+Metrics = dict[str, float]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or a weight became NaN or infinite; the message names the epoch and the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Our place among the processes that train one model together.
+
+    Each batch is cut into `size` interleaved shares and ours is number `rank`. `wrap` makes a
+    module average its gradients over the workers, `total` sums a tensor over them.
+    """
+
+    rank: int = 0
+    size: int = 1
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
+    total: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """What `report` gets after each epoch (counted from 1): the same numbers on every worker.
+
+    `network` holds the weights that training would end with now (the average, if one is kept);
+    `state` makes the state from which `train` goes on as if it had never stopped.
+    """
+
+    epoch: int
+    metrics: Metrics
+    network: Network
+    state: Callable[[], State]
+
+
+Report = Callable[[EpochEnd], None]
+
+
+def fresh(spec: Spec) -> Network:
+    """The untrained network of `spec`, drawn from its seed."""
+    return _drawn(spec, spec.model, image_shape(spec.data))
+
+
+def _trained_part(spec: Spec) -> Network:
+    """What gradients move: without the layers put in front, on the coordinates trained on."""
+    part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
+    components = spec.train.components
+    return _drawn(spec, part, image_shape(spec.data) if components is None else (components,))
+
+
+def _drawn(spec: Spec, model: ModelSpec, shape: tuple[int, ...]) -> Network:
+    torch.manual_seed(spec.run.seed)
+    return networks.build(model, shape, CLASSES).to(DTYPES[spec.train.precision])
+
+
+def train(
+    spec: Spec,
+    split: Split,
+    *,
+    report: Report = lambda end: None,
+    workers: Workers | None = None,
+    state: State | None = None,
+    device: torch.device | str = "cpu",
+) -> Network:
+    """Train `spec` on `split` and return the network.
+
+    With the same spec, split and number of workers the weights are the same to the last bit on one
+    machine's CPU, whether or not training was stopped after an epoch and taken up from its `state`.
+    """
+    rules.check_training(spec)
+    quicken_softplus()
+    workers = workers or Workers()
+    require(len(split) > 0, "at least one training row", rows=len(split))
+    subspace = None
+    if spec.train.components is not None:
+        subspace = Subspace(split.images, spec.train.components).to(device)
+    model = _trained_part(spec).to(device)
+    objective = objectives.build(model, spec.train, subspace)
+    wrapped = workers.wrap(objective)
+    optimizer = optimizers.build(model, spec.train)
+    average = _Average(model, spec.train.averaging)
+    first = 0
+    if state is not None:
+        objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.load_state_dict(state["average"])
+        first = state["epoch"]
+    images = split.images.to(device, dtype=next(model.parameters()).dtype)
+    labels = split.labels.to(device)
+
+    def whole() -> Network:
+        plan = spec.train
+        deep = deepened(average.network, plan.linear_layers, plan.linear_scale)
+        return deep if subspace is None else subspace.fold(deep)
+
+    for epoch in range(first, spec.train.epochs):
+        with products_in(spec.train.precision):
+            steps = _epoch(
+                spec, epoch, images, labels, objective, wrapped, optimizer, average, workers
+            )
+
+        def snapshot(done: int = epoch + 1) -> State:
+            return {
+                "epoch": done,
+                "objective": objective.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average.state_dict(),
+            }
+
+        metrics = _summary(workers.total(steps), spec, epoch, len(split))
+        _require_finite(model, epoch, len(steps))
+        metrics |= _settings(spec.train, epoch, objective)
+        report(EpochEnd(epoch=epoch + 1, metrics=metrics, network=whole(), state=snapshot))
+    return whole()
+
+
+def _epoch(
+    spec: Spec,
+    epoch: int,
+    images: Tensor,
+    labels: Tensor,
+    objective: objectives.Objective,
+    wrapped: nn.Module,
+    optimizer: Optimizer,
+    average: _Average,
+    workers: Workers,
+) -> Tensor:
+    """One pass over the rows; sums of (loss, correct, robust) for each step, (steps, 3)."""
+    batch = min(spec.train.batch_size, len(labels))
+    order = epoch_order(len(labels), spec.run.seed, epoch).to(labels.device)
+    batches = order.split(batch)
+    sums = torch.zeros(len(batches), 3, dtype=torch.float64, device=labels.device)
+    for index, rows in enumerate(batches):
+        done = (epoch * len(batches) + index) / (spec.train.epochs * len(batches))
+        radius = images.new_tensor(spec.train.radius * ramp_share(spec.train, done))
+        ours = rows[workers.rank :: workers.size]
+        inputs = images[ours]
+        if spec.train.augmentation.moves and done < spec.train.augmentation.until:
+            seed = spec.run.seed * 1_000_003 + epoch * len(batches) + index
+            maps = random_maps(len(rows), images.shape[1:], spec.train.augmentation, seed)
+            inputs = warp(inputs, maps[workers.rank :: workers.size])
+        objective.before_step()
+        losses = wrapped(inputs, labels[ours], radius)
+        optimizer.zero_grad()
+        # A sum over our rows over the size of the whole batch, times the workers that a
+        # data-parallel average divides by: the exact gradient of the batch's mean loss.
+        (losses.loss.sum() * (workers.size / len(rows))).backward()
+        optimizer.step(rate_share(spec.train, done))
+        average.update()
+        sums[index, 0] = losses.loss.detach().sum()
+        sums[index, 1] = losses.correct.sum()
+        sums[index, 2] = losses.robust.sum()
+    return sums
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
+    """The order of the rows in an epoch: a function of seed and epoch alone."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(rows, generator=generator)
+
+
+def rate_share(spec: TrainSpec, done: float) -> float:
+    """Share of the learning rate when `done` of training lies behind.
+
+    It grows linearly to 1 while `done < warm_up`, then falls to 0 as a cosine does.
+    """
+    if done < spec.warm_up:
+        return done / spec.warm_up
+    return (1 + math.cos(math.pi * (done - spec.warm_up) / (1 - spec.warm_up))) / 2
+
+
+def ramp_share(spec: TrainSpec, done: float) -> float:
+    """Share of the radius when `done` of training lies behind: linear, then 1."""
+    return 1.0 if spec.ramp == 0 else min(1.0, done / spec.ramp)
+
+
+def _summary(steps: Tensor, spec: Spec, epoch: int, rows: int) -> Metrics:
+    finite = torch.isfinite(steps[:, 0])
+    if not bool(finite.all()):
+        step = int((~finite).nonzero()[0, 0]) + 1
+        raise TrainingDiverged(
+            f"the loss must stay finite, but it is {float(steps[step - 1, 0])} "
+            f"at step {step} of epoch {epoch + 1}; try a smaller train.learning_rate"
+        )
+    loss, correct, robust = (steps.sum(0) / rows).tolist()
+    return {"loss": loss, "train_accuracy": correct, "train_robust": robust}
+
+
+def _require_finite(model: Network, epoch: int, steps: int) -> None:
+    """The loss of a step is that before it: only the weights tell how the last one went."""
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise TrainingDiverged(
+                f"weights must stay finite, but {name} is not after step {steps} of epoch "
+                f"{epoch + 1}; try a smaller train.learning_rate"
+            )
+
+
+@torch.no_grad()
+def _settings(spec: TrainSpec, epoch: int, objective: objectives.Objective) -> Metrics:
+    """What the schedules stood at when `epoch` (from 0) began, and the mean curvature after it."""
+    done = epoch / spec.epochs
+    settings = {
+        "learning_rate": spec.learning_rate * rate_share(spec, done),
+        "radius": spec.radius * ramp_share(spec, done),
+    }
+    if objective.pairwise:
+        settings["curvature"] = float(objective.curvature.margins(objective.network).mean())
+    return settings
+
+
+class _Average:
+    """The exponential moving average of the weights; without a decay, the weights themselves."""
+
+    def __init__(self, model: Network, decay: float | None) -> None:
+        self.model, self.decay = model, decay
+        self.updates = 0
+        self.network = model
+        if decay is not None:
+            import copy
+
+            self.network = copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        if self.decay is None:
+            return
+        self.updates += 1
+        # Early on a shorter memory, so that the first random weights are soon forgotten.
+        decay = min(self.decay, self.updates / (self.updates + 9))
+        for kept, new in zip(self.network.parameters(), self.model.parameters(), strict=True):
+            kept.lerp_(new, 1 - decay)
+
+    def state_dict(self) -> State:
+        if self.decay is None:
+            return {}
+        return {"updates": self.updates, "weights": self.network.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        if self.decay is not None:
+            self.updates = state["updates"]
+            self.network.load_state_dict(state["weights"])

@@ -1,0 +1,65 @@
+"""A step in low precision: products in bfloat16 or TF32, weights and sums in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from raycrt.networks.network import Network
+
+# Of weights, for each precision of the products.
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "tf32": torch.float32,
+    "bfloat16": torch.float32,
+}
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Within it, and only there, "tf32" lets devices that have TF32 round the factors of float32
+    products to 10 bits; certificates refuse such products."""
+    backends: Any = torch.backends
+    before = backends.fp32_precision
+    if precision == "tf32":
+        backends.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        backends.fp32_precision = before
+
+
+class View:
+    """`network` as a step computes with it, in the type of the products.
+
+    `plain` has no gradients and is up to date after `refresh`; calling the view is differentiable
+    in the network's own weights.
+    """
+
+    def __init__(self, network: Network, precision: str) -> None:
+        self.network, self.low = network, precision == "bfloat16"
+        self.plain = network.copied(torch.bfloat16) if self.low else network
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the network's weights."""
+        if self.low:
+            for kept, new in zip(self.plain.parameters(), self.network.parameters(), strict=True):
+                kept.copy_(new)
+
+    def cast(self, x: Tensor) -> Tensor:
+        """`x` in the type of the products."""
+        return x.bfloat16() if self.low else x
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits at x (n, features), in the type of the weights."""
+        if not self.low:
+            return self.network(x)
+        weights = {name: weight.bfloat16() for name, weight in self.network.named_parameters()}
+        return functional_call(self.network, weights, (x.bfloat16(),)).float()

@@ -1,0 +1,126 @@
+"""What matters for a good trial: the shares that optuna-dashboard shows, and how sure they are.
+
+PED-ANOVA compares, for each parameter, its values in the best tenth of the complete trials with its
+values in all of them. A tenth of a few trials is one trial or two, whose values are chance.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from raycrt.spec import Spec
+from tuning.analysis import landscape
+from tuning.analysis.agreement import TOO_FEW
+from tuning.analysis.study import TrialRecord
+
+EVALUATOR = "PED-ANOVA"
+ENOUGH = "enough trials"
+# Optuna asks for five trials in the best tenth: there are as many from 41 complete ones on.
+_IN_THE_BEST_TENTH = 5
+FEWEST = 10 * (_IN_THE_BEST_TENTH - 1) + 1
+# Two values of a parameter (of a range, two thirds) need as many complete trials each.
+FEWEST_EACH = 5
+_RESAMPLES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """A parameter's share of all importances, and its 95 % interval: percentiles of the shares in
+    200 samples of as many trials, drawn with replacement. `interval` is none below the evidence
+    that `importances` asks for, where it would tell of chance alone."""
+
+    share: float
+    interval: tuple[float, float] | None
+
+    @property
+    def verdict(self) -> str:
+        """`enough trials` or `too few trials to tell`."""
+        return TOO_FEW if self.interval is None else ENOUGH
+
+
+def importances(
+    record: optuna.Study, records: list[TrialRecord], spec: Spec
+) -> dict[str, Importance]:
+    """The importance of each searched parameter for a high `certified`, the greatest first.
+
+    There are enough trials to tell of a parameter if 41 ran to the end, so that the best tenth has
+    five, and two of its choices (or thirds of its range) have five of them each. Empty when all are
+    equal; without those that `left_out` names, whose part of the sum is then missing.
+    """
+    complete = record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.values[0] for trial in complete}) < 2:
+        return {}
+    paths = sorted({path for trial in complete for path in trial.params})
+    shares = _shares(complete, record, paths)
+    cells = landscape.marginals(records, spec)
+    told = [
+        path
+        for path in paths
+        if len(complete) >= FEWEST
+        and sum(cell["trials"] >= FEWEST_EACH for cell in cells.get(path, ())) > 1
+    ]
+    intervals = _intervals(complete, record, paths) if told else {}
+    silent = left_out(records, spec)
+    return {
+        path: Importance(share=shares[path], interval=intervals[path] if path in told else None)
+        for path in sorted(paths, key=lambda path: -shares[path])
+        if path not in silent
+    }
+
+
+def left_out(records: list[TrialRecord], spec: Spec) -> dict[str, str]:
+    """Why nothing can be said of a searched parameter: no complete trial has it, as other values
+    left it without effect, or it had one value in all that do."""
+    complete = [trial for trial in records if trial.complete]
+    found: dict[str, str] = {}
+    for path in spec.search.space:
+        values = [trial.params[path] for trial in complete if path in trial.params]
+        if complete and not values:
+            found[path] = f"drawn in none of {len(complete)} complete trials"
+        elif len(set(values)) == 1:
+            found[path] = f"{values[0]} in every complete trial that has it"
+    return found
+
+
+class _Sample(optuna.Study):
+    """A study of the trials that were drawn."""
+
+    drawn: list[FrozenTrial]
+
+    def get_trials(self, *_: object, **__: object) -> list[FrozenTrial]:
+        return self.drawn
+
+
+def _shares(trials: list[FrozenTrial], record: optuna.Study, paths: list[str]) -> dict[str, float]:
+    storage = optuna.storages.InMemoryStorage()
+    name = optuna.create_study(storage=storage, directions=record.directions).study_name
+    sample = _Sample(name, storage)
+    sample.drawn = trials
+    with warnings.catch_warnings():
+        # It says that low targets count as good, and which parameters few trials have.
+        warnings.simplefilter("ignore")
+        found = get_param_importances(
+            sample,
+            evaluator=PedAnovaImportanceEvaluator(),
+            params=[path for path in paths if any(path in trial.params for trial in trials)],
+            target=lambda trial: -trial.values[0],
+        )
+    return {path: float(found.get(path, 0.0)) for path in paths}
+
+
+def _intervals(
+    trials: list[FrozenTrial], record: optuna.Study, paths: list[str]
+) -> dict[str, tuple[float, float]]:
+    generator = np.random.default_rng(0)
+    drawn = []
+    for rows in generator.integers(len(trials), size=(_RESAMPLES, len(trials))):
+        shares = _shares([trials[row] for row in rows], record, paths)
+        drawn.append([shares[path] for path in paths])
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    return {path: (float(low[k]), float(high[k])) for k, path in enumerate(paths)}

@@ -1,0 +1,102 @@
+"""What the complete trials say of each parameter, and of two together: numbers, and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from raycrt.spec import Spec
+from raycrt.spec.search import Domain
+from tuning.analysis.study import TrialRecord
+from tuning.trials import space
+
+_CELLS = 6
+# The cells of a range where each parameter is looked at alone.
+_PARTS = 3
+_PREFERRED = ("train.gamma", "model.depth")
+
+
+def slices(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, Any]]]:
+    """For each searched parameter its value and `certified`, with its interval, in each complete
+    trial that has it."""
+    return {
+        path: [
+            {
+                "number": t.number,
+                "value": t.params[path],
+                "certified": t.certified,
+                "interval": list(t.interval),
+            }
+            for t in records
+            if t.complete and path in t.params
+        ]
+        for path in spec.search.space
+    }
+
+
+def marginals(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, Any]]]:
+    """For each searched parameter its choices, or the parts of its range, that a complete trial
+    lies in: how many do, the mean and the best of their `certified`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path, points in slices(records, spec).items():
+        names, cell = _cells(path, spec.search.space[path], _PARTS)
+        shares: list[list[float]] = [[] for _ in names]
+        for point in points:
+            shares[cell(point["value"])].append(point["certified"])
+        found[path] = [
+            {"cell": name, "trials": len(here), "mean": mean(here), "best": max(here)}
+            for name, here in zip(names, shares, strict=True)
+            if here
+        ]
+    return found
+
+
+def contour(
+    records: list[TrialRecord], spec: Spec, importances: dict[str, float]
+) -> dict[str, Any] | None:
+    """The mean of `certified` over cells of two parameters, and how many complete trials are there.
+
+    They are gamma and depth where both are searched, else the two that matter most. `certified`
+    and `trials` have a row for each of `y_cells` and a column for each of `x_cells`; the mean of a
+    cell without a trial is null. None where fewer than two parameters are searched.
+    """
+    ordered = sorted(spec.search.space, key=lambda path: -importances.get(path, 0.0))
+    if len(ordered) < 2:
+        return None
+    x, y = _PREFERRED if set(_PREFERRED) <= set(ordered) else ordered[:2]
+    columns, column = _cells(x, spec.search.space[x], _CELLS)
+    rows, row = _cells(y, spec.search.space[y], _CELLS)
+    found: list[list[list[float]]] = [[[] for _ in columns] for _ in rows]
+    for trial in records:
+        if trial.complete and x in trial.params and y in trial.params:
+            found[row(trial.params[y])][column(trial.params[x])].append(trial.certified)
+    return {
+        "x": x,
+        "y": y,
+        "x_cells": columns,
+        "y_cells": rows,
+        "certified": [[sum(cell) / len(cell) if cell else None for cell in r] for r in found],
+        "trials": [[len(cell) for cell in r] for r in found],
+    }
+
+
+def _cells(path: str, domain: Domain, parts: int) -> tuple[list[str], Callable[[Any], int]]:
+    """The cells of a domain by name, and the function that says which one a value lies in.
+
+    A range is cut into `parts`, unless it holds fewer than twice as many whole numbers.
+    """
+    values = domain.choices
+    if values is None:
+        assert domain.low is not None and domain.high is not None
+        whole = space.kind(path) is int and domain.high - domain.low < 2 * parts
+        if not whole:
+            cut = np.geomspace if domain.log else np.linspace
+            edges = cut(float(domain.low), float(domain.high), parts + 1)
+            names = [f"{low:.3g} - {high:.3g}" for low, high in pairwise(edges)]
+            return names, lambda value: int(np.searchsorted(edges[1:-1], value, side="right"))
+        values = tuple(range(int(domain.low), int(domain.high) + 1))
+    return [str(value) for value in values], values.index

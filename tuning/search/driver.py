@@ -1,0 +1,255 @@
+"""Run a search: Ray Tune runs the trials, Optuna draws them, ASHA stops the hopeless ones early.
+
+Everything ends up in one directory:
+
+    spec.yaml      what was searched             best.yaml   the winner, a recipe
+    study.journal  Optuna's record of the trials trials.csv  the same as a table
+    finalists.csv  the finalists, seed by seed   tune/       Tune's logs, TensorBoard's included
+                                                (or below `search.directory`, a URI)
+    states/        training states of trials that have not ended
+    search-id      marks the trials of this search in a study that several share
+    driver         the process that runs the search, which holds a lock on the directory
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import TrialState
+from pyarrow.fs import FileSelector, FileSystem
+from ray import tune
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+from ray.tune import Callback
+from ray.tune.schedulers import TrialScheduler
+from rich.console import Console
+
+from raycrt import data
+from raycrt.distributed.session import dashboard, session
+from raycrt.errors import InvalidInput, require
+from raycrt.networks import checkpoint
+from raycrt.spec import DataSpec, Spec, identity, validate
+from raycrt.system import outputs
+from raycrt.training.loop import EpochEnd
+from tuning.analysis import study
+from tuning.search import finals, progress
+from tuning.search.searcher import NUMBER, Deaths, Halving, Median, StudySearch
+from tuning.trials import resources, space, store, workers
+from tuning.trials.objective import METRIC, Measurement, evaluate
+
+TUNE = "tune"
+# A trial whose process dies (not one whose training fails) is started again so many times.
+_DEATHS = 2
+# Tune waits so long for the thread of a stopped trial before it ends its process by force.
+_SECONDS_TO_STOP = 120
+
+
+# What makes two searches one: how much of it is to run, where and on what may change.
+_SEARCHED = ("space", "radius", "rows", "rungs", "rung_rows", "constraints", "pareto")
+_DRAWN = ("algorithm", "scheduler", "reduction", "storage")
+IDENTITY = (
+    *("model", "train", "certify", "data.name", "data.validation", "data.limit", "run.seed"),
+    *(f"search.{key}" for key in _SEARCHED + _DRAWN),
+)
+
+
+class SearchFailed(RuntimeError):
+    """Too many trials failed, or all of them; the message says how the last one did."""
+
+
+def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None = None) -> Spec:
+    """Search `spec.search.space` and return the winner as a full spec, also written as `best.yaml`.
+
+    The first trial is the recipe itself, so the winner is never below it on the validation rows. A
+    search that was stopped in any way goes on with `resume`: finished trials count, trials that ran
+    continue from their last rung. With `search.concurrent=1` the same seed gives the same trials.
+    `InvalidInput` where another process drives the search in `home`.
+    """
+    console = console or Console()
+    space.check(spec)
+    data.check(spec.data)
+    _check_directory(spec)
+    loggers, first = _loggers(spec), _first(spec)
+    with outputs.held(home):
+        _claim(spec, home, resume)
+        with session():
+            resources.check(spec)
+            record = store.start_study(spec, home, first)
+            total = len(first) if spec.search.algorithm == "grid" else spec.search.trials
+            _run_trials(spec, home, record, loggers, total, console)
+            trials = study.trials(record, spec)
+            study.write_csv(home / study.TRIALS, trials, spec)
+            _check_outcome(spec, record, home)
+            progress.warn(trials, console)
+            winner = finals.choose(spec, home, trials, console)
+        best = space.apply(spec, winner.params)
+        checkpoint.write_atomically(home / study.BEST, best.to_yaml().encode())
+    return best
+
+
+def _claim(spec: Spec, home: Path, resume: bool) -> None:
+    """Make `home` the directory of this search, or check that it already is."""
+    identity.refuse_another_than_stored(home, "a search", spec, IDENTITY)
+    if (home / "spec.yaml").is_file() and not resume:
+        raise InvalidInput(f"{home} holds a search already; go on with it by --resume")
+    spec.save(home)
+
+
+def _first(spec: Spec) -> list[space.Params]:
+    """What is queued: the points that are tried first or, for a grid, all of it."""
+    first = space.points(spec)
+    if spec.search.algorithm != "grid":
+        return first
+    combinations = space.grid(spec)
+    require(
+        len(combinations) <= spec.search.trials,
+        "search.trials covers the grid",
+        trials=spec.search.trials,
+        grid=len(combinations),
+    )
+    return first + [point for point in combinations if point not in first]
+
+
+def _loggers(spec: Spec) -> list[Callback]:
+    """What trials are logged to besides Tune's own files."""
+    if spec.search.mlflow is None:
+        return []
+    if find_spec("mlflow") is None:
+        raise InvalidInput("search.mlflow needs MLflow: pip install 'raycrt[mlflow]'")
+    name = store.study_name(spec)
+    return [MLflowLoggerCallback(tracking_uri=spec.search.mlflow, experiment_name=name)]
+
+
+def _run_trials(
+    spec: Spec,
+    home: Path,
+    record: optuna.Study,
+    loggers: list[Callback],
+    total: int,
+    console: Console,
+) -> None:
+    """Run what is left of the `total` trials of the search."""
+    left, failed = _left(spec, home, record), store.own(record, home, TrialState.FAIL)
+    if left <= 0 or len(failed) > spec.search.failures:
+        return
+    place, part = _place(spec, home)
+    deaths = Deaths()
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(
+                _trial,
+                tree=data.located(spec).model_dump(mode="json"),
+                home=str(home.resolve()),
+            ),
+            resources.for_process(spec),
+        ),
+        tune_config=tune.TuneConfig(
+            num_samples=left,
+            search_alg=StudySearch(spec, home, record, partial(resources.trials, spec), deaths),
+            scheduler=_scheduler(spec, record),
+            # The searcher holds trials back for which there is no room; Tune starts all others.
+            max_concurrent_trials=left,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=part,
+            storage_path=place,
+            failure_config=tune.FailureConfig(max_failures=_DEATHS),
+            callbacks=[deaths, *loggers],
+            verbose=0,
+        ),
+    )
+    progress.announce(spec, home, place, dashboard(), console)
+    with progress.watching(partial(store.open_study, spec, home), spec, home, total, console):
+        tuner.fit()
+
+
+def _left(spec: Spec, home: Path, record: optuna.Study) -> int:
+    """How many trials this search has to run still; those of a grid are shared by all of them."""
+    if spec.search.algorithm != "grid":
+        return spec.search.trials - len(store.own(record, home, *store.FINISHED))
+    waiting = record.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return len(waiting) + len(store.own(record, home, TrialState.RUNNING))
+
+
+def _place(spec: Spec, home: Path) -> tuple[str, str]:
+    """Where Tune logs, and the name there of this part of the search, one for each start of it."""
+    place = str((home / TUNE).resolve())
+    if spec.search.directory is not None:
+        place = f"{spec.search.directory.rstrip('/')}/{store.identity(home)}"
+    files, path = FileSystem.from_uri(place)
+    parts = files.get_file_info(FileSelector(path, allow_not_found=True))
+    return place, f"part-{len(parts)}"
+
+
+def _check_directory(spec: Spec) -> None:
+    if spec.search.directory is None:
+        return
+    try:
+        FileSystem.from_uri(spec.search.directory)
+    except (ValueError, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(f"search.directory must be a URI that PyArrow opens: {said}") from None
+
+
+def _scheduler(spec: Spec, record: optuna.Study) -> TrialScheduler | None:
+    if spec.search.scheduler == "asha" and spec.search.rungs:
+        return Halving(spec, record)
+    if spec.search.scheduler == "median" and spec.search.rungs:
+        return Median(spec, record)
+    return None
+
+
+def _name(trial: Any) -> str:
+    return f"trial-{trial.config[NUMBER]:05d}"
+
+
+def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
+    """What runs in a trial's process: measurements to Tune, the training state beside them."""
+    torch.set_num_threads(1)
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_SECONDS_TO_STOP)
+    base = validate(tree)
+    spec = space.apply(base, {path: value for path, value in config.items() if path != NUMBER})
+    folder = store.state_folder(Path(home), config[NUMBER])
+    epoch = 0
+
+    def report(measured: Measurement, end: EpochEnd | None = None) -> None:
+        nonlocal epoch
+        epoch = measured.epoch
+        if end is not None and epoch < base.train.epochs:
+            checkpoint.save_state(folder, end.state())
+        tune.report(measured.as_dict())
+
+    try:
+        if base.search.workers > 1:
+            workers.evaluate(spec, folder, report)
+        else:
+            dataset = _dataset(base.data.model_dump_json())
+            evaluate(spec, dataset, state=checkpoint.load_state(folder), report=report)
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        tune.report({METRIC: 0.0, "epoch": epoch, store.REASON: said})
+
+
+@lru_cache(maxsize=1)
+def _dataset(spec: str) -> data.Dataset:
+    """Read once in a process, which runs many trials."""
+    return data.load(DataSpec.model_validate_json(spec))
+
+
+def _check_outcome(spec: Spec, record: optuna.Study, home: Path) -> None:
+    failed = store.own(record, home, TrialState.FAIL)
+    complete = record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(failed) > spec.search.failures or not complete:
+        last = failed[-1].user_attrs.get(store.REASON, "unknown") if failed else "none"
+        raise SearchFailed(
+            f"{len(failed)} trials failed (search.failures={spec.search.failures}), "
+            f"{len(complete)} ran to the end; the last failure: {last}"
+        )

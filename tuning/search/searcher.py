@@ -1,0 +1,252 @@
+"""Between Tune and Optuna: which trial comes next, and what the study learns of it.
+
+Tune's `OptunaSearch` is extended where it forgets: a trial that an earlier process left running is
+taken up under its own number; a trial that ASHA stopped is told as pruned with the value of its
+last rung, not as complete; a trial that failed is told as failed with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+from ray.tune import Callback
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from raycrt.spec import Spec
+from tuning.trials import space, store
+from tuning.trials.objective import AT, METRIC, Measurement
+
+MODE = "max"
+NUMBER = "trial"
+_MEASURED = {field.name for field in fields(Measurement)}
+
+
+class Deaths(Callback):
+    """Why the process of a trial died: Tune tells its searcher only that it did."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, Any] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._started[trial.trial_id] = trial
+
+    def reason(self, trial_id: str) -> str:
+        """The first sentence of what Tune wrote down last; it says so where memory ran out."""
+        trial = self._started.get(trial_id)
+        if trial is None or trial.error_file is None:
+            return "its process died before it started"
+        said = Path(trial.error_file).read_text().split("Failure # ")[-1].splitlines()[1]
+        return f"its process died: {said.split('. ')[0].rstrip('.')}; see error.txt beside its logs"
+
+
+class StudySearch(OptunaSearch):
+    """Draws trials from `study` for Tune and tells it their results, for the search in `home`.
+
+    None is drawn while as many run as there is `room` for just then.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        home: Path,
+        study: optuna.Study,
+        room: Callable[[], float] = lambda: math.inf,
+        deaths: Deaths | None = None,
+    ) -> None:
+        self._room, self._deaths = room, deaths or Deaths()
+        self._home, self._spec, self._study = home, spec, study
+        self._orphans = store.own(study, home, TrialState.RUNNING)
+        self._failures = len(store.own(study, home, TrialState.FAIL))
+        super().__init__(
+            space=lambda trial: space.suggest(spec, trial),
+            metric=METRIC,
+            mode=MODE,
+            study_name=study.study_name,
+            storage=store.storage(spec, home),
+        )
+
+    def suggest(self, trial_id: str) -> Any:
+        """The parameters of the next trial, by path, and its number in the study."""
+        if self._failures > self._spec.search.failures:
+            return Searcher.FINISHED
+        if len(self._ot_trials) >= self._room():
+            return None
+        if self._orphans:
+            trial = Trial(self._study, self._orphans.pop(0)._trial_id)
+        else:
+            drawn = self._draw()
+            if drawn is None:
+                return Searcher.FINISHED
+            trial = drawn
+            trial.set_user_attr(store.HOME, store.identity(self._home))
+        self._ot_trials[trial_id] = trial
+        params = space.suggest(self._spec, trial)
+        return {**params, NUMBER: trial.number}
+
+    def _draw(self) -> Trial | None:
+        """What is queued, or else what the sampler draws; of a grid all is queued from the start,
+        and none is left when searches that share it have drawn it all."""
+        if self._spec.search.algorithm == "grid":
+            queued = self._study._pop_waiting_trial_id()
+            return None if queued is None else Trial(self._study, queued)
+        trials = self._study.get_trials(deepcopy=False)
+        drawn = [trial for trial in trials if trial.state != TrialState.WAITING]
+        self._study.sampler = store.sampler(self._spec, len(drawn))
+        return self._study.ask()
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._note(self._ot_trials[trial_id], result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        trial = self._ot_trials.pop(trial_id)
+        result = result or {}
+        self._note(trial, result)
+        if error or store.REASON in result:
+            self._failures += 1
+            reason = result.get(store.REASON) or self._deaths.reason(trial_id)
+            trial.set_user_attr(store.REASON, reason)
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif result.get("epoch") == self._spec.train.epochs:
+            for name, violation in violations(self._spec, result).items():
+                trial.set_constraint(name, violation)
+            self._study.tell(trial, [result[name] for name in store.objectives(self._spec)])
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        # Not before: a trial that is not told as ended is taken up from its state.
+        shutil.rmtree(store.state_folder(self._home, trial.number), ignore_errors=True)
+
+    def _note(self, trial: Trial, result: dict[str, Any]) -> None:
+        """Store what was measured, once: Tune tells the last result of a trial twice, and workers
+        that were started again repeat what came after their last checkpoint."""
+        epoch = result.get("epoch")
+        before = trial.user_attrs.get(store.MEASURED, {})
+        if epoch is None or store.REASON in result or before.get("epoch", 0) >= epoch:
+            return
+        measured = {n: v for n, v in result.items() if n in _MEASURED or n.startswith(AT)}
+        trial.set_user_attr(store.MEASURED, measured)
+        rungs = {**trial.user_attrs.get(store.RUNGS, {}), str(epoch): result[METRIC]}
+        trial.set_user_attr(store.RUNGS, rungs)
+        if not self._spec.search.pareto:
+            trial.report(result[METRIC], epoch)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is stored already, and its database's password stays there."""
+        Path(checkpoint_path).touch()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune pickles its searcher for a restore that this project does not use.
+        return (OptunaSearch, ())
+
+
+class AtRungs(TrialScheduler):
+    """Compares trials at rungs alone, since their ends are measured otherwise.
+
+    A trial stops or goes on, none is paused for another. Trial 0, the default, runs to its end:
+    the winner is compared with it.
+    """
+
+    rungs: tuple[int, ...]
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result["epoch"] not in self.rungs or store.REASON in result:
+            return TrialScheduler.CONTINUE
+        action = super().on_trial_result(tune_controller, trial, result)
+        stops = action == TrialScheduler.STOP and trial.config[NUMBER] != 0
+        return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing to learn: ASHA would take the end of a trial for its next rung, the median rule
+        would count the last rung of a stopped trial twice."""
+
+
+class Halving(AtRungs, ASHAScheduler):
+    """Tune's ASHA with rungs at the given epochs, filled with what earlier processes measured."""
+
+    def __init__(self, spec: Spec, study: optuna.Study) -> None:
+        self.rungs = rungs = spec.search.rungs
+        super().__init__(
+            time_attr="epoch",
+            metric=METRIC,
+            mode=MODE,
+            grace_period=rungs[0],
+            max_t=spec.train.epochs + 1,
+            reduction_factor=spec.search.reduction,
+        )
+        earlier = _earlier(study)
+        self._brackets[0]._rungs = [
+            (
+                rung,
+                {
+                    f"study-{number}": values[rung]
+                    for number, values in earlier.items()
+                    if rung in values
+                },
+            )
+            for rung in reversed(rungs)
+        ]
+
+
+class Median(AtRungs, MedianStoppingRule):
+    """Tune's median rule: stops a trial whose best is below the median of the others' means.
+
+    It knows what earlier processes measured. What a trial that is taken up again had reached in one
+    of them is its own, and not another trial's.
+    """
+
+    def __init__(self, spec: Spec, study: optuna.Study) -> None:
+        self.rungs = spec.search.rungs
+        super().__init__(
+            time_attr="epoch",
+            metric=METRIC,
+            mode=MODE,
+            grace_period=self.rungs[0],
+        )
+        for number, values in _earlier(study).items():
+            past = [{"epoch": rung, METRIC: values[rung]} for rung in self.rungs if rung in values]
+            if past:
+                self._results[number] = past
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        past = self._results.pop(trial.config[NUMBER], [])
+        if past:
+            self._results[trial] = past
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if any(past["epoch"] >= result["epoch"] for past in self._results.get(trial, [])):
+            # Workers that were started again repeat what came after their last checkpoint.
+            return TrialScheduler.CONTINUE
+        action = super().on_trial_result(tune_controller, trial, result)
+        if action == TrialScheduler.CONTINUE:
+            # Tune's rule does not bear to be asked again about a trial that it would have stopped.
+            self._stopped_trials.discard(trial)
+        return action
+
+
+def _earlier(study: optuna.Study) -> dict[int, dict[int, float]]:
+    """What the study knows of each trial at the epochs that were measured, by number."""
+    return {
+        trial.number: {int(e): value for e, value in trial.user_attrs[store.RUNGS].items()}
+        for trial in study.get_trials(deepcopy=False)
+        if store.RUNGS in trial.user_attrs
+    }
+
+
+def violations(spec: Spec, measured: dict[str, Any]) -> dict[str, float]:
+    """How far each of `search.constraints` is broken; a value <= 0 keeps it."""
+    bounds = spec.search.constraints
+    return {
+        name: bound - measured[name] if name == "clean" else measured[name] - bound
+        for name, bound in bounds.items()
+    }

@@ -1,0 +1,84 @@
+"""A trial on several workers: it starts a Ray Train run of its own and passes on what is found."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from ray.train import ControllerError
+
+from raycrt import data
+from raycrt.distributed import train
+from raycrt.spec import DataSpec, Spec
+from raycrt.training.loop import EpochEnd, Metrics
+from tuning.trials import resources
+from tuning.trials.objective import METRIC, Measurement, judge
+
+
+def evaluate(
+    spec: Spec, folder: Path, report: Callable[[Measurement], None] = lambda measured: None
+) -> Measurement:
+    """Like `objective.evaluate`, with `search.workers` training workers that `folder` is for.
+
+    A run that `folder` holds is taken up from its last checkpoint. `report` is called in the
+    caller's thread, and never under Ray Train's feet: however long it takes, training goes on. What
+    it raises (as Tune does to end a trial) stops the workers, frees what they hold and is raised.
+    """
+    began = time.monotonic()
+    told: SimpleQueue[Metrics | None] = SimpleQueue()
+    stop = threading.Event()
+    measured: Measurement | None = None
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(
+            _fit,
+            spec.override({"run.workers": spec.search.workers}),
+            folder,
+            rows="train",
+            watch=lambda epoch, metrics: told.put(metrics),
+            measure=partial(_measure, spec),
+            stop=stop,
+        )
+        done.add_done_callback(lambda _: told.put(None))
+        try:
+            while (metrics := told.get()) is not None:
+                if METRIC in metrics:
+                    seconds = time.monotonic() - began
+                    measured = Measurement.of({**metrics, "seconds": seconds})
+                    report(measured)
+        finally:
+            stop.set()
+        done.result()
+    assert measured is not None
+    return measured
+
+
+def _fit(spec: Spec, folder: Path, *, stop: threading.Event, **options: Any) -> None:
+    """`train.fit`, which waits for workers as long as the cluster could have room for them.
+
+    They may be held by another search for longer than Ray Train waits by itself. Workers of a trial
+    start all or none, so that two trials never wait for what the other one holds.
+    """
+    while True:
+        try:
+            train.fit(spec, folder, stop=stop, **options)
+            return
+        except ControllerError as error:
+            if not train.waited(error) or stop.is_set() or resources.trials(spec) == 0:
+                raise
+
+
+def _measure(spec: Spec, end: EpochEnd) -> Metrics | None:
+    """What the first worker measures after an epoch."""
+    measured = judge(end, spec, _validation(spec.data.model_dump_json()))
+    return None if measured is None else measured.as_dict()
+
+
+@lru_cache(maxsize=1)
+def _validation(spec: str) -> data.Split:
+    return data.load(DataSpec.model_validate_json(spec)).validation
