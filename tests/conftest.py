@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raycrt.certification.targets import Solver
+from raycrt.certification.targets import Targets
 
 TINY = """
 model: {depth: 2, width: 16, activation: tanh}
@@ -36,9 +36,9 @@ search:
 def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many margins each call of the solver gets."""
     counts: list[int] = []
-    solve = Solver.solve
+    solve = Targets.solve
     monkeypatch.setattr(
-        Solver,
+        Targets,
         "solve",
         lambda self, m, row, *a: counts.append(len(row)) or solve(self, m, row, *a),
     )

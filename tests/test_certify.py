@@ -9,6 +9,7 @@ import raycrt
 from raycrt import Certifier, InvalidInput, Status
 from raycrt.activations import ACTIVATIONS
 from raycrt.evaluation.attacks import attack
+from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.convolution import Convolution
 from raycrt.networks.network import build
 from raycrt.spec import ModelSpec
@@ -62,7 +63,7 @@ def test_no_point_of_a_fine_grid_inside_the_radius_changes_class(name):
         assert (exact((image.double() + rings).reshape(-1, 2)).argmax(1) == label).all()
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {}, {"region": "local", "at": (0.5,)}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {}, {"region": "local", "radii": (0.5,)}])
 @pytest.mark.parametrize("depth", [2, 4])
 def test_without_curvature_every_way_finds_the_same_radius(depth, options):
     """m = 0 for every pair: the closed form is exact, and neither solver nor ball divides by it."""
@@ -114,7 +115,8 @@ def test_bad_rows_fail_alone():
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps": 0}, {}, {"region": "local", "at": (0.1, 0.3)}, {"deployment": "float32"}]
+    "options",
+    [{"steps": 0}, {}, {"region": "local", "radii": (0.1, 0.3)}, {"deployment": "float32"}],
 )
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_bad_image_changes_no_bit_of_the_others(options, bad):
@@ -146,7 +148,7 @@ def test_tied_logits_have_no_radius():
     assert (found.radius == 0).all() and (found.status == Status.TIED).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"region": "local", "at": (0.1,)}])
+@pytest.mark.parametrize("options", [{}, {"region": "local", "radii": (0.1,)}])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("part", ["weight", "bias"])
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -257,7 +259,7 @@ def test_work_stops_where_a_row_is_decided(solved):
         (0.0, r"`at > 0` must hold, but got \(at=\[0.0\]\)"),
         (torch.tensor([1.0, 1.0, -2.0, 1.0]), r"at=\[-2.0\]"),
         (math.nan, r"at=\[nan\]"),
-        ((0.5, 1.0), "increasing radii `at` go with region local"),
+        ((0.5, 1.0), r"one for each image` must hold, but got \(shape=\(2,\), images=4\)"),
     ],
 )
 def test_bad_radii_are_refused_before_curvature_is_proved(monkeypatch, at, message):
@@ -274,9 +276,9 @@ def test_certify_takes_a_radius_for_each_row_and_stated_radii_for_balls():
     assert torch.equal(
         raycrt.certify(network, images, at=at).radius, Certifier(network)(images, at).radius
     )
-    stated = raycrt.certify(network, images, at=(0.5, 1.0), region="local")
+    stated = raycrt.certify(network, images, radii=(0.5, 1.0), region="local")
     assert torch.isfinite(stated.region_radius).any()
-    with pytest.raises(InvalidInput, match="`at` has a radius if region is local"):
+    with pytest.raises(InvalidInput, match="region local has radii, or a finite `at`"):
         raycrt.certify(network, images, region="local")
 
 
@@ -291,10 +293,9 @@ def test_batches_do_not_change_rows():
     assert (whole.prediction == parts.prediction).all()
 
 
-def test_a_batch_of_any_size_is_cut_to_the_memory_budget(monkeypatch):
+def test_a_batch_of_any_size_is_cut_to_the_memory_budget():
     """The largest batch that the certifier sees stays within the budget's rows."""
-    monkeypatch.setattr("raycrt.certification.certifier._MEMORY", 20_000)
-    certifier = Certifier(random_network(2), batch_size=10**9)
+    certifier = Certifier(random_network(2), batch_size=10**9, tolerances=Tolerances(memory=20_000))
     seen = [len(part) for part in certifier.batches(_images(50))]
     assert sum(seen) == 50 and max(seen) < 50
     assert torch.allclose(

@@ -81,7 +81,7 @@ def test_where_one_class_is_left_nothing_else_is_predicted(kind):
     assert (found.binding != kind).all() and (found.binding == found.runner_up).all()
     assert found.certified_at(1e300).all() and len(found.witnesses.row) == 0
     assert found.statuses() == {Status.CONSTANT: 20}
-    local = Certifier(network, region="local", at=(0.5,))(_images())
+    local = Certifier(network, region="local", radii=(0.5,))(_images())
     assert torch.isinf(local.radius).all() and torch.isinf(local.region_radius).all()
 
 

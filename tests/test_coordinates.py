@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from raycrt import Certifier
-from raycrt.bounds.rounding import ErrorModel, root_upper, squares
+from raycrt.bounds.rounding import RoundingErrors, root_upper, squares
 from raycrt.evaluation.attacks import attack
 from raycrt.margins import evaluation
 from raycrt.margins.first_layer import Directions
 from raycrt.margins.gradient_norms import Leading, Pixels
+from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.affine import Dense
 from raycrt.networks.network import margin_direction
 from tests.models import random_network
@@ -24,7 +25,7 @@ def _layer(matrix):
 def _leading(layer, dtype):
     typical = torch.randn(3, layer.out_features, dtype=torch.float64)
     left, sizes, _ = torch.linalg.svd(layer.matrix(), full_matrices=False)
-    return Leading.of(layer, left, sizes, typical, dtype)
+    return Leading.of(layer, left, sizes, typical, dtype, Tolerances())
 
 
 def _spectrum(name, rows=60, columns=50):
@@ -54,22 +55,22 @@ def test_a_length_is_never_below_the_truth(name, dtype):
     leading = _leading(layer, dtype)
     network = random_network(2, features=50, width=60)
     network.maps[0] = layer
-    errors = ErrorModel.of(network)
+    errors = RoundingErrors.of(network)
     directed = torch.linalg.svd(matrix).U.T.to(dtype)
     v = torch.cat(
         [torch.randn(200, 60, generator=torch.Generator().manual_seed(0)).to(dtype), directed]
     )
     truth = (v.double() @ matrix).norm(dim=1)
     for measure in (leading, Pixels(layer.to(dtype))):
-        assert (measure.length_upper(*measure(v), errors) >= truth).all()
+        assert (measure.norm_upper(*measure(v), errors) >= truth).all()
 
 
 def test_few_directions_bound_a_decaying_layer_tightly():
     matrix = _spectrum("decaying")
-    errors = ErrorModel.of(random_network(2, features=50, width=60).double())
+    errors = RoundingErrors.of(random_network(2, features=50, width=60).double())
     v = torch.randn(100, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     leading = _leading(_layer(matrix), torch.float64)
-    found = leading.length_upper(*leading(v), errors)
+    found = leading.norm_upper(*leading(v), errors)
     assert (found <= (v @ matrix).norm(dim=1) * 1.01).all()
 
 
@@ -86,26 +87,24 @@ def test_a_wide_first_layer_is_solved_in_pixels_with_the_same_radii(monkeypatch)
     network = random_network(2, features=20, width=30, gain=2.0)
     images = torch.randn(40, 20, generator=torch.Generator().manual_seed(3))
     certifier = Certifier(network)
-    assert isinstance(certifier.by.directions, Directions)
+    assert isinstance(certifier.batch.prepared.directions, Directions)
     directed = certifier(images)
     monkeypatch.setattr("raycrt.margins.first_layer.DENSE_ENTRIES", 100)
     certifier = Certifier(network)
-    assert certifier.by.directions is None
-    assert isinstance(certifier.by.measure, Pixels)
+    assert certifier.batch.prepared.directions is None
+    assert isinstance(certifier.batch.prepared.measure, Pixels)
     found = certifier(images)
     assert torch.allclose(found.radius, directed.radius, rtol=1e-4)
     assert (found.radius <= attack(network, images).distance).all()
 
 
-def test_a_flat_spectrum_costs_steps_and_no_radius(monkeypatch):
+def test_a_flat_spectrum_costs_steps_and_no_radius():
     """Where few coordinates catch little of the gradient, the proved steps go on alone."""
     network = random_network(2, features=60, width=80, gain=1.0)
     images = torch.randn(30, 60, generator=torch.Generator().manual_seed(4))
     many = Certifier(network)(images)
-    monkeypatch.setattr("raycrt.margins.first_layer._DIRECTIONS", 2)
-    monkeypatch.setattr("raycrt.margins.first_layer._MISSED", 1.0)
-    certifier = Certifier(network)
-    assert certifier.by.directions.size == 2
+    certifier = Certifier(network, tolerances=Tolerances(directions=2, missed=1.0))
+    assert certifier.batch.prepared.directions.size == 2
     few = certifier(images)
     assert torch.allclose(few.radius, many.radius, rtol=1e-4)
 
@@ -114,13 +113,13 @@ def test_without_the_runner_up_the_radii_against_all_classes_stay(monkeypatch):
     network = random_network(2, classes=8, gain=1.5)
     images = torch.randn(100, 5, generator=torch.Generator().manual_seed(5))
     solved = []
-    proved = evaluation.Problem.proved
+    proved = evaluation.MarginEvaluator.prove
 
     def counted(self, rows, u):
         solved.append(len(rows))
         return proved(self, rows, u)
 
-    monkeypatch.setattr(evaluation.Problem, "proved", counted)
+    monkeypatch.setattr(evaluation.MarginEvaluator, "prove", counted)
     both = Certifier(network)(images)
     with_it = sum(solved)
     solved.clear()
@@ -142,8 +141,8 @@ def test_a_flat_spectrum_is_given_more_directions():
     images = torch.randn(30, 120, generator=draw)
     for network, few in ((flat, False), (steep, True)):
         certifier = Certifier(network)
-        assert (certifier.by.measure.columns.shape[1] <= 32) == few
-        assert (certifier.by.directions.size <= 64) == few
+        assert (certifier.batch.prepared.measure.columns.shape[1] <= 32) == few
+        assert (certifier.batch.prepared.directions.size <= 64) == few
         closed = Certifier(network, steps=0)(images).radius
         exact = network.double().eval()
         trace = exact.trace(images.double())

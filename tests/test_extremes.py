@@ -212,7 +212,11 @@ def test_products_of_reduced_precision_are_noticed_however_they_were_asked_for()
         torch.backends.fp32_precision = "bf16"
         assert not float32_is_plain()
         certifier = Certifier(_network("tanh", _scaled(1.0), _scaled(1.0)))
-        assert certifier.by.fast.dtype == certifier.by.backward.dtype == torch.float64
+        assert (
+            certifier.batch.prepared.fast.dtype
+            == certifier.batch.prepared.backward.dtype
+            == torch.float64
+        )
         with pytest.raises(InvalidInput, match="as exact as when the certifier was made"):
             plain(torch.randn(2, 2))
     finally:

@@ -9,7 +9,7 @@ from raycrt import Certifier, InvalidInput
 from raycrt.activations import ACTIVATIONS
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.bounds.local_curvature import LocalCurvature
-from raycrt.bounds.rounding import ErrorModel
+from raycrt.bounds.rounding import RoundingErrors
 from raycrt.evaluation.attacks import attack
 from tests.models import LINEAR, random_network
 
@@ -17,7 +17,7 @@ AT = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def _local(network):
-    return LocalCurvature.of(network, ErrorModel.of(network))
+    return LocalCurvature.of(network, RoundingErrors.of(network))
 
 
 def _points(n, features=5, seed=0):
@@ -94,7 +94,7 @@ def test_local_radii_lie_between_the_global_ones_and_attacks(depth, name):
     network = random_network(depth, name=name, seed=10 + depth)
     images = _points(12).float()
     wide = Certifier(network)(images)
-    found = Certifier(network, region="local", at=AT)(images)
+    found = Certifier(network, region="local", radii=AT)(images)
     assert (found.radius >= wide.radius).all()
     assert (found.radius <= attack(network, images).distance).all()
     assert (found.radius <= found.radius_runner_up).all()
@@ -115,7 +115,7 @@ def test_local_radii_lie_between_the_global_ones_and_attacks(depth, name):
 def test_no_point_of_a_fine_grid_inside_a_local_radius_changes_class(depth, name):
     network = random_network(depth, features=2, width=16, classes=3, name=name, gain=3.0)
     images = 2 * _points(10, 2).float()
-    found = Certifier(network, region="local", at=(0.05, 0.2, 0.5, 1.0))(images)
+    found = Certifier(network, region="local", radii=(0.05, 0.2, 0.5, 1.0))(images)
     assert torch.isfinite(found.region_radius).any()
     angle = torch.linspace(0, 2 * math.pi, 361, dtype=torch.float64)
     circle = torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -130,7 +130,7 @@ def test_a_stated_radius_is_certified_strictly():
     network = random_network(3, gain=2.0)
     images = _points(60).float()
     for at in (0.3, 0.5, 0.8):
-        found = Certifier(network, region="local", at=(at,))(images)
+        found = Certifier(network, region="local", radii=(at,))(images)
         full = found.region_radius.isfinite() & (found.radius > at * (1 - 1e-5))
         assert full.any() and (found.radius[full & (found.region_radius > at)] > at).all()
 
@@ -140,8 +140,8 @@ def test_every_stated_radius_is_decided_as_if_it_were_alone(depth, name):
     network = random_network(depth, name=name, seed=2, gain=1.7)
     images = _points(20).float()
     stated = (0.1, 0.3, 0.8, 1.0)
-    together = Certifier(network, region="local", at=stated)(images)
-    alone = [Certifier(network, region="local", at=(r,))(images) for r in stated]
+    together = Certifier(network, region="local", radii=stated)(images)
+    alone = [Certifier(network, region="local", radii=(r,))(images) for r in stated]
     for r, each in zip(stated, alone, strict=True):
         assert torch.equal(together.certified_at(r), each.certified_at(r))
         assert (together.radius >= each.radius * (1 - 1e-5)).all()
@@ -157,7 +157,7 @@ def test_rows_with_radii_of_their_own_are_decided_as_by_a_stated_radius():
     found = Certifier(network, region="local")(images, at=own)
     decided = found.certified_at(own)
     for at in (0.3, 0.8):
-        full = Certifier(network, region="local", at=(at,))(images)
+        full = Certifier(network, region="local", radii=(at,))(images)
         rows = (own == at) & ((full.radius - at).abs() > 1e-4 * at)
         assert torch.equal(decided[rows], full.radius[rows] > at)
     # Some only by a ball.
@@ -170,7 +170,7 @@ def test_rows_beyond_all_stated_radii_are_left_alone():
     images = _points(30).float()
     wide = Certifier(network)(images)
     at = float(wide.radius.median())
-    found = Certifier(network, region="local", at=(at,))(images)
+    found = Certifier(network, region="local", radii=(at,))(images)
     beyond = wide.radius > at
     assert torch.equal(found.radius[beyond], wide.radius[beyond])
     assert torch.isinf(found.region_radius[beyond]).all()
@@ -181,7 +181,7 @@ def test_rows_beyond_all_stated_radii_are_left_alone():
 def test_float32_evaluations_agree_inside_float32_radii(name, region):
     network = random_network(3, name=name, seed=3)
     images = _points(15).float()
-    options = {"region": region, "at": AT if region == "local" else ()}
+    options = {"region": region, "radii": AT if region == "local" else ()}
     exact = Certifier(network, **options)(images)
     found = Certifier(network, deployment="float32", **options)(images)
     if region == "global":
@@ -208,13 +208,13 @@ def test_margins_below_float32_rounding_are_not_certified_for_float32():
 
 def test_bad_options():
     network = random_network(2)
-    with pytest.raises(InvalidInput, match="`at` has a radius if region is local"):
+    with pytest.raises(InvalidInput, match="region local has radii, or a finite `at`"):
         Certifier(network, region="local")(_points(3))
-    with pytest.raises(InvalidInput, match="increasing radii `at` go with region local"):
-        Certifier(network, at=(0.5, 1.0))
+    with pytest.raises(InvalidInput, match="radii that balls are to prove go with region local"):
+        Certifier(network, radii=(0.5, 1.0))
     with pytest.raises(InvalidInput, match="region is global or local"):
         Certifier(network, region="here")
-    with pytest.raises(InvalidInput, match="at increases strictly from above 0"):
-        Certifier(network, region="local", at=(1.0, 0.5))
+    with pytest.raises(InvalidInput, match="radii increase strictly from above 0"):
+        Certifier(network, region="local", radii=(1.0, 0.5))
     with pytest.raises(InvalidInput, match="deployment is exact, or float32"):
         Certifier(network, deployment="float16")

@@ -8,10 +8,11 @@ import torch
 
 from raycrt import Certifier, attack
 from raycrt.activations import activation
-from raycrt.bounds.rounding import ErrorModel
-from raycrt.margins import curvature_matrix, first_layer
-from raycrt.margins.curvature_matrix import Bending
-from raycrt.margins.proof import Measured, Prover
+from raycrt.bounds.rounding import RoundingErrors
+from raycrt.margins.curvature import NumberCurvature
+from raycrt.margins.curvature_matrix import MatrixAtPoints
+from raycrt.margins.proof import Measured, RadiusProof
+from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.affine import Dense
 from raycrt.networks.network import Network
 from tests.models import random_network
@@ -32,24 +33,25 @@ def _network(name="softplus", rank=6, features=16, width=40, gain=3.0, seed=0, n
     return network.requires_grad_(False)
 
 
-@pytest.fixture(autouse=True)
-def _few_directions(monkeypatch):
-    monkeypatch.setattr(first_layer, "_COST", 1e-3)
-    monkeypatch.setattr(curvature_matrix, "_DIRECTIONS", 3)
+FEW = Tolerances(left_out=1e-3, matrix_directions=3)
 
 
-def _bound(by, y, t):
+def _certifier(network):
+    return Certifier(network, tolerances=FEW)
+
+
+def _bound(prepared, y, t):
     """The matrix in pixels, as it is stored."""
-    one = torch.zeros(1, by.space.size, dtype=torch.float64)
-    bending = by.matrices.bending(torch.tensor([y]), torch.tensor([t]), one, one)
-    directions = by.matrices.found[y, t].directions
-    pixels = by.space.basis.T @ directions
-    return (pixels * bending.sizes) @ pixels.T + bending.rest * torch.eye(len(pixels)).double()
+    matrices = prepared.curvature.matrices
+    one = torch.zeros(1, prepared.space.size, dtype=torch.float64)
+    matrix = matrices.at(torch.tensor([y]), torch.tensor([t]), one, one)
+    pixels = prepared.space.basis.T @ matrices.found[y, t].directions
+    return (pixels * matrix.sizes) @ pixels.T + matrix.rest * torch.eye(len(pixels)).double()
 
 
 def _assert_no_hessian_bends_more(network, y, t):
-    certifier = Certifier(network)
-    bound = _bound(certifier.by, y, t)
+    certifier = _certifier(network)
+    bound = _bound(certifier.batch.prepared, y, t)
     exact = network.in_float64()
 
     def margin(x):
@@ -117,7 +119,7 @@ class _Margin:
         return self.g - u @ self.p
 
     def bending(self, gradient, u):
-        return Bending(
+        return MatrixAtPoints(
             of_gradient=gradient @ self.v,
             of_point=u @ self.v,
             sizes=self.d.expand(N, 2),
@@ -126,15 +128,16 @@ class _Margin:
 
 
 def _radius(f, value, gradient, u, off_value=0.0, off_gradient=0.0, prover=None, length=0.0):
-    prover = prover or Prover(errors=ErrorModel.of(random_network()))
+    prover = prover or RadiusProof(errors=RoundingErrors.of(random_network()))
     pair = torch.zeros(N, dtype=torch.int64)
     measured = Measured(
         label=pair,
         target=pair + 1,
-        length=torch.full_like(value, length),
+        image_norm=torch.full_like(value, length),
+        point_norm=torch.full_like(value, length),
         value=value,
-        off_value=torch.full_like(value, off_value),
-        off_gradient=torch.full_like(value, off_gradient),
+        value_error=torch.full_like(value, off_value),
+        gradient_error=torch.full_like(value, off_gradient),
         gg=gradient.square().sum(1),
         gu=(gradient * u).sum(1),
         uu=u.square().sum(1),
@@ -173,8 +176,8 @@ def test_gradients_and_values_that_are_off_prove_no_more_than_the_truth(off, len
 
 def test_a_deployment_takes_its_error_on_the_whole_ball_off():
     f, u = _Margin(0), torch.zeros(N, 7).double()
-    errors = ErrorModel.of(random_network())
-    prover = Prover(errors=errors, deployed=torch.float32)
+    errors = RoundingErrors.of(random_network())
+    prover = RadiusProof(errors=errors, deployed=torch.float32)
     found = _radius(f, f.value(u), f.gradient(u), u, prover=prover, length=3.0)
     lost = errors.margin(3 + found, torch.float32) + errors.offsets(torch.float32)[0, 1]
     lowered = _radius(f, f.value(u) - lost, f.gradient(u), u)
@@ -195,9 +198,12 @@ def test_numbers_out_of_range_prove_nothing_false(scale):
 @pytest.mark.parametrize("seed", range(4))
 def test_matrices_raise_radii_and_no_adversarial_image_lies_inside(seed, monkeypatch):
     network, images = _network(seed=seed), torch.rand(60, 16)
-    certifier = Certifier(network)
+    certifier = _certifier(network)
     by_matrix = certifier(images).radius
-    certifier.solver = replace(certifier.solver, by=replace(certifier.by, matrices=None))
+    prepared = certifier.batch.prepared
+    number = replace(prepared, curvature=NumberCurvature(proof=prepared.proof))
+    targets = replace(certifier.batch.targets, prepared=number)
+    certifier.batch = replace(certifier.batch, targets=targets)
     by_number = certifier(images).radius
     assert (by_matrix >= by_number * (1 - 5e-6)).all()
     assert seed == 2 or (by_matrix > by_number * (1 + 1e-4)).any()
@@ -233,7 +239,7 @@ def _best_of_the_dual(network, images, found, m):
 def test_radii_are_the_best_of_the_dual_also_next_to_its_pole(name, rank, gain, seed):
     network = _network(name=name, rank=rank, gain=gain, seed=seed)
     images = 3 * torch.rand(60, 16)
-    certifier = Certifier(network)
+    certifier = _certifier(network)
     found = certifier(images)
     m = certifier.curvature[found.prediction, found.binding]
     best = _best_of_the_dual(network, images, found, m)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from raycrt import Certifier
+from raycrt.margins.tolerances import Tolerances
 from tests.models import random_network
 
 
@@ -80,9 +81,13 @@ def test_a_batch_of_any_size_stays_within_the_budget(monkeypatch, solved, name):
     plain = Certifier(network, batch_size=100)
     whole = plain(images)
     budget = 300_000
-    monkeypatch.setattr("raycrt.certification.certifier._MEMORY", budget)
     monkeypatch.setattr("raycrt.certification.certifier.quicken_softplus", lambda: None)
-    certifier = Certifier(network, batch_size=10**9, curvature=plain.curvature)
+    certifier = Certifier(
+        network,
+        batch_size=10**9,
+        curvature=plain.curvature,
+        tolerances=Tolerances(memory=budget),
+    )
     solved.clear()
     with Live() as live:
         parts = list(certifier.batches(images))

@@ -16,7 +16,7 @@ from tests.tuning.driver import LANDSCAPE
 DRIVER = """
 import subprocess, sys, time
 from pathlib import Path
-from raycrt import outputs
+from raycrt.system import outputs
 with outputs.held(Path(sys.argv[1])):
     child = subprocess.Popen(["sleep", "100"], stdout=subprocess.DEVNULL)
     print(child.pid, flush=True)
@@ -27,22 +27,22 @@ with outputs.held(Path(sys.argv[1])):
 def test_a_directory_with_a_living_driver_is_refused_and_a_killed_one_holds_nothing(tmp_path):
     psutil = pytest.importorskip("psutil", reason="psutil finds the driver's own process")
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    child = psutil.Process(int(driver.stdout.readline()))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(process.stdout.readline()))
     try:
         LANDSCAPE.save(tmp_path)
-        holder = f"pid {driver.pid} on {socket.gethostname()}"
+        holder = f"pid {process.pid} on {socket.gethostname()}"
         for _ in range(2):
             with pytest.raises(InvalidInput, match=f"one command at a time, but {holder} writes"):
                 driver.run(LANDSCAPE, tmp_path, resume=True)
-        driver.kill()
-        driver.wait()
+        process.kill()
+        process.wait()
         assert child.is_running()
         with outputs.held(tmp_path):
             assert str(os.getpid()) in (tmp_path / outputs.DRIVER).read_text()
     finally:
-        driver.kill()
-        driver.communicate()
+        process.kill()
+        process.communicate()
         child.kill()
 
 

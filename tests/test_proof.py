@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from raycrt.bounds.rounding import ErrorModel
-from raycrt.margins.proof import Measured, Prover
+from raycrt.bounds.rounding import RoundingErrors
+from raycrt.margins.proof import Measured, RadiusProof
 from tests.models import random_network
 
 N = 400
@@ -19,24 +19,25 @@ def _units(seed):
     return torch.nn.functional.normalize(rows, dim=1)
 
 
-def _radius(value, gradient, u, m, off_value=0.0, off_gradient=0.0):
+def _radius(value, gradient, u, m, value_error=0.0, gradient_error=0.0):
     products = (gradient * gradient, gradient * u, u * u)
     gg, gu, uu = (part.sum(1) for part in products)
     pair = torch.zeros(N, dtype=torch.int64)
     measured = Measured(
         label=pair,
         target=pair + 1,
-        length=torch.zeros(N, dtype=torch.float64),
+        image_norm=torch.zeros(N, dtype=torch.float64),
+        point_norm=torch.zeros(N, dtype=torch.float64),
         value=value,
-        off_value=torch.full_like(value, off_value),
-        off_gradient=torch.full_like(value, off_gradient),
+        value_error=torch.full_like(value, value_error),
+        gradient_error=torch.full_like(value, gradient_error),
         gg=gg,
         gu=gu,
         uu=uu,
         share=SHARE,
     )
     m = torch.full_like(value, m)
-    return Prover(errors=ErrorModel.of(random_network())).at_points(measured, m)
+    return RadiusProof(errors=RoundingErrors.of(random_network())).at_points(measured, m)
 
 
 class _Margin:
@@ -69,7 +70,7 @@ def test_a_gradient_that_is_off_in_the_worst_direction_proves_no_more_than_the_t
     u = along * f.nearest + beside * _units(1)
     between = torch.nn.functional.normalize(f.nearest - u, dim=1)
     for direction in (between, -between, f.ahead, -f.ahead, _units(2)):
-        found = _radius(f.value(u), f.gradient(u) + off * direction, u, m, off_gradient=off)
+        found = _radius(f.value(u), f.gradient(u) + off * direction, u, m, gradient_error=off)
         assert (found <= f.distance).all()
     exact = _radius(f.value(u), f.gradient(u), u, m)
     assert (exact >= f.distance * (1 - 1e-8)).all()
@@ -81,7 +82,7 @@ def test_a_value_that_is_off_proves_no_more_than_the_truth(m, along, beside):
     f = _Margin(m)
     u = along * f.nearest + beside * _units(1)
     for off in (1e-6, 1e-3, 0.1):
-        found = _radius(f.value(u) + off, f.gradient(u), u, m, off_value=off)
+        found = _radius(f.value(u) + off, f.gradient(u), u, m, value_error=off)
         assert (found <= f.distance).all()
         # The value is taken for no more than 2 `off` too low: that has its price and no other.
         assert (found >= f.distance * (1 - 3 * off) - 1e-8).all()

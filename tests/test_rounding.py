@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raycrt import Certifier
-from raycrt.bounds.rounding import ErrorModel
+from raycrt.bounds.rounding import RoundingErrors
 from raycrt.margins.prepared import pull_back
 from raycrt.networks.network import TORCH
 from raycrt.verify.model import NUMPY
@@ -56,7 +56,7 @@ def _apart(computed, exact):
 def test_gradients_and_hidden_values_are_within_their_bounds(depth, name, cancels):
     network, x = _case(depth, name, cancels)
     z, gradient = _exactly(network, x)
-    errors, length = ErrorModel.of(network), x.norm(dim=1)
+    errors, length = RoundingErrors.of(network), x.norm(dim=1)
     cotangent = torch.eye(4).double()[0] - torch.eye(4).double()[1]
     for dtype in DTYPES:
         fast = network.copied(dtype)
@@ -77,14 +77,14 @@ def test_gradients_and_hidden_values_are_within_their_bounds(depth, name, cancel
 @pytest.mark.parametrize("name", KINDS)
 def test_gradients_of_proofs_are_within_their_bounds(depth, name, cancels, backward):
     network, x = _case(depth, name, cancels)
-    by = Certifier(network).by
-    by = replace(by, backward=by.fast if backward == torch.float32 else by.exact)
-    readout = by.fast_readout if backward == torch.float32 else by.exact_readout
+    prepared, fast = Certifier(network).batch.prepared, backward == torch.float32
+    prepared = replace(prepared, backward=prepared.fast if fast else prepared.exact)
+    readout = prepared.fast_readout if fast else prepared.exact_readout
     label = torch.zeros(len(x), dtype=torch.int64)
-    slopes = by.exact.hidden(by.space.first(x), backward)[1]
-    above, way = pull_back(by.backward, slopes, readout.margin(label, label + 1))
-    off = by.off_gradient(way, label, label + 1, x.norm(dim=1), backward)
-    assert (_apart(by.space.pull(above), _exactly(network, x)[1]) <= off).all()
+    slopes = prepared.exact.hidden(prepared.space.first(x), backward)[1]
+    first, norms = pull_back(prepared.backward, slopes, readout.margin(label, label + 1))
+    error = prepared.gradient_error(norms, label, label + 1, x.norm(dim=1), backward)
+    assert (_apart(prepared.space.pull(first), _exactly(network, x)[1]) <= error).all()
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -92,7 +92,7 @@ def test_gradients_of_proofs_are_within_their_bounds(depth, name, cancels, backw
 def test_slopes_taken_at_the_wrong_place_are_counted(layer, size):
     """z of one layer is off by `size` in the neuron that matters most; the rest is exact."""
     network = random_network(4, name="tanh", width=8).in_float64()
-    errors = ErrorModel.of(network)
+    errors = RoundingErrors.of(network)
     x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)).double()
     z, a = [], x
     for each in network.layers[:-1]:

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from raycrt import Certifier
-from raycrt.bounds.error_tables import Bounds
-from raycrt.bounds.rounding import ErrorModel, Slack
+from raycrt.bounds.error_tables import ErrorTables
+from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
 from raycrt.evaluation.attacks import attack
 from raycrt.margins import first_layer
 from raycrt.margins.first_layer import AllPixels, Span
+from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.affine import Dense
 from tests.models import random_network
 
@@ -32,9 +33,12 @@ def _network(layer):
     return network
 
 
-@pytest.fixture(autouse=True)
-def _whatever_it_costs(monkeypatch):
-    monkeypatch.setattr(first_layer, "_COST", 1e-3)
+# Directions are left out whatever that costs.
+FREELY = Tolerances(left_out=1e-3)
+
+
+def _certifier(network, tolerances=FREELY):
+    return Certifier(network, tolerances=tolerances)
 
 
 def _exactly(matrix):
@@ -44,7 +48,7 @@ def _exactly(matrix):
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-5])
 def test_what_is_left_out_is_never_below_the_truth(noise):
     layer = _layer(noise)
-    space = Certifier(_network(layer)).by.space
+    space = _certifier(_network(layer)).batch.prepared.space
     layer = layer.double()
     assert isinstance(space, Span)
     assert len(space.basis) == 4
@@ -69,15 +73,14 @@ def test_what_is_left_out_is_never_below_the_truth(noise):
     assert space.slack.image < 2 * noise + 3e-6
 
 
-def test_radii_in_few_directions_are_those_in_pixels_and_below_every_attack(monkeypatch):
+def test_radii_in_few_directions_are_those_in_pixels_and_below_every_attack():
     network = _network(_layer(1e-7))
     images = torch.randn(60, 20, generator=torch.Generator().manual_seed(1))
-    certifier = Certifier(network)
-    assert isinstance(certifier.by.space, Span)
+    certifier = _certifier(network)
+    assert isinstance(certifier.batch.prepared.space, Span)
     found = certifier(images)
-    monkeypatch.setattr(first_layer, "_FEW", 0.0)
-    everywhere = Certifier(network)
-    assert isinstance(everywhere.by.space, AllPixels)
+    everywhere = _certifier(network, Tolerances(few=0.0))
+    assert isinstance(everywhere.batch.prepared.space, AllPixels)
     pixels = everywhere(images)
     assert torch.allclose(found.radius, pixels.radius, rtol=3e-3)
     # In few directions curvature is a matrix, which proves a little more next to the pole.
@@ -86,16 +89,14 @@ def test_radii_in_few_directions_are_those_in_pixels_and_below_every_attack(monk
     assert (found.radius <= attack(network, images).distance).all()
 
 
-def test_a_larger_rest_costs_radius_and_no_proof(monkeypatch):
+def test_a_larger_rest_costs_radius_and_no_proof():
     """Directions that matter, left out on purpose: the radii shrink by what they may do."""
     network = _network(_layer(0.3))
     images = torch.randn(60, 20, generator=torch.Generator().manual_seed(2))
-    whole = Certifier(network)(images)
-    monkeypatch.setattr(first_layer, "_NEGLIGIBLE", 0.05)
-    monkeypatch.setattr(first_layer, "_COST", 10.0)
-    certifier = Certifier(network)
-    assert isinstance(certifier.by.space, Span)
-    assert len(certifier.by.space.basis) == 4
+    whole = _certifier(network)(images)
+    certifier = _certifier(network, Tolerances(negligible=0.05, left_out=10.0))
+    assert isinstance(certifier.batch.prepared.space, Span)
+    assert len(certifier.batch.prepared.space.basis) == 4
     found = certifier(images)
     assert (found.radius <= whole.radius * (1 + 1e-6)).all()
     assert found.radius.mean() < whole.radius.mean() * 0.99
@@ -108,31 +109,31 @@ def test_layers_of_any_size_give_radii(scale):
     with torch.no_grad():
         network.maps[0].weight.mul_(scale)
         network.maps[1].weight.div_(scale or 1.0)
-    found = Certifier(network)(torch.randn(5, 20))
+    found = _certifier(network)(torch.randn(5, 20))
     assert (found.radius >= 0).all()
     assert ((found.radius < torch.inf) == (scale > 0)).all()
 
 
-def test_directions_are_not_left_out_where_that_costs_radius(monkeypatch):
-    monkeypatch.setattr(first_layer, "_COST", 1e-9)
-    assert isinstance(Certifier(_network(_layer(1e-7))).by.space, AllPixels)
+def test_directions_are_not_left_out_where_that_costs_radius():
+    certifier = _certifier(_network(_layer(1e-7)), Tolerances(left_out=1e-9))
+    assert isinstance(certifier.batch.prepared.space, AllPixels)
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-3, 1.0, 300.0])
 def test_a_point_that_is_kept_lies_where_its_proof_holds(size):
-    space = Certifier(_network(_layer(0.0, rank=9))).by.space
+    space = _certifier(_network(_layer(0.0, rank=9))).batch.prepared.space
     assert isinstance(space, Span)
     w = space.rounded(size * torch.randn(400, 9, generator=torch.Generator().manual_seed(0)))
     step = w.double() @ space.basis
     off = (space.point(w).double() - step).norm(dim=1)
-    allowed = space.moved(w.double().norm(dim=1))
+    allowed = space.rounding(w.double().norm(dim=1))
     assert (off <= allowed).all()
     assert (allowed < 2e-3 * step.norm(dim=1) + 1e-6).all()
 
 
 def test_a_step_too_long_for_its_point_proves_nothing():
-    space = Certifier(_network(_layer(0.0))).by.space
-    assert space.moved(torch.tensor([7e4], dtype=torch.float64)).isinf().all()
+    space = _certifier(_network(_layer(0.0))).batch.prepared.space
+    assert space.rounding(torch.tensor([7e4], dtype=torch.float64)).isinf().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -140,15 +141,17 @@ def test_a_step_too_long_for_its_point_proves_nothing():
 def test_gradients_in_few_directions_are_within_their_bound(rows, dtype):
     """Vectors that lie along the columns make every rounding count."""
     network = _network(_layer(1e-6, rows=rows))
-    certifier = Certifier(network)
-    space = certifier.by.space
+    certifier = _certifier(network)
+    space = certifier.batch.prepared.space
     assert isinstance(space, Span)
     matrix = _exactly(network.maps[0].matrix())
     v = torch.cat([torch.randn(50, rows), space.action.T.float()]).to(dtype)
     back = _exactly(space.pull(v)) @ _exactly(space.basis)
     off = np.linalg.norm((_exactly(v) @ matrix - back).astype(float), axis=1)
     zero = torch.zeros(len(v), dtype=torch.float64)
-    bound = certifier.by.prover.errors.at_input(zero, v.double().norm(dim=1), dtype, space.slack)
+    bound = certifier.batch.prepared.proof.errors.at_input(
+        zero, v.double().norm(dim=1), dtype, space.slack
+    )
     assert (off <= bound.numpy()).all()
 
 
@@ -169,13 +172,13 @@ def test_equal_rows_of_the_last_matrix_leave_no_typical_gradient():
     network = _network(_layer(0.0))
     with torch.no_grad():
         network.maps[1].weight.copy_(network.maps[1].weight[:1].expand(4, -1))
-    found = Certifier(network)(torch.randn(5, 20))
+    found = _certifier(network)(torch.randn(5, 20))
     assert (found.radius >= 0).all()
 
 
 def test_kept_bounds_are_those_of_the_next_longer_input():
-    errors = ErrorModel.of(random_network(3))
-    bounds = Bounds.of(errors, Slack.plain(5))
+    errors = RoundingErrors.of(random_network(3))
+    bounds = ErrorTables.of(errors, FirstLayerError.plain(5))
     lengths = torch.tensor([0.0, 1e-30, 0.7, 1.0, 2.0**0.25, 3.0, 1e6, 1e100], dtype=torch.float64)
     dtypes = (torch.float32, torch.float64)
     for found, exact in (

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycrt.bounds.rounding import ErrorModel, Slack
+from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """What an `ErrorModel` says of float64 evaluations of which `slack` is the first layer's.
+class ErrorTables:
+    """What an `RoundingErrors` says of float64 evaluations of which `slack` is the first layer's.
 
     The bounds grow with the length of the input: they are kept for powers of 2^(1/4), so that a
     row costs a look and not a recursion, and infinite beyond the last and for NaN.
     """
 
-    slack: Slack
+    slack: FirstLayerError
     margins: Tensor
     gradients: Tensor
     hiddens: dict[torch.dtype, Tensor]
 
     @staticmethod
-    def of(errors: ErrorModel, slack: Slack) -> Bounds:
+    def of(errors: RoundingErrors, slack: FirstLayerError) -> ErrorTables:
         steps = torch.arange(_LOWEST, _HIGHEST + 1, dtype=torch.float64)
         # A little longer, for the rounding of logarithms.
         lengths = (2.0 ** (steps / _STEPS)) * (1 + 1e-9)
@@ -43,7 +43,7 @@ class Bounds:
             table[..., -1] = torch.inf
         margins, gradients, single, double = tables
         hiddens = {torch.float32: single, torch.float64: double}
-        return Bounds(slack=slack, margins=margins, gradients=gradients, hiddens=hiddens)
+        return ErrorTables(slack=slack, margins=margins, gradients=gradients, hiddens=hiddens)
 
     def margin(self, length: Tensor) -> Tensor:
         """Bounds (n,) of |computed margin - exact| for inputs of norm `length` (n,)."""
@@ -54,7 +54,7 @@ class Bounds:
         return self._look(self.gradients, length)
 
     def hidden(self, length: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """Bounds (n,) of `ErrorModel.hidden`."""
+        """Bounds (n,) of `RoundingErrors.hidden`."""
         return [self._look(table, length) for table in self.hiddens[dtype]]
 
     @staticmethod

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from raycrt.activations import Activation
 from raycrt.bounds.norms import norms
-from raycrt.bounds.rounding import ErrorModel
+from raycrt.bounds.rounding import RoundingErrors
 from raycrt.bounds.spectral import (
     EPS,
     cholesky_upper,
@@ -57,10 +57,10 @@ class LocalCurvature:
     off: list[float]
     sizes: list[float]
     first_norm: float
-    errors: ErrorModel
+    errors: RoundingErrors
 
     @staticmethod
-    def of(network: Network, errors: ErrorModel) -> LocalCurvature:
+    def of(network: Network, errors: RoundingErrors) -> LocalCurvature:
         """Raises `InvalidInput` where the matrix of a layer is too large to be formed."""
         network = network.in_float64()
         sizes = [layer.out_features * layer.in_features for layer in network.layers]

@@ -25,7 +25,7 @@ _SLACK = 1 + 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slack:
+class FirstLayerError:
     """What a first layer W = A B + R, with computed products of A and B, is off by.
 
     A (B x) is off W x by at most `image |x| + lost`, and so is A w off W B^T w with |w| for |x|.
@@ -44,13 +44,13 @@ class Slack:
     terms: int = 0
 
     @staticmethod
-    def plain(features: int) -> Slack:
+    def plain(features: int) -> FirstLayerError:
         """Where the layer's own products are taken."""
-        return Slack(share=(features + 8) * torch.finfo(torch.float64).eps)
+        return FirstLayerError(share=(features + 8) * torch.finfo(torch.float64).eps)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ErrorModel:
+class RoundingErrors:
     """What the error bounds need of a network, for each layer and of the activation.
 
     The last layer's offset is no part of `bias`. It is counted for each class, `offset` (classes,)
@@ -74,12 +74,12 @@ class ErrorModel:
     at_zero: float
 
     @staticmethod
-    def of(network: Network) -> ErrorModel:
+    def of(network: Network) -> RoundingErrors:
         network = network.in_float64()
         layers, last = network.layers, network.layers[-1]
         offset = norms(last).offset_magnitude_upper().cpu()
         zero = torch.zeros((), dtype=torch.float64)
-        return ErrorModel(
+        return RoundingErrors(
             # Errors need no tight norm: a few products do.
             spectral=tuple(
                 float(gram_iteration_upper(layer.matrix())) + norms(layer).matrix_error_upper()
@@ -108,7 +108,9 @@ class ErrorModel:
             at_zero=abs(float(network.activation.value(zero, TORCH))),
         )
 
-    def margin(self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None) -> Tensor:
+    def margin(
+        self, length: Tensor, dtype: torch.dtype, slack: FirstLayerError | None = None
+    ) -> Tensor:
         """Bound of |computed margin - exact margin| for inputs of norm `length` (n,), to which
         `offsets` adds."""
         return self.layers(length, dtype, slack)[-1][0] * (math.sqrt(2) * _SLACK)
@@ -124,7 +126,9 @@ class ErrorModel:
         largest = torch.maximum(self.offset[:, None], self.raised)
         return torch.where(largest < number.max / 16, error * _SLACK, torch.inf)
 
-    def gradient(self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None) -> Tensor:
+    def gradient(
+        self, length: Tensor, dtype: torch.dtype, slack: FirstLayerError | None = None
+    ) -> Tensor:
         """Bound of |computed gradient of a margin - exact|_2 for inputs of norm `length` (n,).
 
         `dtype` is the precision of both passes, `slack` how the first layer was evaluated. Rounding
@@ -144,7 +148,9 @@ class ErrorModel:
             size = self.slope * size
         return self.at_input(error, size, dtype, slack)
 
-    def hidden(self, length: Tensor, dtype: torch.dtype, slack: Slack | None) -> list[Tensor]:
+    def hidden(
+        self, length: Tensor, dtype: torch.dtype, slack: FirstLayerError | None
+    ) -> list[Tensor]:
         """Bounds of |computed z_k - exact z_k|_2 for hidden layers computed in float64 and then
         rounded to `dtype`; infinite where that may overflow."""
         number = torch.finfo(dtype)
@@ -177,7 +183,7 @@ class ErrorModel:
         return error * _SLACK
 
     def at_input(
-        self, error: Tensor, size: Tensor, dtype: torch.dtype, slack: Slack | None
+        self, error: Tensor, size: Tensor, dtype: torch.dtype, slack: FirstLayerError | None
     ) -> Tensor:
         """Bounds (n,) of the errors of gradients in the input, computed in `dtype` from gradients
         in z_1 that are off by `error`; the exact ones, or those computed, are no longer than
@@ -225,7 +231,7 @@ class ErrorModel:
         return through + relative * (size + error) + lost
 
     def layers(
-        self, length: Tensor, dtype: torch.dtype, slack: Slack | None = None
+        self, length: Tensor, dtype: torch.dtype, slack: FirstLayerError | None = None
     ) -> list[tuple[Tensor, Tensor]]:
         """For every layer bounds of |computed z_k - exact z_k|_2, infinite where z_k may overflow,
         and of |z_k|_2; of the last one without its offset.

@@ -75,7 +75,7 @@ def test_a_search_that_is_stopped_begins_no_finals_and_names_no_winner(
         pytest.fail("the finals began")
 
     monkeypatch.setattr(driver, "session", nullcontext)
-    monkeypatch.setattr(driver.room, "check", lambda spec: None)
+    monkeypatch.setattr(driver.resources, "check", lambda spec: None)
     monkeypatch.setattr(driver, "_run_trials", stop)
     monkeypatch.setattr(finals, "choose", choose)
     with pytest.raises(KeyboardInterrupt):

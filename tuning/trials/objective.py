@@ -108,7 +108,7 @@ def judge(end: EpochEnd, spec: Spec, validation: Split) -> Measurement | None:
 def measure(network: Network, split: Split, spec: Spec, *, steps: int, epoch: int) -> Measurement:
     """Certify every row of `split` as `spec.certify` says, with `steps` steps of the solver (0:
     closed form), for the radii of the search."""
-    certifier = Certifier.of(network, spec.certify, at=spec.search.radii, steps=steps)
+    certifier = Certifier.of(network, spec.certify, radii=spec.search.radii, steps=steps)
     found = certifier(split.images.to(next(network.parameters()).device))
     right = found.prediction.cpu() == split.labels
     radius = torch.where(right, found.radius.cpu(), 0.0)
