@@ -11,6 +11,7 @@ import pytest
 from raycrt.errors import InvalidInput
 from raycrt.system import outputs
 from tests.tuning.driver import LANDSCAPE
+from tuning.search import driver
 
 # A driver that has started a process of its own, as Ray does.
 DRIVER = """
