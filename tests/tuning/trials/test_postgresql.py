@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from raycrt import InvalidInput
 from tests.tuning.driver import LANDSCAPE, drive
-from tests.tuning.test_tuning_searcher import landscape
+from tests.tuning.search.test_searcher import landscape
 from tuning.analysis import study
 from tuning.trials import store
 

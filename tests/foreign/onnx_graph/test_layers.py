@@ -14,7 +14,8 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.networks.affine import Dense
-from tests.onnx_models import (
+from tests.foreign.modules.test_models import assert_same, convolutional, dense
+from tests.foreign.onnx_graph.models import (
     Graph,
     Of,
     flat,
@@ -27,7 +28,6 @@ from tests.onnx_models import (
     silu,
     softplus_below,
 )
-from tests.test_models import assert_same, convolutional, dense
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 

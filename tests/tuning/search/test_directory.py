@@ -10,8 +10,8 @@ import pytest
 
 from raycrt.distributed import train
 from raycrt.spec import Spec
+from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE
-from tests.tuning.test_tuning_study import record
 from tuning.search import driver, finals
 from tuning.trials import resources, store
 

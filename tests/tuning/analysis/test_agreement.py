@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.tuning.test_tuning_study import record
+from tests.tuning.analysis.test_study import record
 from tuning.analysis import agreement
 from tuning.analysis.study import TrialRecord
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from raycrt import InvalidInput
 from raycrt.spec import Spec
+from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE
-from tests.tuning.test_tuning_study import record
 from tuning.analysis import study
 from tuning.analysis.study import Row, TrialRecord
 from tuning.search import finals

@@ -235,7 +235,7 @@ def test_the_command_prints_and_writes_all_of_it_unasked(tmp_path: Path, capfd: 
 def test_a_place_that_takes_no_files_is_named_before_anything_is_said(
     tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Path(__file__).parents[2] / "docs" / "results" / "search-mnist"
+    run = Path(__file__).parents[3] / "docs" / "results" / "search-mnist"
     (tmp_path / "file").touch()
     places = {"out": tmp_path / "study", option: tmp_path / "file" / "below"}
     with pytest.raises(InvalidInput, match="must be a directory that takes files"):

@@ -14,7 +14,7 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.foreign.weights.network import from_state_dict
 from raycrt.spec import ModelSpec
-from tests.weights import SPEC, assert_same, dense, normed
+from tests.foreign.weights.models import SPEC, assert_same, dense, normed
 
 
 @pytest.fixture(autouse=True)

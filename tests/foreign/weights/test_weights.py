@@ -14,7 +14,7 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.networks import network
 from raycrt.spec import ModelSpec
-from tests.weights import SPEC, assert_same, dense, named
+from tests.foreign.weights.models import SPEC, assert_same, dense, named
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.spec import validate
 from raycrt.training import loop
 from raycrt.verify import verify_run
-from tests import test_activations as conformance
+from tests.activations import test_activations as conformance
 from tests.models import random_network
 from tests.verify import test_ranges as ranges
 from tests.verify.runs import rows_of, spec_of, write_run

@@ -11,12 +11,12 @@ from torch import nn
 
 from raycrt.errors import InvalidInput
 from raycrt.foreign import files
-from tests.onnx_models import (
+from tests.foreign.modules.test_models import assert_same
+from tests.foreign.onnx_graph.models import (
     Graph,
     flat,
     head,
 )
-from tests.test_models import assert_same
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 

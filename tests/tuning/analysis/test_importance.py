@@ -13,8 +13,8 @@ import optuna
 import pytest
 from rich.console import Console
 
+from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE, drive
-from tests.tuning.test_tuning_study import record
 from tuning.analysis import importance, plots, study, tables
 from tuning.analysis.agreement import TOO_FEW
 from tuning.analysis.importance import ENOUGH, Importance

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE, drive
-from tests.tuning.test_tuning_study import record
 from tuning.search import progress
 from tuning.trials import store
 

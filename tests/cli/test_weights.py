@@ -20,7 +20,7 @@ from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
 from raycrt.spec import Spec
 from raycrt.verify import verify_run
-from tests.weights import assert_same, dense, normed
+from tests.foreign.weights.models import assert_same, dense, normed
 
 
 @pytest.fixture(autouse=True)

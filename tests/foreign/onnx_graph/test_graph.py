@@ -17,12 +17,12 @@ from raycrt.foreign import files
 from raycrt.foreign.onnx_graph import shapes
 from raycrt.networks.affine import Dense
 from raycrt.networks.network import Network
-from tests.onnx_models import (
+from tests.foreign.modules.test_models import assert_same
+from tests.foreign.onnx_graph.models import (
     Graph,
     flat,
     head,
 )
-from tests.test_models import assert_same
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 
