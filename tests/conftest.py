@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from raycrt.certification.targets import Targets
 
@@ -30,6 +31,12 @@ search:
     train.gamma: {low: 0.0001, high: 0.1, log: true}
     train.learning_rate: {choices: [0.01, 0.003, 1.0e+30]}
 """
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on which ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

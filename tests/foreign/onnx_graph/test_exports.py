@@ -13,10 +13,7 @@ from torch import Tensor, nn
 
 from raycrt.foreign import files
 from raycrt.foreign.modules.elementwise import Elementwise
-from tests.foreign.modules.test_models import assert_same
-
-pytest.importorskip("onnx", reason="the onnx extra is not installed")
-pytest.importorskip("onnxscript", reason="the onnx extra is not installed")
+from tests.foreign.models import assert_same
 
 
 class Standardised(nn.Module):

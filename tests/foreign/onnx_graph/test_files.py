@@ -5,25 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from raycrt.errors import InvalidInput
 from raycrt.foreign import files
-from tests.foreign.modules.test_models import assert_same
+from tests.foreign.models import assert_same
 from tests.foreign.onnx_graph.models import (
     Graph,
     flat,
     head,
 )
-
-onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
 
 
 def flat_again() -> nn.Sequential:

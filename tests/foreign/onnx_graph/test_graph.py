@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,19 +18,12 @@ from raycrt.foreign import files
 from raycrt.foreign.onnx_graph import shapes
 from raycrt.networks.affine import Dense
 from raycrt.networks.network import Network
-from tests.foreign.modules.test_models import assert_same
+from tests.foreign.models import assert_same
 from tests.foreign.onnx_graph.models import (
     Graph,
     flat,
     head,
 )
-
-onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
 
 
 class TestTail:

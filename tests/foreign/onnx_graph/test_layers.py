@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.networks.affine import Dense
-from tests.foreign.modules.test_models import assert_same, convolutional, dense
+from tests.foreign.models import assert_same, convolutional, dense
 from tests.foreign.onnx_graph.models import (
     Graph,
     Of,
@@ -28,13 +29,6 @@ from tests.foreign.onnx_graph.models import (
     silu,
     softplus_below,
 )
-
-onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
 
 
 class TestActivations:

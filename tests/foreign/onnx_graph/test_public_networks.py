@@ -16,7 +16,6 @@ from raycrt.networks.diagonal import Scaling
 from raycrt.networks.network import Network
 from raycrt.spec import DataSpec
 
-pytest.importorskip("onnx", reason="the onnx extra is not installed")
 SHAPE = (1, 28, 28)
 
 

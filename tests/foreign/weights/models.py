@@ -7,7 +7,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from raycrt.networks.network import Network
 from raycrt.spec import ModelSpec
 
 SPEC = ModelSpec(depth=3, width=8, activation="tanh")
@@ -44,10 +43,3 @@ def normed(*layers: nn.Module) -> nn.Sequential:
                 nn.init.normal_(layer.weight)
                 nn.init.normal_(layer.bias)
     return nn.Sequential(*layers)
-
-
-def assert_same(model: nn.Module, found: Network, *shape: int) -> None:
-    x = torch.rand(5, *shape, dtype=torch.float64)
-    with torch.no_grad():
-        expected = model.double().eval()(x)
-        torch.testing.assert_close(found.double()(x), expected, rtol=0, atol=1e-12)

@@ -14,12 +14,8 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.foreign.weights.network import from_state_dict
 from raycrt.spec import ModelSpec
-from tests.foreign.weights.models import SPEC, assert_same, dense, normed
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+from tests.foreign.models import assert_same
+from tests.foreign.weights.models import SPEC, dense, normed
 
 
 class TestBatchNorm:
@@ -38,7 +34,7 @@ class TestBatchNorm:
     )
     def test_the_place_of_the_activation_is_a_missing_number(self, model: nn.Sequential) -> None:
         found = files.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=1e-5)
-        assert_same(model, found, 6)
+        assert_same(model, found, (6,))
         assert files.described(Path("w.pt"), found, SPEC) is None
         assert (Certifier(found, steps=2)(torch.rand(3, 6)).radius > 0).any()
 
@@ -49,7 +45,7 @@ class TestBatchNorm:
         )
         spec, state = ModelSpec(channels=(1,), depth=1, activation="tanh"), model.state_dict()
         found = files.from_state_dict(state, spec, (2, 8, 8), batch_norm_eps=1e-5)
-        assert_same(model, found, 2, 8, 8)
+        assert_same(model, found, (2, 8, 8))
 
     @pytest.mark.parametrize(
         "layers",
@@ -74,14 +70,14 @@ class TestBatchNorm:
             with pytest.raises(InvalidInput, match=r"activation stands|more than one order"):
                 files.from_state_dict(state, SPEC, batch_norm_eps=1e-5)
             found = files.from_state_dict(state, SPEC, layers=stated, batch_norm_eps=1e-5)
-            assert_same(nn.Sequential(*order), found, 6)
+            assert_same(nn.Sequential(*order), found, (6,))
 
     def test_eps_is_asked_for(self) -> None:
         model = normed(nn.Linear(6, 8), nn.BatchNorm1d(8, eps=0.1), nn.Tanh(), nn.Linear(8, 3))
         with pytest.raises(InvalidInput, match=r"batch_norm_eps must be given.*1.running_mean"):
             files.from_state_dict(model.state_dict(), SPEC)
         found = files.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=0.1)
-        assert_same(model, found, 6)
+        assert_same(model, found, (6,))
         with pytest.raises(InvalidInput, match="must be left out unless"):
             files.from_state_dict(dense(6, 8, 3).state_dict(), SPEC, batch_norm_eps=0.1)
 
@@ -114,7 +110,7 @@ class TestNormaliser:
         body = nn.Sequential(nn.Flatten(), *dense(32, 8, 3))
         model = Normalised(mean, std, body)
         found = files.from_state_dict(model.state_dict(), SPEC, (2, 4, 4))
-        assert_same(model, found, 2, 4, 4)
+        assert_same(model, found, (2, 4, 4))
         first = found.layers[0].links[0]  # type: ignore[attr-defined]
         expected = model.std.double().expand(1, 2, 4, 4).flatten()
         assert torch.equal(first.variance.sqrt(), expected)
@@ -130,7 +126,7 @@ class TestNormaliser:
         model = Normalised(torch.rand(2, 1, 1), torch.rand(2, 1, 1) + 0.1, body)
         spec = ModelSpec(channels=(1,), depth=1, activation="tanh")
         found = files.from_state_dict(model.state_dict(), spec, (2, 8, 8))
-        assert_same(model, found, 2, 8, 8)
+        assert_same(model, found, (2, 8, 8))
 
     def test_one_number_for_a_channel(self) -> None:
         """People write `mean[None, :, None, None]`."""

@@ -14,12 +14,8 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.networks import network
 from raycrt.spec import ModelSpec
-from tests.foreign.weights.models import SPEC, assert_same, dense, named
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+from tests.foreign.models import assert_same
+from tests.foreign.weights.models import SPEC, dense, named
 
 
 class TestOrder:
@@ -39,7 +35,7 @@ class TestOrder:
     def test_names_with_numbers(self, tmp_path: Path, suffix: str, names: tuple[str, ...]) -> None:
         model, file = dense(6, 8, 8, 3), tmp_path / f"weights{suffix}"
         (torch.save if suffix == ".pt" else save_file)(named(model, *names), file)
-        assert_same(model, files.load(file, SPEC), 6)
+        assert_same(model, files.load(file, SPEC), (6,))
 
     @pytest.mark.parametrize("roles", [("W", "b"), ("weight", "bias"), ("weights.", "biases.")])
     def test_numbers_behind_the_role(self, roles: tuple[str, str]) -> None:
@@ -47,7 +43,7 @@ class TestOrder:
         of = {0: 1, 2: 2, 4: 3}
         state = {f"{bias}{of[k]}": model[k].bias.detach() for k in of}
         state |= {f"{weight}{of[k]}": model[k].weight.detach() for k in of}
-        assert_same(model, files.from_state_dict(state, SPEC), 6)
+        assert_same(model, files.from_state_dict(state, SPEC), (6,))
 
     @pytest.mark.parametrize(
         "names", [("input", "hidden", "out"), ("one", "two", "three"), ("a", "b1", "c1")]
@@ -62,14 +58,14 @@ class TestOrder:
         with pytest.raises(InvalidInput, match=r"more than one order fits .*--layers") as caught:
             files.load(file, SPEC)
         assert str(file) in str(caught.value)
-        assert_same(model, files.load(file, SPEC, layers=[*names, "last"]), 6)
+        assert_same(model, files.load(file, SPEC, layers=[*names, "last"]), (6,))
 
     def test_one_order_that_fits_is_taken_whatever_the_names(self) -> None:
         model = dense(6, 8, 5, 3)
         state = named(model, "in", "middle", "out")
-        assert_same(model, files.from_state_dict(state, SPEC), 6)
+        assert_same(model, files.from_state_dict(state, SPEC), (6,))
         images = files.from_state_dict(state, SPEC, (1, 2, 3))
-        assert_same(nn.Sequential(nn.Flatten(), *model), images, 1, 2, 3)
+        assert_same(nn.Sequential(nn.Flatten(), *model), images, (1, 2, 3))
 
     def test_stored_in_another_order_than_named(self, tmp_path: Path) -> None:
         state = named(dense(6, 8, 8, 8, 3), "fc1", "fc2", "fc3", "fc4")
@@ -95,7 +91,7 @@ class TestOrder:
         model = dense(6, 8, 8, 3)
         state = named(model, "0", "2", "4")
         biases_first = {n: state[n] for n in sorted(state, key=lambda n: state[n].dim())}
-        assert_same(model, files.from_state_dict(biases_first, SPEC), 6)
+        assert_same(model, files.from_state_dict(biases_first, SPEC), (6,))
 
     def test_a_missing_activation_is_not_put_in(self) -> None:
         """Layers 2 and 3 of a Sequential have nothing between them."""
@@ -103,7 +99,7 @@ class TestOrder:
         with pytest.raises(InvalidInput, match="where the activation stands among 0, 2, 3"):
             files.from_state_dict(model.state_dict(), SPEC)
         found = files.from_state_dict(model.state_dict(), SPEC, layers=["0", "2+3"])
-        assert_same(model, found, 6)
+        assert_same(model, found, (6,))
 
     @pytest.mark.parametrize(
         ("layers", "message"),
@@ -130,19 +126,19 @@ class TestOrder:
         """`10.weight` sorts before `2.weight` as text."""
         model = dense(*[4] * 12)
         save_file(model.state_dict(), tmp_path / "deep.safetensors")
-        assert_same(model, files.load(tmp_path / "deep.safetensors", SPEC), 4)
+        assert_same(model, files.load(tmp_path / "deep.safetensors", SPEC), (4,))
 
 
 class TestShapes:
     def test_the_file_decides_depth_and_widths(self) -> None:
         for widths in ((64, 50, 25, 10), (64, 20, 10), (64, 8, 8, 8, 8, 10)):
             model = dense(*widths)
-            assert_same(model, files.from_state_dict(model.state_dict(), SPEC), 64)
+            assert_same(model, files.from_state_dict(model.state_dict(), SPEC), (64,))
 
     def test_no_bias(self) -> None:
         model = dense(6, 8, 8, 10, bias=False)
         found = files.from_state_dict(model.state_dict(), SPEC)
-        assert_same(model, found, 6)
+        assert_same(model, found, (6,))
         assert files.described(Path("w.pt"), found, SPEC) == SPEC
 
     def test_convolutions(self, tmp_path: Path) -> None:
@@ -150,7 +146,7 @@ class TestShapes:
         model = network.build(spec, (1, 8, 8), 10)
         torch.save(model.state_dict(), file)
         found = files.load(file, spec, (1, 8, 8))
-        assert_same(model, found, 1, 8, 8)
+        assert_same(model, found, (1, 8, 8))
         assert files.described(file, found, spec) == spec
         with pytest.raises(InvalidInput, match="input_shape must be given"):
             files.load(file, spec)
@@ -173,7 +169,7 @@ class TestShapes:
         )
         spec = ModelSpec(channels=(1,), depth=1, activation="tanh")
         found = files.from_state_dict(model.state_dict(), spec, (1, 8, 8))
-        assert_same(model, found, 1, 8, 8)
+        assert_same(model, found, (1, 8, 8))
         told = files.described(Path("w.pt"), found, spec)
         assert told is not None and (told.channels, told.depth, told.width) == ((4, 6), 2, 7)
 
