@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from itertools import accumulate
-from math import inf
 
 import torch
 from torch import Tensor
@@ -38,12 +37,6 @@ _SENTENCES = {
     Status.NO_RADIUS: "The bound of some margin proves nothing, up to rounding.",
     Status.CONSTANT: "The prediction is the same for every input.",
 }
-
-
-def mean_radius(radius: Tensor) -> float:
-    """The mean of the radii (n,) that are finite; infinite where none is."""
-    finite = radius[torch.isfinite(radius)]
-    return float(finite.mean()) if len(finite) else inf
 
 
 @dataclass(frozen=True, kw_only=True)

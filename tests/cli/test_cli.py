@@ -151,7 +151,7 @@ def test_another_model_is_told_truly_and_can_be_verified(tmp_path):
     with pytest.raises(InvalidInput, match="only models that a spec can say are checked"):
         verify_run(out)
     assert (
-        "not one that a spec can say"
+        "not one that a spec can describe"
         in report.write(out / "certificates", tmp_path / "report").markdown.read_text()
     )
 

@@ -5,7 +5,7 @@ import torch
 
 from raycrt import Certifier
 from raycrt.data import Split, load
-from raycrt.evaluation.accuracy import assess
+from raycrt.evaluation.assessment import assess
 from raycrt.evaluation.attacks import attack
 from raycrt.spec import CertifySpec, validate
 from raycrt.training import loop

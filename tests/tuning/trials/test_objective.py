@@ -12,7 +12,8 @@ import torch
 from raycrt import InvalidInput, data
 from raycrt.certification import storage
 from raycrt.distributed import certification
-from raycrt.evaluation.accuracy import assess
+from raycrt.evaluation.accuracy import summarise
+from raycrt.evaluation.assessment import assess
 from raycrt.spec import Spec, validate
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd
@@ -153,7 +154,7 @@ def test_a_search_measures_what_is_certified_later(
     measured = measure(network, rows, spec, steps=20, epoch=1)
     work_here(monkeypatch)
     certification.certify(network, spec, rows, tmp_path)
-    found = storage.summarise(storage.read(tmp_path)[0], spec.certify.at)
+    found = summarise(storage.read(tmp_path)[0], spec.certify.at)
     assert measured.clean == found.clean == 1
     assert measured.certified_at == pytest.approx({r: found.certified[r] for r in (0.6, 1.0)})
     assessed = assess(network, rows, spec.certify)
