@@ -44,7 +44,7 @@ def certify(
     model: nn.Module,
     images: Tensor,
     *,
-    at: float | Tensor | list[float] | tuple[float, ...] = inf,
+    at: float | Tensor | Sequence[float] = inf,
     **options: Any,
 ) -> Certificates:
     """A radius around each of `images` (n, ...) in which the prediction cannot change.
@@ -55,17 +55,16 @@ def certify(
     `raycrt.Certifier`, which is what to keep when there is more than one batch: the curvature is
     proved there, once. Raises `InvalidInput` naming a layer that is not supported.
 
-    `at`, a number or a tensor (n,), is the radius that each row is decided at: work on a row stops
-    where `found.certified_at(at)` is known, and larger radii are not looked for. A tuple or list of
-    increasing radii goes with `region="local"`, as in `raycrt.Certifier`.
+    `at`, one radius or one for each image (n,), is the radius to decide: work on an image stops
+    where `found.certified_at(at)` is known, and larger radii are not looked for. With
+    `region="local"` it must be finite, or `radii` state what balls are to prove.
     """
     images = batch_of_images(images)
-    stated, own = (at, inf) if isinstance(at, tuple | list) else ((), at)
     # Before the curvature is proved, which takes longest.
-    needed = options.get("region") == "local" and not stated
-    radii_of_rows(own, len(images), all_finite=needed)
+    needed = options.get("region") == "local" and not options.get("radii", ())
+    radii_of_rows(at, len(images), all_finite=needed)
     options = {"examples": images, **options}
-    return Certifier(_network(model, images), at=stated, **options)(images, own)
+    return Certifier(_network(model, images), **options)(images, at)
 
 
 def attack(model: nn.Module, images: Tensor, **options: Any) -> Adversarial:

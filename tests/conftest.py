@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from raycrt.certification.targets import Solver
+from raycrt.certification.targets import Targets
 
 TINY = """
 model: {depth: 2, width: 16, activation: tanh}
@@ -32,13 +33,19 @@ search:
 """
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on which ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many margins each call of the solver gets."""
     counts: list[int] = []
-    solve = Solver.solve
+    solve = Targets.solve
     monkeypatch.setattr(
-        Solver,
+        Targets,
         "solve",
         lambda self, m, row, *a: counts.append(len(row)) or solve(self, m, row, *a),
     )

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from raycrt import recipes
 from raycrt.certification import storage
-from raycrt.certification.storage import Summary
 from raycrt.errors import require
+from raycrt.evaluation.accuracy import Summary, summarise
 from raycrt.spec.provenance import Training
 from raycrt.verify import verify_run
 
@@ -58,7 +58,7 @@ def stored(directory: Path = RESULTS) -> list[Result]:
     found = []
     for file in directory.glob("*.parquet"):
         facts = json.loads(file.with_suffix(".json").read_text())
-        summary = storage.summarise(pq.read_table(file), (facts["radius"], SMALL))
+        summary = summarise(pq.read_table(file), (facts["radius"], SMALL))
         found.append(Result(recipe=file.stem, summary=summary, **facts))
     return sorted(found, key=lambda result: (-result.radius, -result.certified))
 

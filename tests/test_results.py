@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycrt import recipes
-from raycrt.certification import storage
 from raycrt.errors import InvalidInput
+from raycrt.evaluation.accuracy import summarise
 from raycrt.spec.provenance import Training
 from tests import results
 from tests.verify.runs import rewrite_rows, rows_of, spec_of, write_run
@@ -41,7 +41,7 @@ def test_a_run_is_recorded_with_radii_rounded_down(run, tmp_path):
         assert (ratio <= 1).all() and (ratio > 1 - 1e-6).all()
     (found,) = results.stored(tmp_path)
     assert (found.recipe, found.layers, found.radius) == ("tiny", 2, 0.5)
-    assert found.summary.clean == storage.summarise(proved, (1.0,)).clean
+    assert found.summary.clean == summarise(proved, (1.0,)).clean
     shares = found.summary
     assert f"| `tiny` | 2 | {100 * shares.clean:.2f} % |" in results.table([found])
 

@@ -111,7 +111,7 @@ CASES: dict[str, Callable[[], str]] = {
     "all pixels": lambda: _certified(_drawn(width=96)),
     "few directions": lambda: _certified(_drawn(width=6)),
     "closed form": lambda: _certified(_drawn(), steps=0),
-    "local region": lambda: _certified(_drawn(depth=3), region="local", at=(0.05, 0.2)),
+    "local region": lambda: _certified(_drawn(depth=3), region="local", radii=(0.5, 1.0, 2.0)),
     "float32 deployment": lambda: _certified(_drawn(), deployment="float32"),
     "decided at a radius": lambda: _certified(_drawn(), decided=0.1),
     "float64 weights": lambda: _certified(_drawn().double()),

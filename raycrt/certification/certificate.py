@@ -6,10 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from itertools import accumulate
-from math import inf
 
 import torch
 from torch import Tensor
+
+from raycrt.margins.images import Margins
 
 
 class Status(IntEnum):
@@ -36,12 +37,6 @@ _SENTENCES = {
     Status.NO_RADIUS: "The bound of some margin proves nothing, up to rounding.",
     Status.CONSTANT: "The prediction is the same for every input.",
 }
-
-
-def mean_radius(radius: Tensor) -> float:
-    """The mean of the radii (n,) that are finite; infinite where none is."""
-    finite = radius[torch.isfinite(radius)]
-    return float(finite.mean()) if len(finite) else inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,27 +124,6 @@ class Certificates:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Margins:
-    """All margins of a batch at its images: `value`, `m`, `radius` (n, classes) and so on.
-
-    `length` (n,) bounds |x|, `first` (n, width) is z_1; `first_fast`, z_1 again, and the
-    `slopes` above it have the solver's type. Margins that are `constant` are the same everywhere,
-    infinite or not, and no point but the image says more of them.
-    """
-
-    x: Tensor
-    label: Tensor
-    length: Tensor
-    first: Tensor
-    first_fast: Tensor
-    slopes: tuple[Tensor, ...]
-    value: Tensor
-    m: Tensor
-    radius: Tensor
-    constant: Tensor
-
-
 def witness_points(
     witnesses: Witnesses, row: Tensor, target: Tensor, rows: int, classes: int
 ) -> Tensor:
@@ -160,16 +134,9 @@ def witness_points(
     return torch.cat([witnesses.point, nothing])[known[row, target]].double()
 
 
-def collect(
-    margins: Margins,
-    runner_up: Tensor,
-    witnesses: Witnesses,
-    region: Tensor,
-    finite_input: Tensor,
-    finite_logits: Tensor,
-) -> Certificates:
+def collect(margins: Margins, witnesses: Witnesses, region: Tensor) -> Certificates:
     """The certificates that proved margins give; rows that fail have radius 0 and a status."""
-    label = margins.label
+    label, runner_up = margins.label, margins.runner_up
     rows = torch.arange(len(label), device=label.device)
     radius, binding = margins.radius.min(1)
     status = torch.full_like(label, int(Status.CERTIFIED))
@@ -178,9 +145,9 @@ def collect(
     status[same] = int(Status.CONSTANT)
     binding = torch.where(same, runner_up, binding)
     status[margins.value[rows, runner_up] <= 0] = int(Status.TIED)
-    sound = finite_logits & torch.isfinite(margins.m).all(1)
+    sound = margins.finite_logits & torch.isfinite(margins.m).all(1)
     status[~sound] = int(Status.NON_FINITE_NETWORK)
-    status[~finite_input] = int(Status.NON_FINITE_INPUT)
+    status[~margins.finite_input] = int(Status.NON_FINITE_INPUT)
     good = (status == int(Status.CERTIFIED)) | (status == int(Status.CONSTANT))
     kept = good[witnesses.row]
     return Certificates(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raycrt.certification.certificate import Certificates, Status, mean_radius
+from raycrt.certification.certificate import Certificates, Status
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.checkpoint import write_atomically
 
@@ -74,21 +73,6 @@ def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.T
         },
         schema=SCHEMA,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What a table of certificates says: shares of all rows, and radii in units of the input.
-
-    `mean_radius` is that of all rows but the `infinite` many that are right everywhere.
-    """
-
-    rows: int
-    clean: float
-    mean_radius: float
-    infinite: int
-    certified: dict[float, float]
-    certified_runner_up: dict[float, float]
 
 
 def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
@@ -155,21 +139,6 @@ def write_rows(file: Path, table: pa.Table) -> None:
 def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2)
     write_atomically(directory / MANIFEST, text.encode())
-
-
-def summarise(table: pa.Table, at: tuple[float, ...]) -> Summary:
-    """Clean and certified accuracy: certified at r means predicted right with radius > r."""
-    right = table.column("prediction").to_numpy() == table.column("label").to_numpy()
-    radius = np.where(right, table.column("radius").to_numpy(), 0.0)
-    runner_up = np.where(right, table.column("radius_runner_up").to_numpy(), 0.0)
-    return Summary(
-        rows=len(right),
-        clean=float(right.mean()),
-        mean_radius=mean_radius(torch.from_numpy(radius)),
-        infinite=int(np.isinf(radius).sum()),
-        certified={r: float((radius > r).mean()) for r in at},
-        certified_runner_up={r: float((runner_up > r).mean()) for r in at},
-    )
 
 
 def remarks(table: pa.Table) -> list[str]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.certification import storage
 from raycrt.certification.certifier import Certifier
-from raycrt.certification.options import check_options, options_of
+from raycrt.certification.options import Options
 from raycrt.data import Split
 from raycrt.errors import require
 from raycrt.networks.checkpoint import weights_hash
@@ -94,7 +94,7 @@ def certify(
 
 def check(network: Network, spec: Spec) -> None:
     """Raise `InvalidInput` where `network` cannot be certified as `spec.certify` says."""
-    check_options(network, **options_of(spec.certify))
+    Options.of(spec.certify).check(network)
 
 
 def _run(

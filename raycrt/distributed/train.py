@@ -35,7 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raycrt import data
 from raycrt.distributed import lines, session
 from raycrt.errors import InvalidInput
-from raycrt.evaluation.accuracy import assess
+from raycrt.evaluation.assessment import assess
 from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
 from raycrt.spec import DataSpec, Spec, validate

@@ -1,39 +1,77 @@
-"""What a network is worth on a few rows while it trains: proved radii, held against an attack."""
+"""Clean and certified accuracy: shares of rows predicted right, and proved at a radius too."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+import pyarrow as pa
 import torch
-
-from raycrt.certification.certificate import mean_radius
-from raycrt.certification.certifier import Certifier
-from raycrt.data import Split
-from raycrt.evaluation.attacks import attack
-from raycrt.networks.network import Network
-from raycrt.spec import CertifySpec
-
-# A certificate meets an attack that is no further away than this, relatively.
-_MEETING = 1e-3
-_ATTACK_STEPS, _ATTACKED_CLASSES = 20, 3
+from torch import Tensor
 
 
-def assess(network: Network, split: Split, spec: CertifySpec) -> dict[str, float]:
-    """Shares of the rows of `split`, and what their certificates rest on.
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Shares of all rows: `clean`, predicted right; `certified`, for each radius those predicted
+    right with a larger one. `mean_radius` is the mean of finite radii, in units of the input, and
+    counts a wrong row as 0; infinite where no radius is finite."""
 
-    `clean`; `certified_R` for each R of `spec.at`, predicted right with a radius above R, proved;
-    `met`, the share of rows with an adversarial image no more than 0.1 % further away than their
-    radius, so that the certificate is exact; `mean_radius` of the finite radii, a wrong row
-    counting as 0; `curvature`, the mean proved bound of the binding margins.
+    clean: float
+    certified: dict[float, float]
+    mean_radius: float
+
+
+def accuracy(
+    prediction: Tensor, labels: Tensor, radius: Tensor, radii: Sequence[float]
+) -> Accuracy:
+    """The accuracy of `prediction` (n,) with the proved `radius` (n,), stated at each of `radii`.
+
+    `labels` (n,) are the right classes. A radius counts as certified at r if it is larger than r.
     """
-    device = next(network.parameters()).device
-    images, labels = split.images.to(device), split.labels.to(device)
-    found = Certifier.of(network, spec)(images)
-    attacked = attack(network, images, steps=_ATTACK_STEPS, classes=_ATTACKED_CLASSES)
-    right = found.prediction == labels
-    radius = torch.where(right, found.radius, 0.0)
-    met = found.radius * (1 + _MEETING) >= attacked.distance
-    shares = {"clean": right, "met": met} | {f"certified_{r:g}": radius > r for r in spec.at}
-    return {
-        **{name: float(rows.double().mean()) for name, rows in shares.items()},
-        "mean_radius": mean_radius(radius),
-        "curvature": float(found.curvature.mean()),
-    }
+    right = prediction == labels
+    proved = torch.where(right, radius, 0.0)
+    finite = proved[torch.isfinite(proved)]
+    return Accuracy(
+        clean=share(right),
+        certified={r: share(proved > r) for r in radii},
+        mean_radius=float(finite.mean()) if len(finite) else inf,
+    )
+
+
+def share(rows: Tensor) -> float:
+    """The share of `rows` (n,) that are true."""
+    return float(rows.double().mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The accuracy that a table of certificates states, for all classes and for the runner-up.
+
+    `infinite` counts the rows that are predicted right with an infinite radius.
+    """
+
+    rows: int
+    clean: float
+    mean_radius: float
+    infinite: int
+    certified: dict[float, float]
+    certified_runner_up: dict[float, float]
+
+
+def summarise(table: pa.Table, radii: Sequence[float]) -> Summary:
+    """Clean and certified accuracy of a table of certificates, stated at each of `radii`."""
+    prediction, labels, radius, runner_up = (
+        torch.tensor(np.asarray(table.column(name)))
+        for name in ("prediction", "label", "radius", "radius_runner_up")
+    )
+    found = accuracy(prediction, labels, radius, radii)
+    return Summary(
+        rows=len(table),
+        clean=found.clean,
+        mean_radius=found.mean_radius,
+        infinite=int(((prediction == labels) & torch.isinf(radius)).sum()),
+        certified=found.certified,
+        certified_runner_up=accuracy(prediction, labels, runner_up, radii).certified,
+    )

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+from pyarrow import csv
 
 from raycrt.certification import storage
-from raycrt.certification.storage import Summary
+from raycrt.evaluation.accuracy import Summary, summarise
 from raycrt.spec import validate
 from raycrt.spec.provenance import Training
 from raycrt.system import outputs
@@ -35,10 +35,9 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     """Write `report.md` and `certified_accuracy.png` into `out` from a certificates directory."""
     table, manifest = storage.read(directory)
     outputs.made(out)
-    told = manifest["spec"]["model"] is not None
     spec = validate({key: part for key, part in manifest["spec"].items() if part is not None})
-    summary = storage.summarise(table, spec.certify.at)
-    if told:
+    summary = summarise(table, spec.certify.at)
+    if manifest["spec"]["model"] is not None:
         spec.save(out, without=() if manifest.get("training") else ("train", "search"))
     plot = out / "certified_accuracy.png"
     draw(table, plot, spec.certify.at)
@@ -69,30 +68,33 @@ def headline(summary: Summary, images_per_second: float | None) -> str:
     )
 
 
-def curve(table: pa.Table, radii: np.ndarray, column: str = "radius") -> np.ndarray:
-    """Share of all rows predicted right with `column` > r, for each r of `radii`."""
-    right = table.column("prediction").to_numpy() == table.column("label").to_numpy()
-    proved = np.sort(np.where(right, table.column(column).to_numpy(), 0.0))
-    return 1 - np.searchsorted(proved, radii, side="right") / len(proved)
-
-
-def draw(table: pa.Table, file: Path, at: tuple[float, ...]) -> None:
-    """Certified accuracy against radius: all classes, and the runner-up alone for comparison."""
+def draw(table: pa.Table, file: Path, stated: tuple[float, ...]) -> None:
+    """Write a PNG of certified accuracy against the radius, for all classes and for the runner-up
+    alone, with a line at each of the `stated` radii."""
     from matplotlib.figure import Figure
 
-    drawn = table.column("radius_runner_up").to_numpy()
-    largest = float(drawn.max(initial=0.0, where=np.isfinite(drawn)))
-    radii = np.linspace(0, max(1.05 * largest, at[-1]), 400)
+    runner_up = table.column("radius_runner_up").to_numpy()
+    largest = float(runner_up.max(initial=0.0, where=np.isfinite(runner_up)))
+    radii = np.linspace(0, max(1.05 * largest, stated[-1]), 400).tolist()
+    found = summarise(table, radii)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(radii, 100 * curve(table, radii), label="all classes (proved)")
-    runner_up = 100 * curve(table, radii, "radius_runner_up")
-    axes.plot(radii, runner_up, linestyle="--", label="runner-up only (not a proof)")
-    for r in at:
-        axes.axvline(r, color="0.8", linewidth=1, zorder=0)
+    axes.plot(radii, _percent(found.certified), label="all classes (proved)")
+    axes.plot(
+        radii,
+        _percent(found.certified_runner_up),
+        linestyle="--",
+        label="runner-up only (not a proof)",
+    )
+    for radius in stated:
+        axes.axvline(radius, color="0.8", linewidth=1, zorder=0)
     axes.set(xlabel="l2 radius", ylabel="certified accuracy, %", ylim=(0, 100), xlim=(0, radii[-1]))
     axes.legend()
     figure.savefig(file, dpi=150)
+
+
+def _percent(shares: dict[float, float]) -> list[float]:
+    return [100 * share for share in shares.values()]
 
 
 def _radii(summary: Summary) -> str:
@@ -111,10 +113,10 @@ def _model(manifest: dict[str, Any]) -> str:
     model, training = manifest["spec"]["model"], manifest.get("training")
     lines = ["## Model\n", "| key | value |", "|---|---|"]
     if model is None:
-        lines.append("| model | not one that a spec can say |")
+        lines.append("| model | not one that a spec can describe |")
     lines += [f"| model.{k} | {v} |" for k, v in (model or {}).items()]
     if training is None:
-        lines.append("| training | not told: the weights come from elsewhere |")
+        lines.append("| training | unknown: the weights come from elsewhere |")
     else:
         made = Training.model_validate(training)
         lines += [f"| train.{k} | {v} |" for k, v in training["train"].items()]
@@ -126,19 +128,19 @@ def _model(manifest: dict[str, Any]) -> str:
 
 
 def _trials(file: Path) -> str:
-    trials = pd.read_csv(file)
-    shown = trials.sort_values("certified", ascending=False).head(_TRIALS_SHOWN)
-    columns = [str(c) for c in shown.columns]
-    lines = ["## Trials\n", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += [
-        "| " + " | ".join(_cell(v) for v in row) + " |" for row in shown.itertuples(index=False)
-    ]
+    trials = csv.read_csv(
+        file, convert_options=csv.ConvertOptions(column_types={"certified": pa.float64()})
+    )
+    shown = trials.sort_by([("certified", "descending")]).slice(0, _TRIALS_SHOWN)
+    names = shown.column_names
+    lines = ["## Trials\n", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(map(_cell, row.values())) + " |" for row in shown.to_pylist()]
     if len(trials) > len(shown):
         lines.append(f"\n{len(trials) - len(shown)} more in `{file.name}`.")
     return "\n".join(lines) + "\n"
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.5g}"
-    return str(value)
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from raycrt.bounds.readout_curvature import bending_weights, readout_interval
-from raycrt.bounds.spectral import EPS, eigenvalue_upper, gamma
+from raycrt.bounds.readout_curvature import curvature_weights, readout_interval
+from raycrt.bounds.spectral import EPS, SLACK, eigenvalue_upper, gamma
 from raycrt.margins.first_layer import Space, Span
 from raycrt.networks.network import Network
 
@@ -32,9 +32,9 @@ _BISECTIONS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bending:
-    """n margins at points u with gradients g, in float64: V^T g `of_gradient` and V^T u `of_point`
-    (n, k), the `sizes` d (1 + skew) (n, k), and the `rest` (n,)."""
+class MatrixAtPoints:
+    """P of n margins at points u with gradients g, in float64: V^T g `of_gradient` and V^T u
+    `of_point` (n, k), the `sizes` d (1 + skew) (n, k), and the `rest` (n,)."""
 
     of_gradient: Tensor
     of_point: Tensor
@@ -56,7 +56,7 @@ class Bending:
         lowest, looked for up to a few times `start` beyond the pole, or next to the pole.
         """
         a, b = self.of_gradient, self.of_point
-        # What lies across all directions bends by the rest.
+        # Across all directions the curvature is the rest.
         gg, gu, uu = (
             whole - (x * y).sum(1) for whole, x, y in ((gg, a, a), (gu, a, b), (uu, b, b))
         )
@@ -82,23 +82,19 @@ class Bending:
         lam, y, free, across = at(high)
         return lam, torch.linalg.vecdot(y, y) + free * free * across.clamp(min=0)
 
-    def spent(self, lam: Tensor, bend: Tensor, hh: Tensor, off: Tensor) -> Tensor:
-        """Bounds (n,) of `h^T (lambda I - P - bend I)^-1 h` for h = g + lambda u with |h|^2 <= `hh`
-        whose products with the directions are off by `off` (n,); infinite beyond the pole."""
-        left = (lam - bend) * (1 - 2 * EPS) - self.rest
+    def spent(self, lam: Tensor, inflation: Tensor, hh: Tensor, error: Tensor) -> Tensor:
+        """Bounds (n,) of `h^T ((lambda - inflation) I - P)^-1 h` for h = g + lambda u with |h|^2 <=
+        `hh`, whose products with the directions have errors of at most `error` (n,); infinite
+        beyond the pole."""
+        left = (lam - inflation) * (1 - 2 * EPS) - self.rest
         left = left - 4 * EPS * (lam + self.rest)
         ahead = torch.addcmul(self.of_gradient, lam[:, None], self.of_point).abs_()
-        ahead += off[:, None]
+        ahead += error[:, None]
         room = left[:, None] - self.sizes
         # The quotient first: products of small curvature and small gradients underflow.
         parts = (ahead * ahead * (self.sizes / room)).sum(1)
         spent = (hh + parts) / left * (1 + (self.sizes.shape[1] + 16) * EPS)
         return torch.where((room > 0).all(1), spent, torch.inf)
-
-
-# Directions that are kept of a matrix; those beyond count as its largest.
-_DIRECTIONS = 32
-_SLACK = 1 + 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,24 +106,26 @@ class _Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvatureMatrices:
-    """The matrices of all margins of a network of two layers whose first acts within a span.
+    """The matrices P, of `directions` directions at most, of all margins of a network of two layers
+    whose first acts within a span.
 
     Each is found when it is first asked for.
     """
 
     network: Network
     span: Span
+    directions: int
     found: dict[tuple[int, int], _Matrix] = field(default_factory=dict)
 
     @staticmethod
-    def of(exact: Network, space: Space) -> CurvatureMatrices | None:
+    def of(exact: Network, space: Space, directions: int) -> CurvatureMatrices | None:
         """`exact` is in float64; None where it has other layers or acts on all pixels."""
         if exact.depth != 2 or not isinstance(space, Span):
             return None
-        return CurvatureMatrices(network=exact, span=space)
+        return CurvatureMatrices(network=exact, span=space, directions=directions)
 
-    def bending(self, label: Tensor, target: Tensor, gradient: Tensor, u: Tensor) -> Bending:
-        """That of margins (label, target) with gradients and points (n, size) in the span."""
+    def at(self, label: Tensor, target: Tensor, gradient: Tensor, u: Tensor) -> MatrixAtPoints:
+        """Those of margins (label, target) with gradients and points (n, size) in the span."""
         pair = label * self.network.classes + target
         order = pair.argsort()
         numbers, counts = pair[order].unique_consecutive(return_counts=True)
@@ -146,7 +144,7 @@ class CurvatureMatrices:
                 torch.mm(rows, matrix.directions, out=out)
             return torch.empty_like(found).index_copy_(0, order, found)
 
-        return Bending(
+        return MatrixAtPoints(
             of_gradient=along(gradient),
             of_point=along(u),
             sizes=torch.stack([m.sizes for m in matrices])[back],
@@ -155,18 +153,18 @@ class CurvatureMatrices:
 
     def _matrix(self, y: int, t: int) -> _Matrix:
         if (y, t) not in self.found:
-            self.found[y, t] = _matrix(self.network, self.span, y, t)
+            self.found[y, t] = _matrix(self.network, self.span, y, t, self.directions)
         return self.found[y, t]
 
 
-def _matrix(network: Network, span: Span, y: int, t: int) -> _Matrix:
+def _matrix(network: Network, span: Span, y: int, t: int, directions_kept: int) -> _Matrix:
     """With W_1 = A B + R: `x^T P x <= (|D^(1/2) A B x| + |D^(1/2)| |R| |x|)^2` for D = diag(p)."""
-    weights = bending_weights(*readout_interval(network.layers[-1], y, t), network.activation)
+    weights = curvature_weights(*readout_interval(network.layers[-1], y, t), network.activation)
     action = span.action
     gram = action.T @ (weights[:, None] * action)
     gram = (gram + gram.T) / 2
     values, vectors = torch.linalg.eigh(gram)
-    k = min(_DIRECTIONS, span.size)
+    k = min(directions_kept, span.size)
     below = values[-k - 1].clamp(min=0) if span.size > k else values.new_zeros(())
     sizes, directions = (values[-k:] - below).clamp(min=0), vectors[:, -k:].contiguous()
     kept = (directions * sizes) @ directions.T
@@ -174,7 +172,7 @@ def _matrix(network: Network, span: Span, y: int, t: int) -> _Matrix:
     tilted = float(torch.linalg.matrix_norm(directions.T @ directions - eye))
     tilted += gamma(span.size + 4) * k
     # What forming both products can have added.
-    mass = float((weights * action.square().sum(1)).sum()) * _SLACK
+    mass = float((weights * action.square().sum(1)).sum()) * SLACK
     rounding = gamma(len(action) + 8) * mass
     rounding += gamma(k + 8) * float(sizes.sum()) * (1 + tilted)
     left = max(0.0, eigenvalue_upper(gram - (kept + kept.T) / 2, float(below))) + rounding
@@ -186,5 +184,5 @@ def _matrix(network: Network, span: Span, y: int, t: int) -> _Matrix:
     return _Matrix(
         directions=directions,
         sizes=sizes * (1 + skew) * (1 + 4 * EPS),
-        rest=sizes.new_tensor(rest * _SLACK),
+        rest=sizes.new_tensor(rest * SLACK),
     )

@@ -19,14 +19,11 @@ import torch
 from torch import Tensor
 
 from raycrt.bounds.norms import norms
-from raycrt.bounds.rounding import ErrorModel, Slack
-from raycrt.bounds.spectral import EPS, gamma, gram_iteration_upper, nonnegative_norm_upper
+from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
+from raycrt.bounds.spectral import EPS, SLACK, gamma, gram_iteration_upper, nonnegative_norm_upper
 from raycrt.margins.gradient_norms import Leading, Measure, Pixels, first_good, spread
+from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.affine import DENSE_ENTRIES, AffineMap, Dense
-
-# The fewest directions that the solver works in, and the share of a typical gradient that they may
-# miss.
-_DIRECTIONS, _MISSED = 64, 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +42,7 @@ class Directions:
         singular: tuple[Tensor, Tensor, Tensor],
         typical: Tensor,
         dtype: torch.dtype,
+        tolerances: Tolerances,
     ) -> Directions:
         """`layer` is in float64 and small enough to be formed; `singular` are its singular vectors
         (width, rank), values (rank,) and vectors (rank, features), and there are as many directions
@@ -54,9 +52,9 @@ class Directions:
         whole = pulled.sum(1).clamp(min=torch.finfo(pulled.dtype).tiny)
 
         def caught(k: int) -> bool:
-            return float((pulled[:, k:].sum(1) / whole).mean()) ** 0.5 <= _MISSED
+            return float((pulled[:, k:].sum(1) / whole).mean()) ** 0.5 <= tolerances.missed
 
-        basis = right[: first_good(_DIRECTIONS, len(sizes), caught)]
+        basis = right[: first_good(tolerances.directions, len(sizes), caught)]
         return Directions(basis=basis.to(dtype), action=(layer.matrix() @ basis.T).to(dtype))
 
     @property
@@ -76,12 +74,6 @@ class Directions:
         return w @ self.basis
 
 
-# A direction in which a layer acts less than this, relatively, is left out and counted as error.
-_NEGLIGIBLE = 1e-6
-# With more directions than this share of the pixels, the detour costs more than it saves.
-_FEW = 0.5
-# Nor where |R| may take more than about this off radii of the length of an image, relatively.
-_COST = 2e-6
 # So many neurons at a time make a gradient: sums of few terms round to little.
 _BLOCK = 256
 _TINY = torch.finfo(torch.float64).smallest_normal
@@ -91,9 +83,9 @@ _LARGEST_HALF = 6e4
 class AllPixels:
     """The pixels themselves: `fast` is the first layer in the solver's type, `exact` in float64."""
 
-    def __init__(self, exact: AffineMap, fast: AffineMap, errors: ErrorModel) -> None:
+    def __init__(self, exact: AffineMap, fast: AffineMap, errors: RoundingErrors) -> None:
         self.exact, self.fast = exact, fast
-        self.slack = Slack.plain(exact.in_features)
+        self.slack = FirstLayerError.plain(exact.in_features)
         if isinstance(exact, Dense):
             self.slack = replace(
                 self.slack, spread=errors.magnitude[0], rows=_terms(exact.out_features)
@@ -135,12 +127,12 @@ class Span:
     offset: Tensor
     fast_basis: Tensor
     fast_action: Tensor
-    slack: Slack
+    slack: FirstLayerError
     # |B B^T - I| is no larger.
     skew: float
-    # What `point` moves, relatively and in any case.
-    moves: float
-    least_move: float
+    # How far rounding moves a point, relatively and in any case.
+    relative_rounding: float
+    least_rounding: float
 
     @staticmethod
     def of(layer: AffineMap, basis: Tensor, dtype: torch.dtype) -> Span:
@@ -165,7 +157,7 @@ class Span:
             offset=layer.offset(),
             fast_basis=basis.to(dtype),
             fast_action=action.to(dtype),
-            slack=Slack(
+            slack=FirstLayerError(
                 image=max(left_out, formed) + 4 * gamma(n + d + 8) * a * b,
                 pull=left_out,
                 spread=nonnegative_norm_upper(action.abs()),
@@ -175,8 +167,8 @@ class Span:
                 lost=_TINY * (n + rows + d) ** 2 * (1 + a) * (1 + b),
             ),
             skew=skew,
-            moves=(product + half.eps / 2 * (1 + skew + product)) * (1 + 1e-9),
-            least_move=(half.smallest_normal * half.eps + d * number.smallest_normal) * n**0.5,
+            relative_rounding=(product + half.eps / 2 * (1 + skew + product)) * SLACK,
+            least_rounding=(half.smallest_normal * half.eps + d * number.smallest_normal) * n**0.5,
         )
 
     @property
@@ -195,10 +187,11 @@ class Span:
     def coordinates(self, point: Tensor) -> Tensor:
         return point @ self.basis.T
 
-    def moved(self, length: Tensor) -> Tensor:
-        """Bounds (n,) of how far `point` lies from the step itself, of `length` (n,)."""
-        moved = self.moves * length + self.least_move
-        return torch.where(length * (1 + self.moves) < _LARGEST_HALF, moved, torch.inf)
+    def rounding(self, norm: Tensor) -> Tensor:
+        """Bounds (n,) of how far `point` lies from the step itself, of `norm` (n,)."""
+        moved = self.relative_rounding * norm + self.least_rounding
+        within = norm * (1 + self.relative_rounding) < _LARGEST_HALF
+        return torch.where(within, moved, torch.inf)
 
     def onto(self, first: Tensor, w: Tensor) -> Tensor:
         action = self.action if w.dtype == torch.float64 else self.fast_action
@@ -227,10 +220,15 @@ def _terms(rows: int) -> int:
 
 
 def spaces(
-    exact: AffineMap, fast: AffineMap, errors: ErrorModel, typical: Tensor
+    exact: AffineMap,
+    fast: AffineMap,
+    errors: RoundingErrors,
+    typical: Tensor,
+    tolerances: Tolerances,
 ) -> tuple[Measure, Directions | None, Space]:
-    """How lengths of gradients are bounded, where the solver starts, if not where its points are
-    proved, and that, for a first layer in float64 and in the solver's type.
+    """For a first layer in float64 and in the solver's type: how norms of gradients are bounded,
+    the coordinates in which the solver starts (none: those of the space), and the space in which
+    its points are proved.
 
     `typical` (n, width) are gradients in z_1 as margins have them.
     """
@@ -239,20 +237,20 @@ def spaces(
         return Pixels(fast), None, everywhere
     left, sizes, right = torch.linalg.svd(exact.matrix(), full_matrices=False)
     dtype = fast.offset().dtype
-    rank = int((sizes > _NEGLIGIBLE * sizes[0]).sum())
-    if 0 < rank <= _FEW * exact.in_features:
+    rank = int((sizes > tolerances.negligible * sizes[0]).sum())
+    if 0 < rank <= tolerances.few * exact.in_features:
         span = Span.of(exact, right[:rank], dtype)
         one = torch.ones(1, dtype=torch.float64)
         steepness = float(exact.transpose(typical).norm(dim=1).mean())
-        off = float(errors.margin(one, torch.float64, span.slack))
-        off_gradient = float(errors.gradient(one, torch.float64, span.slack))
+        value_error = float(errors.margin(one, torch.float64, span.slack))
+        gradient_error = float(errors.gradient(one, torch.float64, span.slack))
         # Errors of gradients cost their square. Quotients stay in range where squares do not.
-        share = off_gradient / steepness if steepness > 0 else math.inf
-        if off <= (_COST - share * share) * steepness:
+        share = gradient_error / steepness if steepness > 0 else math.inf
+        if value_error <= (tolerances.left_out - share * share) * steepness:
             known = left[:, :rank], sizes[:rank]
-            return Leading.of(exact, *known, typical, dtype), None, span
+            return Leading.of(exact, *known, typical, dtype, tolerances), None, span
     return (
-        Leading.of(exact, left, sizes, typical, dtype),
-        Directions.of(exact, (left, sizes, right), typical, dtype),
+        Leading.of(exact, left, sizes, typical, dtype, tolerances),
+        Directions.of(exact, (left, sizes, right), typical, dtype, tolerances),
         everywhere,
     )

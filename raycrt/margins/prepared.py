@@ -9,18 +9,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from raycrt.bounds.error_tables import Bounds
-from raycrt.bounds.rounding import root_upper, squares
+from raycrt.bounds.error_tables import ErrorTables
+from raycrt.bounds.rounding import RoundingErrors, root_upper, squares
+from raycrt.bounds.spectral import SLACK
+from raycrt.margins.curvature import Curvature, MatrixCurvature, NumberCurvature
 from raycrt.margins.curvature_matrix import CurvatureMatrices
 from raycrt.margins.first_layer import Directions, Space, Span, spaces
 from raycrt.margins.gradient_norms import Leading, Measure, Pairs
-from raycrt.margins.proof import Prover
+from raycrt.margins.proof import RadiusProof
+from raycrt.margins.tolerances import Tolerances
+from raycrt.networks.floating_point import float32_is_plain
 from raycrt.networks.network import Network, Readout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lengths:
-    """Bounds (n,), float64, of the lengths of cotangents as they were computed on the way back.
+class CotangentNorms:
+    """Bounds (n,), float64, of the norms of cotangents as they were computed on the way back.
 
     `between` holds those before and after each matrix, from the top to z_1, and `last` is the
     gradient's in z_1.
@@ -29,12 +33,12 @@ class Lengths:
     between: tuple[Tensor, ...]
     last: Tensor
 
-    def take(self, rows: Tensor) -> Lengths:
-        return Lengths(between=tuple(b[rows] for b in self.between), last=self.last[rows])
+    def take(self, rows: Tensor) -> CotangentNorms:
+        return CotangentNorms(between=tuple(b[rows] for b in self.between), last=self.last[rows])
 
     @staticmethod
-    def concatenate(parts: Sequence[Lengths]) -> Lengths:
-        return Lengths(
+    def concatenate(parts: Sequence[CotangentNorms]) -> CotangentNorms:
+        return CotangentNorms(
             between=tuple(torch.cat(b) for b in zip(*(p.between for p in parts), strict=True)),
             last=torch.cat([part.last for part in parts]),
         )
@@ -42,9 +46,9 @@ class Lengths:
 
 def pull_back(
     network: Network, slopes: Sequence[Tensor], cotangent: Tensor, out: Tensor | None = None
-) -> tuple[Tensor, Lengths]:
+) -> tuple[Tensor, CotangentNorms]:
     """The gradient in z_1 (n, width) of `<cotangent, last hidden layer>`, in the memory of `out` if
-    that is given, and the lengths on the way. The memory of `cotangent` is used up."""
+    that is given, and the norms on the way. The memory of `cotangent` is used up."""
     between = []
     for k in range(network.depth - 2, 0, -1):
         layer = network.layers[k]
@@ -56,23 +60,19 @@ def pull_back(
         ]
     gradient = torch.mul(cotangent, slopes[0], out=cotangent if out is None else out)
     last = root_upper(squares(gradient), network.layers[0].out_features)
-    return gradient, Lengths(between=tuple(between), last=last)
-
-
-# Gradients that are off by this, relatively, cost about half its square of a radius.
-_CLOSE_GRADIENT = 2e-3
+    return gradient, CotangentNorms(between=tuple(between), last=last)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arithmetic:
+class PreparedNetwork:
     """What estimates, proofs and their error bounds need of a network.
 
     `fast` and `exact` are the network in the solver's type and in float64, and gradients of proofs
     are taken by way of `backward`, one of the two. Points are proved in `space`; `directions` are
     the coordinates that the solver starts in, those of the space where that is None. `measure`
-    bounds lengths of gradients, of all classes at once where there are `pairs`. `distances` bounds
-    those of two rows of the last matrix, and `turning` (classes, classes) the curvature of margins
-    from above and below; `matrices` bound it by directions.
+    bounds norms of gradients, of all classes at once where there are `pairs`. `distances` bounds
+    those of two rows of the last matrix, `curvature_both` (classes, classes) the curvature of
+    margins from above and below. `curvature` proves radii of points, whose errors `tables` has.
     """
 
     fast: Network
@@ -84,26 +84,47 @@ class Arithmetic:
     space: Space
     measure: Measure
     pairs: Pairs | None
-    prover: Prover
-    bounds: Bounds
+    proof: RadiusProof
+    tables: ErrorTables
     distances: Tensor
-    turning: Tensor
-    matrices: CurvatureMatrices | None
+    curvature_both: Tensor
+    curvature: Curvature
+    tolerances: Tolerances
 
     @staticmethod
     @torch.no_grad()
-    def of(network: Network, dtype: torch.dtype, curvature: Tensor, prover: Prover) -> Arithmetic:
-        """`dtype` is the solver's type, `curvature` (classes, classes) the margins' proved one."""
+    def of(
+        network: Network,
+        m: Tensor,
+        *,
+        tolerances: Tolerances,
+        solves: bool = True,
+        deployed: torch.dtype | None = None,
+    ) -> PreparedNetwork:
+        """`m` (classes, classes) is the proved curvature of the margins, `deployed` the type that a
+        deployment's arithmetic has, if that is what radii are to speak of. Without `solves`
+        nothing is estimated, and all is float64."""
+        proof = RadiusProof(errors=RoundingErrors.of(network), deployed=deployed)
+        dtype = _solver_type(network) if solves else torch.float64
         fast, exact = network.copied(dtype), network.in_float64()
         readout = exact.readout()
         label = torch.arange(exact.classes, device=readout.rows.device)
         cotangent = readout.margin(label, label.roll(1))
         typical = exact.pull_back_hidden(_middling_slopes(exact, cotangent), cotangent)
-        measure, directions, space = spaces(exact.layers[0], fast.layers[0], prover.errors, typical)
+        measure, directions, space = spaces(
+            exact.layers[0], fast.layers[0], proof.errors, typical, tolerances
+        )
         pairs = None
         if isinstance(measure, Leading) and network.depth == 2:
-            pairs = Pairs.of(measure, readout)
-        by = Arithmetic(
+            pairs = Pairs.of(measure, readout, tolerances.pair_numbers)
+        tables = ErrorTables.of(proof.errors, space.slack)
+        matrices = CurvatureMatrices.of(exact, space, tolerances.matrix_directions)
+        curvature: Curvature = NumberCurvature(proof=proof)
+        if matrices is not None:
+            curvature = MatrixCurvature(
+                proof=proof, matrices=matrices, tables=tables, tolerances=tolerances
+            )
+        prepared = PreparedNetwork(
             fast=fast,
             exact=exact,
             backward=fast,
@@ -114,13 +135,14 @@ class Arithmetic:
             space=space,
             measure=measure,
             pairs=pairs,
-            prover=prover,
-            bounds=Bounds.of(prover.errors, space.slack),
-            distances=readout.distances() * (1 + 1e-9),
-            turning=torch.maximum(curvature, curvature.T).to(readout.rows.device),
-            matrices=CurvatureMatrices.of(exact, space),
+            proof=proof,
+            tables=tables,
+            distances=readout.distances() * SLACK,
+            curvature_both=torch.maximum(m, m.T).to(readout.rows.device),
+            curvature=curvature,
+            tolerances=tolerances,
         )
-        return by if by._gradients_are_close() else replace(by, backward=exact)
+        return prepared if prepared._gradients_are_close() else replace(prepared, backward=exact)
 
     def _gradients_are_close(self) -> bool:
         """Whether proofs lose next to nothing by gradients in the solver's type: of neighbouring
@@ -128,42 +150,47 @@ class Arithmetic:
         label = torch.arange(self.exact.classes, device=self.distances.device)
         target = label.roll(1)
         cotangent = self.fast_readout.margin(label, target)
-        above, way = pull_back(self.fast, _middling_slopes(self.fast, cotangent), cotangent)
-        steepness = squares(self.space.pull(above)).double().sqrt()
-        length = torch.full_like(steepness, self.exact.features**0.5)
-        off = self.off_gradient(way, label, target, length, self.fast.dtype) / steepness
-        return bool(off.nan_to_num(torch.inf).mean() <= _CLOSE_GRADIENT)
+        first, norms = pull_back(self.fast, _middling_slopes(self.fast, cotangent), cotangent)
+        steepness = squares(self.space.pull(first)).double().sqrt()
+        input_norm = torch.full_like(steepness, self.exact.features**0.5)
+        error = self.gradient_error(norms, label, target, input_norm, self.fast.dtype) / steepness
+        return bool(error.nan_to_num(torch.inf).mean() <= self.tolerances.close_gradient)
 
     @property
     def rounds(self) -> bool:
         """Whether iterates are proved with more rounding than the points that are kept would be."""
         return self.backward is not self.exact or isinstance(self.space, Span)
 
-    def off_gradient(
-        self, way: Lengths, label: Tensor, target: Tensor, length: Tensor, dtype: torch.dtype
+    def gradient_error(
+        self,
+        norms: CotangentNorms,
+        label: Tensor,
+        target: Tensor,
+        input_norm: Tensor,
+        dtype: torch.dtype,
     ) -> Tensor:
-        """Bounds (n,) of what gradients in the space, taken in `dtype`, are off by, from the
-        lengths on their `way`.
+        """Bounds (n,) of the errors of gradients in the space, taken in `dtype`, from the `norms`
+        on their way.
 
-        The margins (label, target) were taken at points of length `length` (n,). What is taken off
-        is never less than float64 in all pixels asks for, so that a checker finds it there.
+        The margins (label, target) were taken at points of norm `input_norm` (n,). The bound is
+        never less than float64 in all pixels asks for, so that a checker finds its own error there.
         """
-        errors, slack = self.prover.errors, self.bounds.slack
-        sizes = [self.distances[label, target], *way.between]
-        error = errors.pulled_back(sizes, self.bounds.hidden(length, dtype), dtype)
-        off = errors.at_input(error, way.last, dtype, slack)
-        return torch.maximum(off, self.bounds.gradient(length))
+        errors, slack = self.proof.errors, self.tables.slack
+        sizes = [self.distances[label, target], *norms.between]
+        error = errors.pulled_back(sizes, self.tables.hidden(input_norm, dtype), dtype)
+        error = errors.at_input(error, norms.last, dtype, slack)
+        return torch.maximum(error, self.tables.gradient(input_norm))
 
-    def lengths(self, slopes: Sequence[Tensor], label: Tensor, length: Tensor) -> Tensor:
-        """Proved bounds (n, classes) of the lengths of all margins' gradients at images of length
-        `length` (n,), from the slopes there in the solver's type."""
-        errors = self.prover.errors
-        off = [each[:, None] for each in self.bounds.hidden(length, self.fast.dtype)]
+    def gradient_norms(self, slopes: Sequence[Tensor], label: Tensor, input_norm: Tensor) -> Tensor:
+        """Proved bounds (n, classes) of the norms of all margins' gradients at images of norm
+        `input_norm` (n,), from the slopes there in the solver's type."""
+        errors = self.proof.errors
+        hidden = [each[:, None] for each in self.tables.hidden(input_norm, self.fast.dtype)]
         sizes = [self.distances[label]]
         if self.pairs is not None and isinstance(self.measure, Leading):
             given, pulled = self.pairs(slopes[0], label)
             lost = self.pairs.lost(sizes[0])
-            reach = self.measure.length_upper(given, pulled, errors, lost)
+            computed = self.measure.norm_upper(given, pulled, errors, lost)
         else:
             measured, ways = [], []
             own = self.fast_readout.rows.index_select(0, label)
@@ -172,10 +199,16 @@ class Arithmetic:
                 measured.append(torch.stack(self.measure(gradient)))
                 ways.append(way.between)
             given, pulled = torch.stack(measured, 2)
-            reach = self.measure.length_upper(given, pulled, errors)
+            computed = self.measure.norm_upper(given, pulled, errors)
             sizes += [torch.stack(each, 1) for each in zip(*ways, strict=True)]
-        error = errors.spectral[0] * errors.pulled_back(sizes, off, self.fast.dtype)
-        return reach + torch.maximum(error, self.bounds.gradient(length)[:, None])
+        error = errors.spectral[0] * errors.pulled_back(sizes, hidden, self.fast.dtype)
+        return computed + torch.maximum(error, self.tables.gradient(input_norm)[:, None])
+
+
+def _solver_type(network: Network) -> torch.dtype:
+    """float32; float64 where float32 results may be rounded further than sums of products are."""
+    plain = float32_is_plain() and all(layer.sums_in_float32 for layer in network.layers)
+    return torch.float32 if plain else torch.float64
 
 
 def _middling_slopes(network: Network, like: Tensor) -> list[Tensor]:

@@ -33,12 +33,11 @@ def dual_radius(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor) ->
     return (2 * (value - gu) - m * uu) / (across + reach)
 
 
-def largest_curvature(value: Tensor, gradient: Tensor, u: Tensor, wanted: Tensor) -> Tensor:
+def largest_curvature(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, wanted: Tensor) -> Tensor:
     """About the largest m (n,) with r(u; m) >= `wanted`; 0 where there is none. No proof.
 
     r falls as m grows: the bound of f, lowest on the sphere of radius `wanted`, falls with m.
     """
-    gg, gu, uu = products(gradient, u)
 
     def lowest(m: Tensor) -> Tensor:
         across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
@@ -58,7 +57,7 @@ def largest_curvature(value: Tensor, gradient: Tensor, u: Tensor, wanted: Tensor
 class Points:
     """Margins at points of coordinates `u` (n, d): `value` (n,) and `gradient` g (n, d) in their
     type; in float64 the products `gg`, `gu` and `uu` (n,), whose sums may cancel, and the `radius`
-    (n,) that the point is worth; 0 where it has not been judged."""
+    (n,) that the point certifies; 0 where that is not known yet."""
 
     u: Tensor
     value: Tensor
@@ -70,21 +69,21 @@ class Points:
 
     @staticmethod
     def at(u: Tensor, value: Tensor, gradient: Tensor) -> Points:
-        """Not judged yet."""
+        """Points whose radius is not known yet."""
         gg, gu, uu = products(gradient, u)
         radius = torch.zeros_like(gg)
         return Points(u=u, value=value, gradient=gradient, gg=gg, gu=gu, uu=uu, radius=radius)
 
     def estimate(self, m: Tensor) -> Tensor:
-        """About what the points are worth, if nothing were rounded, to margins of curvature m."""
-        worth = dual_radius(self.value.double(), self.gg, self.gu, self.uu, m)
-        return worth.nan_to_num(0.0, 0.0, 0.0)
+        """About the radii that the points certify of margins of curvature m: rounding apart."""
+        found = dual_radius(self.value.double(), self.gg, self.gu, self.uu, m)
+        return found.nan_to_num(0.0, 0.0, 0.0)
 
     def take(self, rows: Tensor) -> Points:
         """Those of the given numbers."""
         return Points(**{name: part.index_select(0, rows) for name, part in vars(self).items()})
 
-    def unjudged(self) -> Points:
+    def without_radius(self) -> Points:
         return replace(self, radius=torch.zeros_like(self.radius))
 
     def copied(self) -> Points:

@@ -35,10 +35,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raycrt import Certifier, data
-from raycrt.certification.certificate import Margins, Witnesses
-from raycrt.certification.targets import Solver
+from raycrt.certification.certificate import Witnesses
+from raycrt.certification.targets import Targets
 from raycrt.evaluation.attacks import attack, draw_back, steps_to
-from raycrt.margins.evaluation import Problem
+from raycrt.margins.curvature import NumberCurvature
+from raycrt.margins.evaluation import MarginEvaluator
+from raycrt.margins.images import Margins
+from raycrt.margins.prepared import PreparedNetwork
 from raycrt.margins.radius import Points
 from raycrt.networks import network
 from raycrt.networks.network import Network
@@ -86,17 +89,28 @@ def seconds(work: Callable[[], Any], repeats: int = REPEATS) -> float:
     return statistics.median(times)
 
 
-class RunnerUpAlone(Solver):
+class RunnerUpAlone(Targets):
     """Solves the runner-up class and no other: what the literature certifies, by our means."""
 
     @staticmethod
     def certifier(model: Network, curvature: Tensor) -> Certifier:
         found = Certifier(model, batch_size=BATCH, curvature=curvature)
-        found.solver = RunnerUpAlone(**vars(found.solver))
-        return found
+        return with_targets(found, RunnerUpAlone)
 
-    def improve(self, margins: Margins, runner_up: Tensor, at: Tensor) -> Witnesses:
-        return self.solve(margins, torch.arange(len(runner_up)), runner_up, at)
+    def improve(self, margins: Margins, at: Tensor) -> Witnesses:
+        return self.solve(margins, torch.arange(len(at)), margins.runner_up, at)
+
+
+def with_targets(
+    certifier: Certifier, kind: type[Targets], prepared: PreparedNetwork | None = None
+) -> Certifier:
+    """`certifier`, with its margins solved by a `kind` of `Targets`, perhaps with another
+    `prepared` network."""
+    batch = certifier.batch
+    assert batch is not None
+    targets = kind(**{**vars(batch.targets), "prepared": prepared or batch.prepared})
+    certifier.batch = replace(batch, targets=targets)
+    return certifier
 
 
 def against_the_paper(model: Network, images: Tensor) -> dict[str, float]:
@@ -147,20 +161,18 @@ def searched(model: Network, images: Tensor) -> dict[str, float]:
     """Margins an image for which points are looked for, with curvature as matrices and without."""
     counts = [0]
 
-    class Counted(Solver):
-        def _search(self, problem: Problem, start: Points, enough: Tensor) -> Points:
+    class Counted(Targets):
+        def _search(self, evaluator: MarginEvaluator, start: Points, enough: Tensor) -> Points:
             counts[0] += int((start.radius < enough).sum())
-            return super()._search(problem, start, enough)
+            return super()._search(evaluator, start, enough)
 
     certifier = Certifier(model, batch_size=BATCH)
-    solver, found = certifier.solver, {}
-    for name, by in (
-        ("margins_by_matrix", solver.by),
-        ("margins_by_number", replace(solver.by, matrices=None)),
-    ):
+    assert certifier.batch is not None
+    prepared, found = certifier.batch.prepared, {}
+    number = replace(prepared, curvature=NumberCurvature(proof=prepared.proof))
+    for name, each in (("margins_by_matrix", prepared), ("margins_by_number", number)):
         counts[0] = 0
-        certifier.solver = Counted(**{**vars(solver), "by": by})
-        certifier(images)
+        with_targets(certifier, Counted, each)(images)
         found[name] = counts[0] / len(images)
     return found
 
@@ -215,24 +227,22 @@ def against_matrix_multiply(model: Network, images: Tensor) -> dict[str, float]:
     certifier = Certifier(model, batch_size=n)
     products, spent = Products(), [0.0]
 
-    class Counted(Solver):
+    class Counted(Targets):
         def improve(self, *args: Any) -> Witnesses:
             with products:
                 return super().improve(*args)
 
-    class Timed(Solver):
+    class Timed(Targets):
         def improve(self, *args: Any) -> Witnesses:
             began = time.perf_counter()
             found = super().improve(*args)
             spent[0] += time.perf_counter() - began
             return found
 
-    solver = certifier.solver
     # What is made once for a network is none of the solver's products.
     certifier(images)
-    certifier.solver = Counted(**vars(solver))
-    certifier(images)
-    certifier.solver = Timed(**vars(solver))
+    with_targets(certifier, Counted)(images)
+    with_targets(certifier, Timed)
     operations = 2 * n * model.features * width
     rates = dict.fromkeys(plain, 0.0)
     least = inf

@@ -171,7 +171,7 @@ def measure(depth: int, limit: int, rows: int) -> list[str]:
         radii[name] = found.radius
         means[name] = float(m[found.prediction, found.runner_up].mean())
     name = "on the ball (region: local)"
-    local = Certifier(network, curvature=m, region="local", at=spec.certify.at)
+    local = Certifier(network, curvature=m, region="local", radii=spec.certify.at)
     radii[name] = local(images).radius
     means[name] = _mean_local(local, images, spec.certify.at)
     right = found.prediction == labels
@@ -185,13 +185,14 @@ def measure(depth: int, limit: int, rows: int) -> list[str]:
 
 def _mean_local(certifier: Certifier, images: Tensor, at: tuple[float, ...]) -> float:
     """Mean m of the runner-up margin on the ball of the first radius of `at` not yet certified."""
-    found = Certifier(certifier.by.exact, curvature=certifier.curvature)(images)
+    found = Certifier(certifier.batch.prepared.exact, curvature=certifier.curvature)(images)
     total = 0.0
     for i, x in enumerate(images.flatten(1).double()):
         radius = next((r for r in at if r >= float(found.radius[i])), at[-1])
         y, t = int(found.prediction[i]), found.runner_up[i : i + 1]
         total += min(
-            float(certifier.balls.local(x, radius, y, t)[0]), float(certifier.curvature[y, int(t)])
+            float(certifier.batch.balls.curvature(x, radius, y, t)[0]),
+            float(certifier.curvature[y, int(t)]),
         )
     return total / len(images)
 

@@ -11,7 +11,7 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 
 from raycrt import data
 from raycrt.distributed import stages
-from raycrt.evaluation.accuracy import assess
+from raycrt.evaluation.assessment import assess
 from raycrt.networks import checkpoint
 from raycrt.spec import Spec
 from raycrt.training import loop

@@ -13,6 +13,7 @@ from raycrt.certification import storage
 from raycrt.distributed import certification
 from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput
+from raycrt.evaluation.accuracy import summarise
 from raycrt.networks import checkpoint
 from raycrt.spec import validate
 from raycrt.training import loop
@@ -110,7 +111,7 @@ def test_a_doubled_row_is_refused(tmp_path, twin):
 
 
 def test_the_summary_counts_right_predictions_with_a_larger_radius(twin):
-    summary = storage.summarise(twin, (0.1, 0.3))
+    summary = summarise(twin, (0.1, 0.3))
     right = twin["prediction"].to_numpy() == twin["label"].to_numpy()
     assert summary.clean == pytest.approx(right.mean())
     expected = (right & (twin["radius"].to_numpy() > 0.3)).mean()

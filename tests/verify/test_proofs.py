@@ -14,8 +14,8 @@ import raycrt.verify
 from raycrt import Certifier
 from raycrt.activations import ACTIVATIONS, Activation
 from raycrt.bounds.curvature import margin_curvature
-from raycrt.bounds.error_tables import Bounds
-from raycrt.bounds.rounding import ErrorModel, Slack
+from raycrt.bounds.error_tables import ErrorTables
+from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
 from raycrt.errors import InvalidInput
 from raycrt.networks.network import build
 from raycrt.spec import ModelSpec
@@ -219,8 +219,8 @@ def test_rounding_stays_within_its_bound(depth, name, kind):
 def test_no_bound_takes_more_off_than_the_certifier_has_taken_off(network):
     """So that a radius that is stored is one that the checker proves."""
     length = torch.logspace(-3, 4, 8, dtype=torch.float64)
-    certifier = ErrorModel.of(network)
-    bounds = Bounds.of(certifier, Slack.plain(network.features))
+    certifier = RoundingErrors.of(network)
+    bounds = ErrorTables.of(certifier, FirstLayerError.plain(network.features))
     checker = Errors.of(seen(network))
     assert (checker.margin(length.numpy()) < bounds.margin(length).numpy()).all()
     assert (checker.gradient(length.numpy()) < bounds.gradient(length).numpy()).all()

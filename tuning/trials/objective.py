@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from raycrt import Certifier, Network
-from raycrt.certification.certificate import mean_radius
 from raycrt.data import Dataset, Split
+from raycrt.evaluation.accuracy import accuracy
 from raycrt.spec import Spec
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd, State
@@ -108,16 +108,15 @@ def judge(end: EpochEnd, spec: Spec, validation: Split) -> Measurement | None:
 def measure(network: Network, split: Split, spec: Spec, *, steps: int, epoch: int) -> Measurement:
     """Certify every row of `split` as `spec.certify` says, with `steps` steps of the solver (0:
     closed form), for the radii of the search."""
-    certifier = Certifier.of(network, spec.certify, at=spec.search.radii, steps=steps)
+    certifier = Certifier.of(network, spec.certify, radii=spec.search.radii, steps=steps)
     found = certifier(split.images.to(next(network.parameters()).device))
-    right = found.prediction.cpu() == split.labels
-    radius = torch.where(right, found.radius.cpu(), 0.0)
-    at = {r: float((radius > r).double().mean()) for r in spec.search.radii}
+    prediction, radius = found.prediction.cpu(), found.radius.cpu()
+    reached = accuracy(prediction, split.labels, radius, spec.search.radii)
     return Measurement(
-        certified=sum(at.values()) / len(at),
-        certified_at=at,
-        clean=float(right.double().mean()),
-        mean_radius=mean_radius(radius),
+        certified=sum(reached.certified.values()) / len(reached.certified),
+        certified_at=reached.certified,
+        clean=reached.clean,
+        mean_radius=reached.mean_radius,
         curvature=float(found.curvature.mean()),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         rows=len(split),

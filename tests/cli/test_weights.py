@@ -1,0 +1,100 @@
+"""`raycrt certify --model` with a file of weights."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+from raycrt import Certifier
+from raycrt.certification import storage
+from raycrt.cli import main as cli
+from raycrt.distributed import stages
+from raycrt.networks import checkpoint
+from raycrt.networks.network import Network
+from raycrt.spec import Spec
+from raycrt.verify import verify_run
+from tests.foreign.models import assert_same
+from tests.foreign.weights.models import dense, normed
+
+
+class TestCommand:
+    @pytest.fixture
+    def certify(self, monkeypatch: pytest.MonkeyPatch):
+        """Runs the command without certifying: exit code, output, and what is to be certified."""
+        app, given = typer.Typer(), []
+        app.command()(cli.certify)
+
+        def kept(spec: Spec, network: Network, out: Path, *, told: bool, **named: Any) -> None:
+            given.append((network, spec.model if told else None))
+
+        monkeypatch.setattr(stages, "certify", kept)
+
+        def run(file: Path, *options: str):
+            out = ["--out", str(file.parent / f"run{len(given)}")]
+            done = CliRunner().invoke(app, ["--model", str(file), *out, *options])
+            if done.exception and not isinstance(done.exception, SystemExit):
+                return str(done.exception), None, None
+            return done.output, *given[-1]
+
+        return run
+
+    def test_different_widths(self, tmp_path: Path, certify) -> None:
+        torch.save(dense(64, 50, 25, 10).state_dict(), tmp_path / "w.ckpt")
+        output, found, told = certify(tmp_path / "w.ckpt", "--set", "model.activation=tanh")
+        assert "model: 64-50-25-10, tanh" in output
+        assert found.activation.name == "tanh" and told is None
+
+    def test_another_depth_than_the_recipe_is_told_truly(self, tmp_path: Path, certify) -> None:
+        torch.save(dense(64, 20, 20, 20, 10).state_dict(), tmp_path / "w.pt")
+        _, _, told = certify(tmp_path / "w.pt", "--recipe", "digits")
+        assert (told.depth, told.width, told.activation) == (4, 20, "softplus")
+        assert checkpoint.load_model(tmp_path / "run0" / "train")[1].model == told
+
+    def test_the_activation_must_be_stated(self, tmp_path: Path, certify) -> None:
+        torch.save(dense(64, 20, 10).state_dict(), tmp_path / "w.pt")
+        assert "does not say its activation" in certify(tmp_path / "w.pt")[0]
+
+    def test_layers_key_and_eps(self, tmp_path: Path, certify) -> None:
+        model = normed(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 10))
+        names = {"0": "in", "1": "norm", "3": "out"}
+        state = {names[n[0]] + n[1:]: t for n, t in model.state_dict().items()}
+        torch.save({"ema": state, "last": state}, tmp_path / "w.pt")
+        options = ["--set", "model.activation=tanh", "--key", "ema", "--layers", "in+norm,out"]
+        output, found, told = certify(tmp_path / "w.pt", *options, "--batch-norm-eps", "1e-5")
+        assert told is None, output
+        assert_same(model, found, (64,))
+
+    def test_options_without_effect(self, tmp_path: Path, certify) -> None:
+        app = typer.Typer()
+        app.command()(cli.certify)
+        done = CliRunner().invoke(app, ["--out", str(tmp_path), "--key", "ema"])
+        assert "go with --model" in str(done.exception)
+
+    def test_half_precision_from_file_to_checked_certificates(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def in_this_process(network, curvature, spec, split, pending):
+            found = Certifier(network, steps=5, curvature=curvature)(split.images)
+            yield storage.to_table(found, 0, split.labels.numpy())
+
+        monkeypatch.setattr(stages, "session", nullcontext)
+        monkeypatch.setattr(stages.room, "check", lambda run: None)
+        monkeypatch.setattr(stages.certification, "_run", in_this_process)
+        state = {n: t.bfloat16() for n, t in dense(64, 20, 10).state_dict().items()}
+        state["0.bias"] = state["0.bias"].float() + 1e-4
+        torch.save(state, tmp_path / "w.pt")
+        app, out = typer.Typer(), tmp_path / "run"
+        app.command()(cli.certify)
+        few = ["--set", "data.limit=12", "--set", "model.activation=tanh"]
+        done = CliRunner().invoke(app, ["--model", str(tmp_path / "w.pt"), "--out", str(out), *few])
+        assert done.exit_code == 0, done.output
+        rows, _ = storage.read(out / "certificates")
+        assert (rows["radius"].to_numpy() > 0).any()
+        assert verify_run(out).sound
