@@ -23,7 +23,7 @@ from tests.distributed.inprocess import work_here
 from tests.models import random_network
 from tuning.search import driver
 from tuning.trials import store
-from tuning.trials.objective import Measurement, evaluate, judge, measure, worthless
+from tuning.trials.objective import Measurement, evaluate, judge, measure, nothing_certified
 
 SPEC = validate(
     {
@@ -185,7 +185,7 @@ def test_between_rungs_nothing_is_measured() -> None:
 
 
 def test_a_failed_training_is_worth_nothing_at_each_radius() -> None:
-    assert worthless(SPEC, 10).as_dict()["certified_at/0.4"] == 0
+    assert nothing_certified(SPEC, 10).as_dict()["certified_at/0.4"] == 0
 
 
 @pytest.mark.parametrize(
