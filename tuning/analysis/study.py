@@ -183,8 +183,8 @@ def write_csv(file: Path, records: list[TrialRecord], spec: Spec) -> None:
         params = [trial.params.get(path, "") for path in paths]
         outcome = [trial.state, trial.reason, trial.epochs]
         measured = [getattr(trial, name) for name in numbers]
-        at = [trial.certified_at.get(radius, 0.0) for radius in radii]
-        table.writerow([trial.number, *params, *outcome, *measured, *at])
+        stated = [trial.certified_at.get(radius, 0.0) for radius in radii]
+        table.writerow([trial.number, *params, *outcome, *measured, *stated])
     checkpoint.write_atomically(file, text.getvalue().encode())
 
 

@@ -225,8 +225,8 @@ def _entry(trial: TrialRecord) -> dict[str, Any]:
 def _print_trials(title: str, entries: list[dict[str, Any]], spec: Spec, console: Console) -> None:
     radii = [f"{radius:g}" for radius in spec.search.radii]
     several = radii if len(radii) > 1 else []
-    at = [f"at {radius}" for radius in several]
-    head = ["trial", "certified", "95 %", *at, "clean", "radius", "s"]
+    stated = [f"at {radius}" for radius in several]
+    head = ["trial", "certified", "95 %", *stated, "clean", "radius", "s"]
     table = Table(*head, "parameters", title=title)
     for entry in entries:
         params = (
