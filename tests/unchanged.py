@@ -28,7 +28,7 @@ from raycrt.activations import ACTIVATIONS
 from raycrt.distributed.session import session
 from raycrt.networks import network
 from raycrt.spec import Spec, validate
-from raycrt.training import loop
+from raycrt.training import effects, loop
 from tuning.analysis import study
 from tuning.search import driver
 from tuning.trials import store
@@ -89,9 +89,10 @@ def _certified(made: Network, decided: float | None = None, **options: object) -
 def _trained(**train: object) -> str:
     """Weights after two epochs, and what is certified of them."""
     spec = _spec(
-        train={"epochs": 2, "batch_size": 128, "radius": 0.5, "gamma": 0.01, **train},
+        train={"epochs": 2, "batch_size": 128, "radius": 0.5, "gamma": 0.01},
         certify={"at": [0.1, 0.5], "steps": 10},
     )
+    spec = effects.override(spec, {f"train.{key}": value for key, value in train.items()})
     made = loop.train(spec, data.load(spec.data).train)
     return _hash(*made.parameters()) + certificates_hash(
         Certifier.of(made, spec.certify)(data.load(spec.data).test.images[:_ROWS])

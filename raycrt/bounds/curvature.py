@@ -52,6 +52,8 @@ def margin_curvature(
     classes = network.classes
     if not network.bounded():
         return torch.full((classes, classes), math.inf, dtype=torch.float64).fill_diagonal_(0)
+    # A class that is predicted nowhere has a bias of -inf, which curvature does not depend on.
+    network = network.unmasked()
     bounds = layer_bounds(network)
     if classes > FEW_CLASSES:
         m = _by_classes(network, bounds, watch)

@@ -31,6 +31,7 @@ from raycrt.bounds.norms import norms
 from raycrt.bounds.rounding import RoundingErrors
 from raycrt.bounds.spectral import (
     EPS,
+    SLACK,
     cholesky_upper,
     eigenvalue_upper,
     gamma,
@@ -39,7 +40,6 @@ from raycrt.bounds.spectral import (
 from raycrt.errors import require
 from raycrt.networks.network import TORCH, Network
 
-_SLACK = 1 + 1e-12
 # Room for the rounding of a checker that proves the same bound in another order.
 _ROOM = 1 + 1e-8
 # Products that a norm is bounded by: they leave it a factor n^(1/128) too large at worst.
@@ -50,11 +50,11 @@ _AT_ONCE = 2**23
 
 @dataclass(frozen=True, kw_only=True)
 class LocalCurvature:
-    """What the bounds on all balls share: matrices in float64 and how far off each of them is."""
+    """What the bounds on all balls share: matrices in float64, and bounds of their errors."""
 
     network: Network
     matrices: list[Tensor]
-    off: list[float]
+    matrix_errors: list[float]
     sizes: list[float]
     first_norm: float
     errors: RoundingErrors
@@ -70,12 +70,12 @@ class LocalCurvature:
             entries=sizes,
         )
         matrices = [layer.matrix() for layer in network.layers]
-        off = [norms(layer).matrix_error_upper() for layer in network.layers]
+        matrix_errors = [norms(layer).matrix_error_upper() for layer in network.layers]
         return LocalCurvature(
             network=network,
             matrices=matrices,
-            off=off,
-            sizes=[_frobenius(w) + e for w, e in zip(matrices, off, strict=True)],
+            matrix_errors=matrix_errors,
+            sizes=[_frobenius(w) + e for w, e in zip(matrices, matrix_errors, strict=True)],
             first_norm=norms(network.layers[0]).norm_upper(),
             errors=errors,
         )
@@ -113,7 +113,7 @@ class LocalCurvature:
     def _ball(self, x: Tensor, radius: float) -> _Ball:
         """Ranges and Jacobians on the ball, one layer after the other."""
         activation = self.network.activation
-        length = (x.norm() * _SLACK + 1e-150)[None]
+        length = (x.norm() * SLACK + 1e-150)[None]
         errors = [error for error, _ in self.errors.layers(length, torch.float64)]
         ball = _Ball(layers=[], chains=[], rounding=[])
         z = self.network.layers[0](x)
@@ -127,12 +127,12 @@ class LocalCurvature:
                 norm += float(_norms_upper(moved)) * layer.lipschitz
             if k > 0:
                 before = ball.layers[-1]
-                scaled = torch.linalg.vector_norm(matrix * before.steepest, dim=1) * _SLACK
-                off = self.off[k] * float(before.steepest.max())
-                rows = torch.minimum(rows, (scaled + off) * before.lipschitz)
+                scaled = torch.linalg.vector_norm(matrix * before.steepest, dim=1) * SLACK
+                error = self.matrix_errors[k] * float(before.steepest.max())
+                rows = torch.minimum(rows, (scaled + error) * before.lipschitz)
                 z = self.network.layers[k](activation.value(z, TORCH))
-            half = (radius * rows + errors[k]) * _SLACK + 4 * EPS * z.abs()
-            ball.layers.append(_layer(activation, z - half, z + half, norm * _SLACK))
+            half = (radius * rows + errors[k]) * SLACK + 4 * EPS * z.abs()
+            ball.layers.append(_layer(activation, z - half, z + half, norm * SLACK))
             ball.chains.append(chain)
             ball.rounding.append(rounding)
         return ball
@@ -142,28 +142,28 @@ class LocalCurvature:
 
         An error of C_k0 adds as it is, one of C_k,j+1 by `deviation` and |J_j|.
         """
-        chain, error = [self.matrices[k]], self.off[k]
+        chain, error = [self.matrices[k]], self.matrix_errors[k]
         added = 0.0
         for j in range(k - 1, -1, -1):
             layer = ball.layers[j]
             added += error * float(layer.deviation.max()) * layer.lipschitz
             scaled = chain[0] * layer.middle
-            rounding = gamma(len(self.matrices[j]) + 4) * self.sizes[j] + self.off[j]
+            rounding = gamma(len(self.matrices[j]) + 4) * self.sizes[j] + self.matrix_errors[j]
             error = error * float(layer.steepest.max()) * self.sizes[j]
-            error = (error + _frobenius(scaled) * rounding) * _SLACK
+            error = (error + _frobenius(scaled) * rounding) * SLACK
             chain.insert(0, scaled @ self.matrices[j])
-        return chain, (added + error) * _SLACK
+        return chain, (added + error) * SLACK
 
     def _weights(self, ball: _Ball, label: int, targets: Tensor) -> list[Tensor]:
         """p_k (targets, neurons) of each layer; only those of the first may be negative."""
         direction = self.matrices[-1][label] - self.matrices[-1][targets]
-        slack = direction.abs() * (4 * EPS) + 2 * self.off[-1]
+        slack = direction.abs() * (4 * EPS) + 2 * self.matrix_errors[-1]
         low, high = direction - slack, direction + slack
         length = _lengths(low, high)
         found: list[Tensor] = []
         for k in range(len(ball.layers) - 1, -1, -1):
             layer = ball.layers[k]
-            p = _products(-high, -low, layer.bend_low, layer.bend_high)[1]
+            p = _products(-high, -low, layer.curvature_low, layer.curvature_high)[1]
             p = p + p.abs() * (4 * EPS)
             found.insert(0, p if k == 0 else p.clamp(min=0))
             if k > 0:
@@ -174,21 +174,21 @@ class LocalCurvature:
         self, k: int, layer: _Layer, low: Tensor, high: Tensor, length: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Bounds of F_{k-1} = W_k^T (s'(z_k) * F_k), elementwise and in the 2-norm."""
-        matrix, off = self.matrices[k], self.off[k]
+        matrix, error = self.matrices[k], self.matrix_errors[k]
         low, high = _products(low, high, layer.slope_low, layer.slope_high)
         size = torch.maximum(low.abs(), high.abs())
         reach = ((high - low) / 2) @ matrix.abs()
         rounding = size @ matrix.abs() * (2 * gamma(len(matrix) + 8))
-        rounding = rounding + off * _lengths(low, high)[:, None]
+        rounding = rounding + error * _lengths(low, high)[:, None]
         middle = ((low + high) / 2) @ matrix
         scaled = matrix * layer.steepest[:, None]
-        drift = off * float(layer.steepest.max())
-        columns = torch.linalg.vector_norm(scaled, dim=0) * _SLACK + drift
-        cauchy = columns * length[:, None] * _SLACK
+        drift = error * float(layer.steepest.max())
+        columns = torch.linalg.vector_norm(scaled, dim=0) * SLACK + drift
+        cauchy = columns * length[:, None] * SLACK
         low = torch.maximum(middle - reach - rounding, -cauchy)
         high = torch.minimum(middle + reach + rounding, cauchy)
         norm = float(_norms_upper(scaled)) + drift
-        return low, high, torch.minimum(norm * length * _SLACK, _lengths(low, high))
+        return low, high, torch.minimum(norm * length * SLACK, _lengths(low, high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +203,8 @@ class _Layer:
     middle: Tensor
     deviation: Tensor
     steepest: Tensor
-    bend_low: Tensor
-    bend_high: Tensor
+    curvature_low: Tensor
+    curvature_high: Tensor
     lipschitz: float
 
 
@@ -219,16 +219,16 @@ class _Ball:
 
 def _layer(activation: Activation, low: Tensor, high: Tensor, lipschitz: float) -> _Layer:
     slope_low, slope_high = activation.slope_range_on(low, high, TORCH)
-    bend_low, bend_high = activation.curvature_range_on(low, high, TORCH)
+    curvature_low, curvature_high = activation.curvature_range_on(low, high, TORCH)
     middle = (slope_low + slope_high) / 2
     return _Layer(
         slope_low=slope_low,
         slope_high=slope_high,
         middle=middle,
-        deviation=torch.maximum(slope_high - middle, middle - slope_low) * _SLACK,
+        deviation=torch.maximum(slope_high - middle, middle - slope_low) * SLACK,
         steepest=torch.maximum(slope_low.abs(), slope_high.abs()),
-        bend_low=bend_low,
-        bend_high=bend_high,
+        curvature_low=curvature_low,
+        curvature_high=curvature_high,
         lipschitz=lipschitz,
     )
 
@@ -245,7 +245,7 @@ def _corrections(ball: _Ball, weights: Sequence[Tensor]) -> Tensor:
         if bool((shift > 0).any()):
             main = _norms_upper(root[:, :, None] * ball.chains[k][0])
             total = total + 2 * main * shift + shift.square()
-    return total * _SLACK
+    return total * SLACK
 
 
 def _products(
@@ -258,11 +258,11 @@ def _products(
 
 def _lengths(low: Tensor, high: Tensor) -> Tensor:
     """Bounds (k,) of the 2-norms of all rows between `low` and `high` (k, n)."""
-    return torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()), dim=1) * _SLACK
+    return torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()), dim=1) * SLACK
 
 
 def _frobenius(matrix: Tensor) -> float:
-    return float(torch.linalg.matrix_norm(matrix)) * _SLACK
+    return float(torch.linalg.matrix_norm(matrix)) * SLACK
 
 
 def _norms_upper(matrices: Tensor) -> Tensor:
@@ -277,7 +277,7 @@ def _signed_gram_upper(matrix: Tensor, weights: Tensor, enough: float | None) ->
     """
     if not (torch.isfinite(matrix).all() and torch.isfinite(weights).all()):
         return math.inf
-    mass = float((weights.abs() * matrix.square().sum(1)).sum()) * _SLACK
+    mass = float((weights.abs() * matrix.square().sum(1)).sum()) * SLACK
     if not math.isfinite(mass):
         return math.inf
     rounding = gamma(sum(matrix.shape) + 6) * mass

@@ -13,14 +13,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from raycrt.bounds.spectral import nonnegative_norm_upper, weighted_gram_upper
+from raycrt.bounds.spectral import SLACK, nonnegative_norm_upper, weighted_gram_upper
 from raycrt.bounds.torus import torus_norm_upper
 from raycrt.networks.affine import AffineMap, Chain, Dense
 from raycrt.networks.convolution import AveragePool, Correlation
 from raycrt.networks.diagonal import Diagonal, Normalization, Permutation, Scaling
 
-# Sums of a few thousand positive float64 terms are off by less than this, relatively.
-_SLACK = 1 + 1e-11
 Kind = TypeVar("Kind", bound=AffineMap, covariant=True)
 
 
@@ -36,11 +34,11 @@ class Norms(Generic[Kind]):
 
     def magnitude_upper(self) -> float:
         """A number >= the spectral norm of |W|, entry by entry absolute."""
-        return nonnegative_norm_upper(self.layer.matrix().detach().double().abs()) * _SLACK
+        return nonnegative_norm_upper(self.layer.matrix().detach().double().abs()) * SLACK
 
     def offset_norm_upper(self) -> float:
         """A number >= |b|, and >= the length of all that is added up to get b."""
-        return float(self.layer.offset().detach().double().norm()) * _SLACK
+        return float(self.layer.offset().detach().double().norm()) * SLACK
 
     def offset_magnitude_upper(self) -> Tensor:
         """Numbers >= |b_i|, and >= the size of all that is added up to get b_i, float64
@@ -60,18 +58,18 @@ class Norms(Generic[Kind]):
     def row_norms_upper(self) -> Tensor:
         """Numbers >= the lengths of the rows of W, float64 (out_features,)."""
         rows = torch.linalg.vector_norm(self.layer.matrix().detach().double(), dim=1)
-        return rows * _SLACK + self.matrix_error_upper()
+        return rows * SLACK + self.matrix_error_upper()
 
     def column_norms_upper(self) -> Tensor:
         """Numbers >= the lengths of the columns of W, float64 (in_features,)."""
         columns = torch.linalg.vector_norm(self.layer.matrix().detach().double(), dim=0)
-        return columns * _SLACK + self.matrix_error_upper()
+        return columns * SLACK + self.matrix_error_upper()
 
     def gram_upper(self, weights: Tensor) -> float:
         """A number >= lambda_max(W^T diag(weights) W) for float64 weights >= 0 (out_features,)."""
         root = math.sqrt(weighted_gram_upper(self.layer.matrix().detach(), weights))
         root += math.sqrt(float(weights.max())) * self.matrix_error_upper()
-        return root**2 * _SLACK
+        return root**2 * SLACK
 
     def norm_upper(self) -> float:
         """A number >= the spectral norm |W|."""
@@ -98,19 +96,19 @@ class ChainNorms(Norms[Chain]):
         return [norms(link) for link in self.layer.links]
 
     def magnitude_upper(self) -> float:
-        return math.prod(link.magnitude_upper() for link in self.links) * _SLACK
+        return math.prod(link.magnitude_upper() for link in self.links) * SLACK
 
     def offset_norm_upper(self) -> float:
         total = 0.0
         for link in self.links:
             total = link.magnitude_upper() * total + link.offset_norm_upper()
-        return total * _SLACK
+        return total * SLACK
 
     def offset_magnitude_upper(self) -> Tensor:
         *first, last = self.layer.links
         given = norms(Chain(first)).offset_norm_upper() if first else 0.0
         own = norms(last)
-        return (own.magnitude_upper() * given + own.offset_magnitude_upper()) * _SLACK
+        return (own.magnitude_upper() * given + own.offset_magnitude_upper()) * SLACK
 
     def matrix_error_upper(self) -> float:
         if len(self.links) == 1:
@@ -129,19 +127,19 @@ class ChainNorms(Norms[Chain]):
         parts = [math.prod(sizes[i:j]) for i in range(len(sizes)) for j in range(i, len(sizes) + 1)]
         added = max(1.0, *(link.offset_norm_upper() for link in self.links))
         inside = max(link.gain_upper() for link in self.links)
-        return len(sizes) * max(1.0, *parts) * added * inside * _SLACK
+        return len(sizes) * max(1.0, *parts) * added * inside * SLACK
 
     def row_norms_upper(self) -> Tensor:
         if self.layer.dense:
             return super().row_norms_upper()
         *first, last = self.links
-        return last.row_norms_upper() * math.prod(link.norm_upper() for link in first) * _SLACK
+        return last.row_norms_upper() * math.prod(link.norm_upper() for link in first) * SLACK
 
     def column_norms_upper(self) -> Tensor:
         if self.layer.dense:
             return super().column_norms_upper()
         first, *rest = self.links
-        return first.column_norms_upper() * math.prod(link.norm_upper() for link in rest) * _SLACK
+        return first.column_norms_upper() * math.prod(link.norm_upper() for link in rest) * SLACK
 
     def gram_upper(self, weights: Tensor) -> float:
         """Of the dense matrix where that fits, else the product of the links' bounds."""
@@ -152,7 +150,7 @@ class ChainNorms(Norms[Chain]):
         if first and isinstance(own, DiagonalNorms):
             return norms(Chain(first)).gram_upper(own.weights_before_upper(weights))
         product = math.prod(norms(link).norm_upper() for link in first)
-        return own.gram_upper(weights) * product**2 * _SLACK
+        return own.gram_upper(weights) * product**2 * SLACK
 
 
 class CorrelationNorms(Norms[Correlation]):
@@ -163,19 +161,19 @@ class CorrelationNorms(Norms[Correlation]):
         absolute = self.layer.ungrouped(self.layer.kernel().detach().double().abs())
         schur = math.sqrt(float(absolute.sum((1, 2, 3)).max() * absolute.sum((0, 2, 3)).max()))
         frobenius = float(absolute.norm()) * math.sqrt(math.prod(self.layer.out_shape[1:]))
-        return min(schur, frobenius) * _SLACK + self.matrix_error_upper()
+        return min(schur, frobenius) * SLACK + self.matrix_error_upper()
 
     def row_norms_upper(self) -> Tensor:
         square = self.layer.kernel().detach().double().square()
         ones = torch.ones(self.layer.in_features, dtype=torch.float64, device=square.device)
         sums = self.layer.apply_kernel(ones, square)
-        return sums.sqrt() * _SLACK + self.matrix_error_upper()
+        return sums.sqrt() * SLACK + self.matrix_error_upper()
 
     def column_norms_upper(self) -> Tensor:
         square = self.layer.kernel().detach().double().square()
         ones = torch.ones(self.layer.out_features, dtype=torch.float64, device=square.device)
         sums = self.layer.apply_adjoint(ones, square)
-        return sums.sqrt() * _SLACK + self.matrix_error_upper()
+        return sums.sqrt() * SLACK + self.matrix_error_upper()
 
     def gram_upper(self, weights: Tensor) -> float:
         """Of the dense matrix where that fits, else on the torus with channels' largest weights."""
@@ -184,12 +182,12 @@ class CorrelationNorms(Norms[Correlation]):
         channels = weights.double().cpu().clamp(min=0).view(self.layer.out_shape[0], -1).amax(1)
         kernel = self.layer.kernel().detach().double().cpu() * channels.sqrt()[:, None, None, None]
         error = math.sqrt(float(channels.max())) * self.matrix_error_upper()
-        return ((self._on_torus_upper(kernel) + error) * _SLACK) ** 2
+        return ((self._on_torus_upper(kernel) + error) * SLACK) ** 2
 
     def torus_norm_upper(self) -> float:
         """A number >= |W|, proved on the torus whatever the size; `norm_upper` chooses by size."""
         kernel = self.layer.kernel().detach().double().cpu()
-        return (self._on_torus_upper(kernel) + self.matrix_error_upper()) * _SLACK
+        return (self._on_torus_upper(kernel) + self.matrix_error_upper()) * SLACK
 
     def _on_torus_upper(self, kernel: Tensor) -> float:
         layer = self.layer
@@ -213,7 +211,7 @@ class AveragePoolNorms(CorrelationNorms):
 
 
 class DiagonalNorms(Norms[Diagonal]):
-    """From the scale, which is computed and off by at most 8 eps, relatively."""
+    """From the scale, which is computed with a relative error of at most 8 eps."""
 
     def magnitude_upper(self) -> float:
         return float(self.layer.scale().detach().abs().max()) * (1 + 16 * self.layer.machine_eps)
@@ -232,13 +230,13 @@ class DiagonalNorms(Norms[Diagonal]):
 
     def weights_before_upper(self, weights: Tensor) -> Tensor:
         """Upper bounds of the diagonal of W^T diag(weights) W: the weights before this map."""
-        return weights * self.row_norms_upper().square() * _SLACK
+        return weights * self.row_norms_upper().square() * SLACK
 
     def _gain_upper(self, stored: tuple[Tensor, ...], divisor: Tensor) -> float:
         """The numbers themselves are on the way, and what a divisor loses its inverse has."""
         largest = max(float(numbers.detach().abs().max()) for numbers in stored)
         steep = 1 / float(divisor.min())
-        return max(1.0, largest, steep) * max(1.0, self.magnitude_upper()) * _SLACK
+        return max(1.0, largest, steep) * max(1.0, self.magnitude_upper()) * SLACK
 
 
 class NormalizationNorms(DiagonalNorms):
@@ -247,7 +245,7 @@ class NormalizationNorms(DiagonalNorms):
     def offset_norm_upper(self) -> float:
         bias, mean = (self.layer.spread(part) for part in (self.layer.bias, self.layer.mean))
         moved = mean.double().norm() * self.magnitude_upper()
-        return float(bias.detach().double().norm() + moved) * _SLACK
+        return float(bias.detach().double().norm() + moved) * SLACK
 
     def gain_upper(self) -> float:
         own = self.layer

@@ -12,7 +12,7 @@ far below the product of the norms (averaged operators, Combettes & Pesquet 2020
     |A D_{k-1} W_{k-1} ... W_1| <= mid^(k-1) |A W_{k-1} ... W_1|
                                    + sum_j mid^(k-1-j) dev |A W_{k-1} ... W_{j+1}| Lip(z_j).
 
-Every sum below is taken in float64 and multiplied by `_SLACK`, far above its rounding.
+Every sum below is taken in float64 and multiplied by `SLACK`, far above its rounding.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from torch import Tensor
 
 from raycrt.activations import Activation
 from raycrt.bounds.norms import norms
-from raycrt.bounds.spectral import weighted_gram_upper
+from raycrt.bounds.spectral import SLACK, weighted_gram_upper
 from raycrt.networks.affine import DENSE_ENTRIES, AffineMap
 from raycrt.networks.network import Network
 
-_SLACK = 1 + 1e-12
 # Gradients whose largest entry is smaller prove nothing.
 _SMALLEST = 1e-140
 
@@ -41,14 +40,15 @@ class LayerBounds:
     `layers` are the float64 maps. `products[k][j]` is W_k ... W_j rounded, where it is small
     enough to be formed, and `rounding[k][j]` bounds its distance from the exact product.
     `norms[k]` >= |W_k|, `lipschitz[k]` >= the Lipschitz constant of z_k in the input, and
-    `bends[k]` >= |diag(|w_i|) W_k| Lip(a_{k-1})^2. Slopes are `middle` plus or minus `deviation`.
+    `quadratic[k]` >= |diag(|w_i|) W_k| Lip(a_{k-1})^2. Slopes are `middle` plus or minus
+    `deviation`.
     """
 
     layers: list[AffineMap]
     products: list[list[Tensor | None]]
     rounding: list[list[float]]
     norms: list[float]
-    bends: list[float]
+    quadratic: list[float]
     lipschitz: list[float]
     middle: float
     deviation: float
@@ -71,7 +71,7 @@ class LayerBounds:
         for j in range(k):
             path = self.middle ** (k - 1 - j) * self.deviation
             total += path * spectral[j + 1] * self.lipschitz[j]
-        return total * _SLACK
+        return total * SLACK
 
 
 def layer_bounds(network: Network) -> LayerBounds:
@@ -83,10 +83,10 @@ def layer_bounds(network: Network) -> LayerBounds:
         products=[],
         rounding=[],
         norms=[],
-        bends=[],
+        quadratic=[],
         lipschitz=[],
         middle=abs(low + high) / 2,
-        deviation=(high - low) / 2 * _SLACK,
+        deviation=(high - low) / 2 * SLACK,
     )
     for k, layer in enumerate(network.layers):
         row, rounding = _products(network.layers[: k + 1])
@@ -95,23 +95,25 @@ def layer_bounds(network: Network) -> LayerBounds:
         bounds.norms.append(norms(layer).norm_upper())
         ones = torch.ones(layer.out_features, dtype=torch.float64, device=layer.offset().device)
         bounds.lipschitz.append(bounds.through(ones, k))
-        squares = norms(layer).row_norms_upper().square() * _SLACK
+        squares = norms(layer).row_norms_upper().square() * SLACK
         before = bounds.lipschitz[k - 1] * (bounds.middle + bounds.deviation) if k else 1.0
-        bounds.bends.append(math.sqrt(norms(layer).gram_upper(squares)) * before * before * _SLACK)
+        bounds.quadratic.append(
+            math.sqrt(norms(layer).gram_upper(squares)) * before * before * SLACK
+        )
     return bounds
 
 
 def _products(layers: list[AffineMap]) -> tuple[list[Tensor | None], list[float]]:
     """W_k ... W_j for j = 0 ... k where it can be formed, and bounds of their rounding.
 
-    A product of factors, each off by e_i, is off by at most
+    A product of factors with errors e_i has an error of at most
     `sum_i e_i prod_{j != i} (|W_j|_F + e_j)`, and each multiplication rounds by gamma.
     """
     last = layers[-1]
     row: list[Tensor | None] = [last.matrix() if last.dense else None]
     rounding = [norms(last).matrix_error_upper()]
     sizes = [norms(last).magnitude_upper() + rounding[0]]
-    off = [rounding[0] / sizes[0] if sizes[0] else 0.0]
+    errors = [rounding[0] / sizes[0] if sizes[0] else 0.0]
     steps = 0
     for layer in reversed(layers[:-1]):
         after = row[0]
@@ -121,9 +123,9 @@ def _products(layers: list[AffineMap]) -> tuple[list[Tensor | None], list[float]
         )
         error = norms(layer).matrix_error_upper()
         sizes.append(norms(layer).magnitude_upper() + error)
-        off.append(error / sizes[-1] if sizes[-1] else 0.0)
+        errors.append(error / sizes[-1] if sizes[-1] else 0.0)
         steps += layer.out_features + 2
-        rounding.insert(0, (sum(off) + 2 * steps * 2.0**-52) * math.prod(sizes) * _SLACK)
+        rounding.insert(0, (sum(errors) + 2 * steps * 2.0**-52) * math.prod(sizes) * SLACK)
     return row, rounding
 
 
@@ -137,13 +139,13 @@ def readout_upper(network: Network, bounds: LayerBounds, low: Tensor, high: Tens
     v in [low, high]; infinite where none is proved."""
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         return math.inf
-    length = float(torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()))) * _SLACK
+    length = float(torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()))) * SLACK
     total = 0.0
     for layer in range(network.depth - 2, -1, -1):
         # Lengths of anything smaller may have underflowed, on the way as well.
         if 0 < float(torch.maximum(low.abs(), high.abs()).max()) < _SMALLEST:
             return math.inf
-        weights = bending_weights(low, high, network.activation)
+        weights = curvature_weights(low, high, network.activation)
         total += _term(bounds, layer, weights, network.activation.curvature_bound * length)
         if layer > 0:
             low, high, length = _gradient_interval(
@@ -154,7 +156,7 @@ def readout_upper(network: Network, bounds: LayerBounds, low: Tensor, high: Tens
                 high,
                 length,
             )
-    total *= _SLACK
+    total *= SLACK
     return total if math.isfinite(total) else math.inf
 
 
@@ -166,25 +168,25 @@ def readout_interval(last: AffineMap, y: int, t: int) -> tuple[Tensor, Tensor]:
     return direction - slack, direction + slack
 
 
-def bending_weights(low: Tensor, high: Tensor, activation: Activation) -> Tensor:
+def curvature_weights(low: Tensor, high: Tensor, activation: Activation) -> Tensor:
     """The smallest p >= 0 with `F s'' >= -p` for every F in [low, high] and every s'', rounded up:
     signs are kept."""
-    bend_low, bend_high = activation.curvature_range
-    ends = [-bend_high * low, -bend_low * low, -bend_high * high, -bend_low * high]
-    return torch.stack(ends).amax(0).clamp(min=0) * _SLACK
+    least, most = activation.curvature_range
+    ends = [-most * low, -least * low, -most * high, -least * high]
+    return torch.stack(ends).amax(0).clamp(min=0) * SLACK
 
 
-def _term(bounds: LayerBounds, layer: int, weights: Tensor, bend: float) -> float:
+def _term(bounds: LayerBounds, layer: int, weights: Tensor, curvature: float) -> float:
     """Bound of `lambda_max(B^T diag(weights) B)` for the Jacobian B of z_layer.
 
-    `bend` >= |F|_2 sup|s''| gives a second bound, `bend |diag(|w_i|) W| Lip^2` (Entesari et al.,
-    ICML 2024); the smaller holds.
+    `curvature` >= |F|_2 sup|s''| gives a second bound, `curvature |diag(|w_i|) W| Lip^2` (Entesari
+    et al., ICML 2024); the smaller holds.
     """
     through = bounds.through(weights, layer)
     interval = through * through
     if layer == 0:
         return interval
-    return min(interval, bend * bounds.bends[layer] * _SLACK)
+    return min(interval, curvature * bounds.quadratic[layer] * SLACK)
 
 
 def _gradient_interval(
@@ -200,11 +202,11 @@ def _gradient_interval(
     g_low, g_high = ends.amin(0), ends.amax(0)
     slope = max(abs(s) for s in slopes)
     reach = torch.maximum(g_low.abs(), g_high.abs())
-    slack = layer.transpose_absolute(reach) * (_SLACK - 1)
-    slack += norms(layer).matrix_error_upper() * float(reach.norm()) * _SLACK
+    slack = layer.transpose_absolute(reach) * (SLACK - 1)
+    slack += norms(layer).matrix_error_upper() * float(reach.norm()) * SLACK
     new_low, new_high = layer.transpose_interval(g_low, g_high)
-    cauchy = norms(layer).column_norms_upper() * slope * length * _SLACK
+    cauchy = norms(layer).column_norms_upper() * slope * length * SLACK
     new_low = torch.maximum(new_low - slack, -cauchy)
     new_high = torch.minimum(new_high + slack, cauchy)
     widest = float(torch.linalg.vector_norm(torch.maximum(new_low.abs(), new_high.abs())))
-    return new_low, new_high, min(norm * slope * length, widest) * _SLACK
+    return new_low, new_high, min(norm * slope * length, widest) * SLACK

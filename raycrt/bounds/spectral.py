@@ -17,7 +17,12 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
+from raycrt.networks.affine import DENSE_ENTRIES
+
 EPS = torch.finfo(torch.float64).eps
+# No sum of a bound has more terms than a matrix that is formed has entries: sums of that many
+# positive float64 terms, and a few products of such sums, lose less than this factor to rounding.
+SLACK = 1 + DENSE_ENTRIES * EPS
 # A guess is raised by this factor until its proof goes through; 1e-9 lies far above rounding.
 _RAISE = 1e-9
 _LANCZOS_FROM = 128
@@ -156,8 +161,8 @@ def gram_iteration_upper(matrices: Tensor, steps: int = 8) -> Tensor:
 def nonnegative_norm_upper(matrix: Tensor, steps: int = 30) -> float:
     """A number >= |B|_2 for B with entries >= 0: Collatz-Wielandt, `rho(A) <= max (A x)_i / x_i`.
 
-    It holds for A = B^T B >= 0 and any x > 0; power steps choose x. Sums of terms >= 0 are off by
-    at most gamma(n) of their value.
+    It holds for A = B^T B >= 0 and any x > 0; power steps choose x. Sums of n terms >= 0 have
+    relative errors of at most gamma(n).
     """
     matrix = matrix.double()
     if not torch.isfinite(matrix).all():

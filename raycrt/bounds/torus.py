@@ -14,10 +14,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from raycrt.bounds.spectral import EPS, cholesky_upper, gamma
+from raycrt.bounds.spectral import EPS, SLACK, cholesky_upper, gamma
 from raycrt.networks.convolution import Pair
 
-_SLACK = 1 + 1e-11
 _POWER_STEPS = 60
 # Blocks of frequencies are proved together, so many float64 entries at a time.
 _BLOCK_ENTRIES = 2**23
@@ -27,13 +26,14 @@ def torus_norm_upper(kernel: Tensor, size: Pair, stride: Pair, dilation: Pair) -
     """A number >= the norm of the circular convolution with `kernel` on a torus of `size`.
 
     `kernel` is float64 (out_channels, in_channels, height, width), `stride` divides `size`. The
-    rounding of the transform (angles reduced exactly, so that each factor is off by a few eps) and
-    of the Gram matrices is added; the largest eigenvalue is proved as in `raycrt.bounds.spectral`.
+    rounding of the transform (angles reduced exactly, so that each factor has an error of a few
+    eps) and of the Gram matrices is added; the largest eigenvalue is proved as in
+    `raycrt.bounds.spectral`.
     """
     if not torch.isfinite(kernel).all():
         return math.inf
     taps = math.prod(kernel.shape[2:])
-    absolute = float(kernel.abs().sum((2, 3)).norm()) * _SLACK
+    absolute = float(kernel.abs().sum((2, 3)).norm()) * SLACK
     if absolute == 0:
         return 0.0
     transform_error = (64 + 4 * taps) * EPS * absolute
@@ -49,7 +49,7 @@ def torus_norm_upper(kernel: Tensor, size: Pair, stride: Pair, dilation: Pair) -
                 break
             bounds.append(proved)
         else:
-            return (math.sqrt(max(bounds)) + transform_error) * _SLACK
+            return (math.sqrt(max(bounds)) + transform_error) * SLACK
         step *= 4
 
 
@@ -103,4 +103,4 @@ def _gram_proved(blocks: Tensor, bound: float) -> float | None:
     proved = cholesky_upper(real @ real.mT, bound)
     if proved is None:
         return None
-    return (proved + gamma(real.shape[2] + 3) * mass * _SLACK) * _SLACK
+    return (proved + gamma(real.shape[2] + 3) * mass * SLACK) * SLACK

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raycrt.bounds.local_curvature import LocalCurvature
+from raycrt.bounds.spectral import SLACK
 from raycrt.certification.certificate import Witnesses, witness_points
 from raycrt.certification.targets import Targets
 from raycrt.margins.evaluation import MarginEvaluator
@@ -180,4 +181,4 @@ class Balls:
     @staticmethod
     def _inside(at: Measured, ball: Tensor) -> Tensor:
         """Whether points lie in balls of radius `ball` (k,), their norms taken from above."""
-        return at.uu.sqrt() * (1 + 1e-9) <= ball
+        return at.uu.sqrt() * SLACK <= ball

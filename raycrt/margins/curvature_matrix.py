@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from raycrt.bounds.readout_curvature import bending_weights, readout_interval
-from raycrt.bounds.spectral import EPS, eigenvalue_upper, gamma
+from raycrt.bounds.readout_curvature import curvature_weights, readout_interval
+from raycrt.bounds.spectral import EPS, SLACK, eigenvalue_upper, gamma
 from raycrt.margins.first_layer import Space, Span
 from raycrt.networks.network import Network
 
@@ -97,9 +97,6 @@ class MatrixAtPoints:
         return torch.where((room > 0).all(1), spent, torch.inf)
 
 
-_SLACK = 1 + 1e-9
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Matrix:
     directions: Tensor
@@ -162,7 +159,7 @@ class CurvatureMatrices:
 
 def _matrix(network: Network, span: Span, y: int, t: int, directions_kept: int) -> _Matrix:
     """With W_1 = A B + R: `x^T P x <= (|D^(1/2) A B x| + |D^(1/2)| |R| |x|)^2` for D = diag(p)."""
-    weights = bending_weights(*readout_interval(network.layers[-1], y, t), network.activation)
+    weights = curvature_weights(*readout_interval(network.layers[-1], y, t), network.activation)
     action = span.action
     gram = action.T @ (weights[:, None] * action)
     gram = (gram + gram.T) / 2
@@ -175,7 +172,7 @@ def _matrix(network: Network, span: Span, y: int, t: int, directions_kept: int) 
     tilted = float(torch.linalg.matrix_norm(directions.T @ directions - eye))
     tilted += gamma(span.size + 4) * k
     # What forming both products can have added.
-    mass = float((weights * action.square().sum(1)).sum()) * _SLACK
+    mass = float((weights * action.square().sum(1)).sum()) * SLACK
     rounding = gamma(len(action) + 8) * mass
     rounding += gamma(k + 8) * float(sizes.sum()) * (1 + tilted)
     left = max(0.0, eigenvalue_upper(gram - (kept + kept.T) / 2, float(below))) + rounding
@@ -187,5 +184,5 @@ def _matrix(network: Network, span: Span, y: int, t: int, directions_kept: int) 
     return _Matrix(
         directions=directions,
         sizes=sizes * (1 + skew) * (1 + 4 * EPS),
-        rest=sizes.new_tensor(rest * _SLACK),
+        rest=sizes.new_tensor(rest * SLACK),
     )

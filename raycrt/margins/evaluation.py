@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from raycrt.bounds.rounding import root_upper, squares
+from raycrt.bounds.spectral import SLACK
 from raycrt.margins.first_layer import Directions, Space, Span
 from raycrt.margins.images import Margins
 from raycrt.margins.prepared import CotangentNorms, PreparedNetwork, pull_back
@@ -156,7 +157,7 @@ class MarginEvaluator:
         label, target = self._of(self.label, rows), self._of(self.target, rows)
         image_norm = self._of(self.image_norm, rows)
         shift = root_upper(points.uu, prepared.exact.features)
-        point_norm = (image_norm + shift) * (1 + 1e-9)
+        point_norm = (image_norm + shift) * SLACK
         value_error = prepared.tables.margin(point_norm)
         dtype = points.gradient.dtype
         gradient_error = prepared.gradient_error(norms, label, target, point_norm, dtype)

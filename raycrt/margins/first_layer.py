@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raycrt.bounds.norms import norms
 from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
-from raycrt.bounds.spectral import EPS, gamma, gram_iteration_upper, nonnegative_norm_upper
+from raycrt.bounds.spectral import EPS, SLACK, gamma, gram_iteration_upper, nonnegative_norm_upper
 from raycrt.margins.gradient_norms import Leading, Measure, Pixels, first_good, spread
 from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.affine import DENSE_ENTRIES, AffineMap, Dense
@@ -167,7 +167,7 @@ class Span:
                 lost=_TINY * (n + rows + d) ** 2 * (1 + a) * (1 + b),
             ),
             skew=skew,
-            relative_rounding=(product + half.eps / 2 * (1 + skew + product)) * (1 + 1e-9),
+            relative_rounding=(product + half.eps / 2 * (1 + skew + product)) * SLACK,
             least_rounding=(half.smallest_normal * half.eps + d * number.smallest_normal) * n**0.5,
         )
 

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from raycrt.bounds.norms import norms
 from raycrt.bounds.rounding import RoundingErrors, root_upper, squares
-from raycrt.bounds.spectral import eigenvalue_upper, gamma
+from raycrt.bounds.spectral import SLACK, eigenvalue_upper, gamma
 from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.affine import AffineMap
 from raycrt.networks.network import Readout
-
-_SLACK = 1 + 1e-9
 
 
 class Pixels:
@@ -81,7 +79,7 @@ class Leading:
         columns = (left[:, :count] * kept.clamp(min=0).sqrt()).to(dtype)
         return Leading(
             columns=columns,
-            size=float(torch.linalg.matrix_norm(columns.double())) * _SLACK,
+            size=float(torch.linalg.matrix_norm(columns.double())) * SLACK,
             rest=_rest_upper(layer, columns.double()),
         )
 
@@ -94,13 +92,13 @@ class Leading:
         """`lost` is what `given` lost to underflow more than its own terms."""
         number = torch.finfo(given.dtype)
         width, k = self.columns.shape
-        length = (root_upper(given, width).square() + lost).sqrt() * _SLACK
+        length = (root_upper(given, width).square() + lost).sqrt() * SLACK
         # A product with the leading columns rounds by gamma |L|_F |v| and loses to underflow.
         terms = width + 2
         share = terms * number.eps / (1 - terms * number.eps)
         off = share * self.size * length + 4 * terms * number.smallest_normal * k
         ahead = root_upper(pulled, k) + off
-        return (ahead.square() + (self.rest * length).square()).sqrt() * _SLACK
+        return (ahead.square() + (self.rest * length).square()).sqrt() * SLACK
 
 
 Measure = Pixels | Leading
@@ -157,13 +155,13 @@ def _rest_upper(layer: AffineMap, leading: Tensor) -> float:
     matrix = layer.matrix()
     mass = float(torch.linalg.matrix_norm(matrix) ** 2 + torch.linalg.matrix_norm(leading) ** 2)
     # W W^T - L L^T as computed, and what forming it can have added.
-    rounding = gamma(max(matrix.shape) + leading.shape[1] + 4) * mass * _SLACK
+    rounding = gamma(max(matrix.shape) + leading.shape[1] + 4) * mass * SLACK
     square = max(0.0, eigenvalue_upper(matrix @ matrix.T - leading @ leading.T)) + rounding
     error = norms(layer).matrix_error_upper()
     if error > 0:
         # |W^T v| <= |M^T v| + e |v|, squared, with |M| <= |W| + e.
         square += error * (2 * norms(layer).norm_upper() + 3 * error)
-    return math.sqrt(square) * _SLACK
+    return math.sqrt(square) * SLACK
 
 
 def spread(left: Tensor, sizes: Tensor, typical: Tensor) -> tuple[Tensor, Tensor]:

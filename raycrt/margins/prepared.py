@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raycrt.bounds.error_tables import ErrorTables
 from raycrt.bounds.rounding import RoundingErrors, root_upper, squares
+from raycrt.bounds.spectral import SLACK
 from raycrt.margins.curvature import Curvature, MatrixCurvature, NumberCurvature
 from raycrt.margins.curvature_matrix import CurvatureMatrices
 from raycrt.margins.first_layer import Directions, Space, Span, spaces
@@ -136,7 +137,7 @@ class PreparedNetwork:
             pairs=pairs,
             proof=proof,
             tables=tables,
-            distances=readout.distances() * (1 + 1e-9),
+            distances=readout.distances() * SLACK,
             curvature_both=torch.maximum(m, m.T).to(readout.rows.device),
             curvature=curvature,
             tolerances=tolerances,

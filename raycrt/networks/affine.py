@@ -27,9 +27,10 @@ class AffineMap(nn.Module):
     A member writes `linear`, `transpose`, `matrix` and `offset`; the rest follows from these, and
     is overridden where the layer's structure gives it without the dense matrix.
 
-    Rounding: `linear`, `transpose` and `matrix`, computed with unit eps, are off by at most
-    `n eps / (1 - n eps)`, n = `terms`, times `magnitude_upper()` (times the length of the vector).
-    That holds in float64; in float32 only where `sums_in_float32` says so.
+    Rounding: the errors of `linear`, `transpose` and `matrix`, computed with machine epsilon eps,
+    are at most `n eps / (1 - n eps)`, n = `terms`, times the spectral norm of |W|
+    (`bounds.norms.Norms.magnitude_upper`) and the norm of the vector. That holds in float64; in
+    float32 only where `sums_in_float32` says so.
     """
 
     in_features: int

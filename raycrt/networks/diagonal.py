@@ -12,7 +12,7 @@ from raycrt.networks.affine import AffineMap
 class Diagonal(AffineMap):
     """x -> scale * x + offset, feature by feature.
 
-    A member writes `scale` and `offset`; a computed `scale` is off by at most 8 eps, relatively.
+    A member writes `scale` and `offset`; a computed `scale` has a relative error of at most 8 eps.
     """
 
     def scale(self) -> Tensor:

@@ -40,8 +40,8 @@ def refuse_another(
     if found is not None:
         key, held, asked = found
         raise InvalidInput(
-            f"{directory} holds {what} with {key}={_as_option(held)}, but this command has "
-            f"{key}={_as_option(asked)}; --set {key}={_as_option(held)} goes on with that run, and "
+            f"{directory} holds {what} with {key}={as_option(held)}, but this command has "
+            f"{key}={as_option(asked)}; --set {key}={as_option(held)} goes on with that run, and "
             "another run goes into another --out"
         )
 
@@ -54,7 +54,7 @@ def refuse_another_than_stored(
         refuse_another(directory, what, Spec.load(directory), now, keys)
 
 
-def _as_option(value: Any) -> str:
+def as_option(value: Any) -> str:
     """A value as `--set` takes it."""
     return "null" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from raycrt.activations import ACTIVATIONS
+from raycrt.activations import ACTIVATIONS, FAMILIES
 from raycrt.errors import InvalidInput, nearest
 from raycrt.spec import strict_yaml
 from raycrt.spec.record import NEURONS, PROCESSES, ROWS, TURNS, Real, Record
 from raycrt.spec.search import SearchSpec
 from raycrt.system.outputs import write_atomically
 
-ObjectiveName = Literal["standard", "pgd", "ibp", "crt", "crt-all"]
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 
 # Of a kernel or a step, in pixels.
@@ -61,8 +61,8 @@ class ModelSpec(Record):
 
     @model_validator(mode="after")
     def _beta_has_effect(self) -> ModelSpec:
-        if self.beta != 1.0 and self.activation != "softplus":
-            raise ValueError("beta must be left at 1 unless activation is softplus")
+        if self.beta != 1.0 and self.activation not in FAMILIES:
+            raise ValueError(f"beta must be left at 1 unless activation is {' or '.join(FAMILIES)}")
         return self
 
     @model_validator(mode="after")
@@ -99,9 +99,13 @@ class AugmentationSpec(Record):
 
 
 class TrainSpec(Record):
-    """How the weights are found. `radius` is the l2 radius trained for, in units of the input."""
+    """How the weights are found. `radius` is the l2 radius trained for, in units of the input.
 
-    objective: ObjectiveName = "crt-all"
+    Every objective and optimizer states which of these keys it uses; `training.effects` refuses the
+    others where they are set. A spec can be read without the objective that its weights come from.
+    """
+
+    objective: str = Field("crt-all", description="one of raycrt.training.objectives.OBJECTIVES")
     radius: float = Field(1.58, ge=0, description="l2 radius trained for")
     gamma: float = Field(0.0, ge=0, description="weight of the curvature regulariser K(y, t)")
     targets: int = Field(3, ge=1, le=TURNS, description="classes attacked per image by crt-all")
@@ -110,7 +114,7 @@ class TrainSpec(Record):
     batch_size: int = Field(
         512, ge=1, le=ROWS, description="rows in a step, over all workers together"
     )
-    optimizer: Literal["adam", "muon"] = "adam"
+    optimizer: str = Field("adam", description="one of raycrt.training.optimizers.OPTIMIZERS")
     learning_rate: float = Field(3e-3, gt=0, description="largest rate of Adam")
     muon_rate: float = Field(0.1, gt=0, description="largest rate of Muon, which has the matrices")
     warm_up: float = Field(0.0, ge=0, lt=1, description="share of training in which rates grow")
@@ -135,6 +139,10 @@ class TrainSpec(Record):
     )
     linear_scale: float = Field(0.01, gt=0, description="size of the signal in these layers")
     augmentation: AugmentationSpec = AugmentationSpec()
+
+    def only(self, keys: frozenset[str]) -> SimpleNamespace:
+        """The values of `keys` alone: reading another one is an error."""
+        return SimpleNamespace(**{key: getattr(self, key) for key in keys})
 
 
 class DataSpec(Record):
@@ -216,6 +224,13 @@ class Spec(Record):
         for path, value in values.items():
             _assign(tree, path, value)
         return validate(tree)
+
+    def value(self, path: str) -> Any:
+        """The value at a dotted path."""
+        found: Any = self
+        for name in path.split("."):
+            found = getattr(found, name)
+        return found
 
     def to_yaml(self) -> str:
         return strict_yaml.write(self.model_dump(mode="json"))

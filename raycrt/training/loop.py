@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from raycrt.data import CLASSES, Split, image_shape
 from raycrt.errors import require
@@ -108,19 +109,21 @@ def train(
     objective = objectives.build(model, spec.train, subspace)
     wrapped = workers.wrap(objective)
     optimizer = optimizers.build(model, spec.train)
-    average = _Average(model, spec.train.averaging)
+    average = _averaged(model, spec.train.averaging)
     first = 0
     if state is not None:
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
-        average.load_state_dict(state["average"])
+        if average is not None:
+            average.load_state_dict(state["average"])
         first = state["epoch"]
     images = split.images.to(device, dtype=next(model.parameters()).dtype)
     labels = split.labels.to(device)
 
     def whole() -> Network:
         plan = spec.train
-        deep = deepened(average.network, plan.linear_layers, plan.linear_scale)
+        trained = model if average is None else cast(Network, average.module)
+        deep = deepened(trained, plan.linear_layers, plan.linear_scale)
         return deep if subspace is None else subspace.fold(deep)
 
     for epoch in range(first, spec.train.epochs):
@@ -134,7 +137,7 @@ def train(
                 "epoch": done,
                 "objective": objective.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "average": average.state_dict(),
+                "average": None if average is None else average.state_dict(),
             }
 
         metrics = _summary(workers.total(steps), spec, epoch, len(split))
@@ -152,7 +155,7 @@ def _epoch(
     objective: objectives.Objective,
     wrapped: nn.Module,
     optimizer: Optimizer,
-    average: _Average,
+    average: AveragedModel | None,
     workers: Workers,
 ) -> Tensor:
     """One pass over the rows; sums of (loss, correct, robust) for each step, (steps, 3)."""
@@ -176,7 +179,8 @@ def _epoch(
         # data-parallel average divides by: the exact gradient of the batch's mean loss.
         (losses.loss.sum() * (workers.size / len(rows))).backward()
         optimizer.step(rate_share(spec.train, done))
-        average.update()
+        if average is not None:
+            average.update_parameters(objective.network)
         sums[index, 0] = losses.loss.detach().sum()
         sums[index, 1] = losses.correct.sum()
         sums[index, 2] = losses.robust.sum()
@@ -239,34 +243,18 @@ def _settings(spec: TrainSpec, epoch: int, objective: objectives.Objective) -> M
     return settings
 
 
-class _Average:
-    """The exponential moving average of the weights; without a decay, the weights themselves."""
+def _averaged(model: Network, decay: float | None) -> AveragedModel | None:
+    """The exponential moving average of the weights of `model`; none without a decay."""
+    if decay is None:
+        return None
 
-    def __init__(self, model: Network, decay: float | None) -> None:
-        self.model, self.decay = model, decay
-        self.updates = 0
-        self.network = model
-        if decay is not None:
-            import copy
-
-            self.network = copy.deepcopy(model).requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self) -> None:
-        if self.decay is None:
-            return
-        self.updates += 1
+    def moved(kept: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
         # Early on a shorter memory, so that the first random weights are soon forgotten.
-        decay = min(self.decay, self.updates / (self.updates + 9))
-        for kept, new in zip(self.network.parameters(), self.model.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
+        count = torch.as_tensor(updates, dtype=torch.float64)
+        memory = (count / (count + 9)).clamp(max=decay)
+        return kept.lerp(new, (1 - memory).to(kept))
 
-    def state_dict(self) -> State:
-        if self.decay is None:
-            return {}
-        return {"updates": self.updates, "weights": self.network.state_dict()}
-
-    def load_state_dict(self, state: State) -> None:
-        if self.decay is not None:
-            self.updates = state["updates"]
-            self.network.load_state_dict(state["weights"])
+    average = AveragedModel(model, avg_fn=moved)
+    # The initial weights are the first ones of the average: of a first call torch takes a copy.
+    average.update_parameters(model)
+    return average.requires_grad_(False)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from raycrt.networks.network import Network
 from raycrt.spec import TrainSpec
+from raycrt.training.registry import register
 
 
 class Optimizer:
     """Several torch optimizers that step together, with one schedule for all their rates."""
 
-    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
-        self.parts = parts
-        self._rates = [[group["lr"] for group in part.param_groups] for part in parts]
+    uses: ClassVar[frozenset[str]]
+
+    def __init__(self, network: Network, spec: TrainSpec) -> None:
+        self.parts = self.made(network, spec.only(self.uses))
+        self._rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
+
+    @staticmethod
+    def made(network: Network, options: Any) -> list[torch.optim.Optimizer]:
+        """The torch optimizers of the weights of `network`; `options` has the values of `uses`."""
+        raise NotImplementedError
 
     def step(self, share: float) -> None:
         """One step with `share` of every part's learning rate."""
@@ -36,18 +44,36 @@ class Optimizer:
             part.load_state_dict(state[str(index)])
 
 
-def build(network: Network, spec: TrainSpec) -> Optimizer:
-    """The optimizer that `spec` names.
+OPTIMIZERS: dict[str, type[Optimizer]] = {}
 
-    Muon (Jordan et al. 2024) moves a matrix by its orthogonalised momentum, so that a step has the
-    spectral norm `muon_rate * sqrt(max(1, rows / columns))`. It has the matrices of all layers but
-    the last; Adam has the rest, kernels of convolutions included: their norm as a map of images is
-    not that of a reshaped kernel.
+
+@register(OPTIMIZERS, "adam", uses=("learning_rate",))
+class Adam(Optimizer):
+    """Adam for all weights."""
+
+    @staticmethod
+    def made(network: Network, options: Any) -> list[torch.optim.Optimizer]:
+        return [torch.optim.Adam(network.parameters(), lr=options.learning_rate)]
+
+
+@register(OPTIMIZERS, "muon", uses=("learning_rate", "muon_rate"))
+class Muon(Optimizer):
+    """Muon (Jordan et al. 2024) for the matrices of all layers but the last, Adam for the rest.
+
+    Muon moves a matrix by its orthogonalised momentum, so that a step has the spectral norm
+    `muon_rate * sqrt(max(1, rows / columns))`. Kernels of convolutions are left to Adam: their norm
+    as a map of images is not that of a reshaped kernel.
     """
-    if spec.optimizer == "adam":
-        return Optimizer([torch.optim.Adam(network.parameters(), lr=spec.learning_rate)])
-    matrices = [p for layer in network.layers[:-1] for p in layer.parameters() if p.dim() == 2]
-    hidden = {id(p) for p in matrices}
-    rest = [p for p in network.parameters() if id(p) not in hidden]
-    muon = torch.optim.Muon(matrices, lr=spec.muon_rate, weight_decay=0.0, momentum=0.95)
-    return Optimizer([muon, torch.optim.Adam(rest, lr=spec.learning_rate, betas=(0.9, 0.99))])
+
+    @staticmethod
+    def made(network: Network, options: Any) -> list[torch.optim.Optimizer]:
+        matrices = [p for layer in network.layers[:-1] for p in layer.parameters() if p.dim() == 2]
+        hidden = {id(p) for p in matrices}
+        rest = [p for p in network.parameters() if id(p) not in hidden]
+        muon = torch.optim.Muon(matrices, lr=options.muon_rate, weight_decay=0.0, momentum=0.95)
+        return [muon, torch.optim.Adam(rest, lr=options.learning_rate, betas=(0.9, 0.99))]
+
+
+def build(network: Network, spec: TrainSpec) -> Optimizer:
+    """The optimizer that `spec` names, for the weights of `network`."""
+    return OPTIMIZERS[spec.optimizer](network, spec)

@@ -7,10 +7,12 @@ import math
 from raycrt.data import image_shape
 from raycrt.errors import InvalidInput, require
 from raycrt.spec import Spec
+from raycrt.training import effects
 
 
 def check_training(spec: Spec) -> None:
     """Raise `InvalidInput` where the model of `spec` cannot be trained as `spec.train` says."""
+    effects.check(spec)
     model, train = spec.model, spec.train
     if model.channels:
         if train.components is not None or train.linear_layers:

@@ -24,7 +24,7 @@ from torch import nn
 from raycrt import recipes
 from raycrt.data import CLASSES, Split
 from raycrt.spec import Spec
-from raycrt.training import loop
+from raycrt.training import effects, loop
 from raycrt.training.loop import EpochEnd, Workers
 from tests.benchmarks import write
 
@@ -54,7 +54,8 @@ Wrap = Callable[[nn.Module], nn.Module]
 def spec_of(setting: str, objective: str) -> Spec:
     recipe, changes = SETTINGS[setting]
     cost = {"train.targets": 3, "train.attack_steps": 4, "train.epochs": 3, "search.rungs": ()}
-    return recipes.load(recipe).override({**changes, **cost, "train.objective": objective})
+    values = {**changes, **cost, "train.objective": objective}
+    return effects.override(recipes.load(recipe), values)
 
 
 def images(spec: Spec) -> Split:

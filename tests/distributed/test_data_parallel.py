@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 
 from raycrt import data
 from raycrt.spec import validate
-from raycrt.training import loop
+from raycrt.training import effects, loop
 from raycrt.training.objectives import OBJECTIVES
 
 # 130 rows in batches of 64: the last batch has 2 rows, fewer than three workers.
@@ -28,7 +28,9 @@ SPEC = validate(
 )
 
 SPECS = {
-    f"{objective}-{kind}": SPEC.override({"train.objective": objective, "model.channels": channels})
+    f"{objective}-{kind}": effects.override(
+        SPEC, {"train.objective": objective, "model.channels": channels}
+    )
     for objective in OBJECTIVES
     for kind, channels in {"dense": [], "convolutional": [4]}.items()
 }

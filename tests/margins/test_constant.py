@@ -64,7 +64,7 @@ def test_a_masked_class_takes_nothing_from_the_others(depth, deployment, mask):
 @pytest.mark.parametrize("mask", [-inf, -1e30])
 def test_masked_classes_with_a_local_region(mask):
     network = _set(random_network(3, seed=2, gain=1.7), bias={3: mask})
-    options = {"region": "local", "at": (2.5,)}
+    options = {"region": "local", "radii": (2.5,)}
     found = Certifier(network, **options)(_images(12))
     rest = Certifier(_without(network, 3), **options)(_images(12))
     assert torch.isfinite(found.region_radius).any()

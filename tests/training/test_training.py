@@ -17,9 +17,11 @@ from raycrt.networks.floating_point import float32_is_plain
 from raycrt.networks.network import Network
 from raycrt.spec import AugmentationSpec, Spec, TrainSpec, validate
 from raycrt.spec.provenance import Training
-from raycrt.training import augmentation, loop, objectives
+from raycrt.training import attacks, augmentation, effects, loop, objectives
 from raycrt.training.folding import Subspace, deepened
 from raycrt.training.objectives import OBJECTIVES
+from raycrt.training.objectives.crt_all import CrtAll
+from raycrt.training.objectives.ibp import interval_margins
 from raycrt.training.precision import View
 from raycrt.training.regularizer import CurvatureEstimate
 from tests.models import random_network
@@ -63,7 +65,9 @@ def _same(a, b):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_learns(objective):
     split = data.load(TINY.data)
-    spec = TINY.override({"train.objective": objective, "train.epochs": 15, "train.gamma": 1e-3})
+    spec = effects.override(
+        TINY, {"train.objective": objective, "train.epochs": 15, "train.gamma": 1e-3}
+    )
     losses = []
     network = loop.train(spec, split.train, report=lambda end: losses.append(end.metrics["loss"]))
     accuracy = float(
@@ -74,7 +78,7 @@ def test_every_objective_learns(objective):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_has_a_gradient_and_a_loss_for_each_row(objective):
-    spec = TINY.override({"train.objective": objective, "train.gamma": 0.1}).train
+    spec = effects.override(TINY, {"train.objective": objective, "train.gamma": 0.1}).train
     module = objectives.build(random_network(3), spec)
     images, labels = torch.randn(7, 5), torch.arange(7) % 4
     losses = module(images, labels, torch.tensor(0.3))
@@ -95,7 +99,9 @@ def test_convolutions_learn_without_a_dense_matrix(objective, monkeypatch):
 
     monkeypatch.setattr(Convolution, "matrix", refuse)
     split = data.load(CONVOLUTIONAL.data)
-    network = loop.train(CONVOLUTIONAL.override({"train.objective": objective}), split.train)
+    network = loop.train(
+        effects.override(CONVOLUTIONAL, {"train.objective": objective}), split.train
+    )
     right = network(split.validation.images).argmax(1) == split.validation.labels
     assert float(right.double().mean()) > 0.8
 
@@ -103,7 +109,7 @@ def test_convolutions_learn_without_a_dense_matrix(objective, monkeypatch):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_convolution_trains_as_the_dense_layer_that_it_is(objective):
     """Loss and gradient of the dense weights are those of the same network made of dense maps."""
-    spec = CONVOLUTIONAL.override({"train.objective": objective})
+    spec = effects.override(CONVOLUTIONAL, {"train.objective": objective})
     network = loop.fresh(spec).double()
     first = network.layers[0]
     dense = Dense(first.in_features, first.out_features).double()
@@ -125,7 +131,7 @@ def test_a_convolution_trains_as_the_dense_layer_that_it_is(objective):
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "standard"])
 def test_every_objective_but_standard_grows_with_the_radius(objective):
     module = objectives.build(
-        random_network(3), TINY.override({"train.objective": objective}).train
+        random_network(3), effects.override(TINY, {"train.objective": objective}).train
     )
     images, labels = torch.randn(50, 5), torch.arange(50) % 4
     small, large = (module(images, labels, torch.tensor(r)).loss.mean() for r in (0.01, 0.5))
@@ -138,9 +144,9 @@ def test_interval_margins_lie_below_every_margin_in_the_ball(depth, name):
     network = random_network(depth, name=name).double()
     x, label = torch.randn(20, 5, dtype=torch.float64), torch.arange(20) % 4
     radius = torch.tensor(0.3, dtype=torch.float64)
-    lower = objectives.interval_margins(network, x, label, radius)
+    lower = interval_margins(network, x, label, radius)
     assert torch.allclose(
-        objectives.interval_margins(network, x, label, 0 * radius),
+        interval_margins(network, x, label, 0 * radius),
         network(x).gather(1, label[:, None]) - network(x),
     )
     for seed in range(100):
@@ -156,7 +162,7 @@ def test_gradient_ascent_raises_the_loss_inside_the_ball():
     network = random_network(3)
     x, label = torch.randn(30, 5), torch.arange(30) % 4
     radius = torch.tensor(0.4)
-    u = objectives.gradient_ascent(View(network, "float32"), x, label, radius, 10)
+    u = attacks.gradient_ascent(View(network, "float32"), x, label, radius, 10)
     assert (u.norm(dim=1) <= 0.4 * (1 + 1e-6)).all()
     loss = torch.nn.functional.cross_entropy
     before, after = (loss(network(p), label, reduction="none") for p in (x, x + u))
@@ -270,9 +276,9 @@ def test_tf32_is_for_the_steps_alone(monkeypatch):
     spec = TINY.override({"train.precision": "tf32", "train.epochs": 1})
     split = data.load(spec.data)
     plain = []
-    take = objectives.CrtAll.losses
+    take = CrtAll.losses
     monkeypatch.setattr(
-        objectives.CrtAll,
+        CrtAll,
         "losses",
         lambda self, *args: plain.append(float32_is_plain()) or take(self, *args),
     )
@@ -310,7 +316,7 @@ def test_the_dual_margin_lies_below_every_margin_in_the_ball(depth):
     target = (label + 1) % 4
     radius = torch.tensor(0.5, dtype=torch.float64)
     pair = m[label, target]
-    u = objectives.attack(network, x, label, target, pair, radius, 400)
+    u = attacks.dual_attack(network, x, label, target, pair, radius, 400)
     assert (u.norm(dim=1) <= radius * (1 + 1e-9)).all()
 
     def margin(points):
@@ -364,7 +370,7 @@ def test_the_same_seed_gives_the_same_weights():
 )
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_restart_changes_no_bit(tmp_path, objective, more):
-    spec = TINY.override({"train.objective": objective, **more})
+    spec = effects.override(TINY, {"train.objective": objective, **more})
     split = data.load(spec.data).train
 
     def keep(end):
@@ -471,7 +477,7 @@ def test_robust_training_raises_certified_accuracy():
     found = data.load(spec.data)
 
     def certified(objective: str) -> float:
-        network = loop.train(spec.override({"train.objective": objective}), found.train)
+        network = loop.train(effects.override(spec, {"train.objective": objective}), found.train)
         proved = Certifier(network)(found.validation.images)
         right = proved.prediction == found.validation.labels
         return float((right & (proved.radius > 0.6)).double().mean())

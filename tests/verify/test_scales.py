@@ -48,7 +48,7 @@ def _images(scale):
 @pytest.mark.parametrize("scales", [(3e11, 3e11), (1e13, 1.0)])
 def test_local_curvature_where_neurons_are_saturated(tmp_path, scales):
     network = _network(len(scales), "silu", scales)
-    options = {"region": "local", "at": (0.003, 0.05, 0.2)}
+    options = {"region": "local", "radii": (0.003, 0.05, 0.2)}
     found, findings = _findings(tmp_path / "rows", network, _images(1.0), **options)
     assert torch.isfinite(found.region_radius).any() and not findings
 

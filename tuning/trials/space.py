@@ -1,8 +1,9 @@
 """The search space: one declaration in the recipe, in Tune's form and in Optuna's.
 
 `spec.search.space` maps paths of the spec to domains. A parameter that has no effect under the
-others' values (softplus's beta under tanh, gamma without a regulariser) is not suggested at all, so
-that the sampler learns nothing from its noise.
+others' values (softplus's beta under tanh, gamma without a regulariser) is not drawn at all, so
+that the sampler learns nothing from its noise. Which those are is what objectives, optimizers and
+activations state of themselves (`raycrt.training.effects`).
 """
 
 from __future__ import annotations
@@ -25,21 +26,10 @@ from ray.tune.search.variant_generator import generate_variants
 from raycrt.errors import InvalidInput, nearest, require
 from raycrt.spec import Spec, paths
 from raycrt.spec.search import Domain
-from raycrt.training import rules
+from raycrt.training import effects, rules
 
 Params = dict[str, Any]
 
-_ROBUST = frozenset({"pgd", "ibp", "crt", "crt-all"})
-# A parameter has effect only where the other one has one of these values.
-_CONDITIONS: dict[str, tuple[str, frozenset[str]]] = {
-    "model.beta": ("model.activation", frozenset({"softplus"})),
-    "train.gamma": ("train.objective", frozenset({"crt", "crt-all"})),
-    "train.radius": ("train.objective", _ROBUST),
-    "train.ramp": ("train.objective", _ROBUST),
-    "train.attack_steps": ("train.objective", _ROBUST - {"ibp"}),
-    "train.muon_rate": ("train.optimizer", frozenset({"muon"})),
-    "train.targets": ("train.objective", frozenset({"crt-all"})),
-}
 # What search compares trials by, or holds fixed to compare them fairly.
 _FIXED = ("train.epochs", "train.precision")
 
@@ -86,21 +76,18 @@ def grid(spec: Spec) -> list[Params]:
 
 
 def apply(spec: Spec, params: Mapping[str, Any]) -> Spec:
-    """`spec` with `params` in place; a beta that the activation does not have goes back to 1."""
-    values = dict(params)
-    if values.get("model.activation", spec.model.activation) != "softplus":
-        values["model.beta"] = 1.0
-    return spec.override(values)
+    """`spec` with `params` in place, and every option without effect at its default."""
+    return effects.override(spec, params)
 
 
 def defaults(spec: Spec) -> Params:
     """The recipe's own values of the searched parameters that have an effect."""
-    return _effective(spec, {path: value_at(spec, path) for path in spec.search.space})
+    return _effective(spec, {path: spec.value(path) for path in spec.search.space})
 
 
 def points(spec: Spec) -> list[Params]:
     """What is tried first: the recipe's own values, then `search.points` (completed by them)."""
-    own = {path: value_at(spec, path) for path in spec.search.space}
+    own = {path: spec.value(path) for path in spec.search.space}
     found: list[Params] = []
     for given in ({}, *spec.search.points):
         point = _effective(spec, {**own, **given})
@@ -111,24 +98,23 @@ def points(spec: Spec) -> list[Params]:
 
 def active(spec: Spec, path: str, params: Mapping[str, Any]) -> bool:
     """Whether the parameter at `path` has an effect where `params` are set."""
-    if path not in _CONDITIONS:
+    condition = effects.conditions().get(path)
+    if condition is None:
         return True
-    other, values = _CONDITIONS[path]
-    return params.get(other, value_at(spec, other)) in values
+    return params.get(condition.key, spec.value(condition.key)) in condition.names
 
 
 def conditional(spec: Spec) -> bool:
     """Whether some searched parameter has an effect only under some values of another."""
-    return any(
-        path in _CONDITIONS and _CONDITIONS[path][0] in spec.search.space
-        for path in spec.search.space
-    )
+    found = effects.conditions()
+    return any(path in found and found[path].key in spec.search.space for path in spec.search.space)
 
 
 def check(spec: Spec) -> None:
     """Raise `InvalidInput` unless the recipe can be trained and certified, rungs come before its
     end, and every domain is possible and holds the recipe's own value."""
-    rules.check_training(spec)
+    effects.check(spec, {key: names for key in effects.choices() if (names := _names(spec, key))})
+    rules.check_training(apply(spec, {}))
     rules.check_certification(spec)
     require(
         all(rung < spec.train.epochs for rung in spec.search.rungs),
@@ -157,9 +143,7 @@ def check(spec: Spec) -> None:
                 )
             if domain.choices is None and kind(path) not in (int, float):
                 raise InvalidInput(f"search.space.{path}: must have choices, it is no number")
-            if path not in _CONDITIONS:
-                rules.check_training(spec.override({path: value}))
-        _check_effect(spec, path)
+            rules.check_training(apply(spec, {**_deciding(spec, path), path: value}))
     for point in points(spec):
         rules.check_training(apply(spec, point))
         for path, value in point.items():
@@ -173,18 +157,27 @@ def check(spec: Spec) -> None:
             require(path in spec.search.space, "search.points name searched paths", path=path)
 
 
-def _check_effect(spec: Spec, path: str) -> None:
-    """Raise `InvalidInput` where no value of what decides gives the parameter at `path` effect."""
-    if path not in _CONDITIONS:
-        return
-    other, values = _CONDITIONS[path]
-    decides = spec.search.space.get(other)
-    possible = {value_at(spec, other)} if decides is None else set(decides.choices or ())
-    if not possible & values:
+def _deciding(spec: Spec, path: str) -> Params:
+    """Another parameter's value, possible in the space, with which the one at `path` has an effect;
+    nothing where it always has. Raises `InvalidInput` where no value gives it one."""
+    condition = effects.conditions().get(path)
+    if condition is None:
+        return {}
+    possible = _names(spec, condition.key)
+    if not possible & condition.names:
         raise InvalidInput(
-            f"search.space.{path} has effect only where {other} is {' or '.join(sorted(values))}, "
-            f"but the recipe and its space have {' and '.join(sorted(map(str, possible)))}"
+            f"search.space.{path} has effect only where {condition.key} is "
+            f"{effects.listed(condition.names)}, but the recipe and its space have "
+            f"{effects.listed(possible)}"
         )
+    return {condition.key: min(possible & condition.names)}
+
+
+def _names(spec: Spec, key: str) -> frozenset[str]:
+    """The names that `key` has in the recipe or may have in its space."""
+    domain = spec.search.space.get(key)
+    given = (spec.value(key),) if domain is None else domain.choices or ()
+    return frozenset(map(str, given))
 
 
 def contains(domain: Domain, value: Any) -> bool:
@@ -192,14 +185,6 @@ def contains(domain: Domain, value: Any) -> bool:
         return value in domain.choices
     assert domain.low is not None and domain.high is not None
     return value is not None and domain.low <= value <= domain.high
-
-
-def value_at(spec: Spec, path: str) -> Any:
-    """The value of `spec` at a dotted path."""
-    found: Any = spec
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found
 
 
 def kind(path: str) -> type:
@@ -221,7 +206,7 @@ def kind(path: str) -> type:
 
 def _ordered(spec: Spec) -> list[str]:
     """The searched paths, those first on which others depend."""
-    deciding = {other for other, _ in _CONDITIONS.values()}
+    deciding = effects.choices()
     return sorted(spec.search.space, key=lambda path: path not in deciding)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from raycrt.activations import Activation, activation
+from raycrt.activations import Activation, activation, check
 from raycrt.networks.network import TORCH
 
 
@@ -16,7 +16,9 @@ class Elementwise(nn.Module):
 
     def __init__(self, kind: str | Activation) -> None:
         super().__init__()
-        self.activation = activation(kind) if isinstance(kind, str) else kind
+        if isinstance(kind, Activation):
+            check(kind)
+        self.activation = kind if isinstance(kind, Activation) else activation(kind)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation.value(x, TORCH)

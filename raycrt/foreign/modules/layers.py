@@ -21,7 +21,7 @@ from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.foreign.modules.rescaling import Rescaling
 from raycrt.networks.affine import AffineMap, Dense
 from raycrt.networks.convolution import AveragePool, Convolution, Pair
-from raycrt.networks.diagonal import Normalization
+from raycrt.networks.diagonal import Normalization, Scaling
 
 # Shape of one input, without the batch; none as long as it is not known.
 Shape = tuple[int, ...] | None
@@ -231,29 +231,15 @@ def _unflatten(layer: nn.Unflatten, shape: Shape) -> tuple[list[AffineMap], Shap
 
 
 def _rescaling(layer: Rescaling, shape: Shape) -> tuple[list[AffineMap], Shape]:
-    """The root of a square is the number itself, so that a division is no rounded factor."""
     if shape is None:
         raise InvalidInput("input_shape must be given")
-    parts = (layer.factor * layer.divisor.sign(), layer.divisor.square(), layer.offset)
-    require(
-        torch.equal(parts[1].sqrt(), layer.divisor.abs()),
-        "divisors have squares that neither over- nor underflow",
-        divisor=layer.divisor,
-    )
+    parts = (layer.factor, layer.divisor, layer.offset)
     try:
-        spread = [torch.broadcast_to(part, (1, *shape)).reshape(shape[0], -1) for part in parts]
+        spread = [torch.broadcast_to(part, (1, *shape)).flatten().clone() for part in parts]
     except RuntimeError:
         got = [tuple(part.shape) for part in parts if part.dim() > 0]
         raise InvalidInput(f"constants must broadcast to an input {shape}, but are {got}") from None
-    if all(bool((part == part[:, :1]).all()) for part in spread):
-        positions = spread[0].shape[1]
-        factor, square, offset = (part[:, 0] for part in spread)
-    else:
-        positions = 1
-        factor, square, offset = (part.flatten() for part in spread)
-    result = Normalization(len(factor), positions, 0.0)
-    result.mean, result.variance = torch.zeros_like(square), square.clone()
-    _fill(result, factor, offset)
+    result = Scaling(*spread)
     # The rest of the network need not be in float64 for numbers that are float32's.
     held = all(torch.equal(part, part.float().double()) for part in spread)
     return [result.float() if held else result], shape

@@ -1,0 +1,41 @@
+"""Activations by name: twice differentiable functions with proved slope and curvature ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from raycrt.activations.conformance import check
+from raycrt.activations.functions import FIXED, softplus
+from raycrt.activations.record import ULPS, Activation
+from raycrt.errors import InvalidInput, nearest, require
+
+__all__ = ["ACTIVATIONS", "FAMILIES", "ULPS", "Activation", "activation", "check", "softplus"]
+
+
+class _Registry(dict[str, Activation]):
+    """Activations by name. What is entered is checked first (`check`)."""
+
+    def __setitem__(self, name: str, record: Activation) -> None:
+        require(name == record.name, "an activation is entered under its name", name=record.name)
+        check(record)
+        super().__setitem__(name, record)
+
+
+# Those with a sharpness beta; their records in `ACTIVATIONS` have beta = 1.
+FAMILIES: dict[str, Callable[[float], Activation]] = {"softplus": softplus}
+ACTIVATIONS: dict[str, Activation] = _Registry(
+    {"softplus": softplus(), **{record.name: record for record in FIXED}}
+)
+
+
+def activation(name: str, beta: float = 1.0) -> Activation:
+    """The activation called `name`; those of `FAMILIES` have a sharpness `beta` and no other has.
+
+    `InvalidInput` where no activation has that name.
+    """
+    if name not in ACTIVATIONS:
+        raise InvalidInput(
+            f"activation must be one of {sorted(ACTIVATIONS)}{nearest(name, ACTIVATIONS)}, "
+            f"but got {name!r}"
+        )
+    return FAMILIES[name](beta) if name in FAMILIES else ACTIVATIONS[name]

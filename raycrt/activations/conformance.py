@@ -1,0 +1,156 @@
+"""Whether an activation keeps what every bound assumes of it, as far as sampling can tell.
+
+Critical points that are left out and derivatives that are none show in the record's own ranges:
+what is computed at a point must lie in the range on every interval around it, and a difference
+quotient of a function in the range of its derivative between the two points.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+from scipy.special import erf, expit
+
+from raycrt.activations.record import ULPS, Activation, Range
+from raycrt.errors import InvalidInput, require
+
+# Proofs leave room for underflow in products with slopes below this.
+_STEEPEST = 2.0
+# Each the derivative of the one before.
+_PARTS = ("value", "slope", "curvature")
+# As far as samples go, and how near to its limit a derivative must be there.
+_FAR, _AT_LIMIT = 2.0**30, 2.0**-20
+# Half the width, in samples, of the intervals around a sample.
+_WIDTHS = (1, 16)
+_NUMPY = SimpleNamespace(
+    exp=np.exp,
+    tanh=np.tanh,
+    arctan=np.arctan,
+    erf=erf,
+    sigmoid=expit,
+    softplus=lambda z: np.logaddexp(np.zeros_like(z), z),
+    minimum=np.minimum,
+    maximum=np.maximum,
+    where=np.where,
+    clip=np.clip,
+)
+
+
+def check(record: Activation) -> None:
+    """Raise `InvalidInput` unless samples of `record` agree with what it states of itself.
+
+    Checked are: formulas of arrays that are finite; |s'| < 2; s' and s'' are the derivatives of s
+    and s', stay in their ranges and reach their limits; every critical point that widens a range is
+    listed; s and s' round in float32 by no more than `bounds.rounding` counts on.
+    """
+    positive = np.concatenate([np.geomspace(2.0**-30, _FAR, 64 * 60 + 1), np.arange(1, 2**12) / 32])
+    z = np.unique(np.concatenate([-positive, [0.0], positive]))
+    eps = float(np.finfo(z.dtype).eps)
+    with np.errstate(all="ignore"):
+        value, slope, curvature = (_sampled(record, part, z) for part in _PARTS)
+        require(
+            record.slope_bound < _STEEPEST,
+            f"|slope| < {_STEEPEST} everywhere, as proofs assume",
+            activation=record.name,
+            slope_bound=record.slope_bound,
+        )
+        _check_limits(record, "slope", slope, record.slope_limits)
+        _check_limits(record, "curvature", curvature, (0.0, 0.0))
+        _check_range(record, "slope", z, slope)
+        _check_range(record, "curvature", z, curvature)
+        _check_derivative(record, "value", z, value, _value_error(value, z, eps))
+        _check_derivative(record, "slope", z, slope, _slope_error(record, eps) + 0 * z)
+        _check_rounding(record, z)
+
+
+def _sampled(record: Activation, part: str, z: np.ndarray) -> np.ndarray:
+    try:
+        found = np.asarray(getattr(record, part)(z, _NUMPY))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{part} of activation {record.name!r} must be made of +, -, *, /, ** and xp.exp, "
+            f"xp.tanh, xp.arctan, xp.erf, xp.sigmoid and xp.softplus, but got: {error}"
+        ) from None
+    require(
+        found.shape == z.shape and bool(np.isfinite(found).all()),
+        f"{part} is a finite number for each z",
+        activation=record.name,
+        shape=found.shape,
+    )
+    return found
+
+
+def _check_limits(record: Activation, part: str, found: np.ndarray, limits: Range) -> None:
+    for end, limit in ((0, limits[0]), (-1, limits[1])):
+        require(
+            abs(found[end] - limit) <= _AT_LIMIT,
+            f"{part} approaches its limit at {'minus ' if end == 0 else ''}infinity",
+            activation=record.name,
+            limit=limit,
+            found=float(found[end]),
+        )
+
+
+def _check_range(record: Activation, part: str, z: np.ndarray, found: np.ndarray) -> None:
+    """What is computed at a point lies in the range on intervals around it."""
+    for width in _WIDTHS:
+        low, high = getattr(record, f"{part}_range_on")(z[: -2 * width], z[2 * width :], _NUMPY)
+        middle = found[width:-width]
+        worst = int(np.argmax(excess := np.maximum(low - middle, middle - high)))
+        if excess[worst] > 0:
+            raise InvalidInput(
+                f"{part}_critical of activation {record.name!r} must list every point where "
+                f"{part} turns, but it is {middle[worst]:.6g} at z = {z[worst + width]:.6g}, and "
+                f"between {low[worst]:.6g} and {high[worst]:.6g} by those listed"
+            )
+
+
+def _check_derivative(
+    record: Activation, part: str, z: np.ndarray, found: np.ndarray, error: np.ndarray
+) -> None:
+    """Each difference quotient of `part`, whose `found` values have an `error`, lies in the range
+    of its derivative between the two points."""
+    derivative = _PARTS[_PARTS.index(part) + 1]
+    low, high = getattr(record, f"{derivative}_range_on")(z[:-1], z[1:], _NUMPY)
+    quotient = np.diff(found) / np.diff(z)
+    slack = (error[1:] + error[:-1]) / np.diff(z) + 1e-15 * np.abs(quotient)
+    worst = int(np.argmax(excess := np.maximum(low - quotient, quotient - high) - slack))
+    if excess[worst] > 0:
+        raise InvalidInput(
+            f"{derivative} of activation {record.name!r} must be the derivative of {part}, but at "
+            f"z = {z[worst]:.6g} {part} grows by {quotient[worst]:.6g} a unit, and {derivative} "
+            f"is between {low[worst]:.6g} and {high[worst]:.6g}"
+        )
+
+
+def _check_rounding(record: Activation, z: np.ndarray) -> None:
+    """value and slope in float32 are as near to those in float64 as error bounds say."""
+    number = np.finfo(np.float32)
+    coarse = z.astype(np.float32)
+    same = coarse.astype(z.dtype)
+    for part in _PARTS[:2]:
+        exact = _sampled(record, part, same)
+        bound = (
+            _value_error(exact, same, float(number.eps)) + 8 * float(number.smallest_normal)
+            if part == "value"
+            else _slope_error(record, float(number.eps)) + 0 * same
+        )
+        error = np.abs(_sampled(record, part, coarse) - exact)
+        worst = int(np.argmax(error - bound))
+        if error[worst] > bound[worst]:
+            raise InvalidInput(
+                f"{part} of activation {record.name!r} must have a rounding error of at most "
+                f"{bound[worst]:.3g} at z = {same[worst]:.6g} in float32, but got "
+                f"{error[worst]:.3g}; a formula without cancellation helps"
+            )
+
+
+def _value_error(value: np.ndarray, z: np.ndarray, eps: float) -> np.ndarray:
+    """What rounding may change a computed value by, as `bounds.rounding` assumes."""
+    return ULPS * eps * (np.abs(value) + np.abs(z))
+
+
+def _slope_error(record: Activation, eps: float) -> float:
+    """What rounding may change a computed slope by, as `bounds.rounding` assumes."""
+    return 16 * ULPS * eps * max(1.0, record.slope_bound)
