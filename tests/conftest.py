@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sklearn.datasets
 import torch
+from hypothesis import settings
 
 from raycrt.certification.targets import Targets
 from raycrt.cli import main as cli
@@ -40,6 +41,9 @@ search:
 """
 
 
+# The same examples every time, and few.
+settings.register_profile("raycrt", deadline=None, derandomize=True, max_examples=15)
+settings.load_profile("raycrt")
 # Several processes share the cores.
 torch.set_num_threads(1)
 

@@ -13,9 +13,8 @@ from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.spec import validate
 from raycrt.training import loop
 from raycrt.verify import verify_run
-from tests.activations import test_activations as conformance
+from tests.activations.laws import ActivationLaws
 from tests.models import random_network
-from tests.verify import test_ranges as ranges
 from tests.verify.runs import rows_of, spec_of, write_run
 
 # z / sqrt(1 + z^2); s'' vanishes at 0, s''' = (12 z^2 - 3) (1 + z^2)^(-7/2) at 1/2 and -1/2.
@@ -46,14 +45,10 @@ def own(request, monkeypatch):
     return request.param
 
 
-def test_the_record_conforms(own):
-    conformance.test_slope_and_curvature_are_the_derivatives(own)
-    conformance.test_a_critical_point_at_an_end_of_an_interval_counts(own)
-    for which in ("slope", "curvature"):
-        conformance.test_global_ranges_hold_and_are_attained(own, which)
-        conformance.test_ranges_on_intervals_hold_and_are_tight(own, which)
-        ranges.test_ranges_hold_and_are_no_wider_than_the_certifiers(own, which)
-        ranges.test_ranges_on_intervals_hold_and_are_no_wider_than_the_certifiers(own, which)
+class TestOwn(ActivationLaws):
+    @pytest.fixture
+    def record(self, own: Activation) -> Activation:
+        return own
 
 
 @pytest.mark.parametrize("depth", [2, 3])

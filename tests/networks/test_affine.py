@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -15,7 +16,7 @@ from raycrt.errors import InvalidInput
 from raycrt.networks import affine
 from raycrt.networks.affine import AffineMap, Chain, Dense
 from raycrt.networks.convolution import AveragePool, Convolution, Correlation
-from raycrt.networks.diagonal import Normalization, Permutation, Scaling
+from raycrt.networks.diagonal import Diagonal, Normalization, Permutation, Scaling
 
 
 def convolution(in_shape=(3, 9, 8), out_channels=4, kernel=(3, 3), **geometry) -> Convolution:
@@ -45,6 +46,8 @@ def scaled(layer: Dense, factor: float) -> Dense:
     return layer
 
 
+# What kinds of layers have in common.
+ABSTRACT = {AffineMap, Correlation, Diagonal}
 CASES = {
     "dense": lambda: Dense(6, 4),
     "normalization": lambda: normalization(3, 5),
@@ -80,7 +83,20 @@ def undense(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(affine, "DENSE_ENTRIES", 0)
 
 
-class TestContract:
+def test_every_kind_of_layer_is_held_to_these_laws() -> None:
+    """A kind that is missing here: give it a case in `CASES`."""
+
+    def concrete(kind: type[AffineMap]) -> set[type[AffineMap]]:
+        below = kind.__subclasses__()
+        found = set().union(*map(concrete, below)) if below else set()
+        own = not inspect.isabstract(kind) and kind.__module__.startswith("raycrt.")
+        return found | ({kind} if own and kind not in ABSTRACT else set())
+
+    covered = {type(part) for make in CASES.values() for part in make().modules()}
+    assert concrete(AffineMap) <= covered
+
+
+class TestLayerLaws:
     def test_forward_is_matrix_and_offset(self, layer: AffineMap) -> None:
         x = torch.randn(2, 3, layer.in_features, dtype=torch.float64)
         expected = x @ layer.matrix().T + layer.offset()
@@ -129,7 +145,7 @@ class TestContract:
             torch.testing.assert_close(above, best, rtol=0, atol=1e-12)
 
 
-class TestBounds:
+class TestNormLaws:
     """Proved numbers against what the dense matrix gives, formed for the bound or not."""
 
     @pytest.fixture(params=["dense", "undense"], autouse=True)
