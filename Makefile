@@ -24,8 +24,10 @@ $(VENV)/.installed-test: pyproject.toml
 demo: $(VENV)/.installed  ## search, train, certify and report on embedded digits (OUT=runs/demo)
 	$(BIN)/raycrt demo --out $(OUT)
 
+# What starts a Ray has the machine to itself; the rest shares it, a module with its fixtures at a time.
 test: $(VENV)/.installed-test  ## run the fast test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not cluster and not slow"
+	$(BIN)/python -m pytest -m "cluster and not slow"
 
 test-slow: $(VENV)/.installed-test  ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow

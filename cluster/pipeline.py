@@ -2,8 +2,8 @@
 
     ray job submit --working-dir . -- python -m cluster.pipeline --out /shared/raycrt/digits
 
-It is `raycrt demo` behind one check that a laptop needs no more than a cluster can do without: what
-a job writes must be there when the job's own copy of the project, and the nodes, are gone.
+It is `raycrt demo` after one check: the output must be on storage that all nodes share, as it has
+to outlast the job's copy of the project and the nodes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(
 
     Started again with the same --out it takes up what is there.
     """
-    with one_line(), interruption.told(program="python -m cluster.pipeline"):
+    with one_line(), interruption.reported(program="python -m cluster.pipeline"):
         require(out.is_absolute(), "--out is an absolute path, on shared storage", out=str(out))
         spec = spec_from(recipe, set_, data_dir, download)
         outputs.made(out)

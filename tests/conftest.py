@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import sklearn.datasets
 import torch
 
 from raycrt.certification.targets import Targets
+from raycrt.cli import main as cli
+
+Shell = Callable[..., str]
 
 TINY = """
 model: {depth: 2, width: 16, activation: tanh}
@@ -33,6 +40,19 @@ search:
 """
 
 
+# Several processes share the cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_are_read_once() -> Iterator[None]:
+    """scikit-learn parses text for as long as a small test runs."""
+    read = cache(sklearn.datasets.load_digits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", lambda: copy.deepcopy(read()))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """What a test draws does not depend on which ran before it."""
@@ -50,6 +70,24 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lambda self, m, row, *a: counts.append(len(row)) or solve(self, m, row, *a),
     )
     return counts
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    """Runs `raycrt` with words as in a shell, in this process: what it says, by exit code 0, or
+    what it says on standard error by another one."""
+
+    def run(*words: object, code: int = 0) -> str:
+        monkeypatch.setattr(cli.app, "registered_commands", [])
+        monkeypatch.setattr(sys, "argv", ["raycrt", *map(str, words)])
+        monkeypatch.setattr("raycrt.system.pipes.outlive_readers", lambda: None)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capfd.readouterr()
+        assert (ended.value.code or 0) == code, said
+        return said.err if code else said.out
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-RAYCRT = Path(sys.executable).parent / "raycrt"
 
 
 def _blocks(language: str) -> list[str]:
@@ -18,8 +16,7 @@ def _blocks(language: str) -> list[str]:
 
 def test_the_python_example_runs():
     (example,) = _blocks("python")
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    exec(compile(example, "README.md", "exec"), {})
 
 
 def test_every_make_target_exists():
@@ -33,22 +30,22 @@ def test_every_make_target_exists():
 @pytest.mark.parametrize(
     "command", sorted(set(re.findall(r"^raycrt ([a-z]+)", "\n".join(_blocks("console")), re.M)))
 )
-def test_every_command_teaches(command):
-    done = subprocess.run([RAYCRT, command, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "Usage" in done.stdout
+def test_every_command_teaches(shell, command):
+    assert "Usage" in shell(command, "--help")
 
 
-def test_the_commands_run_on_a_finished_run(finished_run):
+@pytest.mark.cluster
+def test_the_commands_run_on_a_finished_run(shell, finished_run):
     """`verify`, `report` and `study` as the README writes them, on a run that the demo made."""
     for command in (
         ["verify", finished_run],
         ["report", finished_run],
         ["study", finished_run],
     ):
-        done = subprocess.run([RAYCRT, *command], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        shell(*command)
 
 
+@pytest.mark.cluster
 def test_the_headline_has_the_form_that_the_demo_prints(finished_run):
     pattern = r"clean [\d.]+ %; certified \(all classes\) .* images/s.*; \d+ test images"
     assert re.search(pattern, README)

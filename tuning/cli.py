@@ -55,7 +55,7 @@ def search(
     from tuning.search import driver
 
     typer.echo(f"recipe: {recipe}")
-    with interruption.told("--resume"), _failure_in_one_line():
+    with interruption.reported("--resume"), _failure_in_one_line():
         driver.run(spec, out / "search", resume=resume)
     typer.echo(out / "search" / "best.yaml")
 
@@ -70,9 +70,9 @@ def study(
         Path | None, typer.Option(help="Write the winner as a recipe to this file.")
     ] = None,
 ) -> None:
-    """Say what a search has found: best trials, Pareto front, importances, cost, pruning.
+    """Show what a search has found: best trials, Pareto front, importances, cost, pruning.
 
-    All of it is written too: study.json, what --json prints, and pictures of it.
+    Write it to OUT as well: study.json, which --json prints, and pictures.
     """
     from tuning.analysis import study as studies
     from tuning.analysis import tables
@@ -84,7 +84,7 @@ def study(
         require(not export.is_dir(), "--export is a file", export=str(export))
         outputs.made(export.parent)
     found = tables.summary(run)
-    # Before anything is printed: nobody may read to the end.
+    # Files first: the reader of standard output may leave early.
     files = _write_study(found, spec, folder)
     if export is not None and best is not None:
         files.append(_export(best, export))

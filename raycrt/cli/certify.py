@@ -57,7 +57,7 @@ def certify(
     """Prove a radius for each test image; write OUT/certificates.
 
     The model is the one in OUT/train, or --model with the --recipe that says what its images are;
-    that is put in OUT/train if a spec can say what it is.
+    that is put in OUT/train if a spec can describe it.
     """
     from raycrt import data
     from raycrt.distributed import stages
@@ -74,7 +74,7 @@ def certify(
             f"there is no trained model in {trained}: `raycrt train --out {out}` puts one there, "
             "and --model names one from elsewhere"
         )
-    # What trained the weights is told by them, and so is the model unless they are bare.
+    # A model states its own architecture and training; bare weights state neither.
     bare = model is not None and files.is_weights(model)
     idle = ("train", "search", "run.seed", "data.validation", *(() if bare else ("model",)))
     spec = spec_from(
@@ -86,13 +86,13 @@ def certify(
         run__workers=workers,
         run__gpus_per_worker=gpus_per_worker,
     )
-    said = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
-    if model is not None and files.is_weights(model) and not said:
+    stated = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
+    if model is not None and files.is_weights(model) and not stated:
         raise InvalidInput(
             f"{model} does not say its activation: --recipe, or --set model.activation, must"
         )
     source = model or trained
-    # What a graph computes is compared at images.
+    # The outputs of a graph are compared with those of the network on images.
     graph = model is not None and model.suffix.lower() == ".onnx"
     network = files.load(
         source,
@@ -104,12 +104,18 @@ def certify(
         batch_norm_eps=batch_norm_eps,
     )
     made = checkpoint.load_provenance(source).training if source.is_dir() else None
-    told: ModelSpec | None = spec.model
+    described: ModelSpec | None = spec.model
     if model is not None:
         sizes = [network.features, *(layer.out_features for layer in network.layers)]
         print(f"model: {'-'.join(map(str, sizes))}, {network.activation.name}")
-        told = files.described(model, network, spec.model)
-    with outputs.held(trained) if told is not None else nullcontext():
+        described = files.described(model, network, spec.model)
+    with outputs.held(trained) if described is not None else nullcontext():
         if model is not None:
-            spec = stages.adopt(spec, network, told, trained, made)
-        stages.certify(spec, network, out / "certificates", told=told is not None, made=made)
+            spec = stages.adopt(spec, network, described, trained, made)
+        stages.certify(
+            spec,
+            network,
+            out / "certificates",
+            spec_describes_model=described is not None,
+            made=made,
+        )

@@ -28,7 +28,7 @@ class _Commands(TyperGroup):
     """Commands that a signal stops in one sentence."""
 
     def invoke(self, ctx: Any) -> Any:
-        with interruption.told():
+        with interruption.reported():
             return super().invoke(ctx)
 
 
@@ -65,8 +65,8 @@ def options(
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """What a command meets ends it in one line on standard error: bad input with exit code 2, a
-    disk that is full or fails with 1, and how to go on with what is written by then."""
+    """End a command in one line on standard error: exit code 2 for bad input; 1 for a full or
+    failing disk, with how to continue from what has been written."""
     shown, threading.excepthook = threading.excepthook, _shown_of_thread
     try:
         yield
@@ -89,7 +89,7 @@ def one_line() -> Iterator[None]:
 
 
 def _shown_of_thread(failed: threading.ExceptHookArgs) -> None:
-    """A disk that fails is told by the command, not by each thread that writes."""
+    """The command reports a failing disk, so the threads that write do not."""
     if outputs.disk_error(failed.exc_value) is None:
         threading.__excepthook__(failed)
 

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from raycrt.spec import RunSpec
-from raycrt.system import progress
-from raycrt.verify.report import CheckFiles, Report, verify_run
+if TYPE_CHECKING:
+    from raycrt.verify.report import Report
 
 _SHOWN = 10
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(help="directory with train/ and certificates/")],
+    run: Annotated[Path, typer.Argument(help="Directory of the run.")],
     workers: Annotated[
-        int, typer.Option(min=1, help="processes; more than one are Ray actors")
+        int, typer.Option(min=1, help="Processes; with more than one, Ray actors.")
     ] = 1,
     data_dir: Annotated[
-        Path | None, typer.Option(help="where the images are, if they have moved")
+        Path | None, typer.Option(help="Directory of the data sets, if they have moved.")
     ] = None,
 ) -> None:
     """Re-prove every stored radius from the rows and the weights; exit with 1 where one fails."""
+    from rich.console import Console
+
+    from raycrt.spec import RunSpec
+    from raycrt.system import progress
+    from raycrt.verify.report import CheckFiles, verify_run
+
     watch = partial(progress.over, console=Console(stderr=True))
     if workers == 1:
         report = verify_run(run, data_directory=data_dir, watch=watch)
@@ -42,7 +46,7 @@ def verify(
 
 
 def summary(report: Report) -> str:
-    """The report in a few lines: the counts, then the first of what is wrong."""
+    """The report in a few lines: the counts, then the first failures."""
     lines = [
         f"{report.checked} rows checked against {report.images} images of {report.data}: "
         + ("each is proved." if report.sound else f"{report.failed} rows failed.")

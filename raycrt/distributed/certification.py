@@ -1,9 +1,9 @@
-"""Ray Data: certification shared out over a pool of actors, the same rows as in one process.
+"""Ray Data: certification divided among a pool of actors, the same rows as in one process.
 
-The unit of work is a batch of consecutive images, cut the same way whatever the number of actors,
-so that every row is computed by the same products as in `raycrt.Certifier`. A finished
-batch is a Parquet file, written by the driver: a worker that dies loses or doubles no row, and a
-run that was stopped certifies the missing batches only.
+The unit of work is a batch of consecutive images. Batches are the same for any number of actors, so
+that every row is computed by the same products as in `raycrt.Certifier`. A finished batch is a
+Parquet file, written by the driver: a worker that dies neither loses nor duplicates a row, and a
+run that was stopped certifies only the missing batches.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ import torch
 from ray.data import ActorPoolStrategy
 from torch import Tensor
 
-from raycrt.bounds.curvature import margin_curvature
 from raycrt.certification import storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import Options
 from raycrt.data import Split
 from raycrt.errors import require
-from raycrt.networks.checkpoint import weights_hash
 from raycrt.networks.network import Network
 from raycrt.spec import Spec, identity, validate
 from raycrt.spec.provenance import Training
@@ -39,37 +37,36 @@ def certify(
     split: Split,
     out: Path,
     *,
-    curvature: Tensor | None = None,
-    told: bool = True,
+    digest: str,
+    curvature: Tensor,
+    spec_describes_model: bool = True,
     training: Training | None = None,
     watch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Any]:
     """Certify every image of `split` with `spec.run.workers` actors; the manifest written to `out`.
 
-    `curvature` is the network's proved margin curvature, if it is known. The manifest's model is
-    null unless the network is `told` by `spec.model`, its training unless the weights are of
-    `training`. `watch` is called with the number of rows of each batch as it finishes.
+    `digest` is the hash of the network's weights, `curvature` (classes, classes) its proved margin
+    curvature. The manifest's model is null unless `spec_describes_model`, its training is null
+    where `training`, which made the weights, is unknown. `watch` is called with the number of rows
+    that are certified so far as each batch finishes.
 
-    Batches that an earlier run has left in `out` are taken up, unread, where its manifest has this
-    format and the curvature that is proved now; else they are made again. `InvalidInput` where they
-    are of another run.
+    Batches that an earlier run has left in `out` are kept, unread, if its manifest has this format
+    and the same curvature; otherwise they are certified again. `InvalidInput` where they belong to
+    another run.
     """
-    digest = weights_hash(network)
-    before = stored(out, digest, spec, told=told) or {}
+    before = stored(out, digest, spec, spec_describes_model=spec_describes_model) or {}
     rows = out / storage.ROWS
     rows.mkdir(parents=True, exist_ok=True)
-    stated = spec.model_dump(mode="json") | ({} if told else {"model": None})
-    stated |= {} if training else {"train": None}
+    sections = spec.model_dump(mode="json") | ({} if spec_describes_model else {"model": None})
+    sections |= {} if training else {"train": None}
     began = time.monotonic()
-    if curvature is None:
-        curvature = margin_curvature(network)
     shared = {"schema_version": storage.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
-    taken_up = all(before.get(key) == value for key, value in shared.items())
+    kept = all(before.get(key) == value for key, value in shared.items())
     size = spec.certify.batch_size
-    pending = missing(out, spec, len(split)) if taken_up else list(range(0, len(split), size))
-    done = len(split) - sum(min(size, len(split) - start) for start in pending)
+    pending = missing(out, spec, len(split)) if kept else list(range(0, len(split), size))
+    done = before_this = len(split) - sum(min(size, len(split) - start) for start in pending)
     watch(done)
-    if told:
+    if spec_describes_model:
         spec.save(out)
     facts = {
         "rows": len(split),
@@ -77,17 +74,18 @@ def certify(
         "region": spec.certify.region,
         "deployment": spec.certify.deployment,
         "margin_curvature": curvature.tolist(),
-        "spec": stated,
+        "spec": sections,
         "training": training.model_dump(mode="json") if training else None,
     }
     storage.write_manifest(out, {"complete": False, **facts})
     if pending:
         for table in _run(network, curvature, spec, split, pending):
             storage.write_rows(_file(rows, table["index"][0].as_py()), table)
-            watch(len(table))
+            done += len(table)
+            watch(done)
     storage.check_complete(storage.read_rows(out, ("index",)), len(split))
-    # Nobody has measured how long the rows of an earlier command took.
-    facts["seconds"] = time.monotonic() - began if done == 0 else None
+    # The time that rows of an earlier command took is unknown.
+    facts["seconds"] = time.monotonic() - began if before_this == 0 else None
     storage.write_manifest(out, {"complete": True, **facts})
     return facts
 
@@ -122,7 +120,7 @@ def _run(
 
 
 def _cpus(spec: Spec) -> float:
-    """CPUs for each actor: what was asked for, but leaving Ray Data a share for its own tasks."""
+    """CPUs for each actor: as many as requested, minus a share for Ray Data's own tasks."""
     available = float(ray.cluster_resources().get("CPU", 1))
     return min(spec.run.cpus_per_worker, max(0.25, (available - 0.5) / spec.run.workers))
 
@@ -153,36 +151,39 @@ def _file(rows: Path, start: int) -> Path:
 
 
 def missing(out: Path, spec: Spec, images: int) -> list[int]:
-    """The first image of each batch of which `out` has no rows yet."""
+    """The number of the first image of each batch that has no rows in `out` yet."""
     starts = range(0, images, spec.certify.batch_size)
     return [start for start in starts if not _file(out / storage.ROWS, start).is_file()]
 
 
-def stored(out: Path, digest: str, spec: Spec, *, told: bool = True) -> dict[str, Any] | None:
+def stored(
+    out: Path, digest: str, spec: Spec, *, spec_describes_model: bool = True
+) -> dict[str, Any] | None:
     """The manifest of the certificates in `out`, complete or not; none where there are none yet.
 
-    Rows of one table are of one run: `InvalidInput` where those in `out` are not of the weights of
-    hash `digest`, or not of the images, the certification and, if `told`, the model of `spec`.
+    All rows of a table belong to one run: `InvalidInput` unless those in `out` are of the weights
+    with the hash `digest`, and of the images, the certification and, if `spec_describes_model`, the
+    model of `spec`.
     """
     if not (out / storage.MANIFEST).is_file():
         rows = sorted((out / storage.ROWS).glob("*"))
-        require(not rows, "rows have a manifest that says what they are of", directory=str(out))
+        require(not rows, "rows have a manifest that names their run", directory=str(out))
         return None
     before = storage.read_manifest(out)
     require(
         before["weights_sha256"] == digest,
-        "certificates in a directory are of the same weights",
+        "all certificates in a directory are of the same weights",
         directory=str(out),
         held=before["weights_sha256"],
         asked=digest,
     )
     sections = before["spec"]
     require(
-        (sections["model"] is not None) == told,
-        "the models of certificates in a directory are all ones that a spec can say, or none is",
+        (sections["model"] is not None) == spec_describes_model,
+        "all certificates in a directory are of one model, which a spec describes or does not",
         directory=str(out),
     )
     held = validate({key: section for key, section in sections.items() if section is not None})
-    keys = identity.CERTIFICATES if told else identity.CERTIFICATES[1:]
+    keys = identity.CERTIFICATES if spec_describes_model else identity.CERTIFICATES[1:]
     identity.refuse_another(out, "certificates", held, spec, keys)
     return before

@@ -1,4 +1,4 @@
-"""Between the caller of a training and its first worker: news of epochs there, a stop back."""
+"""Messages between the caller of a training and its first worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS_FOR_AN_ANSWER = 5.0
 
 
 class Line:
-    """Between the caller of `fit` and the first worker: news of epochs there, a stop back."""
+    """An actor that carries the metrics of epochs to the caller of `fit`, and its stop back."""
 
     def __init__(self) -> None:
         self._news: list[tuple[int, Metrics]] = []
@@ -30,7 +30,7 @@ class Line:
         self._news.append((epoch, metrics))
 
     def news(self) -> list[tuple[int, Metrics]]:
-        """What was told since the last call."""
+        """The metrics of epochs that ended since the last call."""
         news, self._news = self._news, []
         return news
 
@@ -41,7 +41,7 @@ class Line:
         return self._stop
 
     def give_up(self, error: Exception) -> None:
-        """Training ended for good; a worker that raised would be started again."""
+        """Training ended with `error`; a worker that raises it would be restarted."""
         self._error = error
 
     def error(self) -> Exception | None:
@@ -49,8 +49,7 @@ class Line:
 
 
 def start() -> Any:
-    """A `Line` on the caller's node: one whose node could die while the caller goes on would end
-    the training for good."""
+    """A `Line` on the caller's node; on another one it could die while the caller goes on."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Line).options(num_cpus=0, scheduling_strategy=here).remote()
 

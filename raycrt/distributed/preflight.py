@@ -1,4 +1,4 @@
-"""What Ray needs before it starts, told in one sentence; Ray would take minutes or pages."""
+"""Checks of what Ray needs to start, each with an error of one sentence before Ray is started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray.exceptions import AuthenticationError
 from raycrt.errors import InvalidInput, require
 
 _SECONDS_TO_ANSWER = 10.0
-# What every head answers, and only to who has its token.
+# Every head answers this, but only to clients with its token.
 _QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 _TOKEN_WANTED = (
     "set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN, in the file that "

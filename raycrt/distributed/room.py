@@ -1,4 +1,4 @@
-"""Whether a cluster has room for workers: refused where it never will, told where they wait."""
+"""Whether workers fit: an error where they never will, a message where they wait for nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raycrt.spec import RunSpec
 def check(run: RunSpec) -> None:
     """Raise `InvalidInput` where `run.workers` do not fit into the Ray that this command started.
 
-    Nodes may join a cluster: a line says what there is, and that the workers wait.
+    Nodes may join a cluster, so there a line is printed instead, and the workers wait.
     """
     need, found = for_worker(run), nodes()
     room = sum(times(node, need) for node in found)
@@ -24,12 +24,12 @@ def check(run: RunSpec) -> None:
         ", ".join(f"{node.get(name.upper(), 0):g} {name.upper()}" for name in need)
         for node in found
     )
-    said = f"room for run.workers={run.workers} with {each} each"
+    demand = f"room for run.workers={run.workers} with {each} each"
     if may_grow():
-        print(f"waiting for {said}; the cluster's nodes have {there or 'nothing'}", flush=True)
+        print(f"waiting for {demand}; the cluster's nodes have {there or 'nothing'}", flush=True)
         return
     raise InvalidInput(
-        f"the machine must have {said}, but it has {there}: room for {room}; "
+        f"the machine must have {demand}, but it has {there}: room for {room}; "
         "--workers, --gpus-per-worker or run.cpus_per_worker ask for less"
     )
 

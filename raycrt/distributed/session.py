@@ -2,8 +2,8 @@
 
 Inside a cluster or a job the address comes from RAY_ADDRESS. Elsewhere a local Ray is started: its
 dashboard on loopback (never without one: Tune stops trials through it), token authentication on,
-logs quiet. Its workers run at the caller's own priority, not at Ray's niceness of 15: they are the
-work that was asked for, and beside any other program they would get next to nothing.
+logs quiet. Its workers run at the caller's own priority: at Ray's niceness of 15 any other program
+on the machine would come first.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        # Who sends it to every process there is has ended Ray too: it cannot be left in order then.
+        # A signal to all processes has ended Ray as well, and then shutdown may never return.
         patience = _SECONDS_TO_LEAVE
         raise
     finally:

@@ -25,20 +25,21 @@ from raycrt.spec.provenance import Rows, Training
 from raycrt.system import outputs, progress
 from raycrt.training.loop import Metrics, TrainingDiverged
 
-# What of an epoch's numbers is shown while it trains; TensorBoard has all of them.
-_TOLD = ("loss", "train_accuracy", "train_robust", "curvature")
+# The numbers of an epoch that are printed; TensorBoard has all of them.
+_PRINTED = ("loss", "train_accuracy", "train_robust", "curvature")
 
 
 def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
-    """Train `spec` on training and validation rows; the model is in `out` afterwards.
+    """Train `spec` on training and validation rows and write the model into `out`.
 
-    With `hold_out` the validation rows are not trained on, and `out/tensorboard` tells what is
-    proved on them. A training of the same spec and rows that `out` holds is taken up from its last
-    checkpoint, or left as it is where it has ended; `InvalidInput` where `out` holds another.
+    With `hold_out` the validation rows are not trained on, and `out/tensorboard` shows what is
+    proved on them. If `out` holds a training of the same spec and rows, it continues from its last
+    checkpoint, or is left as it is if it has finished; `InvalidInput` if `out` holds another.
 
-    `out/tensorboard` follows the run epoch by epoch; its hyper-parameters stand beside the last
-    epoch's numbers there. Ctrl-C is raised when its epoch has ended and has a checkpoint, which is
-    named. Where training diverges, the command ends with exit code 1 and the step at which it did.
+    `out/tensorboard` has the numbers of each epoch, and the hyper-parameters with those of the last
+    one. On Ctrl-C the current epoch ends and is saved as a checkpoint, whose path is printed;
+    KeyboardInterrupt is raised then. If training diverges, the command ends with exit code 1 and
+    the step at which it did.
     """
     rows: Rows = "train" if hold_out else "fit"
     with outputs.held(out):
@@ -50,16 +51,16 @@ def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
 
 
 def _ended(spec: Spec, out: Path, rows: Rows) -> bool:
-    """Whether `out` holds this training at its end; `InvalidInput` where it holds another."""
+    """Whether this training has finished in `out`; `InvalidInput` if `out` holds another."""
     ended, kept = (out / checkpoint.MODEL).is_file(), training.last_checkpoint(out)
     for place in ([out] if ended else []) + ([kept] if kept else []):
-        said = checkpoint.load_provenance(place)
-        made = said.training
+        provenance = checkpoint.load_provenance(place)
+        made = provenance.training
         if made is None:
             raise InvalidInput(f"{out} holds weights from elsewhere; give a training another --out")
-        identity.refuse_another(out, "a training", said.within(spec), spec, identity.TRAINING)
+        identity.refuse_another(out, "a training", provenance.within(spec), spec, identity.TRAINING)
         if made.rows != rows or (place == out and made.epoch < spec.train.epochs):
-            held = made.sentence or "it is on the validation rows too"
+            held = made.sentence or "its training rows include the validation rows"
             raise InvalidInput(f"{out} holds another training: {held}; give this one another --out")
     if ended:
         checkpoint.load_model(out)
@@ -68,32 +69,32 @@ def _ended(spec: Spec, out: Path, rows: Rows) -> bool:
 
 def _train(spec: Spec, out: Path, rows: Rows) -> None:
     try:
-        with session(), progress.shown("train", spec.train.epochs) as tell:
+        with session(), progress.shown("train", spec.train.epochs) as report:
             room.check(spec.run)
             spec.save(out)
             with SummaryWriter(out / "tensorboard") as board:
-                _followed(spec, out, rows, board, tell)
+                _fit(spec, out, rows, board, report)
     except KeyboardInterrupt:
-        print(f"last checkpoint: {_told_of_checkpoint(spec, out)}")
+        print(f"last checkpoint: {_last_checkpoint(spec, out)}")
         raise
     except TrainingDiverged as error:
         kept = training.last_checkpoint(out)
         sys.exit(f"raycrt: {error}; last checkpoint: {kept or 'none'}")
 
 
-def _followed(spec: Spec, out: Path, rows: Rows, board: SummaryWriter, tell: progress.Tell) -> None:
-    """Train and tell `board` and `tell` of each epoch."""
+def _fit(spec: Spec, out: Path, rows: Rows, board: SummaryWriter, report: progress.Report) -> None:
+    """Train; the numbers of each epoch go to `board` and `report`."""
     board.add_text("spec", f"```yaml\n{spec.to_yaml()}```")
     last: Metrics = {}
 
     def watch(epoch: int, metrics: Metrics) -> None:
         steps = {name: value for name, value in metrics.items() if "/" not in name}
-        told = {name: steps[name] for name in _TOLD if name in steps}
-        tell(epoch, " ".join(f"{name} {value:.4g}" for name, value in told.items()))
+        printed = {name: steps[name] for name in _PRINTED if name in steps}
+        report(epoch, " ".join(f"{name} {value:.4g}" for name, value in printed.items()))
         last.clear()
         for name, value in metrics.items():
             last[f"train/{name}" if name in steps else name] = value
-        # A full disk ends a training at a checkpoint, if it is still full then.
+        # A full disk ends a training at its next checkpoint, not here.
         with suppress(OSError):
             for tag, value in last.items():
                 board.add_scalar(tag, value, epoch)
@@ -108,14 +109,14 @@ def _followed(spec: Spec, out: Path, rows: Rows, board: SummaryWriter, tell: pro
     board.add_hparams(hyper_parameters(spec), last, run_name=".", global_step=spec.train.epochs)
 
 
-def _told_of_checkpoint(spec: Spec, out: Path) -> str:
+def _last_checkpoint(spec: Spec, out: Path) -> str:
     kept = training.last_checkpoint(out)
     state = checkpoint.load_state(kept) if kept else None
     return f"{kept} (epoch {state['epoch']} of {spec.train.epochs})" if state else "none yet"
 
 
 def hyper_parameters(spec: Spec) -> dict[str, bool | int | float | str]:
-    """All that a training depends on but its data, by the paths of the spec."""
+    """Everything but the data that a training depends on, by its path in the spec."""
 
     def leaves(tree: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
         for key, value in tree.items():
@@ -130,33 +131,33 @@ def hyper_parameters(spec: Spec) -> dict[str, bool | int | float | str]:
 def adopt(
     spec: Spec,
     network: Network,
-    told: ModelSpec | None,
+    model: ModelSpec | None,
     trained: Path,
     made: Training | None = None,
 ) -> Spec:
-    """`spec` with what the network from elsewhere is: `told` as its model, `made` as its training.
+    """`spec` for a network from elsewhere: with its `model`, and with the training that `made` it.
 
-    It is written into `trained` with the weights, for the checker to read; nothing is where no
-    spec tells the model. Raises `InvalidInput` where `trained` holds another model, or one whose
-    training is still to end.
+    The spec and the weights are written into `trained` for the checker to read; nothing is written
+    where `model` is none, as no spec describes the network. Raises `InvalidInput` if `trained`
+    holds another model, or a training that has not finished.
     """
     held = (trained / checkpoint.MODEL).is_file()
     if held:
         kept, own = checkpoint.load_model(trained)
-        if checkpoint.weights_hash(kept) != checkpoint.weights_hash(network) or told is None:
+        if checkpoint.weights_hash(kept) != checkpoint.weights_hash(network) or model is None:
             raise InvalidInput(f"{trained} holds another model; give another model another --out")
-        asked = own.override({"model": told.model_dump()})
+        asked = own.override({"model": model.model_dump()})
         identity.refuse_another(trained, "a model", own, asked, ("model",))
     require(
         held or not (trained / "spec.yaml").is_file(),
-        "the train directory of the output holds no training that has not ended",
+        "the train directory of the output holds no unfinished training",
         directory=str(trained),
     )
-    if told is None:
+    if model is None:
         return spec
-    # A recipe says nothing of weights that it has not trained, nor of their search.
+    # A recipe does not describe how weights from elsewhere were trained or searched for.
     values: dict[str, Any] = {
-        "model": told.model_dump(),
+        "model": model.model_dump(),
         "train": TrainSpec().model_dump(),
         "search": SearchSpec().model_dump(),
     }
@@ -174,57 +175,42 @@ def certify(
     network: Network,
     out: Path,
     *,
-    told: bool = True,
+    spec_describes_model: bool = True,
     made: Training | None = None,
 ) -> dict[str, Any]:
-    """Certify the test images; the manifest of the table in `out`, `told` the model by `spec`.
+    """Certify the test images, print which rows are not proved and why; the manifest in `out`.
 
-    `made` is what trained the network, if that is known. What rows are not proved, and why, is
-    printed. Certificates of this run that `out` holds are completed; `InvalidInput` where it holds
-    others.
+    `spec_describes_model` is false for a network that `spec.model` cannot describe; `made` is the
+    training of its weights, if known. Certificates of this run that `out` already holds are kept
+    and completed; `InvalidInput` if it holds those of another run.
     """
     certification.check(network, spec)
     test = data.load(spec.data).test
     digest = checkpoint.weights_hash(network)
-    place = f"certificates: {out}"
     with outputs.held(out):
-        manifest = certification.stored(out, digest, spec, told=told)
+        manifest = certification.stored(
+            out, digest, spec, spec_describes_model=spec_describes_model
+        )
         whole = manifest is not None and manifest["complete"]
         if manifest is None or not whole or certification.missing(out, spec, len(test)):
-            manifest = _certify(spec, network, test, out, told, made)
+            curvature = margin_curvature(network, test.images, progress.over)
+            with session(), progress.shown("certify", len(test)) as report:
+                room.check(spec.run)
+                manifest = certification.certify(
+                    network,
+                    spec,
+                    test,
+                    out,
+                    digest=digest,
+                    curvature=curvature,
+                    spec_describes_model=spec_describes_model,
+                    training=made,
+                    watch=lambda done: report(done, ""),
+                )
+            place = f"certificates: {out}"
         else:
             place = f"the {len(test)} certificates of this model are complete: {out}"
     remarks = storage.remarks(storage.read_rows(out, ("index", "status")))
-    said = [made.sentence] if made and made.sentence else []
-    print("\n".join([place, *said, *remarks]))
+    exception = [made.sentence] if made and made.sentence else []
+    print("\n".join([place, *exception, *remarks]))
     return manifest
-
-
-def _certify(
-    spec: Spec,
-    network: Network,
-    test: data.Split,
-    out: Path,
-    told: bool,
-    made: Training | None,
-) -> dict[str, Any]:
-    curvature = margin_curvature(network, test.images, progress.over)
-    done = 0
-    with session(), progress.shown("certify", len(test)) as tell:
-        room.check(spec.run)
-
-        def watch(rows: int) -> None:
-            nonlocal done
-            done += rows
-            tell(done, "")
-
-        return certification.certify(
-            network,
-            spec,
-            test,
-            out,
-            curvature=curvature,
-            told=told,
-            training=made,
-            watch=watch,
-        )

@@ -52,7 +52,7 @@ _ASSESSMENTS, _ROWS_ASSESSED = 4, 256
 
 
 class Stopped(RuntimeError):
-    """Training ended early because it was told to."""
+    """Training ended early because `stop` was set."""
 
 
 def fit(
@@ -170,7 +170,7 @@ def waited(error: ControllerError) -> bool:
 
 def last_checkpoint(out: Path, name: str = "train") -> Path | None:
     """The directory of the newest checkpoint that a run of `name` left in `out`: a model that
-    loads, and the state that training goes on from. One that a full disk has cut is none."""
+    loads, and the state that training goes on from. Truncated checkpoints are skipped."""
     found = sorted((out / "ray" / name).glob(f"checkpoint_*/{checkpoint.STATE}"))
     whole = [state.parent for state in found if _whole(state.parent)]
     return whole[-1] if whole else None
@@ -271,7 +271,7 @@ def _work(config: dict[str, Any]) -> None:
             ray.get(line.give_up.remote(error))
         return
     if state is not None and state["epoch"] == spec.train.epochs:
-        # The run was lost after its last checkpoint and before it could tell of it.
+        # The run was lost after its last checkpoint and before that was reported.
         report(EpochEnd(epoch=state["epoch"], metrics={}, network=network, state=lambda: state))
 
 

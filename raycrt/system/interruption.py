@@ -30,7 +30,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def told(*options: str, program: str = "raycrt") -> Iterator[None]:
+def reported(*options: str, program: str = "raycrt") -> Iterator[None]:
     """End the process where a signal stops the block: the command that goes on is named on standard
     error, the exit code is 128 and the signal's number.
 

@@ -1,4 +1,4 @@
-"""Progress with an estimate of the time left: a bar on a terminal, a line now and then in a log."""
+"""Progress and the time left: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# Lines in a log are at least so far apart, the last one excepted.
+# The least time between two lines in a log; the last line is always printed.
 _SECONDS = 20.0
-# Tells how much is done, and what there is to say of it.
-Tell = Callable[[int, str], None]
+# Takes how much is done, and a note about it.
+Report = Callable[[int, str], None]
 _Item = TypeVar("_Item")
 
 
 @contextmanager
-def shown(name: str, total: int, console: Console | None = None) -> Iterator[Tell]:
+def shown(name: str, total: int, console: Console | None = None) -> Iterator[Report]:
     """Show the progress of `name` towards `total` for the length of a block."""
     console = console or Console()
     if not console.is_terminal:
@@ -46,30 +46,40 @@ def shown(name: str, total: int, console: Console | None = None) -> Iterator[Tel
 
 
 def over(name: str, items: Sequence[_Item], console: Console | None = None) -> Iterator[_Item]:
-    """Go through `items` and show how many are done."""
-    with shown(name, len(items), console) as tell:
+    """Iterate over `items` and show how many are done."""
+    with shown(name, len(items), console) as report:
         for done, item in enumerate(items, 1):
             yield item
-            tell(done, "")
+            report(done, "")
 
 
-def _lines(name: str, total: int, console: Console) -> Tell:
-    """Each line: what is done of how much, the time since the start, the time left, the note."""
+def remaining(left: int, done: int, seconds: float) -> str:
+    """The time for `left` more items as h:mm:ss, if `done` took `seconds`; "?" if none is done."""
+    if left <= 0:
+        return _clock(0)
+    return _clock(left * seconds / done) if done else "?"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _lines(name: str, total: int, console: Console) -> Report:
+    """Each line: how much is done of the total, the time since the start, the time left, a note."""
     began = time.monotonic()
     last = -_SECONDS
     start: int | None = None
 
-    def tell(done: int, note: str) -> None:
+    def report(done: int, note: str) -> None:
         nonlocal last, start
-        # What an earlier run has done says nothing of this one's pace.
+        # What an earlier run has done does not count for the pace of this one.
         start = max(0, done - 1) if start is None else start
         passed = time.monotonic() - began
         if passed - last < _SECONDS and done < total:
             return
         last = passed
-        left = timedelta(seconds=round(passed / max(done - start, 1) * (total - done)))
-        elapsed = timedelta(seconds=round(passed))
-        text = f"{name} {done}/{total}, {elapsed}, {left} left  {note}"
+        left = remaining(total - done, done - start, passed)
+        text = f"{name} {done}/{total}, {_clock(passed)}, {left} left  {note}"
         console.print(text.rstrip(), highlight=False, soft_wrap=True)
 
-    return tell
+    return report

@@ -45,15 +45,27 @@ BAD = {
 }
 
 
+def _refused(said, message, place):
+    assert message in said and len(said.strip().splitlines()) == 1
+    assert "Traceback" not in said and not list(place.iterdir())
+
+
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input(name, tmp_path):
+def test_bad_input(name, shell, tmp_path, monkeypatch):
+    arguments, message = BAD[name]
+    monkeypatch.chdir(tmp_path)
+    _refused(shell(*arguments, code=2), message, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["recipe", "trial's workers"])
+def test_bad_input_of_a_process(name, tmp_path):
+    """Nothing that is imported on the way says a word, and no PATH is needed."""
     arguments, message = BAD[name]
     done = subprocess.run(
         [RAYCRT, *arguments], capture_output=True, text=True, cwd=tmp_path, env={"PATH": ""}
     )
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+    _refused(done.stderr, message, tmp_path)
 
 
 @pytest.fixture
@@ -126,6 +138,7 @@ def test_what_only_a_search_refuses_stops_no_training(given):
     assert short.train.epochs == 1 and short.search == recipes.load("digits").search
 
 
+@pytest.mark.cluster
 def test_another_model_is_told_truly_and_can_be_verified(tmp_path):
     """A 20-neuron tanh net under a recipe of another model: what is stored is the net."""
     own = recipes.load("digits").override(

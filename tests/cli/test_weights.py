@@ -31,8 +31,10 @@ class TestCommand:
         app, given = typer.Typer(), []
         app.command()(cli.certify)
 
-        def kept(spec: Spec, network: Network, out: Path, *, told: bool, **named: Any) -> None:
-            given.append((network, spec.model if told else None))
+        def kept(
+            spec: Spec, network: Network, out: Path, *, spec_describes_model: bool, **named: Any
+        ) -> None:
+            given.append((network, spec.model if spec_describes_model else None))
 
         monkeypatch.setattr(stages, "certify", kept)
 

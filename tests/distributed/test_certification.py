@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from raycrt import Certifier, data
+from raycrt.bounds.curvature import margin_curvature
 from raycrt.certification import storage
 from raycrt.distributed import certification
 from raycrt.distributed.session import session
@@ -51,6 +52,11 @@ def ray_running():
         yield
 
 
+def _certify(network, test, out, **options):
+    digest, curvature = checkpoint.weights_hash(network), margin_curvature(network)
+    certification.certify(network, SPEC, test, out, digest=digest, curvature=curvature, **options)
+
+
 def test_sharded_equals_unsharded_and_resumes(tmp_path, ray_running, network, twin):
     test = data.load(SPEC.data).test
     killed = []
@@ -69,7 +75,7 @@ def test_sharded_equals_unsharded_and_resumes(tmp_path, ray_running, network, tw
             killed.append(pids[0])
             os.kill(pids[0], signal.SIGKILL)
 
-    certification.certify(network, SPEC, test, tmp_path, watch=kill_an_actor)
+    _certify(network, test, tmp_path, watch=kill_an_actor)
     table, manifest = storage.read(tmp_path)
     assert killed
     assert table.equals(twin)
@@ -81,7 +87,7 @@ def test_sharded_equals_unsharded_and_resumes(tmp_path, ray_running, network, tw
         file.unlink()
     with pytest.raises(InvalidInput, match="as many certificates as images"):
         storage.read(tmp_path)
-    certification.certify(network, SPEC, test, tmp_path)
+    _certify(network, test, tmp_path)
     assert storage.read(tmp_path)[0].equals(twin)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
@@ -90,7 +96,7 @@ def test_rows_of_another_model_are_not_mixed_in(tmp_path, network):
     manifest = {"weights_sha256": "other", "spec": SPEC.model_dump(mode="json"), "rows": 1}
     storage.write_manifest(tmp_path, manifest)
     with pytest.raises(InvalidInput, match="of the same weights"):
-        certification.certify(network, SPEC, data.load(SPEC.data).test, tmp_path)
+        _certify(network, data.load(SPEC.data).test, tmp_path)
 
 
 def test_rows_of_the_same_weights_under_another_activation_are_not_mixed_in(tmp_path, network):
@@ -98,7 +104,7 @@ def test_rows_of_the_same_weights_under_another_activation_are_not_mixed_in(tmp_
     digest = checkpoint.weights_hash(network)
     storage.write_manifest(tmp_path, {"weights_sha256": digest, "spec": other, "rows": 1})
     with pytest.raises(InvalidInput, match=r"activation=tanh, but this command has .*=softplus"):
-        certification.certify(network, SPEC, data.load(SPEC.data).test, tmp_path)
+        _certify(network, data.load(SPEC.data).test, tmp_path)
 
 
 def test_a_doubled_row_is_refused(tmp_path, twin):

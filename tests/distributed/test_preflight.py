@@ -13,6 +13,7 @@ import pytest
 
 from raycrt.distributed import preflight
 from raycrt.errors import InvalidInput
+from tests.conftest import Shell
 
 RAYCRT = Path(sys.executable).parent / "raycrt"
 
@@ -113,10 +114,18 @@ def test_a_token_elsewhere_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> Non
     preflight.check_machine()
 
 
-@pytest.mark.parametrize("command", [["train"], ["search"]])
-def test_a_command_ends_in_one_line(command: list[str], closed: str, tmp_path: Path) -> None:
+def test_a_search_ends_in_one_line(
+    shell: Shell, closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", closed)
+    said = shell("search", "--out", tmp_path / "run", code=2)
+    assert closed in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_process_ends_in_one_line(closed: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [RAYCRT, *command, "--out", tmp_path / "run"],
+        [RAYCRT, "train", "--out", tmp_path / "run"],
         capture_output=True,
         text=True,
         timeout=200,

@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from raycrt.system import interruption
-from raycrt.system.interruption import Terminated, told
+from raycrt.system.interruption import Terminated, reported
 
 
 class Left(BaseException):
@@ -49,7 +49,7 @@ def test_the_command_that_goes_on_is_named(
     number: int, code: int, name: str, ended: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Left), told("--resume"):
+    with pytest.raises(Left), reported("--resume"):
         send(number)
         pytest.fail("nothing was raised")
     assert ended == [code]
@@ -62,7 +62,7 @@ def test_an_option_that_is_there_is_not_added(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["pipeline.py", "--resume", "--out", "/a"])
-    with pytest.raises(Left), told("--resume", program="python -m cluster.pipeline"):
+    with pytest.raises(Left), reported("--resume", program="python -m cluster.pipeline"):
         send(signal.SIGTERM)
     told_of = capfd.readouterr().err
     assert told_of.endswith("to go on: python -m cluster.pipeline --resume --out /a\n")
@@ -75,7 +75,7 @@ def test_what_waits_in_c_forgets_which_signal_it_was(ended: list[int]) -> None:
         except Terminated:
             raise KeyboardInterrupt from None
 
-    with pytest.raises(Left), told():
+    with pytest.raises(Left), reported():
         wait()
     assert ended == [143]
 
@@ -92,14 +92,14 @@ def test_a_second_signal_stops_at_once_unless_it_is_the_first_sent_twice(
         finally:
             send(signal.SIGTERM)
 
-    with pytest.raises(Left), told():
+    with pytest.raises(Left), reported():
         keep()
     assert ended[:1] == codes
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with told():
+    with reported():
         send(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 

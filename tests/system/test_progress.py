@@ -2,6 +2,7 @@
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from raycrt.system import progress
@@ -41,3 +42,11 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     with progress.shown("certify", 10, console) as tell:
         tell(10, "all of it")
     assert "10/10" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("left", "done", "seconds", "expected"),
+    [(10, 5, 60.0, "0:02:00"), (3, 0, 5.0, "?"), (0, 4, 9.0, "0:00:00")],
+)
+def test_the_time_left_is_extrapolated(left, done, seconds, expected):
+    assert progress.remaining(left, done, seconds) == expected

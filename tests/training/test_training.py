@@ -37,7 +37,7 @@ TINY = validate(
 CONVOLUTIONAL = TINY.override(
     {
         "model.channels": [6],
-        "train.epochs": 15,
+        "train.epochs": 6,
         "train.radius": 0.1,
         "train.optimizer": "muon",
         "train.muon_rate": 0.05,

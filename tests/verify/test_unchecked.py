@@ -29,6 +29,17 @@ def run(honest, tmp_path):
     return shutil.copytree(honest, tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def honest_few(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("few") / "run", spec_of(rows=3, width=8))
+
+
+@pytest.fixture
+def few(honest_few, tmp_path):
+    """As `run`, of so few rows that a check takes next to no time."""
+    return shutil.copytree(honest_few, tmp_path / "run")
+
+
 @pytest.fixture
 def unread(monkeypatch):
     """Fails where a row is read."""
@@ -173,17 +184,17 @@ def test_pages_of_more_numbers_than_their_footer_says_are_refused_unpacked(run, 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_files_with_bytes_changed_end_in_a_sentence(run, seed):
+def test_files_with_bytes_changed_end_in_a_sentence(few, seed):
     """Or prove the same: some bytes say nothing of the rows."""
     rng = np.random.default_rng(seed)
-    first = row_files(run / "certificates")[0]
+    first = row_files(few / "certificates")[0]
     honest = first.read_bytes()
     for _ in range(40):
         raw = bytearray(honest)
         for place in rng.integers(len(raw), size=rng.integers(1, 4)):
             raw[place] = rng.integers(256)
         first.write_bytes(raw)
-        verify_run(run)
+        verify_run(few)
 
 
 @pytest.mark.parametrize("name", ["radius_verified", "radius"])
@@ -222,33 +233,33 @@ def _told(run):
         "spec",
     ],
 )
-def test_a_manifest_of_wrong_types_ends_in_a_sentence(run, key):
-    right = manifest_of(run)[key]
+def test_a_manifest_of_wrong_types_ends_in_a_sentence(few, key):
+    right = manifest_of(few)[key]
     for value in _WRONG:
         if value is right or (key == "complete" and value is True):
             continue
-        edit_manifest(run, **{key: value})
-        assert _told(run), (key, value)
+        edit_manifest(few, **{key: value})
+        assert _told(few), (key, value)
 
 
 @pytest.mark.parametrize("section", ["model", "data", "certify"])
-def test_a_spec_of_wrong_types_ends_in_a_sentence(run, section):
+def test_a_spec_of_wrong_types_ends_in_a_sentence(few, section):
     """Or in nothing: how many steps a solver had does not matter to a checker."""
-    spec = manifest_of(run)["spec"]
+    spec = manifest_of(few)["spec"]
     for key in spec[section]:
         for value in ({"a": 1}, [["x"]], 10**400):
-            edit_manifest(run, spec={**spec, section: {**spec[section], key: value}})
-            assert _told(run) or key in ("steps", "batch_size"), (section, key, value)
+            edit_manifest(few, spec={**spec, section: {**spec[section], key: value}})
+            assert _told(few) or key in ("steps", "batch_size"), (section, key, value)
 
 
 @pytest.mark.parametrize("depth", [200, 900, 5_000, 100_000])
-def test_deep_nesting_ends_in_a_sentence(run, depth):
-    file = run / "certificates" / "manifest.json"
+def test_deep_nesting_ends_in_a_sentence(few, depth):
+    file = few / "certificates" / "manifest.json"
     whole = json.loads(file.read_text())
     for key in ("spec", "margin_curvature", "region"):
         text = json.dumps({**whole, key: 0}).replace(f'"{key}": 0', f'"{key}": {"[" * depth}')
         file.write_text(text[:-1] + "]" * depth + "}")
-        assert _told(run), key
+        assert _told(few), key
 
 
 @pytest.mark.parametrize(
@@ -263,10 +274,10 @@ def test_deep_nesting_ends_in_a_sentence(run, depth):
         b"\x00" * 99,
     ],
 )
-def test_a_manifest_that_is_no_object_of_json_ends_in_a_sentence(run, content):
-    (run / "certificates" / "manifest.json").write_bytes(content)
+def test_a_manifest_that_is_no_object_of_json_ends_in_a_sentence(few, content):
+    (few / "certificates" / "manifest.json").write_bytes(content)
     with pytest.raises(InvalidInput, match=r"manifest\.json must"):
-        verify_run(run)
+        verify_run(few)
 
 
 def test_a_manifest_that_contradicts_itself_is_a_finding(run):

@@ -1,7 +1,7 @@
-"""Whether rungs order trials as their ends do, so that pruning by them is honest.
+"""Whether rungs rank trials as their ends do, so that pruning by them is justified.
 
-Of two trials a rung and the end agree on the better one with probability (1 + tau) / 2, where tau
-is Kendall's: 1 keeps the order, 0 tells nothing.
+A rung and the end agree on the better of two trials with probability (1 + tau) / 2, where tau is
+Kendall's: at 1 the order is the same, at 0 the two are unrelated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 
 from tuning.analysis.study import Z95, TrialRecord
 
-# With three of four pairs in the same order a rung agrees.
+# A tau of 0.5 keeps three of four pairs in order.
 LEAST = 0.5
 # With 7 trials the interval of a tau below 0.63 reaches 0.
 FEWEST = 8
@@ -37,7 +37,7 @@ class Agreement:
 
     @property
     def verdict(self) -> str:
-        """`agrees`: tau is at least 0.5 and its interval lies above 0. `weak`: it is not so.
+        """`agrees`: tau is at least 0.5 and its interval lies above 0. `weak`: either fails.
         `too few trials to tell`: fewer than 8."""
         if self.trials < FEWEST:
             return TOO_FEW
@@ -47,10 +47,10 @@ class Agreement:
 
 
 def agreements(records: Sequence[TrialRecord]) -> dict[int, Agreement]:
-    """Of each rung with the end, over the trials that ran to the end.
+    """The agreement of each rung with the end, over the trials that ran to the end.
 
-    What a rung has thrown out cannot speak against it, and survivors are alike: with pruning tau
-    errs on the low side, and `search.scheduler: none` is the test.
+    Pruned trials are missing and survivors are similar, so tau is biased low; run with
+    `search.scheduler: none` for an unbiased estimate.
     """
     ended = [trial for trial in records if trial.complete]
     found: dict[int, Agreement] = {}
@@ -73,7 +73,7 @@ def warnings(records: Sequence[TrialRecord]) -> list[str]:
 
 
 def words(found: Agreement) -> str:
-    """Tau, its interval and of how many trials, for people."""
+    """Tau, its interval and the number of trials, as text."""
     if found.tau is None:
         return f"no tau, {found.trials} trials"
     interval = "" if found.interval is None else " (95 %: {:.2f} to {:.2f})".format(*found.interval)
@@ -91,7 +91,7 @@ def _agreement(pairs: list[tuple[float, float]]) -> Agreement:
 def _interval(tau: float, count: int) -> tuple[float, float] | None:
     if count < 5:
         return None
-    # Nothing is certain: a perfect order counts as half a swapped pair short of it.
+    # A perfect order, whose interval would be a point, counts as half a swapped pair less.
     most = 1 - 2 / (count * (count - 1))
     centre = math.atanh(max(-most, min(most, tau)))
     half = Z95 * math.sqrt(0.437 / (count - 4))

@@ -1,7 +1,7 @@
-"""What matters for a good trial: the shares that optuna-dashboard shows, and how sure they are.
+"""Importances of the parameters, as in optuna-dashboard, with confidence intervals.
 
 PED-ANOVA compares, for each parameter, its values in the best tenth of the complete trials with its
-values in all of them. A tenth of a few trials is one trial or two, whose values are chance.
+values in all of them. With few trials the best tenth is one or two trials, whose values are chance.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _RESAMPLES = 200
 @dataclass(frozen=True, kw_only=True)
 class Importance:
     """A parameter's share of all importances, and its 95 % interval: percentiles of the shares in
-    200 samples of as many trials, drawn with replacement. `interval` is none below the evidence
-    that `importances` asks for, where it would tell of chance alone."""
+    200 samples of as many trials, drawn with replacement. `interval` is none where there are fewer
+    trials than `importances` requires for one."""
 
     share: float
     interval: tuple[float, float] | None
@@ -49,7 +49,7 @@ def importances(
 ) -> dict[str, Importance]:
     """The importance of each searched parameter for a high `certified`, the greatest first.
 
-    There are enough trials to tell of a parameter if 41 ran to the end, so that the best tenth has
+    There are enough trials to judge a parameter if 41 ran to the end, so that the best tenth has
     five, and two of its choices (or thirds of its range) have five of them each. Empty when all are
     equal; without those that `left_out` names, whose part of the sum is then missing.
     """
@@ -59,24 +59,24 @@ def importances(
     paths = sorted({path for trial in complete for path in trial.params})
     shares = _shares(complete, record, paths)
     cells = landscape.marginals(records, spec)
-    told = [
+    judged = [
         path
         for path in paths
         if len(complete) >= FEWEST
         and sum(cell["trials"] >= FEWEST_EACH for cell in cells.get(path, ())) > 1
     ]
-    intervals = _intervals(complete, record, paths) if told else {}
-    silent = left_out(records, spec)
+    intervals = _intervals(complete, record, paths) if judged else {}
+    omitted = left_out(records, spec)
     return {
-        path: Importance(share=shares[path], interval=intervals[path] if path in told else None)
+        path: Importance(share=shares[path], interval=intervals[path] if path in judged else None)
         for path in sorted(paths, key=lambda path: -shares[path])
-        if path not in silent
+        if path not in omitted
     }
 
 
 def left_out(records: list[TrialRecord], spec: Spec) -> dict[str, str]:
-    """Why nothing can be said of a searched parameter: no complete trial has it, as other values
-    left it without effect, or it had one value in all that do."""
+    """Why a searched parameter has no importance: no complete trial has it, as it has no effect
+    under their other values, or all that have it agree on its value."""
     complete = [trial for trial in records if trial.complete]
     found: dict[str, str] = {}
     for path in spec.search.space:
@@ -89,7 +89,7 @@ def left_out(records: list[TrialRecord], spec: Spec) -> dict[str, str]:
 
 
 class _Sample(optuna.Study):
-    """A study of the trials that were drawn."""
+    """A study whose trials are a bootstrap sample."""
 
     drawn: list[FrozenTrial]
 
@@ -103,7 +103,7 @@ def _shares(trials: list[FrozenTrial], record: optuna.Study, paths: list[str]) -
     sample = _Sample(name, storage)
     sample.drawn = trials
     with warnings.catch_warnings():
-        # It says that low targets count as good, and which parameters few trials have.
+        # Optuna warns that low targets count as good, and of parameters that few trials have.
         warnings.simplefilter("ignore")
         found = get_param_importances(
             sample,

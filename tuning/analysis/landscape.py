@@ -1,4 +1,4 @@
-"""What the complete trials say of each parameter, and of two together: numbers, and no model."""
+"""Certified accuracy of the complete trials by one parameter and by two: counts and means."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a search has found, as pictures: `raycrt study RUN` draws them.
+"""The pictures of a search that `raycrt study RUN` draws.
 
-Every measured share has its 95 % interval, and an axis is at least as wide as the intervals on it:
-a difference that looks large is one.
+Every measured share has its 95 % interval, and an axis is at least as wide as the intervals on it,
+so that a difference looks large only if it is. The pictures of Optuna have no intervals.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SIZE = (6.0, 4.0)
 
 
 def draw(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
-    """Write a PNG for each view of `tables.summary` that has something to show into `out`."""
+    """Write a PNG into `out` for each part of `tables.summary` that is not empty; the files."""
     out.mkdir(parents=True, exist_ok=True)
     radii = ", ".join(f"{radius:g}" for radius in found["radii"])
     label = f"certified at {radii}, %"
@@ -124,14 +124,14 @@ def _points(axes: Axes, x: Sequence[Any], entries: Sequence[dict[str, Any]], **m
 
 
 def _errors(shares: list[float], intervals: Sequence[Sequence[float]]) -> np.ndarray:
-    """How far each interval reaches below and above, in per cent."""
+    """The distances (2, n) from each share down and up to the ends of its interval, in per cent."""
     low, high = 100 * np.array(intervals, dtype=float).reshape(-1, 2).T
     # Wilson's interval holds the share up to rounding.
     return np.array([shares - low, high - shares]).clip(0)
 
 
 def _range(entries: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """What the intervals of all complete trials span."""
+    """The lowest and highest end of all intervals, in per cent."""
     bounds = [100 * bound for entry in entries for bound in entry["interval"]]
     return (min(bounds), max(bounds)) if bounds else (0.0, 100.0)
 

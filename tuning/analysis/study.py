@@ -1,4 +1,4 @@
-"""What a search has found: its trials as records, tables, and what they teach."""
+"""The results of a search: its trials as records and tables, and statistics of them."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ Row = dict[str, float]
 class TrialRecord:
     """One trial and its last measurement, 0 where none was.
 
-    `certified_at` maps each radius of the objective to the share that is certified there, `rungs`
-    each epoch that was measured to `certified`.
+    `certified_at` maps each radius of the objective to the share certified there, `rungs` maps each
+    measured epoch to `certified`.
     """
 
     number: int
@@ -107,8 +107,8 @@ def ranking(records: list[TrialRecord]) -> list[TrialRecord]:
 
 
 def pareto(records: list[TrialRecord]) -> list[TrialRecord]:
-    """Of the trials that may win, those that no other one matches or beats in both clean and
-    certified accuracy."""
+    """The trials that may win and that no other one matches or beats in both clean and certified
+    accuracy."""
     front: list[TrialRecord] = []
     for trial in sorted(_allowed(records), key=lambda t: (-t.certified, -t.clean, t.number)):
         if not front or trial.clean > front[-1].clean:
@@ -142,13 +142,13 @@ def saved_epochs(records: list[TrialRecord], spec: Spec) -> int:
 
 
 def saved_seconds(records: list[TrialRecord], spec: Spec) -> float:
-    """What these epochs would have taken at the pace of each pruned trial: an estimate."""
+    """An estimate of the seconds for these epochs, at the pace of each pruned trial."""
     pruned = [t for t in records if t.state == "pruned" and t.epochs]
     return sum(t.seconds * (spec.train.epochs - t.epochs) / t.epochs for t in pruned)
 
 
 def finalists(run: Path) -> list[Row]:
-    """What the finals measured: a row for each training of a finalist with a seed."""
+    """The measurements of the finals: a row for each finalist and seed."""
     file = home(run) / FINALISTS
     if not file.is_file():
         return []
@@ -171,7 +171,7 @@ def standings(rows: list[Row]) -> list[Row]:
 
 
 def write_csv(file: Path, records: list[TrialRecord], spec: Spec) -> None:
-    """A row for each trial: what it was, how it ended, what was measured last."""
+    """Write a row for each trial: its parameters, how it ended, its last measurement."""
     paths = list(spec.search.space)
     head = ["number", *paths, "state", "reason", "epochs"]
     numbers = ["certified", "clean", "mean_radius", "curvature", "parameters", "rows", "seconds"]

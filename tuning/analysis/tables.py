@@ -1,4 +1,4 @@
-"""What a search has found, as one dictionary for scripts and as tables for people."""
+"""The results of a search, as one dictionary for scripts and as tables for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 10
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """Everything `raycrt study` says, in plain numbers, lists and dictionaries."""
+    """Everything that `raycrt study` prints, in plain numbers, lists and dictionaries."""
     spec, trials, record = study.load(run)
     count = {state: sum(t.state == state for t in trials) for state in study.STATES}
     saved = study.saved_epochs(trials, spec)
@@ -144,7 +144,7 @@ def _print_marginals(marginals: dict[str, list[dict[str, Any]]], console: Consol
 
 
 def _print_history(steps: list[dict[str, Any]], console: Console) -> None:
-    """The trials that were better than all before them."""
+    """Print the trials that were better than all before them."""
     table = Table("trial", "best certified", title="history")
     best = -1.0
     for step in steps:
@@ -156,11 +156,11 @@ def _print_history(steps: list[dict[str, Any]], console: Console) -> None:
 
 
 def _print_cost(cost: dict[str, Any], console: Console) -> None:
-    """The dearest trials, and what all have cost."""
-    dearest = sorted(cost["trials"], key=lambda trial: -trial["seconds"])[:_SHOWN]
-    title = f"cost per trial: the {len(dearest)} dearest of {len(cost['trials'])}"
+    """Print the most expensive trials, and the cost of all."""
+    costly = sorted(cost["trials"], key=lambda trial: -trial["seconds"])[:_SHOWN]
+    title = f"cost per trial: the {len(costly)} most expensive of {len(cost['trials'])}"
     table = Table("trial", "state", "epochs", "s", "s an epoch", title=title)
-    for trial in dearest:
+    for trial in costly:
         pace = "" if trial["epochs"] == 0 else f"{trial['seconds'] / trial['epochs']:.2f}"
         values = trial["number"], trial["state"], trial["epochs"]
         table.add_row(*map(str, values), f"{trial['seconds']:.1f}", pace)

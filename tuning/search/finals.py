@@ -1,8 +1,7 @@
 """The finals: the best trials and the default, trained with several seeds, on all validation rows.
 
-A search looks at many configurations on few rows, so its best value is partly luck. The finals
-judge again, with seeds that have chosen nothing yet, and the default competes: the winner is not
-below it on the validation rows.
+A search compares many configurations on few rows, so its best value is partly luck. The finals use
+new seeds, and the default takes part, so that the winner is not below it on the validation rows.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from raycrt.training.loop import TrainingDiverged
 from tuning.analysis import study
 from tuning.analysis.study import TrialRecord
 from tuning.trials import resources, space, workers
-from tuning.trials.objective import Measurement, evaluate, worthless
+from tuning.trials.objective import Measurement, evaluate, nothing_certified
 
 
 def choose(spec: Spec, home: Path, records: list[TrialRecord], console: Console) -> TrialRecord:
@@ -53,12 +52,13 @@ def choose(spec: Spec, home: Path, records: list[TrialRecord], console: Console)
 
 
 def seeds(spec: Spec) -> range:
-    """Those of the finals; `run.seed` is that of the trials, whose luck it would repeat."""
+    """The seeds of the finals; `run.seed`, the seed of the trials, is left out, as their ranking
+    already depends on it."""
     return range(spec.run.seed + 1, spec.run.seed + 1 + spec.search.seeds)
 
 
 def _train_all(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[study.Row]:
-    """All trainings that are not in `finalists.csv` yet, as many at a time as there is room for."""
+    """Run the trainings missing in `finalists.csv`, as many at a time as fit; all of its rows."""
     file = home / study.FINALISTS
     rows = study.finalists(home)
     done = {(row["number"], row["seed"]) for row in rows}
@@ -99,7 +99,7 @@ def _train(tree: dict[str, object], params: space.Params, seed: int, folder: str
         shutil.rmtree(folder)
         return measured
     except TrainingDiverged:
-        return worthless(spec, rows)
+        return nothing_certified(spec, rows)
 
 
 def _write(file: Path, rows: list[study.Row]) -> None:

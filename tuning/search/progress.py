@@ -1,6 +1,6 @@
-"""What a search shows while it runs: a live table in a terminal, a line for each trial elsewhere.
+"""The progress of a search: a live table on a terminal, a line for each finished trial elsewhere.
 
-It reads the study, as any other process could, and knows nothing of Tune.
+It reads the study, as any other process could, and does not depend on Tune.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycrt.spec import Spec
+from raycrt.system.progress import remaining
 from tuning.analysis import agreement, study
 from tuning.analysis.study import TrialRecord
 from tuning.trials import store
@@ -32,7 +33,7 @@ _ENDED = ("complete", "pruned", "failed")
 def watching(
     open_study: Callable[[], optuna.Study], spec: Spec, home: Path, total: int, console: Console
 ) -> Iterator[None]:
-    """Show the study of `open_study` for the length of a block and keep `trials.csv` fresh."""
+    """Show the study of `open_study` for the length of a block and keep `trials.csv` up to date."""
     record = open_study()
     stop = threading.Event()
     before = _ended(study.trials(record, spec))
@@ -72,8 +73,8 @@ def watching(
 
 
 def announce(spec: Spec, home: Path, logs: str, dashboard: str | None, console: Console) -> None:
-    """Say how to watch the search in `home`, which Tune logs at `logs`, with other programs: an
-    address, commands to copy."""
+    """Print how other programs can follow the search in `home`, whose Tune logs are at `logs`: the
+    dashboard's address and commands to copy."""
     ways = [
         f"tensorboard --logdir {quote(logs)}",
         f"optuna-dashboard {quote(spec.search.storage or str(home / store.JOURNAL))}",
@@ -86,23 +87,13 @@ def announce(spec: Spec, home: Path, logs: str, dashboard: str | None, console: 
 
 
 def warn(trials: list[TrialRecord], console: Console) -> None:
-    """Say of each rung that orders trials unlike their end that pruning by it may be chance."""
+    """Print a warning for each rung that ranks trials unlike their end."""
     for warning in agreement.warnings(trials):
         console.print(warning, style="yellow", highlight=False, soft_wrap=True)
 
 
 def _ended(trials: list[TrialRecord]) -> list[TrialRecord]:
     return [trial for trial in trials if trial.state in _ENDED]
-
-
-def remaining(left: int, done: int, seconds: float) -> str:
-    """The time for `left` trials as m:ss, when `done` ones took `seconds`."""
-    if left <= 0:
-        return "0:00"
-    if done == 0:
-        return "?"
-    rest = round(left * seconds / done)
-    return f"{rest // 60}:{rest % 60:02d}"
 
 
 def _summary(trials: list[TrialRecord], total: int, eta: str) -> Text:

@@ -1,8 +1,8 @@
-"""Between Tune and Optuna: which trial comes next, and what the study learns of it.
+"""Tune's searcher and schedulers on an Optuna study that outlives the process.
 
-Tune's `OptunaSearch` is extended where it forgets: a trial that an earlier process left running is
-taken up under its own number; a trial that ASHA stopped is told as pruned with the value of its
-last rung, not as complete; a trial that failed is told as failed with its reason.
+`OptunaSearch` is extended in three ways: a trial that an earlier process left running is resumed
+under its own number; a trial that ASHA stopped is stored as pruned with the value of its last rung,
+not as complete; a trial that failed is stored as failed with its reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MEASURED = {field.name for field in fields(Measurement)}
 
 
 class Deaths(Callback):
-    """Why the process of a trial died: Tune tells its searcher only that it did."""
+    """Why the process of a trial died: Tune reports only that it did to its searcher."""
 
     def __init__(self) -> None:
         self._started: dict[str, Any] = {}
@@ -40,7 +40,7 @@ class Deaths(Callback):
         self._started[trial.trial_id] = trial
 
     def reason(self, trial_id: str) -> str:
-        """The first sentence of what Tune wrote down last; it says so where memory ran out."""
+        """The first sentence of the last error that Tune wrote, which names a lack of memory."""
         trial = self._started.get(trial_id)
         if trial is None or trial.error_file is None:
             return "its process died before it started"
@@ -49,9 +49,9 @@ class Deaths(Callback):
 
 
 class StudySearch(OptunaSearch):
-    """Draws trials from `study` for Tune and tells it their results, for the search in `home`.
+    """Draws trials from `study` for Tune and stores their results, for the search in `home`.
 
-    None is drawn while as many run as there is `room` for just then.
+    No trial is drawn while as many are running as there is `room` for at that moment.
     """
 
     def __init__(
@@ -123,12 +123,12 @@ class StudySearch(OptunaSearch):
             self._study.tell(trial, [result[name] for name in store.objectives(self._spec)])
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
-        # Not before: a trial that is not told as ended is taken up from its state.
+        # Last: until the study has the trial as ended, it can be resumed from this state.
         shutil.rmtree(store.state_folder(self._home, trial.number), ignore_errors=True)
 
     def _note(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Store what was measured, once: Tune tells the last result of a trial twice, and workers
-        that were started again repeat what came after their last checkpoint."""
+        """Store a measurement once: Tune reports the last result of a trial twice, and workers
+        that were restarted repeat what came after their last checkpoint."""
         epoch = result.get("epoch")
         before = trial.user_attrs.get(store.MEASURED, {})
         if epoch is None or store.REASON in result or before.get("epoch", 0) >= epoch:
@@ -166,8 +166,8 @@ class AtRungs(TrialScheduler):
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing to learn: ASHA would take the end of a trial for its next rung, the median rule
-        would count the last rung of a stopped trial twice."""
+        """Ignored: ASHA would take the end of a trial for its next rung, and the median rule would
+        count the last rung of a stopped trial twice."""
 
 
 class Halving(AtRungs, ASHAScheduler):
@@ -229,7 +229,7 @@ class Median(AtRungs, MedianStoppingRule):
             return TrialScheduler.CONTINUE
         action = super().on_trial_result(tune_controller, trial, result)
         if action == TrialScheduler.CONTINUE:
-            # Tune's rule does not bear to be asked again about a trial that it would have stopped.
+            # Tune's rule fails if asked again about a trial that it would have stopped.
             self._stopped_trials.discard(trial)
         return action
 
@@ -244,7 +244,7 @@ def _earlier(study: optuna.Study) -> dict[int, dict[int, float]]:
 
 
 def violations(spec: Spec, measured: dict[str, Any]) -> dict[str, float]:
-    """How far each of `search.constraints` is broken; a value <= 0 keeps it."""
+    """The violation of each of `search.constraints`; it holds where the value is <= 0."""
     bounds = spec.search.constraints
     return {
         name: bound - measured[name] if name == "clean" else measured[name] - bound

@@ -1,6 +1,6 @@
 """A trial: train a configuration, and prove its certified accuracy on validation rows.
 
-It knows nothing of Tune: what it finds goes to a `report` function.
+It does not depend on Tune: measurements go to a `report` function.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from raycrt.training.loop import EpochEnd, State
 
 # What is maximised.
 METRIC = "certified"
-# The solver's steps at a rung. Ranks agree with the end's as well as after 60 steps; those of the
-# closed form alone do not (docs/search.md).
+# Steps of the solver at a rung. They rank trials as well as 60 steps do; the closed form alone does
+# not (docs/search.md).
 _RUNG_STEPS = 5
-# The share at one radius, among what is told of a trial: "certified_at/0.5".
+# Prefix of the share certified at one radius, as a study keeps it: "certified_at/0.5".
 AT = "certified_at/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What a network is worth after `epoch` epochs: shares of the `rows` that were certified.
+    """The accuracy of a network after `epoch` epochs, as shares of the `rows` that were certified.
 
     `certified_at` maps each of `search.radius` to the share of rows predicted right with a larger
     proved radius against ALL classes, `certified` is their mean; `mean_radius` is that of finite
@@ -50,15 +50,16 @@ class Measurement:
     def as_dict(self) -> dict[str, Any]:
         """Flat, as Tune and a study keep it: `certified_at/0.5` for each radius."""
         values = asdict(self)
-        at = values.pop("certified_at")
-        return {**values, **{f"{AT}{radius:g}": share for radius, share in at.items()}}
+        certified_at = values.pop("certified_at")
+        shares = {f"{AT}{radius:g}": share for radius, share in certified_at.items()}
+        return {**values, **shares}
 
     @staticmethod
     def of(values: dict[str, Any]) -> Measurement:
         """The measurement that `as_dict` has written into `values`, which may hold more."""
         known = {f.name: values[f.name] for f in fields(Measurement) if f.name in values}
-        at = {float(n.removeprefix(AT)): v for n, v in values.items() if n.startswith(AT)}
-        return Measurement(**known, certified_at=at)
+        shares = {float(n.removeprefix(AT)): v for n, v in values.items() if n.startswith(AT)}
+        return Measurement(**known, certified_at=shares)
 
 
 def evaluate(
@@ -89,7 +90,7 @@ def evaluate(
 
 
 def judge(end: EpochEnd, spec: Spec, validation: Split) -> Measurement | None:
-    """What a trial is worth after an epoch; none between rungs.
+    """The measurement of a trial after an epoch; none between rungs.
 
     At the end: the first `search.rows` of the `validation` rows, as `spec.certify` says. At a rung:
     the first `search.rung_rows` of these with a few steps of the solver, a lower bound of what all
@@ -124,8 +125,8 @@ def measure(network: Network, split: Split, spec: Spec, *, steps: int, epoch: in
     )
 
 
-def worthless(spec: Spec, rows: int) -> Measurement:
-    """The measurement of a training that came to nothing: nothing is certified."""
+def nothing_certified(spec: Spec, rows: int) -> Measurement:
+    """The measurement of a training that diverged: all shares are 0."""
     return Measurement(
         certified=0.0,
         certified_at=dict.fromkeys(spec.search.radii, 0.0),

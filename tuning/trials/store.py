@@ -1,7 +1,7 @@
-"""The study: Optuna's record of every trial, which is the only truth about a search.
+"""The study: Optuna's record of every trial, the authoritative state of a search.
 
-It lives in a journal file in the output, or in a database that several searches may share. What Ray
-Tune keeps beside it can be lost without loss.
+It is a journal file in the output, or a database that several searches may share. Nothing that Ray
+Tune stores beside it is needed to resume.
 """
 
 from __future__ import annotations

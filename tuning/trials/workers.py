@@ -1,4 +1,4 @@
-"""A trial on several workers: it starts a Ray Train run of its own and passes on what is found."""
+"""A trial on several workers: a Ray Train run of its own, whose measurements are passed on."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def evaluate(
     """Like `objective.evaluate`, with `search.workers` training workers that `folder` is for.
 
     A run that `folder` holds is taken up from its last checkpoint. `report` is called in the
-    caller's thread, and never under Ray Train's feet: however long it takes, training goes on. What
-    it raises (as Tune does to end a trial) stops the workers, frees what they hold and is raised.
+    caller's thread, so that training goes on however long it takes. An exception that it raises (as
+    Tune does to end a trial) stops the workers, frees their resources and is raised again.
     """
     began = time.monotonic()
-    told: SimpleQueue[Metrics | None] = SimpleQueue()
+    reported: SimpleQueue[Metrics | None] = SimpleQueue()
     stop = threading.Event()
     measured: Measurement | None = None
     with ThreadPoolExecutor(1) as thread:
@@ -40,13 +40,13 @@ def evaluate(
             spec.override({"run.workers": spec.search.workers}),
             folder,
             rows="train",
-            watch=lambda epoch, metrics: told.put(metrics),
+            watch=lambda epoch, metrics: reported.put(metrics),
             measure=partial(_measure, spec),
             stop=stop,
         )
-        done.add_done_callback(lambda _: told.put(None))
+        done.add_done_callback(lambda _: reported.put(None))
         try:
-            while (metrics := told.get()) is not None:
+            while (metrics := reported.get()) is not None:
                 if METRIC in metrics:
                     seconds = time.monotonic() - began
                     measured = Measurement.of({**metrics, "seconds": seconds})

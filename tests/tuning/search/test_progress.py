@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 from rich.console import Console
 
 from tests.tuning.analysis.test_study import record
@@ -80,11 +79,3 @@ def test_a_weak_rung_is_warned_of_in_one_line() -> None:
     assert warned(5).startswith("warning: the rung at epoch 3 orders trials only weakly")
     assert warned(5).count("\n") == 1
     assert warned(1) == ""
-
-
-@pytest.mark.parametrize(
-    ("left", "done", "seconds", "expected"),
-    [(10, 5, 60.0, "2:00"), (3, 0, 5.0, "?"), (0, 4, 9.0, "0:00")],
-)
-def test_the_time_left_is_extrapolated(left: int, done: int, seconds: float, expected: str) -> None:
-    assert progress.remaining(left, done, seconds) == expected

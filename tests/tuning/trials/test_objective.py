@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from raycrt import InvalidInput, data
+from raycrt.bounds.curvature import margin_curvature
 from raycrt.certification import storage
 from raycrt.distributed import certification
 from raycrt.evaluation.accuracy import summarise
 from raycrt.evaluation.assessment import assess
+from raycrt.networks import checkpoint
 from raycrt.spec import Spec, validate
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd
@@ -21,7 +23,7 @@ from tests.distributed.inprocess import work_here
 from tests.models import random_network
 from tuning.search import driver
 from tuning.trials import store
-from tuning.trials.objective import Measurement, evaluate, judge, measure, worthless
+from tuning.trials.objective import Measurement, evaluate, judge, measure, nothing_certified
 
 SPEC = validate(
     {
@@ -153,7 +155,8 @@ def test_a_search_measures_what_is_certified_later(
         rows = data.Split(images=images, labels=network(images).argmax(1))
     measured = measure(network, rows, spec, steps=20, epoch=1)
     work_here(monkeypatch)
-    certification.certify(network, spec, rows, tmp_path)
+    digest, curvature = checkpoint.weights_hash(network), margin_curvature(network)
+    certification.certify(network, spec, rows, tmp_path, digest=digest, curvature=curvature)
     found = summarise(storage.read(tmp_path)[0], spec.certify.at)
     assert measured.clean == found.clean == 1
     assert measured.certified_at == pytest.approx({r: found.certified[r] for r in (0.6, 1.0)})
@@ -182,7 +185,7 @@ def test_between_rungs_nothing_is_measured() -> None:
 
 
 def test_a_failed_training_is_worth_nothing_at_each_radius() -> None:
-    assert worthless(SPEC, 10).as_dict()["certified_at/0.4"] == 0
+    assert nothing_certified(SPEC, 10).as_dict()["certified_at/0.4"] == 0
 
 
 @pytest.mark.parametrize(
