@@ -96,8 +96,8 @@ def _erf_slope(z: Any, xp: Any) -> Any:
 
 
 # s'' of SiLU is even: it vanishes where z tanh(z/2) = 2, and s''' at 0 and at one point beyond it.
-_SILU_FLAT = _root(lambda z: z * math.tanh(z / 2) - 2, 2.0, 3.0)
-_SILU_CURVED = _root(_silu_third, 3.0, 6.0)
+_SILU_SECOND_ZERO = _root(lambda z: z * math.tanh(z / 2) - 2, 2.0, 3.0)
+_SILU_THIRD_ZERO = _root(_silu_third, 3.0, 6.0)
 
 FIXED = (
     Activation(
@@ -141,8 +141,8 @@ FIXED = (
         value=lambda z, xp: z * xp.sigmoid(z),
         slope=_silu_slope,
         curvature=_silu_curvature,
-        slope_critical=(-_SILU_FLAT, _SILU_FLAT),
-        curvature_critical=(-_SILU_CURVED, 0.0, _SILU_CURVED),
+        slope_critical=(-_SILU_SECOND_ZERO, _SILU_SECOND_ZERO),
+        curvature_critical=(-_SILU_THIRD_ZERO, 0.0, _SILU_THIRD_ZERO),
         slope_limits=(0.0, 1.0),
     ),
     Activation(

@@ -43,13 +43,13 @@ class Training(Record):
 
     @property
     def sentence(self) -> str:
-        """What is unlike a finished training on all rows; empty where nothing is."""
-        said = []
+        """In words, how it differs from a finished training on all rows; empty if it does not."""
+        differences = []
         if self.rows == "train":
-            said.append("the validation rows were kept out of the training")
+            differences.append("the validation rows were kept out of the training")
         if self.epoch < self.train.epochs:
-            said.append(f"the weights are of epoch {self.epoch} of {self.train.epochs}")
-        return "; ".join(said)
+            differences.append(f"the weights are of epoch {self.epoch} of {self.train.epochs}")
+        return "; ".join(differences)
 
 
 class Provenance(Record):

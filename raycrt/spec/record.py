@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 # An element of a list of numbers.
 Real = Annotated[float, Field(strict=True)]
-# The most that a count may be: turns of a loop, neurons of a layer, rows, processes. Beyond them
+# Upper limits of counts: iterations of a loop, neurons of a layer, rows, processes. Beyond them
 # counters of torch, Ray and Optuna overflow, or no machine has the memory.
 TURNS, NEURONS, ROWS, PROCESSES = 10**6, 2**20, 10**9, 10**5
 

@@ -1,4 +1,4 @@
-"""Random small rotations, shifts, changes of size and mirrorings: what keeps an image its label."""
+"""Random rotations, shifts, changes of size and reflections, which leave an image its label."""
 
 from __future__ import annotations
 

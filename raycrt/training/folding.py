@@ -1,9 +1,9 @@
 """What is trained in place of the whole network, and folded back into it.
 
 A network of the coordinates in which images differ is trained for speed. A deeper network is made
-from a shallower one by isometries in front, which run where the activation is straight: global
-curvature bounds multiply the norms of all layers before a curved one, so that layers that are
-hardly curved cost hardly anything.
+from a shallower one by isometries in front, which work where the activation is nearly linear:
+global curvature bounds multiply the norms of all layers before a curved one, so that layers that
+are hardly curved cost hardly anything.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Subspace(nn.Module):
         return whole.requires_grad_(parameter.requires_grad)
 
 
-# Where softplus and its kin are nearly straight; activations with two flat ends are so at 0.
-_STRAIGHT = 6.0
+# Where softplus, GELU and SiLU are nearly linear; activations with two flat ends are so at 0.
+_NEARLY_LINEAR = 6.0
 
 
 @torch.no_grad()
@@ -88,8 +88,8 @@ def deepened(network: Network, layers: int, scale: float) -> Network:
     """`network` with `layers` more dense layers in front, as wide as its first, and nearly its
     logits.
 
-    Each new layer is an isometry Q, its argument `c + scale Q x`, c a point where s is straight;
-    the next layer takes c and scale out again. Logits change by terms of the order
+    Each new layer is an isometry Q, its argument `c + scale Q x`, c a point where s is nearly
+    linear; the next layer takes c and scale out again. Logits change by terms of the order
     `scale |x|^2 s''(c) / s'(c)` and the curvature of a margin by terms of the order
     `scale sup|s''|`; both vanish with `scale`. Where s'(c) is less than the steepest slope of s,
     as for gelu and silu, every layer multiplies the curvature by their ratio squared.
@@ -105,7 +105,7 @@ def deepened(network: Network, layers: int, scale: float) -> Network:
     )
     like = next(network.parameters())
     point = torch.tensor(
-        _STRAIGHT if network.activation.slope_limits[1] else 0.0, dtype=torch.float64
+        _NEARLY_LINEAR if network.activation.slope_limits[1] else 0.0, dtype=torch.float64
     )
     value = network.activation.value(point, TORCH)
     slope = network.activation.slope(point, TORCH)

@@ -73,7 +73,8 @@ def fresh(spec: Spec) -> Network:
 
 
 def _trained_part(spec: Spec) -> Network:
-    """What gradients move: without the layers put in front, on the coordinates trained on."""
+    """The network that is trained: without the isometries that are put in front at the end, and in
+    principal coordinates if `train.components` is set."""
     part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
     components = spec.train.components
     return _drawn(spec, part, image_shape(spec.data) if components is None else (components,))
@@ -194,7 +195,7 @@ def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
 
 
 def rate_share(spec: TrainSpec, done: float) -> float:
-    """Share of the learning rate when `done` of training lies behind.
+    """Share of the learning rate when the share `done` of training has run.
 
     It grows linearly to 1 while `done < warm_up`, then falls to 0 as a cosine does.
     """
@@ -204,7 +205,7 @@ def rate_share(spec: TrainSpec, done: float) -> float:
 
 
 def ramp_share(spec: TrainSpec, done: float) -> float:
-    """Share of the radius when `done` of training lies behind: linear, then 1."""
+    """Share of the radius when the share `done` of training has run: linear, then 1."""
     return 1.0 if spec.ramp == 0 else min(1.0, done / spec.ramp)
 
 
@@ -221,7 +222,8 @@ def _summary(steps: Tensor, spec: Spec, epoch: int, rows: int) -> Metrics:
 
 
 def _require_finite(model: Network, epoch: int, steps: int) -> None:
-    """The loss of a step is that before it: only the weights tell how the last one went."""
+    """Raise `TrainingDiverged` unless all weights are finite: the loss of a step is computed before
+    it, so that only the weights show the effect of the last one."""
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise TrainingDiverged(
@@ -232,12 +234,11 @@ def _require_finite(model: Network, epoch: int, steps: int) -> None:
 
 @torch.no_grad()
 def _settings(spec: TrainSpec, epoch: int, objective: objectives.Objective) -> Metrics:
-    """What the schedules stood at when `epoch` (from 0) began, and the mean curvature after it."""
+    """The scheduled values when `epoch` (from 0) began, and the mean curvature after it."""
     done = epoch / spec.epochs
-    settings = {
-        "learning_rate": spec.learning_rate * rate_share(spec, done),
-        "radius": spec.radius * ramp_share(spec, done),
-    }
+    settings = {"learning_rate": spec.learning_rate * rate_share(spec, done)}
+    if "radius" in objective.uses:
+        settings["radius"] = spec.radius * ramp_share(spec, done)
     if objective.pairwise:
         settings["curvature"] = float(objective.curvature.margins(objective.network).mean())
     return settings

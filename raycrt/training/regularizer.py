@@ -64,12 +64,12 @@ class CurvatureEstimate(nn.Module):
         norms = self.norms(network)
         slope = network.activation.slope_bound
         total = torch.zeros_like(weights[0][..., 0])
-        reach = torch.ones_like(norms[0])
+        lipschitz_before = torch.ones_like(norms[0])
         for index, layer in enumerate(network.layers[:-1]):
             image = layer.linear(self._vectors(index)[:-1])
             rayleigh = (weights[index].flatten(0, 1) * image.square()).sum(1)
-            total = total + rayleigh.view_as(total) * reach.square()
-            reach = reach * slope * norms[index]
+            total = total + rayleigh.view_as(total) * lipschitz_before.square()
+            lipschitz_before = lipschitz_before * slope * norms[index]
         return total
 
     def _weights(self, network: Network) -> list[Tensor]:
@@ -93,14 +93,14 @@ class CurvatureEstimate(nn.Module):
         `r_I = g |W_I| r_{I-1}`, `S_{L-1} = |W_L[y] - W_L[t]|`, `S_I = g |W_{I+1}|^T S_{I+1}`."""
         activation = network.activation
         norms = self.norms(network)
-        reaches = [norms[0]]
+        lipschitz = [norms[0]]
         for norm in norms[1:]:
-            reaches.append(activation.slope_bound * norm * reaches[-1])
+            lipschitz.append(activation.slope_bound * norm * lipschitz[-1])
         last = network.layers[-1].matrix()
         influence = (last[label] - last[target]).abs()
-        total = reaches[-1].square() * influence.amax(1)
+        total = lipschitz[-1].square() * influence.amax(1)
         for index in range(network.depth - 3, -1, -1):
             above = network.layers[index + 1]
             influence = activation.slope_bound * above.transpose_absolute(influence)
-            total = total + reaches[index].square() * influence.amax(1)
+            total = total + lipschitz[index].square() * influence.amax(1)
         return activation.curvature_bound * total
