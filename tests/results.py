@@ -25,7 +25,7 @@ from raycrt import recipes
 from raycrt.certification import storage
 from raycrt.errors import require
 from raycrt.evaluation.accuracy import Summary, summarise
-from raycrt.spec.provenance import Training
+from raycrt.specs.provenance import Training
 from raycrt.verify import verify_run
 
 ROOT = Path(__file__).parent.parent

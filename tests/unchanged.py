@@ -27,7 +27,7 @@ from raycrt import Certificates, Certifier, Network, data
 from raycrt.activations import ACTIVATIONS
 from raycrt.distributed.session import session
 from raycrt.networks import network
-from raycrt.spec import Spec, validate
+from raycrt.specs import Spec, validate
 from raycrt.training import effects, loop
 from tuning.analysis import study
 from tuning.search import driver

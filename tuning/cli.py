@@ -24,7 +24,7 @@ from raycrt.cli.options import (
     spec_from,
 )
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from raycrt.system import interruption, outputs
 
 

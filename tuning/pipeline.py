@@ -17,7 +17,7 @@ from raycrt.distributed import room, stages
 from raycrt.distributed.session import session
 from raycrt.evaluation import report
 from raycrt.networks import checkpoint
-from raycrt.spec import Spec, identity
+from raycrt.specs import Spec, identity
 from raycrt.system import outputs
 from tuning.analysis import study
 from tuning.search import driver

@@ -23,7 +23,7 @@ from raycrt.errors import require
 from raycrt.margins.tolerances import TOLERANCES, Tolerances
 from raycrt.networks.floating_point import float32_is_plain, quicken_softplus
 from raycrt.networks.network import Network
-from raycrt.spec import CertifySpec
+from raycrt.specs import CertifySpec
 
 
 class Certifier:

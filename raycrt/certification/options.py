@@ -13,7 +13,7 @@ from raycrt.errors import require
 from raycrt.margins.tolerances import TOLERANCES, Tolerances
 from raycrt.networks.hooks import require_plain
 from raycrt.networks.network import Network
-from raycrt.spec import CertifySpec
+from raycrt.specs import CertifySpec
 
 
 @dataclass(frozen=True, kw_only=True)

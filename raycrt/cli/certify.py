@@ -20,7 +20,7 @@ from raycrt.cli.options import (
     spec_from,
 )
 from raycrt.errors import InvalidInput
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 from raycrt.system import outputs
 
 

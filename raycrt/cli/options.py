@@ -10,7 +10,7 @@ import typer
 
 from raycrt import recipes
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import Spec, identity, parse_override
+from raycrt.specs import Spec, identity, parse_override
 
 Recipe = Annotated[str, typer.Option(help="Name of a shipped recipe, or a path to YAML.")]
 Overrides = Annotated[

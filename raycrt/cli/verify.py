@@ -26,7 +26,7 @@ def verify(
     """Re-prove every stored radius from the rows and the weights; exit with 1 where one fails."""
     from rich.console import Console
 
-    from raycrt.spec import RunSpec
+    from raycrt.specs import RunSpec
     from raycrt.system import progress
     from raycrt.verify.report import CheckFiles, verify_run
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raycrt.data import cifar, idx
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import DataSpec, Spec
+from raycrt.specs import DataSpec, Spec
 
 CLASSES = 10
 DIRECTORY_VARIABLE = "RAYCRT_DATA"

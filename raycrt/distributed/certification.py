@@ -27,8 +27,8 @@ from raycrt.certification.options import Options
 from raycrt.data import Split
 from raycrt.errors import require
 from raycrt.networks.network import Network
-from raycrt.spec import Spec, identity, validate
-from raycrt.spec.provenance import Training
+from raycrt.specs import Spec, identity, validate
+from raycrt.specs.provenance import Training
 
 
 def certify(

@@ -7,7 +7,7 @@ import os
 import ray
 
 from raycrt.errors import InvalidInput
-from raycrt.spec import RunSpec
+from raycrt.specs import RunSpec
 
 
 def check(run: RunSpec) -> None:

@@ -20,8 +20,8 @@ from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput, require
 from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
-from raycrt.spec import ModelSpec, SearchSpec, Spec, TrainSpec, identity
-from raycrt.spec.provenance import Rows, Training
+from raycrt.specs import ModelSpec, SearchSpec, Spec, TrainSpec, identity
+from raycrt.specs.provenance import Rows, Training
 from raycrt.system import outputs, progress
 from raycrt.training.loop import Metrics, TrainingDiverged
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-import tempfile
 import threading
-import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -15,10 +12,7 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
-import torch.distributed as dist
 from ray.train import (
-    Checkpoint,
     CheckpointConfig,
     ControllerError,
     FailureConfig,
@@ -27,32 +21,22 @@ from ray.train import (
     ScalingConfig,
     WorkerGroupError,
 )
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from raycrt import data
-from raycrt.distributed import lines, session
+from raycrt.distributed import lines, session, worker
 from raycrt.errors import InvalidInput
-from raycrt.evaluation.assessment import assess
 from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
-from raycrt.spec import DataSpec, Spec, validate
-from raycrt.spec.provenance import Rows, Training
-from raycrt.training import loop
-from raycrt.training.loop import EpochEnd, Metrics, TrainingDiverged, Workers
+from raycrt.specs import Spec
+from raycrt.specs.provenance import Rows, Training
+from raycrt.training.loop import EpochEnd, Metrics
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES = 3
 # In which Ray lists the checkpoints of a run.
 _LISTING = "checkpoint_manager_snapshot.json"
-# The network is certified on the first of the held-out rows so many times, evenly spread.
-_ASSESSMENTS, _ROWS_ASSESSED = 4, 256
-
-
-class Stopped(RuntimeError):
-    """Training ended early because `stop` was set."""
 
 
 def fit(
@@ -86,7 +70,7 @@ def fit(
     stop = stop or threading.Event()
     line = lines.start()
     trainer = TorchTrainer(
-        _work,
+        worker.train,
         train_loop_config={
             "spec": spec.model_dump(mode="json"),
             "data": data.located(spec).data.model_dump(mode="json"),
@@ -213,94 +197,3 @@ def _watch(
             watch(epoch, metrics)
         if last:
             return
-
-
-def _work(config: dict[str, Any]) -> None:
-    """What runs on every worker."""
-    spec = validate(config["spec"])
-    context = ray.train.get_context()
-    device = get_device()
-    workers = data_parallel(context.get_world_rank(), context.get_world_size())
-    started = ray.train.get_checkpoint()
-    state = None
-    if started is not None:
-        with started.as_directory() as directory:
-            state = checkpoint.load_state(Path(directory))
-    elif config["from"] is not None:
-        state = checkpoint.load_state(Path(config["from"]))
-    dataset = data.load(DataSpec.model_validate(config["data"]))
-    split = getattr(dataset, config["rows"])
-    watched = dataset.validation.take(slice(_ROWS_ASSESSED))
-    name = "validation" if config["rows"] == "train" else "training_rows"
-    assessed = {math.ceil(spec.train.epochs * k / _ASSESSMENTS) for k in range(1, _ASSESSMENTS + 1)}
-    line, first = config["line"], workers.rank == 0
-    last = began = time.monotonic()
-
-    def observe(end: EpochEnd, measured: Metrics) -> Metrics:
-        seen = {"rows_per_second": len(split) / (time.monotonic() - began)}
-        if end.epoch in assessed:
-            found = assess(end.network, watched, spec.certify)
-            seen |= {f"{name}/{key}": value for key, value in found.items()}
-        return {**end.metrics, **seen, **measured}
-
-    def report(end: EpochEnd) -> None:
-        nonlocal last, began
-        found = config["measure"](end) if first else None
-        news = observe(end, found or {}) if first else {}
-        stops = first and ray.get(line.stopped.remote())
-        ours = [time.monotonic() - last, float(found is not None), float(stops)]
-        waited, measured, stopped = _total(torch.tensor(ours, device=device)).tolist()
-        late = waited / workers.size >= config["seconds"]
-        if late or measured or stopped or end.epoch in (1, spec.train.epochs):
-            last = time.monotonic()
-            _keep(end, spec, config["rows"], first)
-        if first:
-            line.tell.remote(end.epoch, news)
-        if stopped and end.epoch < spec.train.epochs:
-            raise Stopped(f"training was stopped after epoch {end.epoch} of {spec.train.epochs}")
-        began = time.monotonic()
-
-    if first:
-        line.begin.remote()
-    try:
-        network = loop.train(
-            spec, split, report=report, workers=workers, state=state, device=device
-        )
-    except (Stopped, TrainingDiverged) as error:
-        if first:
-            ray.get(line.give_up.remote(error))
-        return
-    if state is not None and state["epoch"] == spec.train.epochs:
-        # The run was lost after its last checkpoint and before that was reported.
-        report(EpochEnd(epoch=state["epoch"], metrics={}, network=network, state=lambda: state))
-
-
-def _keep(end: EpochEnd, spec: Spec, rows: Rows, first: bool) -> None:
-    """Report an epoch to Ray Train, which all workers must do together; the first one's model and
-    state are its checkpoint."""
-    metrics = {"epoch": end.epoch, **end.metrics}
-    if not first:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        made = Training.of(spec, rows, end.epoch)
-        checkpoint.save_model(Path(directory), end.network, spec, made)
-        checkpoint.save_state(Path(directory), end.state())
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
-
-
-def data_parallel(rank: int, size: int) -> Workers:
-    """Worker `rank` of `size` in the process group that has been joined: gradients are averaged."""
-    return Workers(
-        rank=rank,
-        size=size,
-        wrap=lambda module: DistributedDataParallel(module, broadcast_buffers=False),
-        total=_total,
-    )
-
-
-def _total(tensor: Tensor) -> Tensor:
-    """The sum of `tensor` over all workers, the same on each of them."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor

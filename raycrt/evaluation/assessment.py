@@ -7,7 +7,7 @@ from raycrt.data import Split
 from raycrt.evaluation.accuracy import accuracy, share
 from raycrt.evaluation.attacks import attack
 from raycrt.networks.network import Network
-from raycrt.spec import CertifySpec
+from raycrt.specs import CertifySpec
 
 # A certificate counts as exact if an attack succeeds at most this much further away, relatively.
 _GAP = 1e-3

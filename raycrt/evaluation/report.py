@@ -12,8 +12,8 @@ from pyarrow import csv
 
 from raycrt.certification import storage
 from raycrt.evaluation.accuracy import Summary, summarise
-from raycrt.spec import validate
-from raycrt.spec.provenance import Training
+from raycrt.specs import validate
+from raycrt.specs.provenance import Training
 from raycrt.system import outputs
 
 _TRIALS_SHOWN = 20

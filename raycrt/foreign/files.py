@@ -21,7 +21,7 @@ from raycrt.networks import checkpoint, weights_file
 from raycrt.networks.affine import Dense
 from raycrt.networks.convolution import Convolution
 from raycrt.networks.network import Network
-from raycrt.spec import ModelSpec, Spec
+from raycrt.specs import ModelSpec, Spec
 
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
 

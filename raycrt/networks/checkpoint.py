@@ -19,8 +19,8 @@ from raycrt import data
 from raycrt.errors import InvalidInput
 from raycrt.networks import network, weights_file
 from raycrt.networks.network import Network
-from raycrt.spec import Spec, provenance
-from raycrt.spec.provenance import Provenance, Training
+from raycrt.specs import Spec, provenance
+from raycrt.specs.provenance import Provenance, Training
 from raycrt.system.outputs import write_atomically
 
 MODEL = "model.safetensors"

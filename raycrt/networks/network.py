@@ -20,7 +20,7 @@ from raycrt.activations import Activation, activation
 from raycrt.errors import require
 from raycrt.networks.affine import AffineMap, Chain, Dense
 from raycrt.networks.convolution import Convolution
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 
 # softplus is linear to the last bit of float64 above this: exp(-40) < 2^-57.
 _SOFTPLUS_LINEAR = 40.0

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from raycrt.errors import InvalidInput, nearest
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 
 
 def names() -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raycrt.spec import AugmentationSpec
+from raycrt.specs import AugmentationSpec
 
 
 def random_maps(rows: int, shape: tuple[int, ...], spec: AugmentationSpec, seed: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from raycrt.activations import ACTIVATIONS, FAMILIES
 from raycrt.errors import InvalidInput, nearest
-from raycrt.spec import Spec, identity
+from raycrt.specs import Spec, identity
 from raycrt.training.objectives import OBJECTIVES
 from raycrt.training.optimizers import OPTIMIZERS
 

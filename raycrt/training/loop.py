@@ -21,7 +21,7 @@ from raycrt.errors import require
 from raycrt.networks import network as networks
 from raycrt.networks.floating_point import quicken_softplus
 from raycrt.networks.network import Network
-from raycrt.spec import ModelSpec, Spec, TrainSpec
+from raycrt.specs import ModelSpec, Spec, TrainSpec
 from raycrt.training import objectives, optimizers, rules
 from raycrt.training.augmentation import random_maps, warp
 from raycrt.training.folding import Subspace, deepened

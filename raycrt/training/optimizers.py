@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from raycrt.networks.network import Network
-from raycrt.spec import TrainSpec
+from raycrt.specs import TrainSpec
 from raycrt.training.registry import register
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from raycrt.errors import require
-from raycrt.spec import TrainSpec
+from raycrt.specs import TrainSpec
 
 Kind = TypeVar("Kind", bound=type[Any])
 

@@ -6,7 +6,7 @@ import math
 
 from raycrt.data import image_shape
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from raycrt.training import effects
 
 

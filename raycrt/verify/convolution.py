@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from raycrt.errors import require
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 
 # As float64 a matrix of so many entries takes 256 MB.
 _ENTRIES = 2**25

@@ -16,7 +16,7 @@ from scipy.special import erf, expit
 
 from raycrt.activations import Activation, activation
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 from raycrt.verify import convolution, ranges
 
 NUMPY = SimpleNamespace(

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from raycrt import data
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import Spec, provenance, validate
-from raycrt.spec.provenance import Provenance, Training
+from raycrt.specs import Spec, provenance, validate
+from raycrt.specs.provenance import Provenance, Training
 from raycrt.verify.checker import (
     DEPLOYMENTS,
     REGIONS,

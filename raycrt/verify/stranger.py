@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from raycrt.errors import InvalidInput, require
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 
 SPEC = "spec.yaml"
 _BYTES = 2**20

@@ -8,7 +8,7 @@ import pytest
 from raycrt.activations import ACTIVATIONS, Activation, check, softplus
 from raycrt.errors import InvalidInput
 from raycrt.foreign.modules.elementwise import Elementwise
-from raycrt.spec import validate
+from raycrt.specs import validate
 
 # z / sqrt(1 + z^2)
 ISRU = Activation(

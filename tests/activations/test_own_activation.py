@@ -10,7 +10,7 @@ from raycrt import data
 from raycrt.activations import ACTIVATIONS, Activation
 from raycrt.errors import InvalidInput
 from raycrt.foreign.modules.elementwise import Elementwise
-from raycrt.spec import validate
+from raycrt.specs import validate
 from raycrt.training import loop
 from raycrt.verify import verify_run
 from tests.activations.laws import ActivationLaws

@@ -45,7 +45,7 @@ from raycrt.margins.prepared import PreparedNetwork
 from raycrt.margins.radius import Points
 from raycrt.networks import network
 from raycrt.networks.network import Network
-from raycrt.spec import ModelSpec, validate
+from raycrt.specs import ModelSpec, validate
 from raycrt.training import loop
 from tests.benchmarks import paper, write
 

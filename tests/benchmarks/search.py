@@ -34,7 +34,7 @@ from rich.console import Console
 from raycrt import data, recipes
 from raycrt.distributed.session import session
 from raycrt.errors import require
-from raycrt.spec import DataSpec, Spec
+from raycrt.specs import DataSpec, Spec
 from tests.benchmarks import write
 from tuning.search import driver
 from tuning.trials import space, store

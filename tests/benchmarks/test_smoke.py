@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 from tests.benchmarks import certification, tightness, training
 from tests.models import random_network
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from raycrt import Certifier, data
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.networks.network import Network
-from raycrt.spec import Spec, validate
+from raycrt.specs import Spec, validate
 from raycrt.training import loop
 
 Margin = Callable[[Network, int, int], float]

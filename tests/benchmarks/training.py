@@ -23,7 +23,7 @@ from torch import nn
 
 from raycrt import recipes
 from raycrt.data import CLASSES, Split
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from raycrt.training import effects, loop
 from raycrt.training.loop import EpochEnd, Workers
 from tests.benchmarks import write

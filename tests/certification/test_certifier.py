@@ -12,7 +12,7 @@ from raycrt.evaluation.attacks import attack
 from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.convolution import Convolution
 from raycrt.networks.network import build
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 from tests.models import LINEAR, random_network
 
 

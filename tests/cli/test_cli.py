@@ -19,7 +19,7 @@ from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
 from raycrt.evaluation import report
 from raycrt.networks import checkpoint, network
-from raycrt.spec.provenance import Training
+from raycrt.specs.provenance import Training
 from raycrt.verify import verify_run
 from tests.verify.runs import spec_of, write_run
 from tuning import pipeline

@@ -18,8 +18,8 @@ from raycrt.cli import main as cli
 from raycrt.distributed import stages, train
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint, network
-from raycrt.spec import Spec, identity, validate
-from raycrt.spec.provenance import Training
+from raycrt.specs import Spec, identity, validate
+from raycrt.specs.provenance import Training
 from raycrt.verify import verify_run
 from tests.conftest import TINY
 from tests.verify.runs import manifest_of, write_run

@@ -18,7 +18,7 @@ from raycrt.cli import main as cli
 from raycrt.distributed import stages
 from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from raycrt.verify import verify_run
 from tests.foreign.models import assert_same
 from tests.foreign.weights.models import dense, normed

@@ -11,7 +11,7 @@ import torch
 
 from raycrt import data
 from raycrt.errors import InvalidInput
-from raycrt.spec import DataSpec, Spec
+from raycrt.specs import DataSpec, Spec
 
 
 def test_digits_are_embedded():

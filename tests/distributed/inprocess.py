@@ -11,7 +11,7 @@ from torch import Tensor
 from raycrt.data import Split
 from raycrt.distributed import certification
 from raycrt.networks.network import Network
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 
 
 def work_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -13,7 +13,7 @@ from raycrt import data
 from raycrt.distributed import stages
 from raycrt.evaluation.assessment import assess
 from raycrt.networks import checkpoint
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from raycrt.training import loop
 from tests.conftest import TINY
 

@@ -16,7 +16,7 @@ from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput
 from raycrt.evaluation.accuracy import summarise
 from raycrt.networks import checkpoint
-from raycrt.spec import validate
+from raycrt.specs import validate
 from raycrt.training import loop
 
 pytestmark = pytest.mark.cluster

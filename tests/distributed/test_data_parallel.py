@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from raycrt import data
-from raycrt.spec import validate
+from raycrt.specs import validate
 from raycrt.training import effects, loop
 from raycrt.training.objectives import OBJECTIVES
 
@@ -39,7 +39,7 @@ BY_SIZE = {2: {"crt-all": SPEC.override({"train.epochs": 2})}, 3: SPECS}
 
 
 def _worker(rank: int, size: int, folder: str) -> None:
-    from raycrt.distributed.train import data_parallel
+    from raycrt.distributed.worker import data_parallel
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)

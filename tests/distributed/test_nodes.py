@@ -11,7 +11,7 @@ from ray.cluster_utils import Cluster
 
 from raycrt.distributed import lines
 from raycrt.distributed import train as training
-from raycrt.spec import validate
+from raycrt.specs import validate
 from raycrt.training.loop import Metrics
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(560)]

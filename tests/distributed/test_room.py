@@ -5,7 +5,7 @@ import ray
 
 from raycrt.distributed import room
 from raycrt.errors import InvalidInput
-from raycrt.spec import RunSpec
+from raycrt.specs import RunSpec
 
 
 @pytest.fixture

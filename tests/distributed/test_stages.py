@@ -14,7 +14,7 @@ from raycrt.certification import storage
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint, network
-from raycrt.spec import validate
+from raycrt.specs import validate
 from tests.distributed.inprocess import work_here
 
 SPEC = validate(

@@ -10,7 +10,7 @@ from raycrt import data
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session
 from raycrt.networks import checkpoint
-from raycrt.spec import validate
+from raycrt.specs import validate
 from raycrt.training.loop import TrainingDiverged
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(560)]

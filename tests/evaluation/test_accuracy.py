@@ -7,7 +7,7 @@ from raycrt import Certifier
 from raycrt.data import Split, load
 from raycrt.evaluation.assessment import assess
 from raycrt.evaluation.attacks import attack
-from raycrt.spec import CertifySpec, validate
+from raycrt.specs import CertifySpec, validate
 from raycrt.training import loop
 
 SPEC = validate({"model": {"width": 24}, "train": {"epochs": 3}, "data": {"limit": 200}})

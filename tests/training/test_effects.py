@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from raycrt import data, recipes
 from raycrt.errors import InvalidInput
-from raycrt.spec import Spec, TrainSpec, strict_yaml, validate
+from raycrt.specs import Spec, TrainSpec, strict_yaml, validate
 from raycrt.training import effects, loop, rules
 from raycrt.training.objectives import OBJECTIVES, Losses, Objective
 from raycrt.training.optimizers import OPTIMIZERS

@@ -15,8 +15,8 @@ from raycrt.networks.affine import Dense
 from raycrt.networks.convolution import Convolution
 from raycrt.networks.floating_point import float32_is_plain
 from raycrt.networks.network import Network
-from raycrt.spec import AugmentationSpec, Spec, TrainSpec, validate
-from raycrt.spec.provenance import Training
+from raycrt.specs import AugmentationSpec, Spec, TrainSpec, validate
+from raycrt.specs.provenance import Training
 from raycrt.training import attacks, augmentation, effects, loop, objectives
 from raycrt.training.folding import Subspace, deepened
 from raycrt.training.objectives import OBJECTIVES

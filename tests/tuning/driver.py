@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
-from raycrt.spec import Spec, validate
+from raycrt.specs import Spec, validate
 from tuning.analysis import study
 from tuning.analysis.study import TrialRecord
 from tuning.search.searcher import Halving, StudySearch

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from raycrt.distributed import stages
 from raycrt.evaluation import report
-from raycrt.spec import Spec, validate
+from raycrt.specs import Spec, validate
 from raycrt.system.interruption import Terminated
 from tests.conftest import TINY
 from tuning import pipeline

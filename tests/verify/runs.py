@@ -13,8 +13,8 @@ from raycrt import Certifier, data
 from raycrt.certification import storage
 from raycrt.networks import checkpoint, network
 from raycrt.networks.network import Network
-from raycrt.spec import Spec, validate
-from raycrt.spec.provenance import Training
+from raycrt.specs import Spec, validate
+from raycrt.specs.provenance import Training
 
 ROWS_IN_A_FILE = 16
 

@@ -15,7 +15,7 @@ import pytest
 from raycrt import data
 from raycrt.activations import ACTIVATIONS
 from raycrt.certification import storage
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from raycrt.verify import verify_run
 from raycrt.verify.curvature import curvature_upper, neuron_curvature
 from raycrt.verify.decomposition import Decomposition

@@ -14,7 +14,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from tuning.analysis import landscape
 from tuning.analysis.agreement import TOO_FEW
 from tuning.analysis.study import TrialRecord

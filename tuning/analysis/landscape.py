@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from raycrt.spec import Spec
-from raycrt.spec.search import Domain
+from raycrt.specs import Spec
+from raycrt.specs.search import Domain
 from tuning.analysis.study import TrialRecord
 from tuning.trials import space
 

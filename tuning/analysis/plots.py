@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 
 _SIZE = (6.0, 4.0)
 

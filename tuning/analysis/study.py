@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from tuning.trials import store
 from tuning.trials.objective import AT
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from tuning.analysis import agreement, importance, landscape, study
 from tuning.analysis.agreement import Agreement
 from tuning.analysis.study import TrialRecord

@@ -33,7 +33,7 @@ from raycrt import data
 from raycrt.distributed.session import dashboard, session
 from raycrt.errors import InvalidInput, require
 from raycrt.networks import checkpoint
-from raycrt.spec import DataSpec, Spec, identity, validate
+from raycrt.specs import DataSpec, Spec, identity, validate
 from raycrt.system import outputs
 from raycrt.training.loop import EpochEnd
 from tuning.analysis import study

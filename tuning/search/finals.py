@@ -18,7 +18,7 @@ from rich.console import Console
 from raycrt import data
 from raycrt.errors import require
 from raycrt.networks import checkpoint
-from raycrt.spec import Spec, validate
+from raycrt.specs import Spec, validate
 from raycrt.training.loop import TrainingDiverged
 from tuning.analysis import study
 from tuning.analysis.study import TrialRecord

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from raycrt.system.progress import remaining
 from tuning.analysis import agreement, study
 from tuning.analysis.study import TrialRecord

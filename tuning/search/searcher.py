@@ -21,7 +21,7 @@ from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialSchedule
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from tuning.trials import space, store
 from tuning.trials.objective import AT, METRIC, Measurement
 

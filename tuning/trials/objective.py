@@ -15,7 +15,7 @@ import torch
 from raycrt import Certifier, Network
 from raycrt.data import Dataset, Split
 from raycrt.evaluation.accuracy import accuracy
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd, State
 

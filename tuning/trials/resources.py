@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raycrt.distributed.room import for_worker, nodes, ray_name, times
 from raycrt.errors import require
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 
 # The process that starts a Ray Train run waits and computes nothing: memory, and no CPU that a
 # worker could need.

@@ -24,8 +24,8 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.variant_generator import generate_variants
 
 from raycrt.errors import InvalidInput, nearest, require
-from raycrt.spec import Spec, paths
-from raycrt.spec.search import Domain
+from raycrt.specs import Spec, paths
+from raycrt.specs.search import Domain
 from raycrt.training import effects, rules
 
 Params = dict[str, Any]

@@ -22,7 +22,7 @@ from sqlalchemy.event import listen
 
 from raycrt.errors import InvalidInput, require
 from raycrt.networks import checkpoint
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from tuning.trials import space
 from tuning.trials.journal import Journal
 

@@ -15,7 +15,7 @@ from ray.train import ControllerError
 
 from raycrt import data
 from raycrt.distributed import train
-from raycrt.spec import DataSpec, Spec
+from raycrt.specs import DataSpec, Spec
 from raycrt.training.loop import EpochEnd, Metrics
 from tuning.trials import resources
 from tuning.trials.objective import METRIC, Measurement, judge

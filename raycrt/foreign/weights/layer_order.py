@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from raycrt.errors import InvalidInput
 from raycrt.foreign.weights.stored_layers import Shape, StoredBatchNorm, StoredLayer
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 
 # Layers are tried in this many places before names are said to fix no order.
 _TRIES = 10_000

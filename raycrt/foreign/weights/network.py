@@ -24,7 +24,7 @@ from raycrt.foreign.weights.stored_layers import (
 )
 from raycrt.networks import weights_file
 from raycrt.networks.network import Network
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 
 
 def from_state_dict(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raycrt.errors import InvalidInput
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 
 # Shape of one input, without the batch; empty as long as it is not known.
 Shape = tuple[int, ...]

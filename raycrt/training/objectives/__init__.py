@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 
 from raycrt.networks.network import Network
-from raycrt.spec import TrainSpec
+from raycrt.specs import TrainSpec
 from raycrt.training.folding import Subspace
 from raycrt.training.objectives.objective import OBJECTIVES, Losses, Objective
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raycrt.networks.network import Network
-from raycrt.spec import TrainSpec
+from raycrt.specs import TrainSpec
 from raycrt.training.folding import Subspace
 from raycrt.training.precision import View
 from raycrt.training.regularizer import CurvatureEstimate

@@ -15,7 +15,7 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.networks import checkpoint, network
-from raycrt.spec import ModelSpec, Spec
+from raycrt.specs import ModelSpec, Spec
 from tests.foreign.models import assert_same, convolutional, dense
 
 

@@ -14,7 +14,7 @@ from raycrt.data import Split
 from raycrt.foreign import files
 from raycrt.networks.diagonal import Scaling
 from raycrt.networks.network import Network
-from raycrt.spec import DataSpec
+from raycrt.specs import DataSpec
 
 SHAPE = (1, 28, 28)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 
 SPEC = ModelSpec(depth=3, width=8, activation="tanh")
 State = dict[str, Tensor]

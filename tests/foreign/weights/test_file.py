@@ -20,7 +20,7 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.foreign.weights import state_dict
 from raycrt.networks import checkpoint, network, weights_file
-from raycrt.spec import ModelSpec, validate
+from raycrt.specs import ModelSpec, validate
 
 SPEC = ModelSpec(depth=2, width=8, activation="tanh")
 

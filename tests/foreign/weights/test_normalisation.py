@@ -13,7 +13,7 @@ from raycrt import Certifier
 from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.foreign.weights.network import from_state_dict
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 from tests.foreign.models import assert_same
 from tests.foreign.weights.models import SPEC, dense, normed
 

@@ -13,7 +13,7 @@ from torch.nn.utils import prune, spectral_norm, weight_norm
 from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.foreign.weights.parametrizations import fold
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 
 KINDS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "weight norm, old": weight_norm,

@@ -13,7 +13,7 @@ from torch import nn
 from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.networks import network
-from raycrt.spec import ModelSpec
+from raycrt.specs import ModelSpec
 from tests.foreign.models import assert_same
 from tests.foreign.weights.models import SPEC, dense, named
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy.stats import binomtest
 
 from raycrt import InvalidInput
-from raycrt.spec import Spec, validate
+from raycrt.specs import Spec, validate
 from tests.tuning.driver import LANDSCAPE, drive
 from tuning import cli
 from tuning.analysis import landscape, plots, study, tables

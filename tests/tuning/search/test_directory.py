@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raycrt.distributed import train
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE
 from tuning.search import driver, finals

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from raycrt import InvalidInput
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE
 from tuning.analysis import study

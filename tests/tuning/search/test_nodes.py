@@ -12,7 +12,7 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from raycrt import InvalidInput
-from raycrt.spec import validate
+from raycrt.specs import validate
 from tests.conftest import TINY
 from tuning.analysis import study
 from tuning.analysis.study import TrialRecord

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from raycrt.distributed.session import session
-from raycrt.spec import validate
+from raycrt.specs import validate
 from tests.conftest import TINY
 from tuning.analysis import study
 from tuning.search import driver

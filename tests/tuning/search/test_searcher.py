@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 from tests.tuning.driver import LANDSCAPE, drive, result
 from tuning.analysis import importance, study
 from tuning.search import driver

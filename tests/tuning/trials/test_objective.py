@@ -16,7 +16,7 @@ from raycrt.distributed import certification
 from raycrt.evaluation.accuracy import summarise
 from raycrt.evaluation.assessment import assess
 from raycrt.networks import checkpoint
-from raycrt.spec import Spec, validate
+from raycrt.specs import Spec, validate
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd
 from tests.distributed.inprocess import work_here

@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from ray.tune.search import sample
 
 from raycrt import InvalidInput, recipes
-from raycrt.spec import Spec, validate
+from raycrt.specs import Spec, validate
 from raycrt.training import objectives
 from tests.models import random_network
 from tuning.trials import space

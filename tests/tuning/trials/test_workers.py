@@ -21,7 +21,7 @@ from ray.util.state import list_actors
 from raycrt import InvalidInput, data
 from raycrt.distributed import train
 from raycrt.distributed.session import session
-from raycrt.spec import Spec, validate
+from raycrt.specs import Spec, validate
 from tests.conftest import TINY
 from tuning.analysis import study
 from tuning.search import driver

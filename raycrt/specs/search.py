@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raycrt.spec.record import PROCESSES, ROWS, TURNS, Real, Record
+from raycrt.specs.record import PROCESSES, ROWS, TURNS, Real, Record
 
 
 class Domain(Record):

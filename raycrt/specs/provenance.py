@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from raycrt.errors import InvalidInput
-from raycrt.spec import DataSpec, ModelSpec, Record, RunSpec, Spec, TrainSpec, identity
+from raycrt.specs import DataSpec, ModelSpec, Record, RunSpec, Spec, TrainSpec, identity
 
 _KEY = "raycrt"
 # Trained on: fit, training and validation rows together; train, training rows alone.

@@ -1,19 +1,16 @@
 """What a run is: its spec, the rules of its YAML, and when two specs state the same run."""
 
-from raycrt.spec.record import Record
-from raycrt.spec.search import Domain, SearchSpec
-from raycrt.spec.sections import (
+from raycrt.specs.record import Record
+from raycrt.specs.search import Domain, SearchSpec
+from raycrt.specs.sections import (
     AugmentationSpec,
     CertifySpec,
     DataSpec,
     ModelSpec,
     RunSpec,
-    Spec,
     TrainSpec,
-    parse_override,
-    paths,
-    validate,
 )
+from raycrt.specs.spec import Spec, parse_override, paths, validate
 
 __all__ = [
     "AugmentationSpec",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raycrt.errors import InvalidInput
-from raycrt.spec import Spec
+from raycrt.specs import Spec
 
 # What decides the weights. Workers share each batch and average gradients: their number does not,
 # up to rounding.

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from raycrt import recipes
 from raycrt.errors import InvalidInput
-from raycrt.spec import DataSpec, Spec, parse_override, strict_yaml, validate
+from raycrt.specs import DataSpec, Spec, parse_override, strict_yaml, validate
 from raycrt.training import rules
 
 MISTAKES = {

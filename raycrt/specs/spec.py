@@ -1,0 +1,127 @@
+"""The one record that says what a run is: model, training, data, certification, search, run.
+
+Every command, trial, worker, job and notebook reads the same validated `Spec`, and the full record
+is stored beside every artefact it made. Unknown keys and impossible values are refused before any
+work starts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from raycrt.errors import InvalidInput, nearest
+from raycrt.specs import strict_yaml
+from raycrt.specs.record import Record
+from raycrt.specs.search import SearchSpec
+from raycrt.specs.sections import CertifySpec, DataSpec, ModelSpec, RunSpec, TrainSpec
+from raycrt.system.outputs import write_atomically
+
+# Characters of a value in an error.
+_SHOWN = 100
+
+
+class Spec(Record):
+    """A whole run. Stored as `spec.yaml` beside every artefact.
+
+    Rules between sections are those of the command that they matter to: `rules` has them for
+    training and certification, `tuning.trials.space` for a search.
+    """
+
+    model: ModelSpec = ModelSpec()
+    train: TrainSpec = TrainSpec()
+    data: DataSpec = DataSpec()
+    certify: CertifySpec = CertifySpec()
+    search: SearchSpec = SearchSpec()
+    run: RunSpec = RunSpec()
+
+    def override(self, values: dict[str, Any]) -> Spec:
+        """A new spec with the dotted paths in `values` replaced, validated as a whole."""
+        tree = self.model_dump(mode="python")
+        for path, value in values.items():
+            _assign(tree, path, value)
+        return validate(tree)
+
+    def value(self, path: str) -> Any:
+        """The value at a dotted path."""
+        found: Any = self
+        for name in path.split("."):
+            found = getattr(found, name)
+        return found
+
+    def to_yaml(self) -> str:
+        return strict_yaml.write(self.model_dump(mode="json"))
+
+    def save(self, directory: Path, *, without: tuple[str, ...] = ()) -> None:
+        """Write `spec.yaml` into `directory`; the sections `without` have nothing to say."""
+        tree = self.model_dump(mode="json", exclude=set(without))
+        write_atomically(directory / "spec.yaml", strict_yaml.write(tree).encode())
+
+    @staticmethod
+    def load(path: Path) -> Spec:
+        """Read and validate a YAML file; a directory means the `spec.yaml` in it."""
+        file = path / "spec.yaml" if os.path.isdir(path) else path
+        if not os.path.exists(file):
+            raise InvalidInput(f"a spec file must exist, but there is none at {file}")
+        return validate(strict_yaml.read(file))
+
+
+def validate(tree: Any) -> Spec:
+    """The spec that `tree` states; `InvalidInput` with one line naming field, value and rule."""
+    if not isinstance(tree, dict):
+        raise InvalidInput(f"a spec must be a mapping of sections, but got {_short(tree)}")
+    try:
+        return Spec.model_validate(tree)
+    except ValidationError as error:
+        raise InvalidInput(_one_line(error)) from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`train.gamma=0.01` as a (path, value) pair; the value is read as YAML."""
+    path, separator, value = text.partition("=")
+    if not separator or not path:
+        raise InvalidInput(f"an override must have the form section.key=value, but got {text!r}")
+    return path.strip(), strict_yaml.parse(value, f"the value of {path!r}")
+
+
+def paths(record: type[BaseModel] = Spec, prefix: str = "") -> list[str]:
+    """The dotted path of every key of a spec."""
+    found: list[str] = []
+    for name, field in record.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += paths(kind, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
+    *sections, key = path.split(".")
+    for depth, section in enumerate(sections):
+        child = tree.get(section)
+        if not isinstance(child, dict):
+            where = ".".join(sections[: depth + 1])
+            raise InvalidInput(f"{where!r} is no section of a spec{nearest(where, paths())}")
+        tree = child
+    tree[key] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{path}: unknown key{nearest(path, [*paths(), *Spec.model_fields])}"
+    message = first["msg"].removeprefix("Value error, ")
+    where = f"{path}: " if path else ""
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}{message[0].lower()}{message[1:]}, but got {_short(first['input'])}{more}"
+
+
+def _short(value: Any) -> str:
+    """`value` in one line that can be read."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
