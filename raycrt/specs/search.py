@@ -122,6 +122,12 @@ class SearchSpec(Record):
         return self
 
     @model_validator(mode="after")
+    def _reduction_has_effect(self) -> SearchSpec:
+        if self.reduction != 3 and self.scheduler != "asha":
+            raise ValueError("reduction must be left at 3 unless scheduler is asha")
+        return self
+
+    @model_validator(mode="after")
     def _several_objectives(self) -> SearchSpec:
         if self.pareto and self.algorithm == "cmaes":
             raise ValueError("algorithm cmaes draws for one objective; pareto needs another")

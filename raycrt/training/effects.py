@@ -5,7 +5,7 @@ Nothing is listed here: an option is conditional where some names of a key use i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,11 @@ from raycrt.training.objectives import OBJECTIVES
 from raycrt.training.optimizers import OPTIMIZERS
 
 _DEFAULTS = Spec()
+# Options that another value switches on: the key of that value, and whether it does.
+_SWITCHED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "train.linear_scale": ("train.linear_layers", lambda layers: layers > 0),
+    "train.augmentation.until": ("train.augmentation", lambda augmentation: augmentation.moves),
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,17 @@ def override(spec: Spec, values: Mapping[str, Any]) -> Spec:
         for path, condition in conditions().items()
         if values.get(condition.key, spec.value(condition.key)) not in condition.names
     }
-    return spec.override({**values, **idle})
+    changed = spec.override({**values, **idle})
+    return changed.override({path: _DEFAULTS.value(path) for path in _switched_off(changed)})
+
+
+def _switched_off(spec: Spec) -> list[str]:
+    """The options that are set and that another value of `spec` leaves without effect."""
+    return [
+        path
+        for path, (key, on) in _SWITCHED.items()
+        if spec.value(path) != _DEFAULTS.value(path) and not on(spec.value(key))
+    ]
 
 
 def check(spec: Spec, searched: Mapping[str, frozenset[str]] | None = None) -> None:
@@ -86,6 +101,12 @@ def check(spec: Spec, searched: Mapping[str, frozenset[str]] | None = None) -> N
         }
         if idle:
             raise InvalidInput(_sentence(spec, key, names, idle))
+    for path in _switched_off(spec):
+        key, _ = _SWITCHED[path]
+        if not any(searched.startswith(key) for searched in spec.search.space):
+            raise InvalidInput(
+                f"{path}={spec.value(path)} has no effect without {key}: leave it out of the file"
+            )
 
 
 def _sentence(spec: Spec, key: str, names: frozenset[str], idle: Mapping[str, Condition]) -> str:

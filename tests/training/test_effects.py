@@ -34,6 +34,14 @@ IDLE = {
         {"muon_rate": 0.2},
         r"train\.optimizer=adam does not use train\.muon_rate=0\.2 \(an option of muon\)",
     ),
+    "a scale without its layers": (
+        {"linear_scale": 0.02},
+        r"train\.linear_scale=0\.02 has no effect without train\.linear_layers: leave it out",
+    ),
+    "the end of no augmentation": (
+        {"augmentation": {"until": 0.5}},
+        r"augmentation\.until=0\.5 has no effect without train\.augmentation",
+    ),
     "unknown objective": (
         {"objective": "ctr-all"},
         r"train\.objective must be one of .*; the nearest known is 'crt-all', but got 'ctr-all'",
