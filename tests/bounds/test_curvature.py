@@ -16,7 +16,7 @@ def _most_negative(network, y, t, points):
         return logits[y] - logits[t]
 
     hessians = torch.func.vmap(torch.func.hessian(margin))(points)
-    return -float(torch.linalg.eigvalsh(hessians)[:, 0].min())
+    return -float(torch.linalg.eigvalsh(hessians.detach())[:, 0].min())
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4, 5])
@@ -32,7 +32,11 @@ def test_no_hessian_bends_more(depth, name):
 
 def test_two_layers_of_one_neuron_are_exact():
     """z = w tanh(v.x): the Hessian's extremes are |w| |v|^2 times the extremes of tanh''."""
-    network = random_network(2, features=3, width=1, classes=2, name="tanh").double()
+    network = (
+        random_network(2, features=3, width=1, classes=2, name="tanh")
+        .double()
+        .requires_grad_(False)
+    )
     v, w = network.layers[0].matrix()[0], network.layers[1].matrix()[:, 0]
     expected = float((w[0] - w[1]).abs() * v.square().sum()) * 4 / (3 * 3**0.5)
     assert float(margin_curvature(network)[0, 1]) == pytest.approx(expected, rel=1e-6)
