@@ -50,7 +50,7 @@ def test_certification(run, monkeypatch):
         "classes": ([3, 5], lambda v: (ModelSpec(width=8), v)),
     }
     small = {"SPEC": tiny, "NETWORKS": networks, "CURVES": curves, "CURVE_ROWS": 10}
-    small |= {"CURVE_NETWORKS": 2, "PAPER_ROWS": 5, "NEAR_ROWS": 10, "BATCH": 20, "REPEATS": 1}
+    small |= {"CURVE_NETWORKS": 2, "PAPER_ROWS": 3, "NEAR_ROWS": 10, "BATCH": 20, "REPEATS": 1}
     for name, value in small.items():
         monkeypatch.setattr(certification, name, value)
     found = json.loads(run(certification, "--rows", "30"))

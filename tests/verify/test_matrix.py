@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -442,11 +443,21 @@ HONEST = {
 }
 
 
-@pytest.fixture(scope="module", params=HONEST)
-def honest(tmp_path_factory, request):
-    options = HONEST[request.param]
-    run = tmp_path_factory.mktemp("honest") / "run"
-    return write_run(run, spec_of(name="silu", rows=20, **options), gain=4.0)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The honest run of a kind, written once."""
+
+    @cache
+    def write(kind):
+        run = tmp_path_factory.mktemp("honest") / "run"
+        return write_run(run, spec_of(name="silu", rows=20, **HONEST[kind]), gain=4.0)
+
+    return write
+
+
+@pytest.fixture(params=HONEST)
+def honest(written, request):
+    return written(request.param)
 
 
 def _reached(run: Path) -> np.ndarray:
