@@ -1,6 +1,5 @@
 """Objectives and the loop: bounds that the losses rest on, exact restarts, divergence named."""
 
-import copy
 import math
 from dataclasses import replace
 
@@ -11,11 +10,8 @@ from raycrt import Certifier, data
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
-from raycrt.networks.affine import Dense
-from raycrt.networks.convolution import Convolution
 from raycrt.networks.floating_point import float32_is_plain
-from raycrt.networks.network import Network
-from raycrt.specs import AugmentationSpec, Spec, TrainSpec, validate
+from raycrt.specs import AugmentationSpec, Spec, TrainSpec
 from raycrt.specs.provenance import Training
 from raycrt.training import attacks, augmentation, effects, loop, objectives
 from raycrt.training.folding import Subspace, deepened
@@ -25,117 +21,12 @@ from raycrt.training.objectives.ibp import interval_margins
 from raycrt.training.precision import View
 from raycrt.training.regularizer import CurvatureEstimate
 from tests.models import random_network
-
-TINY = validate(
-    {
-        "model": {"width": 24},
-        "train": {"epochs": 4, "batch_size": 64, "radius": 0.4, "learning_rate": 0.005},
-        "data": {"limit": 300},
-    }
-)
-
-CONVOLUTIONAL = TINY.override(
-    {
-        "model.channels": [6],
-        "train.epochs": 5,
-        "train.radius": 0.1,
-        "train.optimizer": "muon",
-        "train.muon_rate": 0.05,
-        "train.learning_rate": 0.01,
-        "train.gamma": 1e-3,
-        "data.limit": None,
-    }
-)
-
-FAST = {
-    "train.optimizer": "muon",
-    "train.muon_rate": 0.05,
-    "train.precision": "bfloat16",
-    "train.components": 20,
-    "train.averaging": 0.9,
-    "train.warm_up": 0.1,
-    "train.augmentation": {"rotation": 5, "shift": 0.3, "scaling": 0.05, "until": 0.9},
-}
-
-
-def _same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+from tests.training.laws import FAST, TINY, ObjectiveLaws, same_weights
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_learns(objective):
-    split = data.load(TINY.data)
-    spec = effects.override(
-        TINY, {"train.objective": objective, "train.epochs": 15, "train.gamma": 1e-3}
-    )
-    losses = []
-    network = loop.train(spec, split.train, report=lambda end: losses.append(end.metrics["loss"]))
-    accuracy = float(
-        (network(split.validation.images).argmax(1) == split.validation.labels).double().mean()
-    )
-    assert accuracy > 0.6
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_has_a_gradient_and_a_loss_for_each_row(objective):
-    spec = effects.override(TINY, {"train.objective": objective, "train.gamma": 0.1}).train
-    module = objectives.build(random_network(3), spec)
-    images, labels = torch.randn(7, 5), torch.arange(7) % 4
-    losses = module(images, labels, torch.tensor(0.3))
-    assert losses.loss.shape == losses.correct.shape == losses.robust.shape == (7,)
-    assert torch.isfinite(losses.loss).all()
-    losses.loss.sum().backward()
-    assert all(
-        p.grad is not None and torch.isfinite(p.grad).all() for p in module.network.parameters()
-    )
-    empty = module(images[:0], labels[:0], torch.tensor(0.3))
-    assert float(empty.loss.detach().sum()) == 0
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_convolutions_learn_without_a_dense_matrix(objective, monkeypatch):
-    def refuse(layer):
-        raise AssertionError("a step must not form the matrix of a convolution")
-
-    monkeypatch.setattr(Convolution, "matrix", refuse)
-    split = data.load(CONVOLUTIONAL.data)
-    network = loop.train(
-        effects.override(CONVOLUTIONAL, {"train.objective": objective}), split.train
-    )
-    right = network(split.validation.images).argmax(1) == split.validation.labels
-    assert float(right.double().mean()) > 0.8
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_convolution_trains_as_the_dense_layer_that_it_is(objective):
-    """Loss and gradient of the dense weights are those of the same network made of dense maps."""
-    spec = effects.override(CONVOLUTIONAL, {"train.objective": objective})
-    network = loop.fresh(spec).double()
-    first = network.layers[0]
-    dense = Dense(first.in_features, first.out_features).double()
-    dense.weight.data, dense.bias.data = first.matrix().detach(), first.offset().detach()
-    twin = Network([dense, *copy.deepcopy(network.layers[1:])], network.activation)
-    split = data.load(spec.data).train.take(slice(40))
-    results = []
-    for model in (network, twin):
-        module = objectives.build(model, spec.train)
-        if module.estimate is not None:
-            module.estimate.update(model)
-        loss = module(split.images.double(), split.labels, torch.tensor(0.3).double()).loss.mean()
-        loss.backward()
-        results.append((loss.detach(), model.layers[1].weight.grad))
-    assert torch.allclose(results[0][0], results[1][0], rtol=1e-9)
-    assert torch.allclose(results[0][1], results[1][1], atol=1e-9)
-
-
-@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "standard"])
-def test_every_objective_but_standard_grows_with_the_radius(objective):
-    module = objectives.build(
-        random_network(3), effects.override(TINY, {"train.objective": objective}).train
-    )
-    images, labels = torch.randn(50, 5), torch.arange(50) % 4
-    small, large = (module(images, labels, torch.tensor(r)).loss.mean() for r in (0.01, 0.5))
-    assert large > small
+class TestEvery(ObjectiveLaws):
+    pass
 
 
 @pytest.mark.parametrize("name", ["softplus", "tanh", "gelu"])
@@ -211,7 +102,7 @@ def test_a_deepened_model_fits_its_spec(tmp_path):
     split = data.load(spec.data).train
     network = loop.train(spec, split)
     checkpoint.save_model(tmp_path, network, spec, Training.of(spec))
-    assert _same(network, checkpoint.load_model(tmp_path)[0])
+    assert same_weights(network, checkpoint.load_model(tmp_path)[0])
     assert network.depth == 4
     with pytest.raises(InvalidInput, match=r"train\.linear_layers must leave at least 2"):
         loop.train(spec.override({"train.linear_layers": 3}), split)
@@ -358,28 +249,9 @@ def test_theorem_4_lies_above_the_proved_curvature(depth):
 
 def test_the_same_seed_gives_the_same_weights():
     split = data.load(TINY.data).train
-    assert _same(loop.train(TINY, split), loop.train(TINY, split))
+    assert same_weights(loop.train(TINY, split), loop.train(TINY, split))
     other = TINY.override({"run.seed": 1})
-    assert not _same(loop.train(TINY, split), loop.train(other, split))
-
-
-@pytest.mark.parametrize(
-    "more",
-    [{}, {"train.averaging": 0.9}, FAST, {"model.channels": [4]}],
-    ids=["", "average", "fast", "convolutional"],
-)
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_restart_changes_no_bit(tmp_path, objective, more):
-    spec = effects.override(TINY, {"train.objective": objective, **more})
-    split = data.load(spec.data).train
-
-    def keep(end):
-        if end.epoch == 2:
-            checkpoint.save_state(tmp_path, end.state())
-
-    whole = loop.train(spec, split, report=keep)
-    resumed = loop.train(spec, split, state=checkpoint.load_state(tmp_path))
-    assert _same(whole, resumed)
+    assert not same_weights(loop.train(TINY, split), loop.train(other, split))
 
 
 def test_fast_training_learns_a_network_of_all_pixels():
@@ -431,7 +303,7 @@ def test_the_checkpoint_before_a_nan_is_kept_and_leads_to_the_same_weights(tmp_p
     kept, state = checkpoint.load_model(tmp_path)[0], checkpoint.load_state(tmp_path)
     assert state["epoch"] == 2 and kept.bounded()
     assert (Certifier(kept)(split.images[:50]).radius > 0).any()
-    assert _same(loop.train(TINY, split), loop.train(TINY, split, state=state))
+    assert same_weights(loop.train(TINY, split), loop.train(TINY, split, state=state))
 
 
 def test_weights_that_the_last_step_spoils_are_named():
@@ -454,7 +326,7 @@ def test_models_survive_the_disk(tmp_path, channels):
     network = loop.train(kept, data.load(kept.data).train)
     checkpoint.save_model(tmp_path, network, kept, Training.of(kept))
     loaded, spec = checkpoint.load_model(tmp_path)
-    assert spec == kept and _same(network, loaded)
+    assert spec == kept and same_weights(network, loaded)
     images = data.load(kept.data).test.images
     assert torch.equal(network(images), loaded(images))
     assert checkpoint.weights_hash(network) == checkpoint.weights_hash(loaded)
