@@ -40,7 +40,7 @@ def test_certification(run, monkeypatch):
             "train.epochs": 1,
             "train.radius": 0.3,
             "data.name": "digits",
-            "data.limit": 300,
+            "data.limit": 150,
         }
     )
     networks = {"components": tiny.override({"train.components": 16}), "pixels": tiny}
@@ -49,11 +49,11 @@ def test_certification(run, monkeypatch):
         "depth": ([2, 3], lambda v: (ModelSpec(width=8, depth=v), 4)),
         "classes": ([3, 5], lambda v: (ModelSpec(width=8), v)),
     }
-    small = {"SPEC": tiny, "NETWORKS": networks, "CURVES": curves, "CURVE_ROWS": 20}
-    small |= {"CURVE_NETWORKS": 2, "PAPER_ROWS": 5, "NEAR_ROWS": 20, "BATCH": 30, "REPEATS": 1}
+    small = {"SPEC": tiny, "NETWORKS": networks, "CURVES": curves, "CURVE_ROWS": 10}
+    small |= {"CURVE_NETWORKS": 2, "PAPER_ROWS": 3, "NEAR_ROWS": 10, "BATCH": 20, "REPEATS": 1}
     for name, value in small.items():
         monkeypatch.setattr(certification, name, value)
-    found = json.loads(run(certification, "--rows", "60"))
+    found = json.loads(run(certification, "--rows", "30"))
     assert all(math.isfinite(number) for number in _numbers(found))
     assert set(found["cost"]) == {"rows", "networks", *curves}
     for name in networks:
@@ -92,7 +92,7 @@ def test_training(run, monkeypatch):
 
 def test_tightness(run, monkeypatch):
     monkeypatch.delenv("RAYCRT_DATA", raising=False)
-    lines = run(tightness, "--depths", "2", "3", "--limit", "100", "--rows", "3").splitlines()
+    lines = run(tightness, "--depths", "2", "3", "--limit", "60", "--rows", "2").splitlines()
     rows = [line.split("|")[1:-1] for line in lines[2:]]
     assert len(rows) == 2 * (len(tightness.BOUNDS) + 2)
     m = {(row[0].strip(), row[2].strip()): float(row[3]) for row in rows}

@@ -13,7 +13,7 @@ from raycrt.bounds.rounding import RoundingErrors
 from raycrt.evaluation.attacks import attack
 from tests.models import LINEAR, random_network
 
-AT = (0.1, 0.3, 1.0, 3.0, 10.0)
+AT = (0.1, 1.0, 10.0)
 
 
 def _local(network):
@@ -41,8 +41,10 @@ def _most_negative(network, y, t, points):
     return -float(torch.linalg.eigvalsh(hessians.detach())[:, 0].min())
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4, 5])
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("depth", "name"),
+    [(4, name) for name in ACTIVATIONS] + [(2, "softplus"), (3, "silu"), (5, "tanh")],
+)
 def test_no_hessian_on_the_ball_bends_more(depth, name):
     network = random_network(depth, name=name, seed=depth).double()
     local, everywhere = _local(network), margin_curvature(network)
@@ -90,12 +92,11 @@ def test_a_linear_network_has_no_curvature_on_a_ball():
 
 @pytest.mark.parametrize(
     ("depth", "name"),
-    [(2, name) for name in ACTIVATIONS]
-    + [(3 + number % 3, name) for number, name in enumerate(ACTIVATIONS)],
+    [(3, name) for name in ACTIVATIONS] + [(2, "softplus"), (4, "tanh"), (5, "silu")],
 )
 def test_local_radii_lie_between_the_global_ones_and_attacks(depth, name):
     network = random_network(depth, name=name, seed=10 + depth)
-    images = _points(12).float()
+    images = _points(8).float()
     wide = Certifier(network)(images)
     found = Certifier(network, region="local", radii=AT)(images)
     assert (found.radius >= wide.radius).all()
@@ -113,8 +114,7 @@ def test_local_radii_lie_between_the_global_ones_and_attacks(depth, name):
     assert raised[at_row[local]].all()
 
 
-@pytest.mark.parametrize("name", ["softplus", "tanh", "silu"])
-@pytest.mark.parametrize("depth", [2, 4])
+@pytest.mark.parametrize(("depth", "name"), [(2, "softplus"), (2, "tanh"), (4, "silu")])
 def test_no_point_of_a_fine_grid_inside_a_local_radius_changes_class(depth, name):
     network = random_network(depth, features=2, width=16, classes=3, name=name, gain=3.0)
     images = 2 * _points(10, 2).float()
@@ -179,8 +179,9 @@ def test_rows_beyond_all_stated_radii_are_left_alone():
     assert torch.isinf(found.region_radius[beyond]).all()
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("region", ["global", "local"])
+@pytest.mark.parametrize(
+    ("name", "region"), [(name, "global") for name in ACTIVATIONS] + [("tanh", "local")]
+)
 def test_float32_evaluations_agree_inside_float32_radii(name, region):
     network = random_network(3, name=name, seed=3)
     images = _points(15).float()

@@ -39,8 +39,12 @@ def test_linear_network_radius_is_margin_over_norm():
         assert float(found.radius[i]) <= truth
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4, 5])
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("depth", "name"),
+    [(3, name) for name in ACTIVATIONS]
+    + [(2, name) for name in ACTIVATIONS]
+    + [(4, "softplus"), (5, "tanh")],
+)
 def test_no_attack_lies_inside_a_radius(depth, name):
     network = random_network(depth, name=name, seed=10 + depth)
     images = _images(30)
@@ -221,11 +225,11 @@ def test_a_dead_class_whose_margin_has_a_gradient_takes_no_radius_away():
 @pytest.mark.parametrize(("depth", "name"), [(2, "softplus"), (2, "tanh"), (3, "silu")])
 def test_rows_are_decided_at_their_own_radii_as_by_full_certificates(depth, name):
     network = random_network(depth, name=name, classes=10, gain=1.5)
-    images = _images(200)
-    certifier = Certifier(network, batch_size=64)
+    images = _images(120)
+    certifier = Certifier(network, batch_size=50)
     full, closed = certifier(images), Certifier(network, steps=0)(images)
     factor = torch.tensor([0.5, 0.97, 0.999, 1.001, 1.03, 2.0]).double()
-    own = full.radius * factor[torch.arange(200) % 6]
+    own = full.radius * factor[torch.arange(120) % 6]
     found = certifier(images, at=own)
     assert torch.equal(found.certified_at(own), full.radius > own)
     assert (found.certified_at(own) & ~closed.certified_at(own)).any()

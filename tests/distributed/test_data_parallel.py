@@ -1,5 +1,6 @@
 """Gradients over several workers are those of one worker with the same global batch."""
 
+import multiprocessing
 import os
 
 import pytest
@@ -37,6 +38,9 @@ SPECS = {
 # How many workers there are matters to no objective by itself.
 BY_SIZE = {2: {"crt-all": SPEC.override({"train.epochs": 2})}, 3: SPECS}
 
+# What each worker would import by itself.
+PRELOADED = [__name__, "raycrt.distributed.worker", "sklearn.datasets", "torch._dynamo"]
+
 
 def _worker(rank: int, size: int, folder: str) -> None:
     from raycrt.distributed.worker import data_parallel
@@ -59,7 +63,8 @@ def _worker(rank: int, size: int, folder: str) -> None:
 @pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_workers_agree_with_one_worker(tmp_path, size):
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    mp.spawn(_worker, args=(size, str(tmp_path)), nprocs=size)
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    mp.start_processes(_worker, args=(size, str(tmp_path)), nprocs=size, start_method="forkserver")
     split = data.load(SPEC.data).train
     assert len(split) % SPEC.train.batch_size == 2
     for name, spec in BY_SIZE[size].items():

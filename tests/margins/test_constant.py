@@ -44,9 +44,11 @@ def _without(network, kind):
     return made
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("deployment", DEPLOYMENTS)
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize(
+    ("depth", "deployment", "mask"),
+    [(3, "exact", mask) for mask in MASKS]
+    + [(2, "exact", -inf), (2, "float32", -inf), (3, "float32", -1e30)],
+)
 def test_a_masked_class_takes_nothing_from_the_others(depth, deployment, mask):
     network = _set(random_network(depth, seed=1), bias={3: mask})
     found = Certifier(network, deployment=deployment)(_images())
@@ -144,7 +146,7 @@ def test_which_margins_are_constant(make, constant):
         for j in constant:
             expected[i, j] = True
     assert torch.equal(constant_margins(network), expected)
-    logits = network(1e3 * _images(200).double())
+    logits = network(1e3 * _images(200).double()).detach()
     for y, t in expected.nonzero().tolist():
         margin = logits[:, y] - logits[:, t]
         assert float(margin.max() - margin.min()) <= 1e-9 * float(logits.abs().max())

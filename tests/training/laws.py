@@ -26,7 +26,7 @@ TINY = validate(
 CONVOLUTIONAL = TINY.override(
     {
         "model.channels": [6],
-        "train.epochs": 6,
+        "train.epochs": 5,
         "train.radius": 0.1,
         "train.optimizer": "muon",
         "train.muon_rate": 0.05,

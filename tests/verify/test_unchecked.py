@@ -183,7 +183,7 @@ def test_pages_of_more_numbers_than_their_footer_says_are_refused_unpacked(run, 
     assert "holds 2000015 numbers, its footer 20" in _sentences(verify_run(run))[0]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_files_with_bytes_changed_end_in_a_sentence(few, seed):
     """Or prove the same: some bytes say nothing of the rows."""
     rng = np.random.default_rng(seed)
