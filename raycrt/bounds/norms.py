@@ -19,6 +19,8 @@ from raycrt.networks.affine import AffineMap, Chain, Dense
 from raycrt.networks.convolution import AveragePool, Correlation
 from raycrt.networks.diagonal import Diagonal, Normalization, Permutation, Scaling
 
+# Squares of smaller norms may underflow.
+_SMALLEST = 1e-140
 Kind = TypeVar("Kind", bound=AffineMap, covariant=True)
 
 
@@ -38,7 +40,7 @@ class Norms(Generic[Kind]):
 
     def offset_norm_upper(self) -> float:
         """A number >= |b|, and >= the length of all that is added up to get b."""
-        return float(self.layer.offset().detach().double().norm()) * SLACK
+        return float(_vector_norms_upper(self.layer.offset(), dim=0))
 
     def offset_magnitude_upper(self) -> Tensor:
         """Numbers >= |b_i|, and >= the size of all that is added up to get b_i, float64
@@ -57,13 +59,13 @@ class Norms(Generic[Kind]):
 
     def row_norms_upper(self) -> Tensor:
         """Numbers >= the lengths of the rows of W, float64 (out_features,)."""
-        rows = torch.linalg.vector_norm(self.layer.matrix().detach().double(), dim=1)
-        return rows * SLACK + self.matrix_error_upper()
+        rows = _vector_norms_upper(self.layer.matrix(), dim=1)
+        return rows + self.matrix_error_upper()
 
     def column_norms_upper(self) -> Tensor:
         """Numbers >= the lengths of the columns of W, float64 (in_features,)."""
-        columns = torch.linalg.vector_norm(self.layer.matrix().detach().double(), dim=0)
-        return columns * SLACK + self.matrix_error_upper()
+        columns = _vector_norms_upper(self.layer.matrix(), dim=0)
+        return columns + self.matrix_error_upper()
 
     def gram_upper(self, weights: Tensor) -> float:
         """A number >= lambda_max(W^T diag(weights) W) for float64 weights >= 0 (out_features,)."""
@@ -75,6 +77,13 @@ class Norms(Generic[Kind]):
         """A number >= the spectral norm |W|."""
         ones = torch.ones(self.layer.out_features, dtype=torch.float64)
         return math.sqrt(self.gram_upper(ones))
+
+
+def _vector_norms_upper(vectors: Tensor, dim: int) -> Tensor:
+    """Numbers >= the Euclidean norms along `dim`, float64; 0 for vectors of zeros."""
+    vectors = vectors.detach().double()
+    found = torch.linalg.vector_norm(vectors, dim=dim).clamp(min=_SMALLEST) * SLACK
+    return torch.where((vectors != 0).any(dim), found, 0.0)
 
 
 @singledispatch

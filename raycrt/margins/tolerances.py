@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from raycrt.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,6 +12,7 @@ class Tolerances:
     """Every setting of the certifier that trades time and memory for radius.
 
     Whatever they are, every radius is proved. Shares are relative unless a line says otherwise.
+    `InvalidInput` unless counts are at least 1 and shares at least 0.
     """
 
     # Directions of the first layer: the fewest that the solver works in, and the share of a typical
@@ -74,6 +77,12 @@ class Tolerances:
 
     # Bytes that a batch of images may take, whatever its stated size: larger ones are cut.
     memory: int = 2**30
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, least = getattr(self, field.name), 1 if field.type == "int" else 0
+            count = isinstance(value, int) or field.type == "float"
+            require(count and value >= least, f"{field.name} >= {least}", **{field.name: value})
 
 
 TOLERANCES = Tolerances()

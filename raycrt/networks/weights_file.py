@@ -90,8 +90,8 @@ def _sentence(path: Path, error: Exception) -> str:
     if "Unsupported operand 149" in text:  # A frame, which pickles have from protocol 4 on.
         return f"{path} is damaged, or written in another pickle protocol than torch.save's own, 2"
     kind = "safetensors" if path.name.lower().endswith(".safetensors") else "torch.save"
-    told = isinstance(error, RuntimeError | pickle.UnpicklingError | SafetensorError)
-    cause = re.sub(r"^\[enforce fail at .*?\] \. ", "", text) if told else ""
+    ours = isinstance(error, RuntimeError | pickle.UnpicklingError | SafetensorError)
+    cause = re.sub(r"^\[enforce fail at .*?\] \. ", "", text) if ours else ""
     cause = re.split(r"\.?\n|\.\s", cause)[0].strip().rstrip(".")
     return f"{path} is damaged, or no file of {kind}" + (f" ({cause})" if cause else "")
 

@@ -146,7 +146,7 @@ def _readout_upper(
     for k in range(len(layers) - 1, -1, -1):
         p = _bending(model, low, high)
         reach = model.slopes.bound * layers[k - 1].lipschitz if k > 0 else 1.0
-        by_neurons = model.bends.bound * length * layers[k].quadratic * reach * reach
+        by_neurons = model.curvatures.bound * length * layers[k].quadratic * reach * reach
         claimed = claim if len(layers) == 1 else None
         total += min(_weighted_upper(model, layers[: k + 1], p, claimed), by_neurons * SLACK)
         if k > 0:
@@ -162,7 +162,11 @@ def _last_gradient(model: Model, y: int, t: int) -> tuple[np.ndarray, np.ndarray
 
 def _bending(model: Model, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """p >= max(0, -F * s'') for every F in `low` .. `high` and s'' at every z."""
-    corners = [-f * bend for f in (low, high) for bend in (model.bends.low, model.bends.high)]
+    corners = [
+        -f * extreme
+        for f in (low, high)
+        for extreme in (model.curvatures.low, model.curvatures.high)
+    ]
     return np.maximum(np.max(corners, axis=0), 0.0) * SLACK
 
 

@@ -59,7 +59,7 @@ class Decomposition:
         self,
         *,
         value: np.ndarray,
-        off: np.ndarray,
+        gradient_error: np.ndarray,
         gradient: np.ndarray,
         u: np.ndarray,
         m: float,
@@ -70,17 +70,17 @@ class Decomposition:
         values = np.concatenate([np.minimum(self.values, m), [0.0, 0.0]])
         reach = norm(u) / claim
         # Axes: the b tried, the margins, the coordinates.
-        bend = (off / claim / (1 + reach)) * _LADDER[:, None]
-        constant = value - off * (off / bend) / 2
-        lowest = np.log((m + bend) * _NEAREST)
+        inflation = (gradient_error / claim / (1 + reach)) * _LADDER[:, None]
+        constant = value - gradient_error * (gradient_error / inflation) / 2
+        lowest = np.log((m + inflation) * _NEAREST)
         # At the best c, the pull c R equals q's gradient: this is enough for R > claim / 1000.
-        highest = np.log(1000 * (norm(gradient) / claim + (m + bend) * (1 + reach)))
+        highest = np.log(1000 * (norm(gradient) / claim + (m + inflation) * (1 + reach)))
 
         def at(spare: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             """s, and q(d), where c = m + b + spare."""
-            pull = (m + bend + spare)[..., None]
+            pull = (m + inflation + spare)[..., None]
             s = -(g + pull * h) / (spare[..., None] + (m - values))
-            tilt = g - (values + bend[..., None]) * s / 2
+            tilt = g - (values + inflation[..., None]) * s / 2
             return s, constant + (tilt * s).sum(-1)
 
         low, high = lowest, highest
@@ -90,14 +90,14 @@ class Decomposition:
             low, high = np.where(above, low, middle), np.where(above, middle, high)
         spare = np.exp(high)
         s, q = at(spare)
-        pull = m + bend + spare
+        pull = m + inflation + spare
         squared = ((h + s) ** 2).sum(-1) + 2 * q / pull
         best = np.where(np.isfinite(squared), squared, -np.inf).argmax(0), np.arange(len(value))
-        bend, pull, spare = bend[best], pull[best], spare[best]
+        inflation, pull, spare = inflation[best], pull[best], spare[best]
         tilt = gradient + pull[:, None] * u
         inside = (g + pull[:, None] * h)[:, :-2] / (spare[:, None] + (m - values[:-2]))
         step = -(tilt + (inside * values[:-2]) @ self.vectors) / (m + spare)[:, None]
-        return bend, pull, step
+        return inflation, pull, step
 
     def _coordinates(self, *pair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Two vectors, (k, features) each, along the eigenvectors and two more directions."""

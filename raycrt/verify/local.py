@@ -27,11 +27,11 @@ from raycrt.verify.radius import Errors
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """A hidden layer on the ball: `slope` and `bend` are (low, high), `lipschitz` >= |J_k|."""
+    """A hidden layer on the ball: `slope` and `curvature` are (low, high), `lipschitz` >= |J_k|."""
 
     weight: np.ndarray
     slope: tuple[np.ndarray, np.ndarray]
-    bend: tuple[np.ndarray, np.ndarray]
+    curvature: tuple[np.ndarray, np.ndarray]
     lipschitz: float
 
     @property
@@ -84,7 +84,7 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
             _Layer(
                 weight=weight,
                 slope=model.slopes.on(z - half, z + half),
-                bend=model.bends.on(z - half, z + half),
+                curvature=model.curvatures.on(z - half, z + half),
                 lipschitz=(norm_upper(matrix) + rest) * SLACK,
             )
         )
@@ -116,7 +116,7 @@ def _margin_upper(model: Model, layers: list[_Layer], label: int, target: int, m
     gram, rounding, extra = 0.0, 0.0, 0.0
     for k in range(len(layers) - 1, -1, -1):
         layer = layers[k]
-        p = _range(-high, -low, *layer.bend)[1]
+        p = _range(-high, -low, *layer.curvature)[1]
         p = p + 2 * UNIT * np.abs(p)
         if k > 0:
             root = np.sqrt(np.maximum(p, 0.0))[:, None] * layer.weight

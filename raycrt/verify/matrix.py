@@ -75,11 +75,11 @@ class Matrices:
             lowered = self.errors.margin(reach)
             if self.deployed is not None:
                 lowered = lowered + self.errors.margin((length + claim) * ROOM, self.deployed)
-            near = {"value": value - lowered * ROOM, "off": self.errors.gradient(reach)}
+            near = {"value": value - lowered * ROOM, "gradient_error": self.errors.gradient(reach)}
             near |= {"gradient": gradient, "u": u}
-            bend, pull, step = decomposition.propose(m=m, claim=claim, **near)
+            inflation, pull, step = decomposition.propose(m=m, claim=claim, **near)
             moved = np.where((u != 0).any(1), UNIT * reach, 0.0)
-            return quadratic.radius(moved=moved, bend=bend, pull=pull, step=step, **near)
+            return quadratic.radius(moved=moved, inflation=inflation, pull=pull, step=step, **near)
 
     def _of(self, label: int, target: int, m: float) -> tuple[Quadratic, Decomposition]:
         if (label, target) not in self._kept:
@@ -117,18 +117,18 @@ class Quadratic:
         self,
         *,
         value: np.ndarray,
-        off: np.ndarray,
+        gradient_error: np.ndarray,
         gradient: np.ndarray,
         u: np.ndarray,
         moved: np.ndarray,
-        bend: np.ndarray,
+        inflation: np.ndarray,
         pull: np.ndarray,
         step: np.ndarray,
     ) -> np.ndarray:
         """R (k,) of the theorem, with all rounding subtracted; 0 where nothing is proved.
 
-        `value` is v - e, `off` h, `bend` b, `pull` c, all (k,), and `step` s (k, features). The
-        point of v and g is x0 + u up to `moved` (k,).
+        `value` is v - e, `gradient_error` h, `inflation` b, `pull` c, all (k,), and `step` s
+        (k, features). The point of v and g is x0 + u up to `moved` (k,).
         """
         width, features = self.weight.shape
         terms = gamma(features + width + 16)
@@ -141,18 +141,18 @@ class Quadratic:
         root = np.sqrt((hidden * hidden * self.p).sum(1)) * (1 + terms) + shaken
         # The product P s feels that by sqrt(m), and adds terms of sqrt(p_i) |w_i| sqrt(p_i) |t_i|.
         wrong = math.sqrt(self.m) * shaken + terms * self.root_trace * root + SHORT
-        rest = gradient + pull[:, None] * point - (bend[:, None] * step + bent)
-        size = steepness + pull * far + bend * long + norm(bent)
+        rest = gradient + pull[:, None] * point - (inflation[:, None] * step + bent)
+        size = steepness + pull * far + inflation * long + norm(bent)
         wrong = wrong + 8 * UNIT * size + pull * moved + SHORT
         left = norm(rest) * (1 + terms) + wrong * ROOM
-        spare = pull - bend - self.m - 4 * UNIT * (pull + bend + self.m)
-        lowered = off * (off / bend) / 2 + left * (left / spare) / 2
-        quadratic = (root * root + bend * long * long) / 2
+        spare = pull - inflation - self.m - 4 * UNIT * (pull + inflation + self.m)
+        lowered = gradient_error * (gradient_error / inflation) / 2 + left * (left / spare) / 2
+        quadratic = (root * root + inflation * long * long) / 2
         rounding = terms * (np.abs(value) + steepness * long + quadratic + lowered)
         low = value + (gradient * step).sum(1) - quadratic - lowered
         low = low - (rounding + 16 * features * SMALLEST[UNIT]) * ROOM
         near = np.maximum(far * (1 - terms) - (moved + 2 * SHORT) * ROOM, 0.0)
         gained = 2 * low / pull
         squared = near * near + gained - 8 * UNIT * (near * near + np.abs(gained))
-        proved = (bend > 0) & (spare > 0) & (squared > SHORT) & np.isfinite(squared)
+        proved = (inflation > 0) & (spare > 0) & (squared > SHORT) & np.isfinite(squared)
         return np.where(proved, np.sqrt(np.where(proved, squared, 0.0)) * (1 - 4 * UNIT), 0.0)

@@ -108,7 +108,7 @@ class Model:
         return ranges.of_slope(self.activation)
 
     @cached_property
-    def bends(self) -> ranges.Range:
+    def curvatures(self) -> ranges.Range:
         """Proved ranges of the activation's curvature."""
         return ranges.of_curvature(self.activation)
 

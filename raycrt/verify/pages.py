@@ -61,16 +61,16 @@ class Footer:
         columns = []
         for group in content[4]:
             for chunk in group[1]:
-                told = chunk[3]
+                facts = chunk[3]
                 # The dictionary, if there is one, lies before the other pages.
-                first = min(told[9], told.get(11) or told[9])
+                first = min(facts[9], facts.get(11) or facts[9])
                 columns.append(
                     Column(
-                        name=told[3][0].decode(),
+                        name=facts[3][0].decode(),
                         rows=_whole(group[3]),
-                        numbers=_whole(told[5]),
+                        numbers=_whole(facts[5]),
                         first=_whole(first),
-                        packed=_whole(told[7]),
+                        packed=_whole(facts[7]),
                     )
                 )
         rows = sum(_whole(group[3]) for group in content[4])

@@ -108,7 +108,7 @@ class Errors:
         """Whether no number overflows in float32, weights included, at inputs of norm `length`,
         but logits of other classes than `label` downwards: those only get further away."""
         # A sharp softplus multiplies its argument by 4 sup s'' before anything else.
-        most = _LARGEST_FLOAT32 / max(1.0, 4 * self.model.bends.bound)
+        most = _LARGEST_FLOAT32 / max(1.0, 4 * self.model.curvatures.bound)
         layers = self.layers(length, FLOAT32_UNIT)
         largest = np.max([error + size for error, size in layers], axis=0)
         last = self.model.biases[-1]
@@ -123,7 +123,7 @@ class Errors:
         error = UNIT * size * np.ones_like(length)
         for k in range(self.model.depth - 2, -1, -1):
             # Slopes are off by `shaken` in the 2-norm, and each by `own` for itself.
-            shaken = self.model.bends.bound * layers[k][0]
+            shaken = self.model.curvatures.bound * layers[k][0]
             own = _SLOPE_UNITS * UNIT * max(1.0, steepest)
             # Above the last matrix no entry of the gradient is larger than two entries of that.
             entry = size if k < self.model.depth - 2 else 2 * np.abs(self.model.weights[-1]).max()
@@ -171,24 +171,24 @@ def floor(
     m: np.ndarray,
     u: np.ndarray | None = None,
     deployed: float | None = None,
-    bend: np.ndarray | None = None,
+    inflation: np.ndarray | None = None,
 ) -> Floor:
     """The floor of margins with `value` and `m` (...) and `gradient` and `u` (..., features).
 
     `length` (...) is |x0|. Without `u` the point is x0 itself. With `deployed`, the unit roundoff
     of a coarser arithmetic, the floor lies under the margin as computed in that arithmetic. With
-    `bend` b (...) > 0 the gradient's error lowers the constant and raises m.
+    `inflation` b (...) > 0 the gradient's error lowers the constant and raises m.
     """
     features = gradient.shape[-1]
-    if bend is not None:
-        m = (m + bend) * (1 + 2 * UNIT)
+    if inflation is not None:
+        m = (m + inflation) * (1 + 2 * UNIT)
     if u is None:
         shift, dot, tilt = np.zeros_like(value), np.zeros_like(value), gradient
     else:
         shift, dot = norm(u), (gradient * u).sum(-1)
         tilt = gradient + m[..., None] * u
     steepness, reach = norm(gradient), (length + shift) * ROOM
-    off_gradient = errors.gradient(reach)
+    gradient_error = errors.gradient(reach)
     # x0 + u is rounded too: the point used lies at u + e, |e| <= moved. x0 itself is not.
     moved = np.zeros_like(reach) if u is None else UNIT * reach
     terms = gamma(features + 16)
@@ -197,10 +197,10 @@ def floor(
     rounding = rounding + moved * (steepness + m * (shift + moved))
     lowered = errors.margin(reach) + rounding
     steeper = terms * (steepness + m * shift) + m * moved + SHORT
-    if bend is None:
-        lowered, steeper = lowered + off_gradient * shift, steeper + off_gradient
+    if inflation is None:
+        lowered, steeper = lowered + gradient_error * shift, steeper + gradient_error
     else:
-        lowered = lowered + off_gradient * (off_gradient / bend) / 2
+        lowered = lowered + gradient_error * (gradient_error / inflation) / 2
     if deployed is not None:
         # Affine in |x'| <= |x0| + |d| and >= 0 at 0: nowhere steeper than the way up to any length.
         lowered = lowered + errors.margin(length * ROOM, deployed)
@@ -220,9 +220,9 @@ def witness_radius(
         end = -tilt * (radius / norm(tilt))[..., None]
         off = errors.gradient((length + norm(u)) * ROOM)
         spare = norm(gradient) / radius - m
-        bend = np.minimum(off / norm(end - u), np.where(spare > 0, spare / 2, np.inf))
-        bend = np.where(np.isfinite(bend) & (bend > 0), bend, 1.0)
-        bent = floor(errors, length=length, gradient=gradient, u=u, bend=bend, **values)
+        inflation = np.minimum(off / norm(end - u), np.where(spare > 0, spare / 2, np.inf))
+        inflation = np.where(np.isfinite(inflation) & (inflation > 0), inflation, 1.0)
+        bent = floor(errors, length=length, gradient=gradient, u=u, inflation=inflation, **values)
     return np.maximum(radius, bent.radius())
 
 

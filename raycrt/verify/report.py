@@ -211,12 +211,12 @@ def _deployment(manifest: dict[str, Any]) -> str:
 
 
 def _stated_curvature(manifest: dict[str, Any], classes: int) -> np.ndarray:
-    told: Any = manifest.get("margin_curvature")
+    stored: Any = manifest.get("margin_curvature")
     try:
-        stated = np.array(told, dtype=np.float64)
+        stated = np.array(stored, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         stated = np.empty(0)
-    if stated.ndim != 2 or {type(m) for row in told for m in row} - {int, float}:
+    if stated.ndim != 2 or {type(m) for row in stored for m in row} - {int, float}:
         raise InvalidInput("margin_curvature must be a matrix of numbers in the manifest")
     require(
         stated.shape == (classes, classes),

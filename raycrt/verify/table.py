@@ -170,8 +170,8 @@ def _readable() -> Iterator[None]:
         TypeError,
         AttributeError,
     ) as error:
-        told = " ".join(str(error).split())[:200]
-        raise Malformed(f"the file cannot be read as Parquet: {told}") from None
+        message = " ".join(str(error).split())[:200]
+        raise Malformed(f"the file cannot be read as Parquet: {message}") from None
 
 
 def _check_columns(schema: pa.Schema) -> None:

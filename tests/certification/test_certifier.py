@@ -333,3 +333,12 @@ def test_bad_input():
         certifier(torch.zeros(0, 5))
     with pytest.raises(InvalidInput, match=r"`steps >= 0` must hold, but got \(steps=-1\)"):
         Certifier(random_network(2), steps=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("leading", 0), ("directions", -1), ("patience", 2.5), ("missed", math.nan), ("lost", -0.1)],
+)
+def test_tolerances_that_are_none_are_refused(name, value):
+    with pytest.raises(InvalidInput, match=f"`{name} >= "):
+        Tolerances(**{name: value})

@@ -166,19 +166,21 @@ def test_the_best_where_two_ends_are_equally_near(tilt):
     ray = np.stack([np.cos(angle), np.sin(angle)], 1)
     slope, curved = ray @ gradient[0], ray**2 @ (p * weight.diagonal() ** 2)
     best = (2 * 0.7 / (np.sqrt(slope**2 + 2 * curved * 0.7) - slope)).min()
-    for off in (1e-16, 1e-12, 1e-9, 1e-6):
-        given = {"value": value, "off": np.array([off]), "gradient": gradient}
+    for gradient_error in (1e-16, 1e-12, 1e-9, 1e-6):
+        given = {"value": value, "gradient_error": np.array([gradient_error]), "gradient": gradient}
         given["u"] = np.zeros((1, 2))
         b, c, s = Decomposition.of(weight, p).propose(m=m, claim=np.array([best]), **given)
         quadratic = Quadratic.of(weight, p, m)
-        found = quadratic.radius(moved=np.zeros(1), bend=b, pull=c, step=s, **given)[0]
-        # The gradient's error costs about `off` at most times a few.
-        assert best * (1 - 1e-10 - 3 * off) <= found <= best
+        found = quadratic.radius(moved=np.zeros(1), inflation=b, pull=c, step=s, **given)[0]
+        # The gradient's error costs about `gradient_error` at most times a few.
+        assert best * (1 - 1e-10 - 3 * gradient_error) <= found <= best
 
 
-def _exact(quadratic: Quadratic, value, off, gradient, u, bend, pull, step) -> Fraction:
+def _exact(
+    quadratic: Quadratic, value, gradient_error, gradient, u, inflation, pull, step
+) -> Fraction:
     """R^2 of the theorem in rational numbers, for one point u (features,) of these."""
-    v, h, b, c = (Fraction(float(a)) for a in (value, off, bend, pull))
+    v, h, b, c = (Fraction(float(a)) for a in (value, gradient_error, inflation, pull))
     g, s = ([Fraction(float(a)) for a in row] for row in (gradient, step))
     weight = [[Fraction(float(a)) for a in row] for row in quadratic.weight]
     p = [Fraction(float(a)) for a in quadratic.p]
@@ -214,15 +216,15 @@ def test_rounding_is_on_the_safe_side_of_rational_numbers(scale, proposed):
             "u": rng.normal(size=(k, features)) * reach * 10 ** rng.uniform(-6, 0),
         }
         given["value"] = np.abs(given["gradient"] @ np.ones(features)) * reach
-        given["off"] = 1e-9 * np.linalg.norm(given["gradient"], axis=1)
-        bend, pull, step = Decomposition.of(weight, p).propose(
+        given["gradient_error"] = 1e-9 * np.linalg.norm(given["gradient"], axis=1)
+        inflation, pull, step = Decomposition.of(weight, p).propose(
             m=quadratic.m, claim=np.full(k, reach), **given
         )
         if not proposed:
-            bend = bend * 10 ** rng.uniform(-3, 6, size=k)
-            pull = (quadratic.m + bend) * (1 + 10 ** rng.uniform(-15, 2, size=k))
+            inflation = inflation * 10 ** rng.uniform(-3, 6, size=k)
+            pull = (quadratic.m + inflation) * (1 + 10 ** rng.uniform(-15, 2, size=k))
             step = step * (1 + rng.normal(size=step.shape) * 10 ** rng.uniform(-16, 0, (k, 1)))
-        numbers = {"bend": bend, "pull": pull, "step": step}
+        numbers = {"inflation": inflation, "pull": pull, "step": step}
         moved = np.where(np.arange(k) % 2 == 0, 0.0, 1e-5 * reach)
         with np.errstate(all="ignore"):
             found = quadratic.radius(moved=moved, **given, **numbers)
@@ -291,17 +293,21 @@ def test_any_other_numbers_prove_no_more():
     seen = _seen(model, x, _points(rng, x, y, t, model, curvature[y, t]), y, t)
     true = _matrix(matrices, y, t, seen)
     quadratic, decomposition = matrices._kept[y, t]
-    given = {"value": seen["value"], "off": np.full(len(true), 1e-3), "gradient": seen["gradient"]}
+    given = {
+        "value": seen["value"],
+        "gradient_error": np.full(len(true), 1e-3),
+        "gradient": seen["gradient"],
+    }
     given["u"] = seen["u"]
-    bend, pull, step = decomposition.propose(
+    inflation, pull, step = decomposition.propose(
         m=curvature[y, t], claim=np.where(true > 0, true, 1.0), **given
     )
     for _ in range(300):
         far = rng.normal(size=step.shape) * 10 ** rng.uniform(-9, 1)
-        b = bend * 10 ** rng.uniform(-8, 8, size=bend.shape)
-        c = pull * 10 ** rng.uniform(-1, 1, size=bend.shape) * rng.choice([-1, 1, 1, 1])
+        b = inflation * 10 ** rng.uniform(-8, 8, size=inflation.shape)
+        c = pull * 10 ** rng.uniform(-1, 1, size=inflation.shape) * rng.choice([-1, 1, 1, 1])
         b = b * rng.choice([-1, 1, 1, 1])
-        found = quadratic.radius(moved=0 * bend, bend=b, pull=c, step=step + far, **given)
+        found = quadratic.radius(moved=0 * inflation, inflation=b, pull=c, step=step + far, **given)
         assert (found <= true * (1 + 1e-8)).all()
 
 
@@ -411,8 +417,8 @@ def test_a_float32_deployment_takes_more_off():
     coarse = Matrices(model, errors, curvature, FLOAT32_UNIT)
     radius = _matrix(exact, y, t, seen)
     for claim in (radius, 100 * radius):
-        off = errors.margin(seen["length"] + claim, FLOAT32_UNIT)
-        lower = _matrix(exact, y, t, {**seen, "value": seen["value"] - off}, claim)
+        gradient_error = errors.margin(seen["length"] + claim, FLOAT32_UNIT)
+        lower = _matrix(exact, y, t, {**seen, "value": seen["value"] - gradient_error}, claim)
         found = _matrix(coarse, y, t, seen, claim)
         assert 0 < found < radius * (1 - 1e-7)
         assert np.allclose(found, lower, rtol=1e-8)

@@ -52,12 +52,14 @@ class Reference:
     def _run(self, rows: np.ndarray) -> Tensor:
         with np.errstate(all="ignore"):
             logits, output = self.evaluator.run([self.logits, self.output], {self.input: rows})
-        values, told = (
+        values, decision = (
             np.asarray(result).astype(np.float64).reshape(len(rows), -1)
             for result in (logits, output)
         )
         if self.predicts:
-            chosen = told.argmax(1) if told.shape == values.shape else told[:, 0].astype(int)
+            chosen = (
+                decision.argmax(1) if decision.shape == values.shape else decision[:, 0].astype(int)
+            )
             eps = float(np.finfo(np.float32 if self.type.itemsize > 2 else np.float16).eps)
             _require_largest(values, chosen, 16 * eps)
         return torch.from_numpy(values)

@@ -127,21 +127,21 @@ def _with_activations(order: list[StoredLayer]) -> Stages:
     """
     steps = [_step(a, b) for a, b in pairwise(order)]
     weights = [k for k, layer in enumerate(order) if not isinstance(layer, StoredBatchNorm)]
-    starts, told = [0], True
+    starts, certain = [0], True
     if len(weights) == len(order):
         starts = list(weights)
         known = {step > 1 for step in steps if step is not None}
-        told = len(known) < 2
+        certain = len(known) < 2
     else:
         outside = steps[: weights[0]] + steps[weights[-1] :]
-        told = all(step == 1 for step in outside)
+        certain = all(step == 1 for step in outside)
         for a, b in pairwise(weights):
             between = steps[a:b]
             gaps = [a + 1 + k for k, step in enumerate(between) if step is not None and step > 1]
             found = gaps if b > a + 1 else [b]
-            told = told and len(found) == 1 and (b == a + 1 or None not in between)
+            certain = certain and len(found) == 1 and (b == a + 1 or None not in between)
             starts += found
-    if not told:
+    if not certain:
         raise InvalidInput(
             f"layers must state where the activation stands among {_names(order)}: --layers with "
             "+ between those that have none between them, as in a+norm,b where it follows batch "

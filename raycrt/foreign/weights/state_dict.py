@@ -36,14 +36,16 @@ def choose(content: Any, key: str | None = None) -> dict[str, Tensor]:
         held = _listing(content) if isinstance(content, Mapping) else type(content).__name__
         raise InvalidInput(f"a file of weights must hold a state dict, but holds {held}")
     chosen = found if key is None else _under(found, key)
-    told = ", ".join(path or "the whole file" for path in found)
+    paths_found = ", ".join(path or "the whole file" for path in found)
     if not chosen:
         alone = "; leave the key out" if list(found) == [""] else ""
         raise InvalidInput(
-            f"key must lead to a state dict, but {key!r} does not; there are {told}{alone}"
+            f"key must lead to a state dict, but {key!r} does not; there are {paths_found}{alone}"
         )
     if len(chosen) > 1:
-        raise InvalidInput(f"key must say which state dict is meant, there are several: {told}")
+        raise InvalidInput(
+            f"key must say which state dict is meant, there are several: {paths_found}"
+        )
     (state,) = chosen.values()
     others = {
         name: value

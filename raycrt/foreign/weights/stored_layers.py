@@ -170,7 +170,7 @@ def _split(name: str) -> tuple[str, str]:
     return layer, _ROLES.get(role, role)
 
 
-def _layer(name: str, of: dict[str, Tensor], eps: float | None, told: str) -> StoredLayer:
+def _layer(name: str, of: dict[str, Tensor], eps: float | None, present: str) -> StoredLayer:
     sizes = {role: tensor.dim() for role, tensor in of.items()}
     if sizes.keys() == {"mean", "std"}:
         return StoredNormaliser(name=name, tensors=of)
@@ -181,7 +181,7 @@ def _layer(name: str, of: dict[str, Tensor], eps: float | None, told: str) -> St
             if eps is None:
                 raise InvalidInput(
                     "batch_norm_eps must be given, as no file of weights holds it (torch's own is "
-                    f"1e-5), where there is batch normalisation: {told}"
+                    f"1e-5), where there is batch normalisation: {present}"
                 )
             return StoredBatchNorm(name=name, tensors=of, eps=eps)
     kinds = {2: StoredDense, 4: StoredConvolution}
@@ -191,7 +191,7 @@ def _layer(name: str, of: dict[str, Tensor], eps: float | None, told: str) -> St
             return kinds[sizes["weight"]](name=name, tensors=of)
     raise InvalidInput(
         "weights must be those of dense layers, convolutions, batch normalisation, or mean and std "
-        f"of the inputs, but there are {told}"
+        f"of the inputs, but there are {present}"
     )
 
 
