@@ -91,8 +91,9 @@ def test_norms_of_nothing():
 # Curvature
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4])
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("depth", "name"), [*((3, name) for name in ACTIVATIONS), (2, "softplus"), (4, "tanh")]
+)
 def test_no_hessian_bends_more_than_the_curvature(depth, name):
     model = _model(depth, name, seed=depth)
     network = random_network(depth, name=name, seed=depth).double()
@@ -173,8 +174,10 @@ def _unrolled_model(depth: int, name: str) -> Model:
     )
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4])
-@pytest.mark.parametrize("name", ["softplus", "tanh", "arctan", "silu"])
+@pytest.mark.parametrize(
+    ("depth", "name"),
+    [*((3, name) for name in ("softplus", "tanh", "arctan", "silu")), (2, "tanh"), (4, "silu")],
+)
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
 def test_rounding_stays_within_its_bound(depth, name, kind):
     """Against the same network in the long double of the machine, and in float32."""
@@ -354,8 +357,9 @@ def test_points_that_prove_nothing_have_radius_0():
         assert (_radii(model, x, y, t, np.inf) == 0).all()
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize(
+    ("depth", "name"), [*((2, name) for name in ACTIVATIONS), (3, "softplus"), (3, "silu")]
+)
 def test_no_point_of_a_fine_grid_contradicts_a_radius(depth, name):
     """In the plane every witness, good or hostile, is tried against a grid around the point."""
     model = _model(depth, name, features=2, width=8, classes=3, gain=3.0, seed=depth)

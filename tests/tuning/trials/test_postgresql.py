@@ -21,9 +21,6 @@ from tests.tuning.search.test_searcher import landscape
 from tuning.analysis import study
 from tuning.trials import store
 
-# Optuna leaves it to the garbage collector to close its connections.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
 
 def _programs() -> Path | None:
     """The directory of `initdb` and `pg_ctl`."""
