@@ -286,7 +286,7 @@ class TestBadInput:
 def test_norms_whose_squares_underflow_are_not_lost():
     layer = Dense(3, 2).double().requires_grad_(False)
     with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [1e-170, 0.0, 0.0]]))
+        layer.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [1e-170, 0.0, 0.0]], dtype=torch.float64))
         layer.bias.fill_(1e-170)
     assert float(norms(layer).row_norms_upper()[1]) >= 1e-170
     assert norms(layer).column_norms_upper()[1:].tolist() == [0.0, 0.0]
