@@ -1,7 +1,7 @@
-"""Margins that are the same number at every input, whatever the number is.
+"""Margins that take the same value at every input, whatever that value is.
 
-A margin depends on the input only by the neurons of the last hidden layer that the input reaches
-through weights other than zero, and on these only where the rows of its two classes differ.
+A margin depends on the input only through the neurons of the last hidden layer that the input
+reaches via nonzero weights, and only through those where the rows of its two classes differ.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from raycrt.networks.network import Network
 
 
 def constant_margins(network: Network) -> Tensor:
-    """Which margins (classes, classes) do not depend on the input; false where that is not known.
+    """Mask (classes, classes) of margins proved independent of the input; False where unknown.
 
-    Nothing is known of a map whose matrix is not formed, or rounded.
+    Nothing is known about a map whose matrix is not formed, or is rounded.
     """
     *below, last = [link for layer in network.in_float64().layers for link in _links(layer)]
     reached = torch.ones(network.features, dtype=torch.bool, device=last.offset().device)
@@ -32,7 +32,7 @@ def constant_margins(network: Network) -> Tensor:
         return torch.ones(network.classes, network.classes, dtype=torch.bool, device=reached.device)
     if not _known(last):
         return torch.eye(network.classes, dtype=torch.bool, device=reached.device)
-    # Zeros of either sign are one.
+    # Adding 0.0 makes zeros of either sign equal.
     _, kind = (last.matrix()[:, reached] + 0.0).unique(dim=0, return_inverse=True)
     return kind[:, None] == kind
 

@@ -1,4 +1,4 @@
-"""What is known of the curvature of margins, behind one question: which radii do points prove?"""
+"""Curvature bounds of margins, behind one interface: the radii that points prove with them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from raycrt.margins.tolerances import Tolerances
 
 @dataclass(frozen=True, kw_only=True)
 class NumberCurvature:
-    """`Hess f >= -m I`, with a number m for each margin."""
+    """The bound `Hess f >= -m I`, with one number m per margin."""
 
     proof: RadiusProof
 
     def radius(
         self, points: Points, measured: Measured, m: Tensor, least: Tensor | None = None
     ) -> Tensor:
-        """Radii (n,) that `points`, with the errors in `measured`, prove of margins of curvature m.
-        Below `least` (n,), if it is given, they need not be the best."""
+        """Radii (n,) proved by `points`, with the errors in `measured`, for margins of curvature m.
+        If `least` (n,) is given, radii below it need not be the best that can be proved."""
         return self.proof.at_points(measured, m)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixCurvature(NumberCurvature):
-    """`Hess f >= -P` as well, which is looked at where it may prove more than m does."""
+    """The bound `Hess f >= -P` in addition, used where it may prove a larger radius than m."""
 
     matrices: CurvatureMatrices
     tables: ErrorTables
@@ -40,7 +40,7 @@ class MatrixCurvature(NumberCurvature):
         self, points: Points, measured: Measured, m: Tensor, least: Tensor | None = None
     ) -> Tensor:
         radius = super().radius(points, measured, m)
-        # No curvature proves more than the distance of the point's tangent plane.
+        # No curvature bound proves more than the distance to the tangent plane of the point.
         plane = (points.value - points.gu) / points.gg.sqrt()
         able = plane > radius * (1 + self.tolerances.tight)
         if least is not None:
@@ -49,7 +49,7 @@ class MatrixCurvature(NumberCurvature):
         if len(short) == 0:
             return radius
         measured = measured.take(short)
-        # The checker picks its own multiplier, so leave it a margin.
+        # The checker picks its own multiplier, so leave it some slack.
         checked = self.tolerances.checked * self.tables.gradient(measured.point_norm)
         measured = replace(measured, gradient_error=torch.maximum(measured.gradient_error, checked))
         matrix = self.matrices.at(

@@ -1,13 +1,13 @@
 """A low-rank-plus-identity upper bound P of a margin's negative Hessian.
 
-With two layers `Hess f >= -P` everywhere for `P = W_1^T diag(p) W_1` and p as
-`raycrt.bounds.readout_curvature` has it; m is its largest eigenvalue. The first eigenvectors V are
+With two layers, `Hess f >= -P` everywhere for `P = W_1^T diag(p) W_1`, with p from
+`raycrt.bounds.readout_curvature`; m is the largest eigenvalue of P. The leading eigenvectors V are
 kept, as coordinates in a span:
 
     P <= V diag(d) V^T + rest I,    V^T V <= (1 + skew) I,
 
-proved for the V that is stored by a Cholesky factorisation, however it was found. With
-`s = lambda - b - rest` above all `d (1 + skew)`, Woodbury's identity gives
+proved for the stored V by a Cholesky factorisation, however V was found. With
+`s = lambda - b - rest` larger than every `d (1 + skew)`, Woodbury's identity gives
 
     h^T ((lambda - b) I - P)^-1 h <= (|h|^2 + sum_i (V^T h)_i^2 d_i / (s - d_i (1 + skew))) / s.
 """
@@ -25,16 +25,18 @@ from raycrt.bounds.spectral import EPS, SLACK, eigenvalue_upper, gamma
 from raycrt.margins.first_layer import Space, Span
 from raycrt.networks.network import Network
 
-# Multipliers stay this far, relatively, above the pole; they are looked for up to so many times
-# what the number m asks for.
+# Multipliers stay this far (relative) above the pole; the search extends to `_BEYOND` times the
+# multiplier that the number m calls for.
 _NEXT_TO, _BEYOND, _LEAST = 1e-6, 8, 1e-150
 _BISECTIONS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixAtPoints:
-    """P of n margins at points u with gradients g, in float64: V^T g `of_gradient` and V^T u
-    `of_point` (n, k), the `sizes` d (1 + skew) (n, k), and the `rest` (n,)."""
+    """P for n margins at points u with gradients g, in float64.
+
+    V^T g `of_gradient`, V^T u `of_point` and the `sizes` d (1 + skew) are (n, k), `rest` is (n,).
+    """
 
     of_gradient: Tensor
     of_point: Tensor
@@ -43,20 +45,20 @@ class MatrixAtPoints:
 
     @property
     def largest(self) -> Tensor:
-        """Bounds (n,) of the largest eigenvalues."""
+        """Upper bounds (n,) on the largest eigenvalues."""
         return (self.sizes.amax(1) + self.rest) * (1 + 4 * EPS)
 
     def multiplier(
         self, value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, start: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """About the lambda (n,) that proves most, and the squared length of
-        `(lambda I - P)^-1 (g + lambda u)` there: from the end of the ball to the point. No proof.
+        """An estimate (n,) of the lambda that proves most, and the squared length there of
+        `(lambda I - P)^-1 (g + lambda u)`, the step from the end of the ball to the point.
 
-        It is the root of the quadratic bound's value where `|d|^2 lambda / 2` on top of it is
-        lowest, looked for up to a few times `start` beyond the pole, or next to the pole.
+        Neither is proved. lambda is where the quadratic bound vanishes at the minimiser of its sum
+        with `|d|^2 lambda / 2`, searched up to a few times `start` above the pole, or next to it.
         """
         a, b = self.of_gradient, self.of_point
-        # Across all directions the curvature is the rest.
+        # Orthogonal to all directions the curvature is the rest.
         gg, gu, uu = (
             whole - (x * y).sum(1) for whole, x, y in ((gg, a, a), (gu, a, b), (uu, b, b))
         )
@@ -68,7 +70,7 @@ class MatrixAtPoints:
         high = torch.maximum(low, (start * _BEYOND).clamp(min=_LEAST).log())
 
         def at(above: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            """lambda, y along the directions, 1 / (lambda - rest), and |h|^2 across them."""
+            """lambda, y along the directions, 1 / (lambda - rest), and |h|^2 orthogonal to them."""
             lam = pole + above.exp()
             y = torch.addcmul(a, lam[:, None], b).div_(lam[:, None] - curved)
             return lam, y, 1 / (lam - floor), gg + 2 * lam * gu + lam * lam * uu
@@ -83,15 +85,15 @@ class MatrixAtPoints:
         return lam, torch.linalg.vecdot(y, y) + free * free * across.clamp(min=0)
 
     def spent(self, lam: Tensor, inflation: Tensor, hh: Tensor, error: Tensor) -> Tensor:
-        """Bounds (n,) of `h^T ((lambda - inflation) I - P)^-1 h` for h = g + lambda u with |h|^2 <=
-        `hh`, whose products with the directions have errors of at most `error` (n,); infinite
-        beyond the pole."""
+        """Upper bounds (n,) on `h^T ((lambda - inflation) I - P)^-1 h` for h = g + lambda u with
+        |h|^2 <= `hh`, where the products of h with the directions have errors of at most `error`
+        (n,); infinite beyond the pole."""
         left = (lam - inflation) * (1 - 2 * EPS) - self.rest
         left = left - 4 * EPS * (lam + self.rest)
         ahead = torch.addcmul(self.of_gradient, lam[:, None], self.of_point).abs_()
         ahead += error[:, None]
         room = left[:, None] - self.sizes
-        # The quotient first: products of small curvature and small gradients underflow.
+        # Form the quotient first: products of small curvatures and small gradients underflow.
         parts = (ahead * ahead * (self.sizes / room)).sum(1)
         spent = (hh + parts) / left * (1 + (self.sizes.shape[1] + 16) * EPS)
         return torch.where((room > 0).all(1), spent, torch.inf)
@@ -106,10 +108,9 @@ class _Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvatureMatrices:
-    """The matrices P, of `directions` directions at most, of all margins of a network of two layers
-    whose first acts within a span.
+    """The matrices P of all margins of a two-layer network whose first layer acts within a span.
 
-    Each is found when it is first asked for.
+    Each keeps at most `directions` directions and is computed on first use.
     """
 
     network: Network
@@ -119,13 +120,13 @@ class CurvatureMatrices:
 
     @staticmethod
     def of(exact: Network, space: Space, directions: int) -> CurvatureMatrices | None:
-        """`exact` is in float64; None where it has other layers or acts on all pixels."""
+        """None unless `exact` (in float64) has two layers and its first layer acts in a span."""
         if exact.depth != 2 or not isinstance(space, Span):
             return None
         return CurvatureMatrices(network=exact, span=space, directions=directions)
 
     def at(self, label: Tensor, target: Tensor, gradient: Tensor, u: Tensor) -> MatrixAtPoints:
-        """Those of margins (label, target) with gradients and points (n, size) in the span."""
+        """P of the margins (label, target) at points u with gradients (n, size) in the span."""
         pair = label * self.network.classes + target
         order = pair.argsort()
         numbers, counts = pair[order].unique_consecutive(return_counts=True)
@@ -171,12 +172,12 @@ def _matrix(network: Network, span: Span, y: int, t: int, directions_kept: int) 
     eye = torch.eye(k, dtype=directions.dtype, device=directions.device)
     tilted = float(torch.linalg.matrix_norm(directions.T @ directions - eye))
     tilted += gamma(span.size + 4) * k
-    # What forming both products can have added.
+    # The rounding error of forming both products.
     mass = float((weights * action.square().sum(1)).sum()) * SLACK
     rounding = gamma(len(action) + 8) * mass
     rounding += gamma(k + 8) * float(sizes.sum()) * (1 + tilted)
     left = max(0.0, eigenvalue_upper(gram - (kept + kept.T) / 2, float(below))) + rounding
-    # V^T V for the V in pixels, B^T V.
+    # The skew of V^T V for V in pixels, that is B^T V.
     skew = tilted + span.skew * (1 + tilted)
     missed = math.sqrt(float(weights.max())) * span.slack.pull
     most = math.sqrt((float(sizes.max()) * (1 + skew) + left) * (1 + span.skew))

@@ -1,5 +1,5 @@
-"""Margins of pairs of image and class, evaluated at points: estimated in the solver's type, or with
-proved radii."""
+"""Margins of (image, class) pairs evaluated at points: estimates in the solver's type, or proved
+radii."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from raycrt.networks.network import Network
 class MarginEvaluator:
     """k margins of a batch: of `image` (k,) against `target` (k,), with curvatures `m` (k,).
 
-    The rest is what is known of them at their images, `margins` for the batch and for each of the k
-    its `label`, `image_norm`, `value` and closed form `radius`.
+    `margins` holds all margins of the batch at its images; `label`, `image_norm`, `value` and the
+    closed-form `radius` (k,) are those of the k margins.
     """
 
     prepared: PreparedNetwork
@@ -55,8 +55,8 @@ class MarginEvaluator:
         )
 
     def start(self, enough: Tensor) -> Points:
-        """The images themselves. Where the whole gradient is at hand and a finite radius is
-        `enough` (k,), it is taken for a closer closed form."""
+        """The images themselves as points. Where the whole gradient is available and a finite
+        radius is `enough` (k,), it is used for a tighter closed form."""
         prepared = self.prepared
         slopes = [slope.index_select(0, self.image) for slope in self.margins.slopes]
         cotangent = prepared.fast_readout.margin(self.label, self.target)
@@ -73,8 +73,8 @@ class MarginEvaluator:
         return start
 
     def estimate(self, rows: Tensor, w: Tensor) -> Points:
-        """The margins `rows` at the coordinates w (n, size) that the solver starts in: estimates in
-        its type."""
+        """Estimates, in the solver's type, of the margins `rows` at w (n, size), given in the
+        coordinates that the solver starts in."""
         where = self.prepared.directions or self.prepared.space
         value, first = self._estimated(rows, where, w)
         found = Points.at(w, value, where.pull(first))
@@ -82,16 +82,16 @@ class MarginEvaluator:
         return found
 
     def in_space(self, rows: Tensor, points: Points) -> Points:
-        """The margins `rows` at `points` of the directions, as points of the space, whose radii are
-        not known yet."""
+        """The margins `rows` at `points`, mapped from the coordinates of `directions` to the space;
+        their radii are not known yet."""
         directions = self.prepared.directions
         assert directions is not None
         value, first = self._estimated(rows, directions, points.u)
         return Points.at(directions.lift(points.u), value, self.prepared.space.pull(first))
 
     def prove(self, rows: Tensor, w: Tensor) -> Points:
-        """The margins `rows` at points near w (n, size), with radii that are proved there and at
-        every point that these are rounded to."""
+        """The margins `rows` at points near w (n, size), with radii proved both at these points
+        and at every point that they are rounded to."""
         prepared = self.prepared
         w = prepared.space.rounded(w)
         u = w.double()
@@ -104,9 +104,9 @@ class MarginEvaluator:
         )
 
     def steep(self, points: Points) -> Tensor:
-        """Where (k,) rounding the `points` of all margins to float16 would cost more of their
-        radius than is tolerated: near the pole of the dual an error of the gradient costs to first
-        order, not to second."""
+        """Mask (k,) of margins for which rounding `points` to float16 would cost more of the radius
+        than is tolerated: near the pole of the dual, a gradient error costs to first order instead
+        of second."""
         space = self.prepared.space
         if not isinstance(space, Span):
             return torch.zeros_like(self.label, dtype=torch.bool)
@@ -117,15 +117,16 @@ class MarginEvaluator:
         return changed.square() > 2 * spare * tolerated * (points.gg * points.uu).sqrt()
 
     def prove_as_kept(self, rows: Tensor, point: Tensor) -> Tensor:
-        """The radii (n,) that the points (n, features), as they are kept, prove of the margins
-        `rows`, all in float64: more than `prove` where rounding points and gradients costs much.
+        """Radii (n,) that the stored points (n, features) prove for the margins `rows`, in float64.
+
+        They exceed those of `prove` where rounding points and gradients costs much.
         """
         found, norms = self._as_kept(rows, point)
         return self._radius(rows, found, norms, as_kept=True)
 
     def measure_as_kept(self, point: Tensor) -> Measured:
-        """All margins at points (k, features) as they are kept, in float64: what proves their radii
-        for any curvature."""
+        """All margins at the stored points (k, features), in float64: the measurements that prove
+        their radii for any curvature."""
         rows = torch.arange(len(self.label), device=self.label.device)
         found, norms = self._as_kept(rows, point)
         return self._measured(rows, found, norms, as_kept=True)
@@ -145,8 +146,8 @@ class MarginEvaluator:
         as_kept: bool = False,
         least: Tensor | None = None,
     ) -> Tensor:
-        """Radii (n,) that `points` prove; and, if they are not given `as_kept`, every point that
-        they are rounded to. Below `least` (n,) they need not be the best."""
+        """Radii (n,) that `points` prove and, unless `as_kept`, every point that they are rounded
+        to proves too. Radii below `least` (n,) need not be the best that can be proved."""
         measured = self._measured(rows, points, norms, as_kept=as_kept)
         return self.prepared.curvature.radius(points, measured, self._of(self.m, rows), least)
 
@@ -162,7 +163,7 @@ class MarginEvaluator:
         dtype = points.gradient.dtype
         gradient_error = prepared.gradient_error(norms, label, target, point_norm, dtype)
         if isinstance(space, Span) and not as_kept:
-            # Between u and the point that is kept the gradient changes by the curvature.
+            # From u to the stored point the gradient changes by at most curvature * distance.
             rounding = space.rounding(shift)
             curvature = prepared.curvature_both[label, target] + self._of(self.m, rows)
             value_error = value_error + curvature * rounding**2
@@ -184,8 +185,8 @@ class MarginEvaluator:
     def _estimated(
         self, rows: Tensor, where: Directions | Space, w: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Estimates, at coordinates w (n, size), of the values (n,) of the margins and of their
-        gradients in z_1 (n, width)."""
+        """Estimates of the margins' values (n,) and of their gradients in z_1 (n, width) at
+        coordinates w (n, size)."""
         prepared = self.prepared
         image, label, target = self._pairs(rows)
         z = where.onto(_rows(self.margins.first_fast, image), w)
@@ -200,8 +201,8 @@ class MarginEvaluator:
     def _evaluated(
         self, rows: Tensor, u: Tensor, backward: Network
     ) -> tuple[Tensor, Tensor, CotangentNorms]:
-        """At coordinates u (n, size), the values (n,) of the margins in float64, and in the type of
-        `backward` their gradients in z_1 (n, width), with the norms on their way."""
+        """The margins' values (n,) in float64 at coordinates u (n, size), their gradients in z_1
+        (n, width) in the type of `backward`, and the cotangent norms of the backward pass."""
         prepared, dtype = self.prepared, backward.dtype
         exact = backward is prepared.exact
         readout = prepared.exact_readout if exact else prepared.fast_readout
@@ -225,19 +226,19 @@ class MarginEvaluator:
 
 
 def _rows(values: Tensor, image: Tensor) -> Tensor:
-    """The rows `image` (k,) of values (n, width); without a copy where that is all of them."""
+    """The rows `image` (k,) of values (n, width); no copy is made where these are all rows."""
     if len(image) == len(values) and torch.equal(image, torch.arange(len(values)).to(image)):
         return values
     return values.index_select(0, image)
 
 
 def _in_cache(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """A few rows of z_1, the first, and the other parts at a time, so that what is made of them
-    stays in the processor's cache."""
+    """Chunks of a few rows of all `parts` (z_1 first), so that intermediate results stay in the
+    processor's cache."""
     z = parts[0]
     rows = max(1, _BYTES_IN_CACHE * torch.get_num_threads() // (z.shape[1] * z.element_size()))
     yield from zip(*(part.split(rows) for part in parts), strict=True)
 
 
-# What z_1 of the rows that are worked on at a time may take: about half of a core's cache.
+# Bytes per thread that one chunk of z_1 may take: about half of a core's cache.
 _BYTES_IN_CACHE = 2**19

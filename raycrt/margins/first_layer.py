@@ -1,13 +1,13 @@
-"""Where points are proved: in the few directions that a first layer acts on, or in all pixels.
+"""Spaces in which points are proved: the few directions a first layer acts on, or all pixels.
 
-A first layer trained on principal components, or with fewer neurons than pixels, does not see most
-directions of the input. Let B (d, features) have the others as its orthonormal rows, but for
-rounding, and write `W_1 = A B + R`. Then W_1 x is `A (B x)` but for |R| |x|, the gradient
-`W_1^T v` is `B^T (A^T v)` but for |R| |v|, and a step to `x + B^T w` moves z_1 by `A w`: products
-of d columns in place of all pixels. |R| is proved and counted as an error.
+A first layer trained on principal components, or with fewer neurons than pixels, ignores most
+directions of the input. Let the rows of B (d, features), orthonormal up to rounding, span the
+remaining ones, and write `W_1 = A B + R`. Then W_1 x equals `A (B x)` up to |R| |x|, the gradient
+`W_1^T v` equals `B^T (A^T v)` up to |R| |v|, and a step to `x + B^T w` moves z_1 by `A w`, a
+product with d columns instead of all pixels. A proved bound on |R| is counted as an error.
 
-The solver works in fewer still, the `Directions` that catch most of typical gradients: nothing that
-is proved depends on how much of the layer these catch.
+The solver works in even fewer coordinates, the `Directions` that capture most of a typical
+gradient; no proof depends on how much of the layer they capture.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class Directions:
         dtype: torch.dtype,
         tolerances: Tolerances,
     ) -> Directions:
-        """`layer` is in float64 and small enough to be formed; `singular` are its singular vectors
-        (width, rank), values (rank,) and vectors (rank, features), and there are as many directions
-        as gradients `typical` (n, width) in z_1 ask for."""
+        """As many directions as the gradients `typical` (n, width) in z_1 call for.
+
+        `layer` is in float64 and small enough to be formed; `singular` holds its left singular
+        vectors (width, rank), values (rank,) and right singular vectors (rank, features)."""
         left, sizes, right = singular
         _, pulled = spread(left, sizes, typical)
         whole = pulled.sum(1).clamp(min=torch.finfo(pulled.dtype).tiny)
@@ -62,26 +63,27 @@ class Directions:
         return len(self.basis)
 
     def onto(self, first: Tensor, w: Tensor) -> Tensor:
-        """z_1 (n, width) at coordinates w (n, size) from where it is `first`."""
+        """z_1 (n, width) at coordinates w (n, size), given its value `first` at w = 0."""
         return torch.addmm(first, w, self.action.T)
 
     def pull(self, v: Tensor) -> Tensor:
-        """The gradient in the coordinates (n, size), from one in z_1 (n, width)."""
+        """The gradient in these coordinates (n, size) from one in z_1 (n, width)."""
         return v @ self.action
 
     def lift(self, w: Tensor) -> Tensor:
-        """The points u (n, features)."""
+        """The steps u (n, features) in pixels at coordinates w (n, size)."""
         return w @ self.basis
 
 
-# So many neurons at a time make a gradient: sums of few terms round to little.
+# Gradients are summed over this many neurons at a time: short sums have small rounding errors.
 _BLOCK = 256
 _TINY = torch.finfo(torch.float64).smallest_normal
 _LARGEST_HALF = 6e4
 
 
 class AllPixels:
-    """The pixels themselves: `fast` is the first layer in the solver's type, `exact` in float64."""
+    """The space of all pixels, with the first layer `fast` in the solver's type and `exact` in
+    float64."""
 
     def __init__(self, exact: AffineMap, fast: AffineMap, errors: RoundingErrors) -> None:
         self.exact, self.fast = exact, fast
@@ -97,30 +99,30 @@ class AllPixels:
         return self.exact(x)
 
     def rounded(self, w: Tensor) -> Tensor:
-        """Coordinates near w (n, size) that a proof may have, in its type."""
+        """Coordinates near w (n, size) that a proof may use, in the type of w."""
         return w.half().to(w.dtype)
 
     def point(self, w: Tensor) -> Tensor:
-        """The step u (n, features) to coordinates w (n, size) that a proof has, in float16."""
+        """The step u (n, features) in float16 to the coordinates w (n, size) of a proof."""
         return w.half()
 
     def coordinates(self, point: Tensor) -> Tensor:
-        """Those (n, size) of points (n, features) in float64."""
+        """The coordinates (n, size) of points (n, features), in float64."""
         return point
 
     def onto(self, first: Tensor, w: Tensor) -> Tensor:
-        """z_1 (n, width) at coordinates w (n, size) from where it is `first`, in the type of w."""
+        """z_1 (n, width) at coordinates w (n, size), given `first` at w = 0; in the type of w."""
         return first + (self.exact if w.dtype == torch.float64 else self.fast).linear(w)
 
     def pull(self, v: Tensor) -> Tensor:
-        """The gradient W_1^T v in coordinates, of v (n, width), in the type of v."""
+        """The gradient W_1^T v in coordinates for v (n, width), in the type of v."""
         layer = self.exact if v.dtype == torch.float64 else self.fast
         return _blockwise(v, layer.matrix()) if isinstance(layer, Dense) else layer.transpose(v)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """The span of the rows of B: `basis` B and `action` A, in float64 and in the solver's type."""
+    """The span of the rows of B, with `basis` B and `action` A in float64 and the solver's type."""
 
     basis: Tensor
     action: Tensor
@@ -128,9 +130,9 @@ class Span:
     fast_basis: Tensor
     fast_action: Tensor
     slack: FirstLayerError
-    # |B B^T - I| is no larger.
+    # Upper bound on |B B^T - I|.
     skew: float
-    # How far rounding moves a point, relatively and in any case.
+    # Bounds on how far rounding moves a point: a relative and an absolute term.
     relative_rounding: float
     least_rounding: float
 
@@ -143,7 +145,7 @@ class Span:
         a, b, w = (float(torch.linalg.matrix_norm(part)) for part in (action, basis, matrix))
         d, n = basis.shape
         rows = len(matrix)
-        # Frobenius norms bound those of absolute values.
+        # Frobenius norms bound the spectral norms of entrywise absolute values.
         left_out += gamma(d + 4) * (a * b + w) * 2 + norms(layer).matrix_error_upper()
         formed = gamma(n + 4) * w * b + norms(layer).matrix_error_upper() * b
         eye = torch.eye(d, dtype=basis.dtype, device=basis.device)
@@ -188,7 +190,7 @@ class Span:
         return point @ self.basis.T
 
     def rounding(self, norm: Tensor) -> Tensor:
-        """Bounds (n,) of how far `point` lies from the step itself, of `norm` (n,)."""
+        """Upper bounds (n,) on the distance of `point` from the exact step of norm `norm` (n,)."""
         moved = self.relative_rounding * norm + self.least_rounding
         within = norm * (1 + self.relative_rounding) < _LARGEST_HALF
         return torch.where(within, moved, torch.inf)
@@ -205,7 +207,7 @@ Space = AllPixels | Span
 
 
 def _blockwise(v: Tensor, matrix: Tensor) -> Tensor:
-    """v @ matrix, of sums of few terms at a time, which are added up when they are complete."""
+    """v @ matrix, accumulated from partial sums of at most `_BLOCK` terms."""
     parts = zip(v.split(_BLOCK, dim=1), matrix.split(_BLOCK), strict=True)
     left, right = next(parts)
     product = left @ right
@@ -215,7 +217,7 @@ def _blockwise(v: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _terms(rows: int) -> int:
-    """How many roundings an entry of such a product of `rows` terms is made of."""
+    """Upper bound on the roundings behind an entry of a blockwise product with `rows` terms."""
     return min(rows, _BLOCK) + rows // _BLOCK + 1
 
 
@@ -226,11 +228,11 @@ def spaces(
     typical: Tensor,
     tolerances: Tolerances,
 ) -> tuple[Measure, Directions | None, Space]:
-    """For a first layer in float64 and in the solver's type: how norms of gradients are bounded,
-    the coordinates in which the solver starts (none: those of the space), and the space in which
-    its points are proved.
+    """The measure that bounds gradient norms, the coordinates in which the solver starts (None:
+    those of the space), and the space in which its points are proved.
 
-    `typical` (n, width) are gradients in z_1 as margins have them.
+    The first layer is given in float64 and in the solver's type; `typical` (n, width) holds typical
+    gradients of margins in z_1.
     """
     everywhere = AllPixels(exact, fast, errors)
     if not exact.dense or exact.out_features**2 > DENSE_ENTRIES:
@@ -244,7 +246,7 @@ def spaces(
         steepness = float(exact.transpose(typical).norm(dim=1).mean())
         value_error = float(errors.margin(one, torch.float64, span.slack))
         gradient_error = float(errors.gradient(one, torch.float64, span.slack))
-        # Errors of gradients cost their square. Quotients stay in range where squares do not.
+        # Gradient errors cost to second order. Quotients stay in range where squares do not.
         share = gradient_error / steepness if steepness > 0 else math.inf
         if value_error <= (tolerances.left_out - share * share) * steepness:
             known = left[:, :rank], sizes[:rank]

@@ -1,7 +1,7 @@
-"""Norms of margins' gradients at images, bounded by the directions in which W_1 acts most.
+"""Bounds on the norms of margins' gradients at images, from the leading directions of W_1.
 
-A bound of |W_1^T v| for every class and image costs a fraction of the gradient itself where most of
-W_1 lies in few left singular vectors.
+Bounding |W_1^T v| for every class and image costs a fraction of computing the gradient itself where
+few left singular vectors carry most of W_1.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from raycrt.networks.network import Readout
 
 
 class Pixels:
-    """Norms of gradients in all pixels: for first layers whose matrix is not formed."""
+    """Gradient norms in all pixels, for first layers whose matrix is not formed."""
 
     def __init__(self, layer: AffineMap) -> None:
         self.layer = layer
 
     def __call__(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Squares (n,) from which `norm_upper` bounds the length of W_1^T v, of v (n, width)."""
+        """Squared norms (n,) of v (n, width) and of its pull-back, from which `norm_upper` bounds
+        |W_1^T v|."""
         pulled = self.layer.transpose(v)
         return squares(v), squares(pulled)
 
     def norm_upper(self, given: Tensor, pulled: Tensor, errors: RoundingErrors) -> Tensor:
-        """Proved bounds, float64, of the norms |W_1^T v| of what was measured, v as it stood."""
+        """Proved upper bounds, in float64, on |W_1^T v| for the measured v, taken as exact."""
         length = root_upper(given, self.layer.out_features)
         computed = root_upper(pulled, self.layer.in_features)
         off = errors.through_layer(0, torch.zeros_like(length), length, given.dtype)
@@ -42,11 +43,11 @@ class Pixels:
 
 @dataclass(frozen=True, kw_only=True)
 class Leading:
-    """Norms of gradients by the first left singular vectors of W_1.
+    """Gradient norms from the leading left singular vectors of W_1.
 
-    Always `|W_1^T v|^2 <= |L^T v|^2 + (rest |v|)^2` with L the `columns` (width, k), which are
-    those vectors times `sqrt(s^2 - rest^2)`: proved, in float64, by a Cholesky factorisation for
-    the L that is stored. `size` bounds |L|.
+    Always `|W_1^T v|^2 <= |L^T v|^2 + (rest |v|)^2`, where L is `columns` (width, k): those vectors
+    times `sqrt(s^2 - rest^2)`. The bound is proved for the stored L by a Cholesky factorisation in
+    float64. `size` bounds |L|.
     """
 
     columns: Tensor
@@ -62,9 +63,10 @@ class Leading:
         dtype: torch.dtype,
         tolerances: Tolerances,
     ) -> Leading:
-        """`layer` is in float64 and small enough to be formed; `left` (width, rank) and the falling
-        `sizes` (rank,) are singular vectors and values, and there are as many columns as gradients
-        `typical` (n, width) in z_1 ask for."""
+        """As many columns as the gradients `typical` (n, width) in z_1 call for.
+
+        `layer` is in float64 and small enough to be formed; `left` (width, rank) holds its left
+        singular vectors and `sizes` (rank,) its singular values in descending order."""
         along, pulled = spread(left, sizes, typical)
         whole = pulled.sum(1).clamp(min=torch.finfo(pulled.dtype).tiny)
 
@@ -89,11 +91,11 @@ class Leading:
     def norm_upper(
         self, given: Tensor, pulled: Tensor, errors: RoundingErrors, lost: Tensor | float = 0.0
     ) -> Tensor:
-        """`lost` is what `given` lost to underflow more than its own terms."""
+        """`lost` bounds what `given` lost to underflow beyond that of its own terms."""
         number = torch.finfo(given.dtype)
         width, k = self.columns.shape
         length = (root_upper(given, width).square() + lost).sqrt() * SLACK
-        # A product with the leading columns rounds by gamma |L|_F |v| and loses to underflow.
+        # The product with the leading columns errs by up to gamma |L|_F |v|, plus underflow.
         terms = width + 2
         share = terms * number.eps / (1 - terms * number.eps)
         off = share * self.size * length + 4 * terms * number.smallest_normal * k
@@ -106,12 +108,12 @@ Measure = Pixels | Leading
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """What `Leading` measures of all margins of a network of two layers, prepared for each label.
+    """The measurements of `Leading` for all margins of a two-layer network, prepared per label.
 
-    There v is `s * d`, s the slopes and d a difference of two rows of the last matrix: `squared`
+    There v is `s * d`, with slopes s and the difference d of two rows of the last matrix. `squared`
     (classes, width, classes) holds d * d for label and target, `products` (classes, width,
-    classes k) the columns times d. Both were rounded once, and what is measured is exact but for
-    the rounding of sums that `Leading.norm_upper` counts.
+    classes k) the columns times d. Both are rounded once; the measurements are then exact up to the
+    rounding of sums, which `Leading.norm_upper` accounts for.
     """
 
     squared: Tensor
@@ -119,7 +121,7 @@ class Pairs:
 
     @staticmethod
     def of(leading: Leading, readout: Readout, most: int) -> Pairs | None:
-        """`readout` is in float64; None where the pairs take more than `most` numbers."""
+        """None where the pairs would take more than `most` numbers; `readout` is in float64."""
         columns, classes = leading.columns, len(readout.rows)
         if readout.apart is None or classes**2 * columns.numel() > most:
             return None
@@ -131,13 +133,13 @@ class Pairs:
         )
 
     def lost(self, distances: Tensor) -> Tensor:
-        """What underflow may take off `|v|^2` where |d| is at most `distances`: a smallest normal
-        number for each term, times s^2 or d^2 where the other vanishes; |s| < 2."""
+        """Upper bound on the loss of `|v|^2` to underflow where |d| is at most `distances`: the
+        smallest normal number per term, times s^2 or d^2 where the other vanishes; |s| < 2."""
         tiny = torch.finfo(self.squared.dtype).smallest_normal
         return tiny * (distances.square() + 8 * self.squared.shape[1])
 
     def __call__(self, slopes: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Squares (n, classes) for `Leading.norm_upper`, of slopes (n, width)."""
+        """Squares (n, classes) for `Leading.norm_upper` from slopes (n, width)."""
         order = label.argsort()
         given = slopes.new_empty(len(slopes), self.squared.shape[2])
         pulled = torch.empty_like(given)
@@ -154,7 +156,7 @@ def _rest_upper(layer: AffineMap, leading: Tensor) -> float:
     """A number r with `|W^T v|^2 <= |L^T v|^2 + (r |v|)^2` for every v."""
     matrix = layer.matrix()
     mass = float(torch.linalg.matrix_norm(matrix) ** 2 + torch.linalg.matrix_norm(leading) ** 2)
-    # W W^T - L L^T as computed, and what forming it can have added.
+    # W W^T - L L^T as computed, plus the rounding error of forming it.
     rounding = gamma(max(matrix.shape) + leading.shape[1] + 4) * mass * SLACK
     square = max(0.0, eigenvalue_upper(matrix @ matrix.T - leading @ leading.T)) + rounding
     error = norms(layer).matrix_error_upper()
@@ -165,13 +167,13 @@ def _rest_upper(layer: AffineMap, leading: Tensor) -> float:
 
 
 def spread(left: Tensor, sizes: Tensor, typical: Tensor) -> tuple[Tensor, Tensor]:
-    """The squares (n, rank) of gradients in z_1 along singular vectors, and those of the pixels."""
+    """Squared components (n, rank) of gradients along singular vectors, in z_1 and in pixels."""
     along = (typical @ left).square()
     return along, along * sizes.square()
 
 
 def first_good(k: int, most: int, good: Callable[[int], bool]) -> int:
-    """The first of k, 2k, 4k, ... that is `good`, but no more than `most`."""
+    """The first of k, 2k, 4k, ... that is `good`, capped at `most`."""
     while k < most and not good(k):
         k *= 2
     return min(k, most)

@@ -10,7 +10,7 @@ from torch import Tensor
 from raycrt.bounds.rounding import root_upper, squares
 from raycrt.margins.prepared import PreparedNetwork
 
-# Images of a larger norm are refused as infinite: their squares may overflow.
+# Images of larger norm are treated as infinite: their squares may overflow.
 _LARGEST = 1e100
 
 
@@ -19,10 +19,10 @@ class Margins:
     """The margins of `label` (n,) at the images x (n, features) of a batch.
 
     `value`, the proved curvature `m` and the proved `radius`, which the solver raises, are float64
-    (n, classes). `image_norm` (n,) bounds |x|, `first` (n, width) is z_1 in float64; `first_fast`,
-    z_1 again, and the `slopes` above it have the solver's type. Margins that are `constant` are the
-    same everywhere, infinite or not, and no point but the image says more of them. Rows that are
-    not of a `finite_input` hold zeros in its place.
+    (n, classes). `image_norm` (n,) bounds |x|, and `first` (n, width) is z_1 in float64;
+    `first_fast`, a copy of z_1, and the `slopes` above it have the solver's type. Margins that are
+    `constant` take the same value everywhere, infinite or not, so no other point says more about
+    them. Rows without a `finite_input` are evaluated at zero instead.
     """
 
     x: Tensor
@@ -43,10 +43,10 @@ class Margins:
 def margins_at_images(
     prepared: PreparedNetwork, x: Tensor, m: Tensor, masked: Tensor, constant: Tensor
 ) -> Margins:
-    """The margins at images x (n, features), their radii the proved closed forms.
+    """The margins at images x (n, features), with the proved closed forms as radii.
 
-    `m` (classes, classes) is the proved curvature. `masked` (classes,) are predicted nowhere, and
-    the margins `constant` (classes, classes) do not depend on the input.
+    `m` (classes, classes) is the proved curvature. Classes in `masked` (classes,) are never
+    predicted, and margins in `constant` (classes, classes) do not depend on the input.
     """
     x = x.double()
     # False where the sum is infinite or NaN.

@@ -1,5 +1,5 @@
-"""A network prepared for certification: copies in both precisions, directions of its first layer,
-and bounds of rounding errors."""
+"""A network prepared for certification: copies in both precisions, the directions of its first
+layer, and bounds on rounding errors."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from raycrt.networks.network import Network, Readout
 
 @dataclass(frozen=True, kw_only=True)
 class CotangentNorms:
-    """Bounds (n,), float64, of the norms of cotangents as they were computed on the way back.
+    """Upper bounds (n,), in float64, on the norms of the cotangents computed in a backward pass.
 
-    `between` holds those before and after each matrix, from the top to z_1, and `last` is the
-    gradient's in z_1.
+    `between` holds the bounds before and after each matrix, from the top layer down to z_1; `last`
+    bounds the norm of the gradient in z_1.
     """
 
     between: tuple[Tensor, ...]
@@ -47,8 +47,8 @@ class CotangentNorms:
 def pull_back(
     network: Network, slopes: Sequence[Tensor], cotangent: Tensor, out: Tensor | None = None
 ) -> tuple[Tensor, CotangentNorms]:
-    """The gradient in z_1 (n, width) of `<cotangent, last hidden layer>`, in the memory of `out` if
-    that is given, and the norms on the way. The memory of `cotangent` is used up."""
+    """The gradient in z_1 (n, width) of `<cotangent, last hidden layer>`, in `out` if given, and
+    the norms of the backward pass. `cotangent` is overwritten."""
     between = []
     for k in range(network.depth - 2, 0, -1):
         layer = network.layers[k]
@@ -65,14 +65,14 @@ def pull_back(
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedNetwork:
-    """What estimates, proofs and their error bounds need of a network.
+    """Everything that estimates, proofs and their error bounds need from a network.
 
-    `fast` and `exact` are the network in the solver's type and in float64, and gradients of proofs
-    are taken by way of `backward`, one of the two. Points are proved in `space`; `directions` are
-    the coordinates that the solver starts in, those of the space where that is None. `measure`
-    bounds norms of gradients, of all classes at once where there are `pairs`. `distances` bounds
-    those of two rows of the last matrix, `curvature_both` (classes, classes) the curvature of
-    margins from above and below. `curvature` proves radii of points, whose errors `tables` has.
+    `fast` and `exact` are the network in the solver's type and in float64; proofs compute gradients
+    through `backward`, one of the two. Points are proved in `space`; the solver starts in the
+    coordinates of `directions`, or in those of the space if None. `measure` bounds gradient norms,
+    for all classes at once where there are `pairs`. `distances` bounds the distances between rows
+    of the last matrix, `curvature_both` (classes, classes) the curvature of margins from above and
+    below. `curvature` proves radii of points, and `tables` bounds the errors of points.
     """
 
     fast: Network
@@ -101,9 +101,9 @@ class PreparedNetwork:
         solves: bool = True,
         deployed: torch.dtype | None = None,
     ) -> PreparedNetwork:
-        """`m` (classes, classes) is the proved curvature of the margins, `deployed` the type that a
-        deployment's arithmetic has, if that is what radii are to speak of. Without `solves`
-        nothing is estimated, and all is float64."""
+        """`m` (classes, classes) is the proved curvature of the margins; `deployed` is the type of
+        the deployment's arithmetic if radii are to hold for it. Without `solves` nothing is
+        estimated, and everything is float64."""
         proof = RadiusProof(errors=RoundingErrors.of(network), deployed=deployed)
         dtype = _solver_type(network) if solves else torch.float64
         fast, exact = network.copied(dtype), network.in_float64()
@@ -145,8 +145,8 @@ class PreparedNetwork:
         return prepared if prepared._gradients_are_close() else replace(prepared, backward=exact)
 
     def _gradients_are_close(self) -> bool:
-        """Whether proofs lose next to nothing by gradients in the solver's type: of neighbouring
-        classes' margins at middling slopes."""
+        """Whether proofs lose next to nothing with gradients in the solver's type, judged by the
+        margins of neighbouring classes at mid-range slopes."""
         label = torch.arange(self.exact.classes, device=self.distances.device)
         target = label.roll(1)
         cotangent = self.fast_readout.margin(label, target)
@@ -158,7 +158,7 @@ class PreparedNetwork:
 
     @property
     def rounds(self) -> bool:
-        """Whether iterates are proved with more rounding than the points that are kept would be."""
+        """Whether proofs at iterates account for more rounding than proofs at the stored points."""
         return self.backward is not self.exact or isinstance(self.space, Span)
 
     def gradient_error(
@@ -169,11 +169,11 @@ class PreparedNetwork:
         input_norm: Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Bounds (n,) of the errors of gradients in the space, taken in `dtype`, from the `norms`
-        on their way.
+        """Upper bounds (n,) on the errors of gradients in the space, computed in `dtype`, from the
+        `norms` of the backward pass.
 
-        The margins (label, target) were taken at points of norm `input_norm` (n,). The bound is
-        never less than float64 in all pixels asks for, so that a checker finds its own error there.
+        The margins (label, target) are taken at points of norm `input_norm` (n,). The bound is
+        never below that of float64 in all pixels, so it covers the error of a checker too.
         """
         errors, slack = self.proof.errors, self.tables.slack
         sizes = [self.distances[label, target], *norms.between]
@@ -182,7 +182,7 @@ class PreparedNetwork:
         return torch.maximum(error, self.tables.gradient(input_norm))
 
     def gradient_norms(self, slopes: Sequence[Tensor], label: Tensor, input_norm: Tensor) -> Tensor:
-        """Proved bounds (n, classes) of the norms of all margins' gradients at images of norm
+        """Proved upper bounds (n, classes) on the norms of all margins' gradients at images of norm
         `input_norm` (n,), from the slopes there in the solver's type."""
         errors = self.proof.errors
         hidden = [each[:, None] for each in self.tables.hidden(input_norm, self.fast.dtype)]
@@ -206,7 +206,7 @@ class PreparedNetwork:
 
 
 def _solver_type(network: Network) -> torch.dtype:
-    """float32; float64 where float32 results may be rounded further than sums of products are."""
+    """float32, or float64 where float32 results may be rounded further than sums of products."""
     plain = float32_is_plain() and all(layer.sums_in_float32 for layer in network.layers)
     return torch.float32 if plain else torch.float64
 

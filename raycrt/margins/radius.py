@@ -1,14 +1,14 @@
-"""The radius that a margin has at any point, and points with their margins.
+"""The radius that a margin certifies from any point, and points with their margins.
 
-Let f be a margin with `Hess f >= -m I` and x = x0 + u any point, f and g its value and gradient
+Let f be a margin with `Hess f >= -m I`, x = x0 + u any point, and f and g the value and gradient
 there. Then `f(x') >= f + g.(x' - x) - m/2 |x' - x|^2`, and the right-hand side is positive exactly
-in a ball with centre x + g/m. So f > 0 on every x' nearer to x0 than
+in a ball with centre x + g/m. So f > 0 at every x' closer to x0 than
 
     r(u) = (2 (f - g.u) - m |u|^2) / (|g + m u| + sqrt(|g|^2 + 2 m f)).
 
-This is the dual bound of Singla & Feizi (2020, Thm 1) at the best multiplier, repaired for points x
-that do not minimise the dual: every u gives a valid radius and the best one is valid, so the solver
-needs no convergence test to be sound. u = 0 is the closed form `2 f / (|g| + sqrt(|g|^2 + 2 m f))`.
+This is the dual bound of Singla & Feizi (2020, Thm 1) at the best multiplier, extended to points x
+that do not minimise the dual: every u gives a valid radius, hence so does the best one, and the
+solver needs no convergence test to be sound. u = 0 is the closed form `2 f / (|g| + sqrt(|g|^2 + 2 m f))`.
 At the nearest point of {f = 0}, if `m |u| < |g|`, r(u) = |u|: the radius is exact.
 """
 
@@ -23,7 +23,7 @@ _BISECTIONS = 50
 
 
 def dual_radius(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor) -> Tensor:
-    """r(u) from f and the products g.g, g.u, u.u; all of one shape.
+    """r(u) from f and the products g.g, g.u and u.u, all of the same shape.
 
     Negative or zero where the point proves nothing, NaN where no real radius exists. The formula is
     evaluated as it stands; `raycrt.margins.proof` accounts for its rounding.
@@ -34,16 +34,16 @@ def dual_radius(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor) ->
 
 
 def largest_curvature(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, wanted: Tensor) -> Tensor:
-    """About the largest m (n,) with r(u; m) >= `wanted`; 0 where there is none. No proof.
+    """An unproved estimate of the largest m (n,) with r(u; m) >= `wanted`; 0 if there is none.
 
-    r falls as m grows: the bound of f, lowest on the sphere of radius `wanted`, falls with m.
+    r decreases in m: so does the lower bound on f, minimised over the sphere of radius `wanted`.
     """
 
     def lowest(m: Tensor) -> Tensor:
         across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
         return value - gu - m / 2 * (uu + wanted * wanted) - across * wanted
 
-    # Beyond this even a point without slope proves no such radius.
+    # For larger m even a point with zero gradient does not prove the wanted radius.
     high = 2 * (value - gu).clamp(min=0) / (uu + wanted * wanted)
     low = torch.zeros_like(high)
     for _ in range(_BISECTIONS):
@@ -55,9 +55,12 @@ def largest_curvature(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Margins at points of coordinates `u` (n, d): `value` (n,) and `gradient` g (n, d) in their
-    type; in float64 the products `gg`, `gu` and `uu` (n,), whose sums may cancel, and the `radius`
-    (n,) that the point certifies; 0 where that is not known yet."""
+    """Margins at points with coordinates `u` (n, d).
+
+    `value` (n,) and `gradient` g (n, d) have the type of the points. The products `gg`, `gu` and
+    `uu` (n,), whose sums may cancel, are float64, as is the `radius` (n,) that each point
+    certifies; 0 where it is not known yet.
+    """
 
     u: Tensor
     value: Tensor
@@ -69,18 +72,18 @@ class Points:
 
     @staticmethod
     def at(u: Tensor, value: Tensor, gradient: Tensor) -> Points:
-        """Points whose radius is not known yet."""
+        """Points at `u` whose radius is not known yet."""
         gg, gu, uu = products(gradient, u)
         radius = torch.zeros_like(gg)
         return Points(u=u, value=value, gradient=gradient, gg=gg, gu=gu, uu=uu, radius=radius)
 
     def estimate(self, m: Tensor) -> Tensor:
-        """About the radii that the points certify of margins of curvature m: rounding apart."""
+        """Estimated radii that the points certify for margins of curvature m, ignoring rounding."""
         found = dual_radius(self.value.double(), self.gg, self.gu, self.uu, m)
         return found.nan_to_num(0.0, 0.0, 0.0)
 
     def take(self, rows: Tensor) -> Points:
-        """Those of the given numbers."""
+        """The points with indices `rows`."""
         return Points(**{name: part.index_select(0, rows) for name, part in vars(self).items()})
 
     def without_radius(self) -> Points:
@@ -90,12 +93,12 @@ class Points:
         return Points(**{name: part.clone() for name, part in vars(self).items()})
 
     def write(self, rows: Tensor, points: Points) -> None:
-        """Put `points` in the place of those of the given numbers."""
+        """Replace the points with indices `rows` by `points`."""
         for name, part in vars(self).items():
             part[rows] = getattr(points, name)
 
     def where_better(self, others: Points) -> Points:
-        """The points of larger radius, these or `others`; these where there is no difference."""
+        """Row by row, the point of larger radius from these and `others`; these where equal."""
         better = others.radius > self.radius
         if better.all():
             return others
