@@ -1,4 +1,4 @@
-"""One batch of images certified: closed forms, then points, then balls."""
+"""Certification of one batch of images: closed forms, then points, then balls."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from raycrt.networks.network import Network
 
 @dataclass(frozen=True, kw_only=True)
 class BatchCertifier:
-    """A network whose weights are `bounded`, and all that is proved of it once.
+    """A network whose weights are `bounded`, with everything that is proved once per network.
 
-    `curvature` is that of its margins, `masked` (classes,) the classes that are predicted nowhere,
-    `constant` (classes, classes) the margins that do not depend on the input.
+    `curvature` (classes, classes) is that of its margins, `masked` (classes,) marks the classes
+    that are never predicted, and `constant` (classes, classes) the margins that do not depend on
+    the input.
     """
 
     prepared: PreparedNetwork
@@ -35,7 +36,7 @@ class BatchCertifier:
 
     @staticmethod
     def of(network: Network, curvature: Tensor, options: Options) -> BatchCertifier:
-        """`curvature` (classes, classes) is the proved one of the margins of `network`."""
+        """`curvature` (classes, classes) is the proved curvature of the margins of `network`."""
         masked = network.masked()
         network = network.unmasked()
         prepared = PreparedNetwork.of(
@@ -74,12 +75,12 @@ class BatchCertifier:
 
     @property
     def in_float64(self) -> bool:
-        """Whether nothing is taken in float32."""
+        """Whether everything is computed in float64."""
         return self.prepared.fast.dtype == torch.float64
 
     @torch.no_grad()
     def __call__(self, x: Tensor, at: Tensor) -> Certificates:
-        """Certificates of images x (n, features), each decided at its radius `at` (n,)."""
+        """Certificates for images x (n, features), each decided at its radius `at` (n,)."""
         with torch.autocast(x.device.type, enabled=False):
             margins = margins_at_images(
                 self.prepared, x, self.curvature, self.masked, self.constant
@@ -92,11 +93,11 @@ class BatchCertifier:
 
 
 def _rows_in_memory(prepared: PreparedNetwork) -> int:
-    """Rows whose iterates in the solver and whose proofs fit the memory budget."""
+    """Number of rows whose solver iterates and proofs fit the memory budget."""
     exact = prepared.exact
     widest = max(layer.out_features for layer in exact.layers)
     numbers = 12 * exact.features + 8 * exact.depth * widest
     if prepared.pairs is not None:
-        # Of the first directions, for all classes at once.
+        # Products with the leading directions, for all classes at once.
         numbers += prepared.pairs.products.shape[2]
     return max(1, prepared.tolerances.memory // (8 * numbers))

@@ -1,4 +1,4 @@
-"""What certification returns: radii with their status, and the witnesses that prove them."""
+"""Certificates: radii with their status, and the witnesses that prove them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raycrt.margins.images import Margins
 
 
 class Status(IntEnum):
-    """Why a radius is what it is: positive if CERTIFIED, infinite if CONSTANT, else 0."""
+    """The reason for a radius: it is positive if CERTIFIED, infinite if CONSTANT, else 0."""
 
     CERTIFIED = 0
     NON_FINITE_INPUT = 1
@@ -25,7 +25,7 @@ class Status(IntEnum):
 
     @property
     def sentence(self) -> str:
-        """What a row of this status says."""
+        """The meaning of this status for a row, in one sentence."""
         return _SENTENCES[self]
 
 
@@ -43,9 +43,9 @@ _SENTENCES = {
 class Witnesses:
     """Points that prove radii: `raycrt.margins.radius` at image + point, for that image and class.
 
-    `row` and `target` (k,) say for which image and class, sorted by row, then class; `point`
-    (k, features) is float16; `curvature` (k,) float64 is the m that the radius was proved with.
-    Values, gradients and the dual's multiplier are not kept: they follow from these.
+    `row` and `target` (k,) index the image and class, sorted by row, then class; `point`
+    (k, features) is float16; `curvature` (k,) float64 is the m with which the radius was proved.
+    Values, gradients and the dual multiplier are not stored: they follow from these.
     """
 
     row: Tensor
@@ -54,14 +54,14 @@ class Witnesses:
     curvature: Tensor
 
     def moved(self, rows: int) -> Witnesses:
-        """The same witnesses for images that stand `rows` further down."""
+        """The same witnesses with their row indices shifted by `rows`."""
         return replace(self, row=self.row + rows)
 
     def sorted(self, classes: int) -> Witnesses:
         return self.take((self.row * classes + self.target).argsort())
 
     def take(self, chosen: Tensor) -> Witnesses:
-        """Those of the given numbers, or where a mask is true."""
+        """The witnesses selected by an index tensor or a boolean mask."""
         return Witnesses(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
     @staticmethod
@@ -78,17 +78,18 @@ class Witnesses:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificates:
-    """One entry for each image, all tensors of length n.
+    """Certificates of n images; all tensors have length n.
 
     `radius` float64: for every x' with |x' - x|_2 < radius the network predicts `prediction`.
     `radius_runner_up` float64: the same against the second-largest logit only, for comparison with
     the literature; it proves nothing about the prediction. `binding` is the class whose margin
-    gives `radius`, `status` a `Status`. The radius against a class that is predicted nowhere, or
-    whose margin does not depend on the input, is infinite. `curvature` is the global bound m of the
-    binding margin.
+    gives `radius`, and `status` a `Status`. The radius against a class that is never predicted, or
+    whose margin does not depend on the input, is infinite. `curvature` is the global bound m for
+    the binding margin.
     `witnesses` are the points that prove what the closed form at the image does not. Where
-    `region_radius` is finite, curvatures of the row's witnesses hold on the ball of that radius
-    around the image, which holds the points and the certified ball; else they hold everywhere.
+    `region_radius` is finite, the curvatures of the row's witnesses hold on the ball of that radius
+    around the image, which contains the points and the certified ball; elsewhere they hold on all
+    inputs.
     """
 
     radius: Tensor
@@ -109,7 +110,7 @@ class Certificates:
         return self.radius > torch.as_tensor(at, dtype=torch.float64, device=self.radius.device)
 
     def statuses(self) -> dict[Status, int]:
-        """How many images have each `Status` that occurs, as they are numbered."""
+        """The number of images with each `Status` that occurs, in the order of `Status`."""
         return {Status(s): n for s, n in sorted(Counter(self.status.tolist()).items())}
 
     @staticmethod
@@ -127,7 +128,7 @@ class Certificates:
 def witness_points(
     witnesses: Witnesses, row: Tensor, target: Tensor, rows: int, classes: int
 ) -> Tensor:
-    """The witness points (k, features) of margins (row, target), 0 where there is none, float64."""
+    """Witness points (k, features) of margins (row, target) in float64; 0 where there is none."""
     known = torch.full((rows, classes), len(witnesses.row), device=row.device)
     known[witnesses.row, witnesses.target] = torch.arange(len(witnesses.row), device=row.device)
     nothing = witnesses.point.new_zeros(1, witnesses.point.shape[1])
@@ -135,7 +136,7 @@ def witness_points(
 
 
 def collect(margins: Margins, witnesses: Witnesses, region: Tensor) -> Certificates:
-    """The certificates that proved margins give; rows that fail have radius 0 and a status."""
+    """The certificates that follow from proved margins; failed rows get radius 0 and a status."""
     label, runner_up = margins.label, margins.runner_up
     rows = torch.arange(len(label), device=label.device)
     radius, binding = margins.radius.min(1)
@@ -164,7 +165,7 @@ def collect(margins: Margins, witnesses: Witnesses, region: Tensor) -> Certifica
 
 
 def failed(x: Tensor, status: Status) -> Certificates:
-    """Certificates that prove nothing of the images x (n, features), all for the same reason."""
+    """Certificates of radius 0 for images x (n, features), all with the same `status`."""
     zeros = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     return Certificates(

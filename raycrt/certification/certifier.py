@@ -1,8 +1,8 @@
-"""Certificates for all classes: around each image a radius in which the prediction cannot change.
+"""Certificates for all classes: a radius around each image in which the prediction cannot change.
 
-The theorem speaks of the network with the stored weights evaluated in exact arithmetic. Margins and
-radii are evaluated in float64, gradients in float32 where their proved error is small beside them;
-what rounding can do to each is bounded and subtracted. The solver only proposes points (kept in
+The theorem holds for the network with its stored weights, evaluated in exact arithmetic. Margins
+and radii are evaluated in float64, gradients in float32 where their proved relative error is small;
+the rounding error of each is bounded and subtracted. The solver only proposes points (stored in
 float16): `raycrt.margins.radius` turns any point into a valid radius.
 """
 
@@ -27,29 +27,29 @@ from raycrt.specs import CertifySpec
 
 
 class Certifier:
-    """A network with its proved curvature: computed once, then any number of images.
+    """Certifies any number of images for one network, whose curvature is proved once.
 
-    `steps` bounds the solver's steps for each margin, in few coordinates and again in all pixels
-    (0: closed form only); `batch_size` the rows at a time, fewer where they would take more than a
-    gigabyte. With `runner_up=False` the radius against the runner-up is not refined separately;
-    `radius_runner_up` is then a valid but possibly loose lower bound. Results do not depend on how
-    images are batched, but for the last bits that matrix products round differently: every one of
-    them is a valid radius.
+    `steps` is the maximum number of solver steps per margin, in few coordinates and again in all
+    pixels (0: closed form only); `batch_size` is the number of rows at a time, reduced where they
+    would take more than a gigabyte. With `runner_up=False` the radius against the runner-up is not
+    refined separately; `radius_runner_up` is then a valid but possibly loose lower bound. Apart
+    from the last bits, where matrix products round differently, results do not depend on how images
+    are batched; every radius is valid in either case.
 
-    With more than a few classes, `examples` (n, ...), the images or others like them, say which
-    pairs of classes get a curvature of their own (`raycrt.bounds.curvature.margin_curvature`).
+    With more than a few classes, `examples` (n, ...), the images or similar ones, determine which
+    pairs of classes get a separate curvature bound (`raycrt.bounds.curvature.margin_curvature`).
 
     With `region` "local", rows whose radius does not exceed each of the increasing `radii` get
-    their curvature proved again on balls that just reach beyond these radii, or to where the solver
-    met the decision boundary: each radius is decided as if it were the only one, and a row keeps
-    the ball that proves most. Rows that are certified at a radius of their own have that in place
-    of these.
+    their curvature proved again on balls that extend just beyond these radii, or to where the
+    solver met the decision boundary: each radius is decided as if it were the only one, and a row
+    keeps the ball that proves the largest radius. For rows certified at their own radius, that
+    radius replaces `radii`.
 
-    With `deployment` "float32" the theorem speaks of the logits as float32 arithmetic computes
-    them: for every float32 input nearer than the radius, sums in any order, with or without fused
-    multiply-add, rounding to nearest, library functions right to a few units in the last place; no
-    product of reduced precision (TF32, bfloat16) and no fast transform. The float32 rounding on the
-    whole ball is then taken off the margins too.
+    With `deployment` "float32" the theorem holds for the logits as float32 arithmetic computes
+    them, at every float32 input closer than the radius: sums in any order, with or without fused
+    multiply-add, rounding to nearest, library functions accurate to a few units in the last place;
+    no products of reduced precision (TF32, bfloat16) and no fast transforms. The float32 rounding
+    error on the whole ball is then subtracted from the margins as well.
     """
 
     def __init__(
@@ -93,22 +93,22 @@ class Certifier:
         steps: int | None = None,
         curvature: Tensor | None = None,
     ) -> Certifier:
-        """What `spec` says, for `network`: the one meaning that a spec has in training, search and
+        """The certifier that `spec` describes for `network`, shared by training, search and
         certification.
 
-        `radii` are those to be decided in place of those stated, `steps` the solver's in place of
-        those stated, `curvature` the network's proved margin curvature, if it is known.
+        `radii` and `steps` override those of `spec`; `curvature` is the network's proved margin
+        curvature, if already known.
         """
         return cls(network, curvature=curvature, **vars(Options.of(spec, radii=radii, steps=steps)))
 
     def __call__(self, images: Tensor, at: float | Tensor | Sequence[float] = inf) -> Certificates:
-        """Certify `images` (n, ...) with pixels as the network was trained on.
+        """Certify `images` (n, ...), with pixels scaled as in training.
 
-        `at`, one radius or one for each image (n,), is the radius to decide. Work on an image stops
-        once `radius > at` is decided (`Certificates.certified_at`); its radius is then valid but
-        not necessarily the largest provable. Infinity asks for the largest. The decision is that of
-        an infinite `at`, except for rows whose radius there is within the solver's tolerance of
-        `at`.
+        `at` is the radius to decide, one for all images or one for each (n,). Work on an image
+        stops once `radius > at` is decided (`Certificates.certified_at`); its radius is then valid
+        but not necessarily the largest provable. Infinity requests the largest. The decision agrees
+        with that of an infinite `at`, except for rows whose radius there is within the solver's
+        tolerance of `at`.
         """
         images = batch_of_images(images)
         with torch.autocast(images.device.type, enabled=False):

@@ -1,8 +1,8 @@
-"""Radii raised by curvature that is proved on a ball around the image alone.
+"""Radii raised by curvature bounds that are proved only on a ball around the image.
 
 The ball's radius is just above the smallest stated radius not yet certified, or the distance at
-which the solver reached the decision boundary. What is proved on it holds for points and radii
-inside it.
+which the solver reached the decision boundary. Curvature proved on a ball applies to points and
+radii inside it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from raycrt.margins.radius import largest_curvature
 
 @dataclass(frozen=True, kw_only=True)
 class Balls:
-    """The radii `stated` (increasing, float64) that balls are to prove, the curvature on balls, and
-    the solver that looks for points inside them."""
+    """Balls that are to prove the radii `stated` (increasing, float64), with the `curvature` on
+    them, and the solver in `targets` that searches for points inside them."""
 
     curvature: LocalCurvature
     stated: Tensor
@@ -34,12 +34,12 @@ class Balls:
     def raise_radii(
         self, margins: Margins, witnesses: Witnesses, region: Tensor, at: Tensor
     ) -> Witnesses:
-        """Raise `margins.radius` by curvatures on balls, and set `region` (n,) where that pays.
+        """Raise `margins.radius` by curvature on balls, and set `region` (n,) where that pays off.
 
-        Every stated radius is decided as if it were alone: a row that does not exceed it by
-        curvature that holds everywhere, nor by a larger ball, gets a ball for it, and keeps the one
-        that proves most. A row's own radius `at` (n,), if it is finite, stands in place of those
-        that are stated.
+        Every stated radius is decided as if it were the only one: a row that does not exceed it
+        with the global curvature, nor with a larger ball, gets a ball for it, and keeps the ball
+        that proves the largest radius. A finite radius `at` (n,) of a row replaces the stated
+        radii.
         """
         tolerances = self.targets.prepared.tolerances
         start, kept = margins.radius.clone(), witnesses
@@ -64,15 +64,15 @@ class Balls:
         return kept.sorted(classes)
 
     def _stated(self, at: Tensor) -> Tensor:
-        """The radii (k, n) that are to be decided, the largest first; infinite for none."""
+        """The radii (k, n) to be decided, the largest first; infinite where there is none."""
         stated = self.stated.to(at.device).flip(0)[:, None].expand(-1, len(at))
         stated = stated.masked_fill(torch.isfinite(at), torch.inf)
         return torch.cat([at[None], stated])
 
     def _boundary(self, margins: Margins, witnesses: Witnesses) -> tuple[Tensor, Tensor]:
-        """The class of the smallest radius (n,), which decides how far a row can get, and the
-        distance (n,) beyond which nothing is to be gained: where the solver met the boundary of
-        that class; else infinite."""
+        """The class (n,) of the smallest radius, which limits the radius of the row, and the
+        distance (n,) beyond which nothing can be gained: where the solver met the boundary of that
+        class, else infinite."""
         n, classes = margins.radius.shape
         rows, first = torch.arange(n, device=margins.radius.device), margins.radius.argmin(1)
         u = witness_points(witnesses, rows, first, n, classes)
@@ -96,8 +96,8 @@ class Balls:
         ball: Tensor,
         best: Tensor,
     ) -> Witnesses:
-        """Raise the radii of the `rows` (n,) on a `ball` (n,) each: of the class `first`, and then
-        of those below it where the row can exceed its `best` radius (n,)."""
+        """Raise the radii of the `rows` (n,), each on its `ball` (n,): first for the class `first`,
+        then for the classes below it where the row can exceed its `best` radius (n,)."""
         row = rows.nonzero()[:, 0]
         witnesses = self._on_balls(margins, witnesses, region, row, first[row], ball, ball)
         enough = margins.radius.gather(1, first[:, None])[:, 0]
@@ -116,8 +116,8 @@ class Balls:
         ball: Tensor,
         enough: Tensor,
     ) -> Witnesses:
-        """Raise the radii of margins (row, target) on balls of radius `ball` (n,), to no more than
-        `enough` (n,) where that is cheaper; the witnesses with the new ones in place of the old."""
+        """Raise the radii of margins (row, target) on balls of radius `ball` (n,), only up to
+        `enough` (n,) where that is cheaper. Returns the witnesses with new ones replacing old."""
         n, classes = margins.radius.shape
         proof = self.targets.prepared.proof
         for part in torch.stack([row, target], 1).split(self.targets.batch_size):
@@ -148,8 +148,8 @@ class Balls:
     def _curvature_on_balls(
         self, margins: Margins, row: Tensor, target: Tensor, ball: Tensor, allowed: Tensor
     ) -> Tensor:
-        """Proved m (k,) of margins (row, target) on the balls of their rows, or what is `allowed`
-        (k,) where that is proved at less cost."""
+        """Proved m (k,) of margins (row, target) on the balls of their rows, or `allowed` (k,)
+        where that bound is proved at lower cost."""
         m = margins.m[row, target].clone()
         for i in row.unique().tolist():
             own = row == i
@@ -172,7 +172,7 @@ class Balls:
         ball: Tensor,
         enough: Tensor,
     ) -> Tensor:
-        """The best points (k, features) for margins of curvature m, drawn into their balls."""
+        """The best points (k, features) for margins of curvature m, scaled into their balls."""
         found = self.targets.points(margins, row, target, m, enough[row] * (1 + 1e-5)).double()
         longest = ball[row] * (1 - self.targets.prepared.tolerances.ball_gain)
         shrink = (longest / found.norm(dim=1).clamp(min=1e-300)).clamp(max=1)
@@ -180,5 +180,5 @@ class Balls:
 
     @staticmethod
     def _inside(at: Measured, ball: Tensor) -> Tensor:
-        """Whether points lie in balls of radius `ball` (k,), their norms taken from above."""
+        """Whether points lie in balls of radius `ball` (k,), judged by upper bounds of norms."""
         return at.uu.sqrt() * SLACK <= ball

@@ -1,4 +1,4 @@
-"""What a certifier may be asked: options that fit together, and a radius for each row."""
+"""Consistent options of a certifier, and the radius to decide for each row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raycrt.specs import CertifySpec
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a certifier is asked for, as `raycrt.Certifier` explains it."""
+    """The options of a certifier, as documented in `raycrt.Certifier`."""
 
     steps: int = 60
     batch_size: int = 256
@@ -32,7 +32,7 @@ class Options:
     def of(
         spec: CertifySpec, *, radii: Sequence[float] | None = None, steps: int | None = None
     ) -> Options:
-        """What `spec` says, with `radii` and `steps` in place of those stated."""
+        """The options that `spec` states, with `radii` and `steps` as overrides."""
         stated = spec.at if radii is None else radii
         return Options(
             steps=spec.steps if steps is None else steps,
@@ -44,11 +44,11 @@ class Options:
 
     @property
     def needs_finite_at(self) -> bool:
-        """Whether every image must come with a radius to decide: none is stated for balls."""
+        """Whether every image needs its own radius to decide, as none is stated for balls."""
         return self.region == "local" and len(self.radii) == 0
 
     def check(self, network: Network) -> None:
-        """Raise `InvalidInput` where `network` cannot be certified like this."""
+        """Raise `InvalidInput` if `network` cannot be certified with these options."""
         require_plain(network)
         require(self.steps >= 0, "steps >= 0", steps=self.steps)
         require(self.batch_size > 0, "batch_size > 0", batch_size=self.batch_size)
@@ -70,8 +70,9 @@ class Options:
 
 
 def radii_of_rows(at: float | Tensor | Sequence[float], rows: int, *, all_finite: bool) -> Tensor:
-    """The radius (rows,), float64, that each row is decided at: `at` is one for all, or has one for
-    each. `InvalidInput` unless they are positive and, if so demanded, finite."""
+    """The radius (rows,), float64, to decide for each row; `at` is one for all or one per row.
+
+    Raises `InvalidInput` unless the radii are positive and, with `all_finite`, finite."""
     given = torch.as_tensor(at, dtype=torch.float64).detach()
     require(
         given.shape in ((), (rows,)),

@@ -1,4 +1,4 @@
-"""The solver that looks for points of large radius; what it proposes needs no proof to be sound."""
+"""The solver that searches for points of large radius; soundness does not depend on it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from raycrt.margins.tolerances import Tolerances
 
 
 class Stop(IntEnum):
-    """Why the solver left a margin: it had taken all steps; the radius was enough; steps were
-    short; the radius had stopped to grow; steps led too far however short they were made."""
+    """Why the solver stopped at a margin: all steps were taken; the radius was enough; steps were
+    short; the radius stopped growing; steps led too far however short they were made."""
 
     STEPS = 0
     ENOUGH = 1
@@ -27,8 +27,8 @@ class Stop(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """For each of n margins the `best` point found, the curvature `secant` that was seen along the
-    last step, how many `steps` were taken, and the `Stop` for which it was left (n,)."""
+    """For each of n margins, the `best` point found, the curvature `secant` observed along the last
+    step, the number of `steps` taken, and the reason `stop`, a `Stop` (all (n,))."""
 
     best: Points
     secant: Tensor
@@ -36,7 +36,7 @@ class Solution:
     stop: Tensor
 
     def next(self, m: Tensor, tolerances: Tolerances) -> Tensor:
-        """The points (n, d) to which a step from the best ones of margins of curvature m leads."""
+        """The points (n, d) one step from the best ones, for margins of curvature m."""
         return _moved(self.best, _multiplier(self.best, m, tolerances.below_pole), self.secant)
 
     def copied(self) -> Solution:
@@ -48,7 +48,7 @@ class Solution:
         )
 
 
-# The margins of the given numbers at the given points, or at points that stand for these.
+# Maps indices of margins and points to the margins at these points, or at points near them.
 Evaluate = Callable[[Tensor, Tensor], Points]
 
 
@@ -65,14 +65,13 @@ def solve(
     ahead: bool = False,
     secant: Tensor | None = None,
 ) -> Solution:
-    """Look for points of large radius for n margins of curvature `m` (n,), from `start` on.
+    """Search for points of large radius for n margins of curvature `m` (n,), beginning at `start`.
 
-    A margin is left alone as soon as its radius reaches `enough` (n,), the radius stops to grow, or
-    the step from the last point, or if `ahead` the step that is expected from the point after it,
-    is shorter than `settled` times the length of that point; the work goes on with the others. A
-    radius is as near its best as the square of that: the nearer the multiplier is to its pole, the
-    more a step costs, and the shorter it must be. `secant` is the curvature that an earlier
-    solution ended with.
+    A margin is closed once its radius reaches `enough` (n,) or stops growing, or once the step from
+    the last point (if `ahead`, the step expected from the point after it) is shorter than `settled`
+    times the length of that point; the search continues with the others. The radius is then within
+    the square of that of its best value: the closer the multiplier is to its pole, the more a step
+    costs, and the shorter it must be. `secant` is the final curvature of an earlier solution.
     """
     secant = torch.zeros_like(m) if secant is None else secant
     state = _State.of(start, m, enough, secant, tolerances)
@@ -95,9 +94,9 @@ def solve(
 
 @dataclass(kw_only=True)
 class _State:
-    """The iterates `at` of the margins that are still open, with the multiplier `eta` of each, the
-    squared length of the `step` from there, relative to that of the next point, and of the one
-    before; and the `best` of them so far."""
+    """The iterates `at` of the margins that are still open, the `best` iterates so far, the
+    multipliers `eta`, and the squared lengths of the next `step` and of `step_before`, relative to
+    those of the points that they lead to."""
 
     tolerances: Tolerances
     steps: int
@@ -112,7 +111,7 @@ class _State:
     eta: Tensor
     step: Tensor
     step_before: Tensor
-    # What is taken of the step from where the last ones led too far.
+    # Share of the step that is taken where earlier steps led too far.
     share: Tensor
 
     @staticmethod
@@ -139,8 +138,8 @@ class _State:
         )
 
     def advance(self, evaluate: Evaluate) -> None:
-        """A step of `u <- -eta g`: eta is the root of the linearised margin, capped below 1/m, and
-        the step is damped, or stretched, by the curvature seen along the one before."""
+        """Take a step `u <- -eta g`: eta is the root of the linearised margin, capped below 1/m,
+        and the step is damped or stretched by the curvature observed along the previous step."""
         at, dtype = self.at, self.at.u.dtype
         moved = _moved(at, self.eta, self.secant)
         if (self.share < 1).any():
@@ -161,7 +160,7 @@ class _State:
         self.steps += 1
 
     def judge(self, settled: float, ahead: bool) -> None:
-        """Say for which margins no further step is worth its time, and why."""
+        """Set `stop` for the margins for which no further step is worth its time."""
         self.stop = torch.zeros_like(self.stop)
         if self.steps % self.tolerances.patience == 0:
             grown = self.best.radius > self.before * (1 + self.tolerances.progress)
@@ -172,8 +171,8 @@ class _State:
         self.stop[self.best.radius >= self.enough] = Stop.ENOUGH
 
     def settled(self, length: float, ahead: bool) -> Tensor:
-        """Where the undamped next step, or the one after it if steps go on to shrink as they did,
-        is short: it costs its square over `1 - eta m`."""
+        """Mask of margins whose undamped next step is short, or with `ahead` the one after it if
+        steps keep shrinking at the same rate: a step costs its square over `1 - eta m`."""
         step = self.step * (self.step / self.step_before) if ahead else self.step
         return step <= length**2 * (1 - self.eta * self.m)
 
@@ -182,7 +181,7 @@ class _State:
         return Solution(best=self.best, secant=self.secant, steps=steps, stop=self.stop)
 
     def written_to(self, found: Solution) -> Solution:
-        """`found` of all margins, with what these have come to."""
+        """Write the current results of the open margins into `found`, which holds all margins."""
         found.best.write(self.row, self.best)
         found.secant[self.row] = self.secant
         found.steps[self.row] = self.steps
@@ -212,7 +211,7 @@ def _moved(at: Points, eta: Tensor, secant: Tensor) -> Tensor:
 
 
 def _step(at: Points, eta: Tensor) -> Tensor:
-    """The squared length of the step to `-eta g`, relative to that of this point."""
+    """The squared length of the step to `-eta g`, relative to that of `-eta g`."""
     after = eta * eta * at.gg
     return (after + 2 * eta * at.gu + at.uu).clamp(min=0) / after.clamp(min=_TINY)
 

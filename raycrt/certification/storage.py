@@ -1,6 +1,6 @@
-"""Certificates on disk: a directory of Parquet files, a row for each image, and a manifest.
+"""Certificates on disk: a directory of Parquet files with one row per image, and a manifest.
 
-The columns are a public format, see docs/certificates.md; `SCHEMA_VERSION` counts its changes.
+The columns are a public format (docs/certificates.md), versioned by `SCHEMA_VERSION`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 
 
 def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.Table:
-    """The rows of the table for images number `first` onwards."""
+    """The table rows of consecutive images, numbered from `first`."""
     witnesses = certificates.witnesses
     counts = torch.bincount(witnesses.row, minlength=len(certificates)).numpy(force=True)
     ends = np.concatenate([[0], counts.cumsum()])
@@ -76,7 +76,7 @@ def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.T
 
 
 def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """The rows, sorted by index, and the manifest; refuses a table with lost or doubled rows."""
+    """The rows, sorted by index, and the manifest; raises if rows are missing or duplicated."""
     manifest = read_manifest(directory)
     table = read_rows(directory)
     check_complete(table, manifest["rows"])
@@ -84,7 +84,7 @@ def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """What all rows share."""
+    """The manifest, which holds what all rows share."""
     file = directory / MANIFEST
     if not file.is_file():
         raise InvalidInput(
@@ -96,7 +96,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def read_rows(directory: Path, columns: tuple[str, ...] = tuple(SCHEMA.names)) -> pa.Table:
-    """Whatever rows have been written so far, sorted by index, which `columns` name."""
+    """The `columns` of all rows written so far, sorted by index."""
     files = row_files(directory)
     if not files:
         return SCHEMA.empty_table().select(columns)
@@ -105,9 +105,9 @@ def read_rows(directory: Path, columns: tuple[str, ...] = tuple(SCHEMA.names)) -
 
 
 def row_files(directory: Path) -> list[Path]:
-    """The files of rows in a certificates directory, in order; those of a writer that died, hidden
-    and unfinished, are left out. Raises `InvalidInput` where anything else lies among them, which
-    another reader might take for rows."""
+    """The row files of a certificates directory, in order, without the hidden, unfinished files of
+    a writer that died. Raises `InvalidInput` if the folder holds anything else that another reader
+    might take for rows."""
     found = sorted((directory / ROWS).iterdir()) if (directory / ROWS).is_dir() else []
     files = [file for file in found if not file.name.startswith(".")]
     for file in files:
@@ -130,7 +130,7 @@ def check_complete(table: pa.Table, rows: int) -> None:
 
 
 def write_rows(file: Path, table: pa.Table) -> None:
-    """Write rows as one Parquet file, whole or not at all."""
+    """Write rows atomically as one Parquet file."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_atomically(file, buffer.getvalue().to_pybytes())
@@ -142,7 +142,7 @@ def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:
 
 
 def remarks(table: pa.Table) -> list[str]:
-    """A line for each status but CERTIFIED that occurs: how many rows have it, and what it says."""
+    """One line per occurring status other than CERTIFIED: its number of rows and its meaning."""
     counts = Counter(table.column("status").to_pylist())
     others = [status for status in Status if status is not Status.CERTIFIED]
     named = [(counts[status.name.lower()], status.sentence) for status in others]

@@ -1,4 +1,4 @@
-"""Which margins of a batch are solved, until when, and the points that raise their radii."""
+"""Selects the margins of a batch to solve and for how long, and raises their radii."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from raycrt.margins.radius import Points
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Raises the radii of a network's margins: `steps` for each at most, none where that is 0.
+    """Raises the radii of a network's margins with at most `steps` steps each (0: none).
 
-    Margins are taken `batch_size` at a time. With `decided` a row whose radius does not exceed what
-    is to be decided is left alone. With `runner_up` that class is solved for its own sake.
+    Margins are taken `batch_size` at a time. With `decided`, no further work is done on a row once
+    its radius cannot exceed the radius to be decided. With `runner_up`, the runner-up is solved
+    even where it cannot lower the row's radius.
     """
 
     prepared: PreparedNetwork
@@ -33,9 +34,9 @@ class Targets:
         """Raise `margins.radius` in place where a better point can raise the row's minimum, until
         that exceeds `at` (n,).
 
-        First the class of the smallest closed form; then those classes that could still lie below
-        it, and only until they no longer do. With `runner_up` it is solved wherever it is not
-        bounded by that minimum, to be compared with certificates of the runner-up alone.
+        The class of the smallest closed form is solved first, then the classes that could still
+        lie below it, and only until they no longer do. With `runner_up`, the runner-up is solved
+        without being limited by that minimum, for comparison with runner-up-only certificates.
         """
         radii, beyond = margins.radius, self.prepared.tolerances.beyond
         rows = torch.arange(len(radii), device=radii.device)
@@ -58,8 +59,8 @@ class Targets:
         return Witnesses.concatenate(parts).sorted(radii.shape[1])
 
     def _enough(self, first: Tensor, at: Tensor) -> Tensor:
-        """The radii (n,) that further classes have to reach once a class has radius `first` (n,):
-        none, 0, where that decides the row, which no ball can then raise."""
+        """The radii (n,) that the other classes must reach once a class has radius `first` (n,); 0
+        where `first` already decides the row and no ball can raise it."""
         tolerances = self.prepared.tolerances
         enough = torch.minimum(first * (1 + tolerances.clear), at * (1 + tolerances.beyond))
         if not self.decided:
@@ -67,13 +68,13 @@ class Targets:
         return enough.masked_fill((first <= at) & torch.isfinite(at), 0.0)
 
     def solve(self, margins: Margins, row: Tensor, target: Tensor, enough: Tensor) -> Witnesses:
-        """Solve margins (row, target), raise their radii, and return the points that did it."""
+        """Solve margins (row, target), raise their radii, and return the new witnesses."""
         prepared, m = self.prepared, margins.m[row, target]
         evaluator = MarginEvaluator.of(prepared, margins, row, target, m)
         start = evaluator.start(enough)
         found = self._search(evaluator, start, enough)
         point, radius = prepared.space.point(found.u), found.radius
-        # Where rounding costs much, and all of it where nothing is proved yet.
+        # Prove again as stored where rounding costs much, or where nothing is proved yet.
         more = found.estimate(m) > radius * (1 + prepared.tolerances.raised)
         short = (start.radius < enough) & (radius < enough) & more
         again = short.nonzero()[:, 0]
@@ -88,17 +89,17 @@ class Targets:
     def points(
         self, margins: Margins, row: Tensor, target: Tensor, m: Tensor, enough: Tensor
     ) -> Tensor:
-        """The best points (k, features), float16, that are found for margins (row, target)."""
+        """The best points (k, features), in float16, found for margins (row, target)."""
         evaluator = MarginEvaluator.of(self.prepared, margins, row, target, m)
         found = self._search(evaluator, evaluator.start(enough), enough)
         return self.prepared.space.point(found.u)
 
     def _search(self, evaluator: MarginEvaluator, start: Points, enough: Tensor) -> Points:
-        """The best points found, with proved radii; 0 and of radius 0 where the start is enough.
+        """The best points found, with proved radii; u = 0 with radius 0 where the start is enough.
 
-        Estimates lead to the solution, first in a few coordinates where there are such. From there
-        on every iterate is proved as it stands; but those of `steep` margins, of radius 0 here, are
-        to be proved as they are kept.
+        Estimates lead close to the solution, in a few coordinates if there are any. From there
+        every iterate is proved directly, except those of `steep` margins, which get radius 0 here
+        and must be proved as stored.
         """
         tolerances, m = self.prepared.tolerances, evaluator.m
         in_space = self.prepared.directions is None
@@ -134,7 +135,7 @@ class Targets:
         rows = steep.nonzero()[:, 0]
         best = near.best.take(rows)
         last = evaluator.estimate(rows, near.next(m, tolerances)[rows])
-        # By m the last point may certify a little less, and yet be nearer to the solution.
+        # With this m the last point may certify slightly less and yet be closer to the solution.
         best.radius.mul_(tolerances.last)
         found.write(rows, best.where_better(last).without_radius())
         return found

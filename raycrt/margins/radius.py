@@ -8,8 +8,9 @@ in a ball with centre x + g/m. So f > 0 at every x' closer to x0 than
 
 This is the dual bound of Singla & Feizi (2020, Thm 1) at the best multiplier, extended to points x
 that do not minimise the dual: every u gives a valid radius, hence so does the best one, and the
-solver needs no convergence test to be sound. u = 0 is the closed form `2 f / (|g| + sqrt(|g|^2 + 2 m f))`.
-At the nearest point of {f = 0}, if `m |u| < |g|`, r(u) = |u|: the radius is exact.
+solver needs no convergence test to be sound. u = 0 gives the closed form
+`2 f / (|g| + sqrt(|g|^2 + 2 m f))`. At the nearest point of {f = 0}, if
+`m |u| < |g|`, r(u) = |u|: the radius is exact.
 """
 
 from __future__ import annotations
