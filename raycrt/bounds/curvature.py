@@ -1,12 +1,12 @@
-"""Proved curvature of all margins: each pair of classes by itself while classes are few; with many,
-all pairs at once, and then by itself each pair that may bind an image.
+"""Proved curvature of all margins: separately for each pair of classes while classes are few; with
+many, for all pairs at once, and then separately for each pair that may bind an image.
 
 With v_y the rows of the last matrix, c their mean and h the last hidden layer,
 
     z_y - z_t = (v_y - c)^T h - (v_t - c)^T h + constant,
 
-so that bounds for each class alone, from above and from below, add up to one for every pair: a
-proof for a class in place of one for each pair of it. A pair's own proof is tighter.
+so that bounds for single classes, from above and from below, add up to one for every pair, which
+takes a proof per class instead of one per pair. A separate proof for a pair is tighter.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from raycrt.bounds.readout_curvature import LayerBounds, layer_bounds, pair_uppe
 from raycrt.networks.network import Network
 
 _Item = TypeVar("_Item")
-# Goes through items and may tell how far it is: the name of what is done, and the items.
+# Iterates over items and may report progress; takes the name of the task and the items.
 Watch = Callable[[str, Sequence[_Item]], Iterable[_Item]]
 
-# Up to so many classes every pair is proved by itself.
+# Up to this many classes every pair is proved separately.
 FEW_CLASSES = 20
-# What binds is looked for on the first images and among the classes with the largest logits.
+# Binding pairs are searched on the first images and among the classes with the largest logits.
 _IMAGES, _NEAREST = 4096, 8
 _IMAGES_AT_ONCE = 256
-# Sums leave so much room, relatively, for a checker that proves them a second time.
+# Relative room that sums leave for a checker that proves them a second time.
 _ROOM = 1 + 1e-8
 
 
@@ -43,16 +43,16 @@ def margin_curvature(
     """m (classes, classes), float64: `Hess (z_y - z_t) >= -m[y, t] I` everywhere, 0 if y == t.
 
     Holds for the network with the stored weights in exact arithmetic. Infinite where the weights
-    are not `bounded` and where the bound overflows. Cost: a few eigenproblems of the smaller layer
-    size for each ordered pair; with more than `FEW_CLASSES` classes for each class, and for each
-    pair that may bind one of `images` (n, ...), those that will be certified or others like them.
-    Without images such a network gets the bounds of its classes alone, which are up to a few times
-    larger. `watch` goes through what is proved one after the other and may show progress.
+    are not `bounded` or the bound overflows. Cost: a few eigenproblems of the smaller layer size
+    for each ordered pair; with more than `FEW_CLASSES` classes, for each class and for each pair
+    that may bind one of `images` (n, ...), those to be certified or similar ones. Without images,
+    such a network gets only the bounds from its classes, which are up to a few times larger.
+    `watch` iterates over the proofs and may show progress.
     """
     classes = network.classes
     if not network.bounded():
         return torch.full((classes, classes), math.inf, dtype=torch.float64).fill_diagonal_(0)
-    # A class that is predicted nowhere has a bias of -inf, which curvature does not depend on.
+    # A class that is never predicted has bias -inf, on which curvature does not depend.
     network = network.unmasked()
     bounds = layer_bounds(network)
     if classes > FEW_CLASSES:
@@ -71,7 +71,7 @@ def _by_classes(network: Network, bounds: LayerBounds, watch: Watch) -> Tensor:
     last = bounds.layers[-1]
     rows = last.matrix()
     apart = rows - rows.mean(0)
-    # The mean is the same number for all rows, whatever it is: only the difference rounds.
+    # All rows share the computed mean, whatever its error: only the difference rounds.
     slack = apart.abs() * 2.0**-50 + norms(last).matrix_error_upper()
     low, high = apart - slack, apart + slack
     above, below = torch.zeros(2, len(rows), dtype=torch.float64)
@@ -83,8 +83,8 @@ def _by_classes(network: Network, bounds: LayerBounds, watch: Watch) -> Tensor:
 
 @torch.no_grad()
 def _refine(network: Network, bounds: LayerBounds, m: Tensor, flat: Tensor, watch: Watch) -> None:
-    """Prove by itself, in `m`, each pair whose radius at an image, in closed form, lies below what
-    that image can be certified for, estimated to first order."""
+    """Prove separately, in `m`, each pair whose closed-form radius at an image lies below the
+    radius for which that image can be certified, estimated to first order."""
     estimate = network.copied(torch.float32)
     flat = flat[torch.isfinite(flat).all(1)].float()
     parts = [_nearest_margins(estimate, x) for x in flat.split(_IMAGES_AT_ONCE)]
@@ -99,8 +99,8 @@ def _refine(network: Network, bounds: LayerBounds, m: Tensor, flat: Tensor, watc
 
 
 def _nearest_margins(network: Network, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Labels (n,) and the classes nearest to them (n, k), with values and lengths of the gradients
-    of these margins: estimates."""
+    """Estimates: labels (n,), the classes (n, k) with the next largest logits, and the values and
+    gradient norms (n, k) of these margins."""
     trace = network.trace(x)
     top = trace.logits.topk(_NEAREST + 1, dim=1)
     label, target = top.indices[:, 0], top.indices[:, 1:]

@@ -12,10 +12,10 @@ from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorTables:
-    """What an `RoundingErrors` says of float64 evaluations of which `slack` is the first layer's.
+    """Bounds of `RoundingErrors` for float64 evaluations whose first layer has the errors `slack`.
 
-    The bounds grow with the norm of the input: they are kept for powers of 2^(1/4), so that a row
-    costs a lookup and not a recursion, and infinite beyond the last and for NaN.
+    The bounds increase with the norm of the input. They are tabulated at powers of 2^(1/4), so that
+    a row costs a lookup instead of a recursion, and are infinite beyond the last and for NaN.
     """
 
     slack: FirstLayerError
@@ -26,7 +26,7 @@ class ErrorTables:
     @staticmethod
     def of(errors: RoundingErrors, slack: FirstLayerError) -> ErrorTables:
         steps = torch.arange(_LOWEST, _HIGHEST + 1, dtype=torch.float64)
-        # A little larger, for the rounding of logarithms.
+        # Slightly enlarged to cover the rounding of logarithms.
         norms = (2.0 ** (steps / _STEPS)) * (1 + 1e-9)
         tables = [
             errors.margin(norms, torch.float64, slack),
@@ -46,15 +46,16 @@ class ErrorTables:
         return ErrorTables(slack=slack, margins=margins, gradients=gradients, hiddens=hiddens)
 
     def margin(self, input_norm: Tensor) -> Tensor:
-        """Bounds (n,) of |computed margin - exact| for inputs of norm `input_norm` (n,)."""
+        """Upper bounds (n,) on |computed margin - exact| for inputs of norm `input_norm` (n,)."""
         return self._looked_up(self.margins, input_norm)
 
     def gradient(self, input_norm: Tensor) -> Tensor:
-        """Bounds (n,) of |computed gradient of a margin - exact|, by way of `slack` and without."""
+        """Upper bounds (n,) on |computed gradient of a margin - exact|, both with `slack` and
+        without."""
         return self._looked_up(self.gradients, input_norm)
 
     def hidden(self, input_norm: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """Bounds (n,) of `RoundingErrors.hidden`."""
+        """The bounds (n,) of `RoundingErrors.hidden`, one per hidden layer."""
         return [self._looked_up(table, input_norm) for table in self.hiddens[dtype]]
 
     @staticmethod
@@ -63,5 +64,5 @@ class ErrorTables:
         return table.to(input_norm.device)[step.long() - _LOWEST]
 
 
-# Bounds are kept for norms 2^(k / _STEPS) with k from _LOWEST to _HIGHEST.
+# Bounds are tabulated at norms 2^(k / _STEPS) with k from _LOWEST to _HIGHEST.
 _STEPS, _LOWEST, _HIGHEST = 4, -256, 1600

@@ -1,20 +1,20 @@
 """Proved curvature of margins on a ball: `Hess f(x) >= -m I` for every x with |x - x0|_2 <= R.
 
-On the ball each neuron sees an interval only, on which its slopes lie in `M +- dev` and its
-curvatures in a range of their own (Singla & Feizi 2020 speak of local bounds in the abstract).
+On the ball the argument of each neuron stays in an interval, on which its slopes lie in `M +- dev`
+and its curvatures in a known range (Singla & Feizi 2020 mention local bounds in the abstract).
 With J_k the Jacobian of z_k and C_kj = W_k M_{k-1} W_{k-1} ... M_j W_j,
 
     J_k = C_k0 + E_k,   E_k = sum_{j<k} C_k,j+1 (D_j - M_j) J_j,   |D_j - M_j| <= dev_j,
 
 which bounds the rows of J_k, hence the intervals of z_k, layer by layer. The gradient F_k of the
-margin in s(z_k) is bounded by interval arithmetic, and weights p_k >= -F_k s''(z_k) follow, with
-their signs. Negative ones cancel: exactly at k = 0, where J_0 = W_0; at k > 0 they are set to 0.
+margin in s(z_k) is bounded by interval arithmetic, which gives signed weights p_k >= -F_k s''(z_k).
+At k = 0, where J_0 = W_0, negative weights cancel exactly; at k > 0 they are set to 0.
 With A_k = p_k^(1/2) and e_k >= |A_k E_k|,
 
     m = lambda_max(sum_k C_k0^T diag(p_k) C_k0) + sum_k (2 |A_k C_k0| e_k + e_k^2),
 
-one eigenvalue for all layers; for two layers no e_k is left. All sums are taken in float64 and the
-rounding of every product is added.
+one eigenvalue for all layers; with two layers no e_k remains. All sums are computed in float64, and
+bounds on the rounding of every product are added.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from raycrt.networks.network import TORCH, Network
 
 # Room for the rounding of a checker that proves the same bound in another order.
 _ROOM = 1 + 1e-8
-# Products that a norm is bounded by: they leave it a factor n^(1/128) too large at worst.
+# Number of products in a norm bound, which is then at most a factor n^(1/128) too large.
 _PRODUCTS = 6
-# Entries of the matrices of all targets that are worked on at a time: 2^23 float64 are 64 MB.
+# Matrix entries, over all targets, that are processed at a time: 2^23 float64 take 64 MB.
 _AT_ONCE = 2**23
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalCurvature:
-    """What the bounds on all balls share: matrices in float64, and bounds of their errors."""
+    """Curvature bounds on balls, from float64 matrices and error bounds shared by all balls."""
 
     network: Network
     matrices: list[Tensor]
@@ -61,7 +61,7 @@ class LocalCurvature:
 
     @staticmethod
     def of(network: Network, errors: RoundingErrors) -> LocalCurvature:
-        """Raises `InvalidInput` where the matrix of a layer is too large to be formed."""
+        """Raises `InvalidInput` if the matrix of a layer is too large to be formed."""
         network = network.in_float64()
         sizes = [layer.out_features * layer.in_features for layer in network.layers]
         require(
@@ -91,8 +91,8 @@ class LocalCurvature:
     ) -> Tensor:
         """m (k,) of the margins `label` against `targets` (k,) on the ball around x (features,).
 
-        Where `enough` (k,) is given and one factorisation proves it, it is returned as it is: that
-        is all a decision needs. Infinite where nothing can be proved.
+        Where `enough` (k,) is given and one factorisation proves it, `enough` itself is returned,
+        as a decision needs no more. Infinite where nothing can be proved.
         """
         ball = self._ball(x, radius)
         weights = self._weights(ball, label, targets)
@@ -111,7 +111,7 @@ class LocalCurvature:
         return found.nan_to_num(nan=math.inf).to(x.device)
 
     def _ball(self, x: Tensor, radius: float) -> _Ball:
-        """Ranges and Jacobians on the ball, one layer after the other."""
+        """Ranges and Jacobians on the ball, layer by layer."""
         activation = self.network.activation
         length = (x.norm() * SLACK + 1e-150)[None]
         errors = [error for error, _ in self.errors.layers(length, torch.float64)]
@@ -138,9 +138,9 @@ class LocalCurvature:
         return ball
 
     def _chain(self, ball: _Ball, k: int) -> tuple[list[Tensor], float]:
-        """C_kj for j = 0 ... k, and a bound of what their errors add to the bound of |E_k|.
+        """C_kj for j = 0 ... k, and an upper bound on what their errors add to the bound on |E_k|.
 
-        An error of C_k0 adds as it is, one of C_k,j+1 by `deviation` and |J_j|.
+        An error of C_k0 adds directly, an error of C_k,j+1 times `deviation` and |J_j|.
         """
         chain, error = [self.matrices[k]], self.matrix_errors[k]
         added = 0.0
@@ -155,7 +155,7 @@ class LocalCurvature:
         return chain, (added + error) * SLACK
 
     def _weights(self, ball: _Ball, label: int, targets: Tensor) -> list[Tensor]:
-        """p_k (targets, neurons) of each layer; only those of the first may be negative."""
+        """p_k (targets, neurons) for each layer; only those of the first may be negative."""
         direction = self.matrices[-1][label] - self.matrices[-1][targets]
         slack = direction.abs() * (4 * EPS) + 2 * self.matrix_errors[-1]
         low, high = direction - slack, direction + slack
@@ -173,7 +173,7 @@ class LocalCurvature:
     def _pull(
         self, k: int, layer: _Layer, low: Tensor, high: Tensor, length: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Bounds of F_{k-1} = W_k^T (s'(z_k) * F_k), elementwise and in the 2-norm."""
+        """Bounds on F_{k-1} = W_k^T (s'(z_k) * F_k), elementwise and in the 2-norm."""
         matrix, error = self.matrices[k], self.matrix_errors[k]
         low, high = _products(low, high, layer.slope_low, layer.slope_high)
         size = torch.maximum(low.abs(), high.abs())
@@ -210,7 +210,7 @@ class _Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ball:
-    """`chains[k][j]` is C_kj as computed; `rounding[k]` is what that adds to the bound of |E_k|."""
+    """`chains[k][j]` is the computed C_kj; `rounding[k]` is what errors add to the |E_k| bound."""
 
     layers: list[_Layer]
     chains: list[list[Tensor]]
@@ -257,7 +257,7 @@ def _products(
 
 
 def _lengths(low: Tensor, high: Tensor) -> Tensor:
-    """Bounds (k,) of the 2-norms of all rows between `low` and `high` (k, n)."""
+    """Upper bounds (k,) on the 2-norms of all rows between `low` and `high` (k, n)."""
     return torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()), dim=1) * SLACK
 
 
@@ -271,9 +271,9 @@ def _norms_upper(matrices: Tensor) -> Tensor:
 
 
 def _signed_gram_upper(matrix: Tensor, weights: Tensor, enough: float | None) -> float:
-    """A number >= lambda_max(W^T diag(weights) W) and >= 0, weights of any sign.
+    """A number >= lambda_max(W^T diag(weights) W) and >= 0, for weights of any sign.
 
-    `enough` itself if one factorisation proves it, else about the eigenvalue.
+    Returns `enough` itself if one factorisation proves it, else a bound close to the eigenvalue.
     """
     if not (torch.isfinite(matrix).all() and torch.isfinite(weights).all()):
         return math.inf
@@ -288,7 +288,7 @@ def _signed_gram_upper(matrix: Tensor, weights: Tensor, enough: float | None) ->
     else:
         gram = matrix.T @ (weights[:, None] * matrix)
     if enough is not None and enough > 0:
-        # Aim a little lower: what the proof adds has to fit below `enough`.
+        # Aim slightly lower: the error terms that the proof adds must fit below `enough`.
         spare = rounding + 4 * gamma(len(gram) + 1) * (len(gram) * enough + mass)
         proved = cholesky_upper(gram, enough - spare)
         if proved is not None and proved + rounding <= enough:

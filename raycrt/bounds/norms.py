@@ -1,7 +1,7 @@
-"""Proved bounds of affine maps: a class for each kind of layer, found by `norms(layer)`.
+"""Proved bounds on affine maps: one class per kind of layer, selected by `norms(layer)`.
 
-A number named `*_upper` is proved for the map with its stored weights in exact arithmetic; take it
-of a float64 copy of the map.
+A value named `*_upper` is proved for the map with its stored weights in exact arithmetic; compute
+it from a float64 copy of the map.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ Kind = TypeVar("Kind", bound=AffineMap, covariant=True)
 
 
 class Norms(Generic[Kind]):
-    """Bounds of any affine map, from its matrix.
+    """Bounds on any affine map, from its matrix.
 
-    A subclass for a kind of layer overrides what the layer's structure gives without the dense
-    matrix, or more tightly, and is registered with `norms`.
+    A subclass for a kind of layer overrides the bounds that the layer's structure gives without the
+    dense matrix or more tightly, and is registered with `norms`.
     """
 
     def __init__(self, layer: Kind) -> None:
         self.layer = layer
 
     def magnitude_upper(self) -> float:
-        """A number >= the spectral norm of |W|, entry by entry absolute."""
+        """A number >= the spectral norm of the entrywise absolute value |W|."""
         return nonnegative_norm_upper(self.layer.matrix().detach().double().abs()) * SLACK
 
     def offset_norm_upper(self) -> float:
-        """A number >= |b|, and >= the length of all that is added up to get b."""
+        """A number >= |b|, and >= the norm of all terms that are summed to compute b."""
         return float(_vector_norms_upper(self.layer.offset(), dim=0))
 
     def offset_magnitude_upper(self) -> Tensor:
-        """Numbers >= |b_i|, and >= the size of all that is added up to get b_i, float64
+        """Numbers >= |b_i|, and >= the size of all terms that are summed to compute b_i, float64
         (out_features,)."""
         size = (self.layer.out_features,)
         return torch.full(size, self.offset_norm_upper(), dtype=torch.float64)
@@ -53,17 +53,17 @@ class Norms(Generic[Kind]):
         return 0.0
 
     def gain_upper(self) -> float:
-        """An upper bound (>= 1) of the amplification of any intermediate result of W x or W^T c,
-        the addition of b included, for an input of length 1."""
+        """A number >= 1 and >= the amplification of any intermediate result of W x or W^T c,
+        including the addition of b, for an input of norm 1."""
         return 1.0
 
     def row_norms_upper(self) -> Tensor:
-        """Numbers >= the lengths of the rows of W, float64 (out_features,)."""
+        """Numbers >= the norms of the rows of W, float64 (out_features,)."""
         rows = _vector_norms_upper(self.layer.matrix(), dim=1)
         return rows + self.matrix_error_upper()
 
     def column_norms_upper(self) -> Tensor:
-        """Numbers >= the lengths of the columns of W, float64 (in_features,)."""
+        """Numbers >= the norms of the columns of W, float64 (in_features,)."""
         columns = _vector_norms_upper(self.layer.matrix(), dim=0)
         return columns + self.matrix_error_upper()
 
@@ -88,7 +88,7 @@ def _vector_norms_upper(vectors: Tensor, dim: int) -> Tensor:
 
 @singledispatch
 def norms(layer: AffineMap) -> Norms:
-    """The proved bounds of `layer`, by its kind."""
+    """The proved bounds on `layer`, selected by its kind."""
     return Norms(layer)
 
 
@@ -98,7 +98,7 @@ class DenseNorms(Norms[Dense]):
 
 
 class ChainNorms(Norms[Chain]):
-    """From the bounds of the links, where the matrix of the whole is not formed."""
+    """Bounds from those of the links where the matrix of the whole chain is not formed."""
 
     @property
     def links(self) -> list[Norms]:
@@ -123,7 +123,7 @@ class ChainNorms(Norms[Chain]):
         if len(self.links) == 1:
             return self.links[0].matrix_error_upper()
         n = self.layer.terms * self.layer.machine_eps
-        # And what is lost to underflow on the way.
+        # In addition, the loss to underflow in intermediate results.
         kind = self.layer.links[0].offset().dtype
         lost = torch.finfo(kind).smallest_normal * self.gain_upper()
         lost *= self.layer.terms * max(self.layer.in_features, self.layer.out_features)
@@ -151,7 +151,7 @@ class ChainNorms(Norms[Chain]):
         return first.column_norms_upper() * math.prod(link.norm_upper() for link in rest) * SLACK
 
     def gram_upper(self, weights: Tensor) -> float:
-        """Of the dense matrix where that fits, else the product of the links' bounds."""
+        """From the dense matrix where that fits, else the product of the links' bounds."""
         if self.layer.dense:
             return super().gram_upper(weights)
         *first, last = self.layer.links
@@ -163,7 +163,7 @@ class ChainNorms(Norms[Chain]):
 
 
 class CorrelationNorms(Norms[Correlation]):
-    """From the kernel; where the dense matrix is too large to be formed, on a torus."""
+    """Bounds from the kernel; on a torus where the dense matrix is too large to be formed."""
 
     def magnitude_upper(self) -> float:
         """Schur's test, `sqrt(largest row sum * largest column sum)` of |W|, or Frobenius."""
@@ -185,7 +185,8 @@ class CorrelationNorms(Norms[Correlation]):
         return sums.sqrt() * SLACK + self.matrix_error_upper()
 
     def gram_upper(self, weights: Tensor) -> float:
-        """Of the dense matrix where that fits, else on the torus with channels' largest weights."""
+        """From the dense matrix where that fits, else on the torus with the largest weight per
+        channel."""
         if self.layer.dense:
             return super().gram_upper(weights)
         channels = weights.double().cpu().clamp(min=0).view(self.layer.out_shape[0], -1).amax(1)
@@ -194,7 +195,7 @@ class CorrelationNorms(Norms[Correlation]):
         return ((self._on_torus_upper(kernel) + error) * SLACK) ** 2
 
     def torus_norm_upper(self) -> float:
-        """A number >= |W|, proved on the torus whatever the size; `norm_upper` chooses by size."""
+        """A number >= |W|, proved on the torus for any size; `norm_upper` chooses by size."""
         kernel = self.layer.kernel().detach().double().cpu()
         return (self._on_torus_upper(kernel) + self.matrix_error_upper()) * SLACK
 
@@ -220,7 +221,7 @@ class AveragePoolNorms(CorrelationNorms):
 
 
 class DiagonalNorms(Norms[Diagonal]):
-    """From the scale, which is computed with a relative error of at most 8 eps."""
+    """Bounds from the scale, which is computed with a relative error of at most 8 eps."""
 
     def magnitude_upper(self) -> float:
         return float(self.layer.scale().detach().abs().max()) * (1 + 16 * self.layer.machine_eps)
@@ -238,11 +239,11 @@ class DiagonalNorms(Norms[Diagonal]):
         return float(self.weights_before_upper(weights).max())
 
     def weights_before_upper(self, weights: Tensor) -> Tensor:
-        """Upper bounds of the diagonal of W^T diag(weights) W: the weights before this map."""
+        """Upper bounds on the diagonal of W^T diag(weights) W: the weights before this map."""
         return weights * self.row_norms_upper().square() * SLACK
 
     def _gain_upper(self, stored: tuple[Tensor, ...], divisor: Tensor) -> float:
-        """The numbers themselves are on the way, and what a divisor loses its inverse has."""
+        """`gain_upper` from the `stored` numbers, as intermediate results, and 1 / divisor."""
         largest = max(float(numbers.detach().abs().max()) for numbers in stored)
         steep = 1 / float(divisor.min())
         return max(1.0, largest, steep) * max(1.0, self.magnitude_upper()) * SLACK

@@ -4,7 +4,7 @@ With B_I the Jacobian of z_I in the input and F_I the gradient of the margin in 
 
     Hess f = sum_{I=1}^{L-1} B_I^T diag(F_I * s''(z_I)) B_I                      (paper, section 3).
 
-F_I is bounded elementwise, which gives weights p_I >= -F_I * s'' and the bound of a term
+F_I is bounded elementwise, which gives weights p_I >= -F_I * s'' and for each term the bound
 `lambda_max(B_I^T diag(p_I) B_I)`. For the Jacobian the slopes are split into their midpoint and a
 remainder, `D = mid + dev S` with |S| <= 1, so that products of weight matrices appear whose norm is
 far below the product of the norms (averaged operators, Combettes & Pesquet 2020):
@@ -12,7 +12,7 @@ far below the product of the norms (averaged operators, Combettes & Pesquet 2020
     |A D_{k-1} W_{k-1} ... W_1| <= mid^(k-1) |A W_{k-1} ... W_1|
                                    + sum_j mid^(k-1-j) dev |A W_{k-1} ... W_{j+1}| Lip(z_j).
 
-Every sum below is taken in float64 and multiplied by `SLACK`, far above its rounding.
+Every sum below is computed in float64 and multiplied by `SLACK`, which far exceeds its rounding.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from raycrt.bounds.spectral import SLACK, weighted_gram_upper
 from raycrt.networks.affine import DENSE_ENTRIES, AffineMap
 from raycrt.networks.network import Network
 
-# Gradients whose largest entry is smaller prove nothing.
+# Gradients with a smaller largest entry prove nothing.
 _SMALLEST = 1e-140
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerBounds:
-    """Proved norms of a network, the same for every margin; layers are counted from 0.
+    """Proved bounds on a network's norms, shared by all margins; layers are counted from 0.
 
-    `layers` are the float64 maps. `products[k][j]` is W_k ... W_j rounded, where it is small
-    enough to be formed, and `rounding[k][j]` bounds its distance from the exact product.
+    `layers` are the float64 maps. `products[k][j]` is the computed W_k ... W_j, where it is
+    small enough to be formed, and `rounding[k][j]` bounds its distance from the exact product.
     `norms[k]` >= |W_k|, `lipschitz[k]` >= the Lipschitz constant of z_k in the input, and
     `quadratic[k]` >= |diag(|w_i|) W_k| Lip(a_{k-1})^2. Slopes are `middle` plus or minus
     `deviation`.
@@ -54,7 +54,7 @@ class LayerBounds:
     deviation: float
 
     def through(self, weights: Tensor, k: int) -> float:
-        """Bound of `|diag(weights)^(1/2) B|` for the Jacobian B of z_k; weights >= 0."""
+        """A number >= `|diag(weights)^(1/2) B|` for the Jacobian B of z_k; weights >= 0."""
         largest = math.sqrt(float(weights.max()))
         spectral = []
         for j in range(k + 1):
@@ -75,7 +75,7 @@ class LayerBounds:
 
 
 def layer_bounds(network: Network) -> LayerBounds:
-    """The proved norms that the bounds of all margins share."""
+    """The proved norm bounds that all margins share."""
     network = network.in_float64()
     low, high = network.activation.slope_range
     bounds = LayerBounds(
@@ -104,7 +104,7 @@ def layer_bounds(network: Network) -> LayerBounds:
 
 
 def _products(layers: list[AffineMap]) -> tuple[list[Tensor | None], list[float]]:
-    """W_k ... W_j for j = 0 ... k where it can be formed, and bounds of their rounding.
+    """W_k ... W_j for j = 0 ... k where it can be formed, and bounds on their rounding.
 
     A product of factors with errors e_i has an error of at most
     `sum_i e_i prod_{j != i} (|W_j|_F + e_j)`, and each multiplication rounds by gamma.
@@ -142,7 +142,7 @@ def readout_upper(network: Network, bounds: LayerBounds, low: Tensor, high: Tens
     length = float(torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()))) * SLACK
     total = 0.0
     for layer in range(network.depth - 2, -1, -1):
-        # Lengths of anything smaller may have underflowed, on the way as well.
+        # Norms of smaller vectors, and intermediate results, may have underflowed.
         if 0 < float(torch.maximum(low.abs(), high.abs()).max()) < _SMALLEST:
             return math.inf
         weights = curvature_weights(low, high, network.activation)
@@ -161,7 +161,7 @@ def readout_upper(network: Network, bounds: LayerBounds, low: Tensor, high: Tens
 
 
 def readout_interval(last: AffineMap, y: int, t: int) -> tuple[Tensor, Tensor]:
-    """Bounds of the difference of the rows y and t of the last matrix, exact arithmetic."""
+    """Bounds on the exact difference of rows y and t of the last matrix."""
     matrix = last.matrix()
     direction = matrix[y] - matrix[t]
     slack = direction.abs() * 2.0**-50 + 2 * norms(last).matrix_error_upper()
@@ -169,18 +169,18 @@ def readout_interval(last: AffineMap, y: int, t: int) -> tuple[Tensor, Tensor]:
 
 
 def curvature_weights(low: Tensor, high: Tensor, activation: Activation) -> Tensor:
-    """The smallest p >= 0 with `F s'' >= -p` for every F in [low, high] and every s'', rounded up:
-    signs are kept."""
+    """The smallest p >= 0 with `F s'' >= -p` for every F in [low, high] and every s'', rounded up;
+    the signs of F and s'' are taken into account."""
     least, most = activation.curvature_range
     ends = [-most * low, -least * low, -most * high, -least * high]
     return torch.stack(ends).amax(0).clamp(min=0) * SLACK
 
 
 def _term(bounds: LayerBounds, layer: int, weights: Tensor, curvature: float) -> float:
-    """Bound of `lambda_max(B^T diag(weights) B)` for the Jacobian B of z_layer.
+    """A number >= `lambda_max(B^T diag(weights) B)` for the Jacobian B of z_layer.
 
     `curvature` >= |F|_2 sup|s''| gives a second bound, `curvature |diag(|w_i|) W| Lip^2` (Entesari
-    et al., ICML 2024); the smaller holds.
+    et al., ICML 2024); the smaller of both is returned.
     """
     through = bounds.through(weights, layer)
     interval = through * through
@@ -197,7 +197,7 @@ def _gradient_interval(
     high: Tensor,
     length: float,
 ) -> tuple[Tensor, Tensor, float]:
-    """Bounds of W^T (s' * F) from bounds of F, elementwise and in the 2-norm."""
+    """Bounds on W^T (s' * F) from bounds on F, elementwise and in the 2-norm."""
     ends = torch.stack([slopes[0] * low, slopes[0] * high, slopes[1] * low, slopes[1] * high])
     g_low, g_high = ends.amin(0), ends.amax(0)
     slope = max(abs(s) for s in slopes)

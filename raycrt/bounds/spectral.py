@@ -3,10 +3,10 @@
 A name ending in `_upper` is a theorem about the value returned, rounding included. A name ending
 in `_estimate` approaches from below and may never enter a certificate.
 
-The proof. Let A be symmetric and t > 0. If the Cholesky factorisation of t I - A, run in floating
+Proof. Let A be symmetric and t > 0. If the Cholesky factorisation of t I - A, run in floating
 point, completes with finite numbers, then t I - A >= -c I with `c = g / (1 - g) trace(t I - A)`,
-`g = (n + 1) eps / (1 - (n + 1) eps)` (Rump, BIT 46, 2006), so lambda_max(A) <= t + c. How t was
-guessed does not matter: a guess that is too small makes the factorisation break down.
+`g = (n + 1) eps / (1 - (n + 1) eps)` (Rump, BIT 46, 2006), so lambda_max(A) <= t + c. The proof
+holds for any guess t: the factorisation breaks down if t is too small.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from torch import Tensor
 from raycrt.networks.affine import DENSE_ENTRIES
 
 EPS = torch.finfo(torch.float64).eps
-# No sum of a bound has more terms than a matrix that is formed has entries: sums of that many
-# positive float64 terms, and a few products of such sums, lose less than this factor to rounding.
+# No sum in a bound has more terms than a formed matrix has entries. Sums of that many positive
+# float64 terms, and a few products of such sums, lose less than this factor to rounding.
 SLACK = 1 + DENSE_ENTRIES * EPS
-# A guess is raised by this factor until its proof goes through; 1e-9 lies far above rounding.
+# A guess is raised by this factor until its proof succeeds; 1e-9 is far above rounding errors.
 _RAISE = 1e-9
 _LANCZOS_FROM = 128
-# A sum or a product may lose this to underflow.
+# Upper bound on the loss of a sum or product to underflow.
 _NOTHING = torch.finfo(torch.float64).smallest_normal
 # Entries of a Collatz-Wielandt vector stay above this share of the largest: it must be positive.
 _POSITIVE = 1e-9
 
 
 def gamma(n: int) -> float:
-    """Higham's `n u / (1 - n u)`, with eps = 2u in place of u: bounds n roundings, generously."""
+    """Higham's `n u / (1 - n u)`, with eps = 2u in place of u: generously bounds n roundings."""
     return n * EPS / (1 - n * EPS)
 
 
@@ -49,7 +49,7 @@ def eigenvalue_upper(symmetric: Tensor, guess: float | None = None) -> float:
     scale = float(symmetric.diagonal().abs().max()) + float(torch.linalg.matrix_norm(symmetric)) / n
     if scale == 0:
         return 0.0
-    # A power of two is divided out exactly, so that no threshold of a library is met.
+    # Dividing by a power of two is exact and avoids absolute thresholds of libraries.
     unit = math.ldexp(1.0, math.frexp(scale)[1])
     symmetric = symmetric / unit
     guess = _largest_estimate(symmetric) if guess is None else guess / unit
@@ -63,7 +63,7 @@ def eigenvalue_upper(symmetric: Tensor, guess: float | None = None) -> float:
 
 
 def _largest_estimate(symmetric: Tensor) -> float:
-    """About lambda_max: all eigenvalues where the matrix is small, else Lanczos."""
+    """An estimate of lambda_max: by all eigenvalues if the matrix is small, else by Lanczos."""
     n = len(symmetric)
     if n <= _LANCZOS_FROM:
         return float(torch.linalg.eigvalsh(symmetric)[-1])
@@ -83,9 +83,9 @@ def _largest_estimate(symmetric: Tensor) -> float:
 
 
 def cholesky_upper(symmetric: Tensor, bound: float) -> float | None:
-    """A number >= lambda_max just above `bound`, or none where a factorisation breaks down.
+    """A number >= lambda_max just above `bound`, or None if a factorisation breaks down.
 
-    Of several matrices (..., n, n) the largest eigenvalue of all is bounded.
+    For several matrices (..., n, n) the number bounds the largest eigenvalue of all.
     """
     shifted = -symmetric
     diagonal = shifted.diagonal(dim1=-2, dim2=-1)
@@ -97,26 +97,26 @@ def cholesky_upper(symmetric: Tensor, bound: float) -> float | None:
     n = symmetric.shape[-1]
     g = gamma(n + 1)
     trace = float(diagonal.sum(-1).max()) * (1 + gamma(n))
-    # The subtraction on the diagonal rounds too: eps times what is subtracted.
+    # The subtraction on the diagonal rounds too, by at most eps times its operands.
     subtraction = EPS * (abs(bound) + largest)
     proved = bound + g / (1 - g) * trace + subtraction
     return proved + 2 * EPS * (abs(proved) + abs(bound))
 
 
 def weighted_gram_upper(matrix: Tensor, weights: Tensor) -> float:
-    """A number >= lambda_max of W^T diag(weights) W and >= 0, for W (rows, columns), any weights.
+    """A number >= lambda_max of W^T diag(weights) W and >= 0; W (rows, columns), any weights.
 
-    For weights >= 0 the smaller of the two Gram matrices is used. The rounding of forming a Gram
-    matrix is at most `gamma(k + 3)` times the sum of all |entries|' bound
-    `sum_i |weights_i| |w_i|^2`, which is added.
+    For weights >= 0 the smaller of the two Gram matrices is used. The rounding error of forming a
+    Gram matrix is at most `gamma(k + 3)` times `sum_i |weights_i| |w_i|^2`, a bound on the sum of
+    all |entries|; it is added.
     """
     matrix, weights = matrix.double(), weights.double()
     if not (torch.isfinite(matrix).all() and torch.isfinite(weights).all()):
         return math.inf
     if not ((matrix != 0).any(1) & (weights != 0)).any():
         return 0.0
-    # Powers of two are divided out exactly, so that what under- or overflows is nothing beside the
-    # largest entries.
+    # Dividing by powers of two is exact and makes everything that underflows negligible relative
+    # to the largest entries.
     size, weight = (_power_of_two(part) for part in (matrix, weights))
     matrix, weights = matrix / size, weights / weight
     rows, columns = matrix.shape
@@ -132,22 +132,23 @@ def weighted_gram_upper(matrix: Tensor, weights: Tensor) -> float:
 
 
 def _power_of_two(values: Tensor) -> float:
-    """One near the largest of finite `values`, not all of them 0."""
+    """A power of two near the largest magnitude of finite `values`, not all of them 0."""
     return math.ldexp(1.0, math.frexp(float(values.abs().max()))[1] - 1)
 
 
 def gram_iteration_upper(matrices: Tensor, steps: int = 8) -> Tensor:
-    """Numbers >= |W|_2 of matrices (..., rows, columns) by products alone: |W|_2 <=
+    """Numbers >= |W|_2 for matrices (..., rows, columns) from products only: |W|_2 <=
     |G_k|_F^(1 / 2^k), G_{k+1} = G_k^T G_k.
 
-    Looser than `norm_upper` by at most n^(1 / 2^(steps + 1)), n the smaller size. A product rounds
-    by at most gamma(n) |G_k|_F^2, which is added (Delattre et al., ICML 2023, with the rounding).
+    Looser than `norm_upper` by at most n^(1 / 2^(steps + 1)), n the smaller size. The rounding
+    error of a product, at most gamma(n) |G_k|_F^2, is added (Delattre et al.,
+    ICML 2023, with the rounding).
     """
     matrices = matrices.double()
     rows, columns = matrices.shape[-2:]
     size = torch.linalg.matrix_norm(matrices) * (1 + gamma(rows * columns))
     if steps > 0:
-        # A power of two, so that squares neither over- nor underflow.
+        # Divide by a power of two so that squares neither over- nor underflow.
         unit = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)
         unit = torch.where(torch.isfinite(size), unit, 1.0)
         matrices, size = matrices / unit[..., None, None], size / unit

@@ -1,9 +1,10 @@
-"""A proved norm of a convolution that forms no dense matrix.
+"""A proved norm bound for convolutions that forms no dense matrix.
 
-A zero-padded convolution is a circular one on a larger torus between an embedding of its input and
-a restriction of its output, neither of which lengthens a vector. On the torus the Fourier transform
-splits it into one small matrix for each frequency (Sedghi, Gupta & Long, ICLR 2019); with a stride,
-frequencies that alias stand side by side in one matrix. The largest norm among these bounds |W|.
+A zero-padded convolution is a circular convolution on a larger torus, between an embedding of its
+input and a restriction of its output, neither of which increases norms. On the torus the Fourier
+transform splits it into one small matrix per frequency (Sedghi, Gupta & Long, ICLR 2019); with a
+stride, the blocks of aliasing frequencies are concatenated. The largest norm of these matrices
+bounds |W|.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from raycrt.bounds.spectral import EPS, SLACK, cholesky_upper, gamma
 from raycrt.networks.convolution import Pair
 
 _POWER_STEPS = 60
-# Blocks of frequencies are proved together, so many float64 entries at a time.
+# Number of float64 entries of frequency blocks that are proved together.
 _BLOCK_ENTRIES = 2**23
 
 
@@ -26,8 +27,8 @@ def torus_norm_upper(kernel: Tensor, size: Pair, stride: Pair, dilation: Pair) -
     """A number >= the norm of the circular convolution with `kernel` on a torus of `size`.
 
     `kernel` is float64 (out_channels, in_channels, height, width), `stride` divides `size`. The
-    rounding of the transform (angles reduced exactly, so that each factor has an error of a few
-    eps) and of the Gram matrices is added; the largest eigenvalue is proved as in
+    rounding errors of the transform (with angles reduced exactly, so that each factor has an error
+    of a few eps) and of the Gram matrices are added; the largest eigenvalue is proved as in
     `raycrt.bounds.spectral`.
     """
     if not torch.isfinite(kernel).all():
@@ -56,7 +57,7 @@ def torus_norm_upper(kernel: Tensor, size: Pair, stride: Pair, dilation: Pair) -
 def _frequencies(kernel: Tensor, size: Pair, stride: Pair, dilation: Pair) -> Iterator[Tensor]:
     """The convolution's blocks (frequencies, out_channels, in_channels * aliases), complex128.
 
-    Blocks at opposite frequencies are conjugate, so that half of the second axis is enough.
+    Blocks at opposite frequencies are conjugate, so half of the second axis suffices.
     """
     out_channels, in_channels, tall, wide = kernel.shape
     coarse = (size[0] // stride[0], size[1] // stride[1])
@@ -80,7 +81,7 @@ def _wave(size: int, taps: int, dilation: int) -> Tensor:
 
 
 def _power_estimate(blocks: Tensor) -> float:
-    """About the largest eigenvalue of A A^H over all blocks A, from below."""
+    """An estimate from below of the largest eigenvalue of A A^H over all blocks A."""
     vectors = torch.ones(*blocks.shape[::2], 1, dtype=blocks.dtype)
     vectors = vectors + 0.5j * torch.linspace(-1, 1, blocks.shape[2]).to(blocks)[:, None]
     largest = 0.0
