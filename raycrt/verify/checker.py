@@ -1,4 +1,4 @@
-"""Rows of certificates against the weights: what is wrong with each, in a sentence."""
+"""Checks rows of certificates against the weights; each finding is a sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raycrt.verify.prover import Prover
 from raycrt.verify.radius import FLOAT32_UNIT
 from raycrt.verify.table import STATUSES, Malformed, Rows, read_rows
 
-# Rows taken at a time: n * classes * width float64 numbers have to fit into memory.
+# Rows processed at a time: n * classes * width float64 numbers must fit into memory.
 _AT_ONCE = 128
 DEPLOYMENTS = {"exact": None, "float32": FLOAT32_UNIT}
 REGIONS = ("global", "local")
@@ -22,7 +22,7 @@ REGIONS = ("global", "local")
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What came of one file: the indices of its rows, and what is wrong with them."""
+    """The result for one file: the indices of its rows, and the findings about them."""
 
     indices: np.ndarray
     findings: tuple[Finding, ...]
@@ -31,8 +31,8 @@ class Checked:
 class Checker:
     """Re-proves rows of one model with a proved `curvature` (classes, classes).
 
-    `images` (n, features) and `labels` (n,) are those the rows' indices speak of; `stated` is the
-    curvature that the rows were made with.
+    The indices of rows refer to `images` (n, features) and `labels` (n,); `stated` is the curvature
+    with which the rows were made.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Checker:
         )
 
     def check(self, rows: Rows) -> list[Finding]:
-        """Everything that is wrong with `rows`."""
+        """All findings about `rows`."""
         notes = Notes(rows.index)
         known = (rows.index >= 0) & (rows.index < len(self.labels))
         notes.must(known, "the data has no image of this number.")
@@ -91,7 +91,7 @@ class Checker:
         return notes.findings
 
     def _check_form(self, rows: Rows, notes: Notes) -> np.ndarray:
-        """Check what needs no network; the rows whose radius is left to be proved."""
+        """Check what needs no network; returns a mask of the rows whose radius is yet to be proved."""
         certified, constant = rows.status == "certified", rows.status == "constant"
         notes.must(np.isin(rows.status, STATUSES), "{!r} is no known status.", rows.status)
         for name in ("radius", "radius_runner_up"):
@@ -123,7 +123,7 @@ class Checker:
         return certified & inside
 
     def _check_witnesses(self, rows: Rows, certified: np.ndarray, notes: Notes) -> None:
-        """Each is of a class of its own, and none is there where nothing is claimed."""
+        """Check that witnesses have distinct classes, and that rows without a claim have none."""
         row, target = rows.witness_row, rows.witness_class
         classes = np.zeros((len(rows), self.model.classes), int)
         known = (target >= 0) & (target < self.model.classes) & (target != rows.prediction[row])
@@ -142,7 +142,7 @@ class Checker:
         )
 
     def _check_proof(self, rows: Rows, x: np.ndarray, certified: np.ndarray, notes: Notes) -> None:
-        """Check what the network says: ranks of the logits, radii, curvature."""
+        """Check against the network: ranks of the logits, radii and curvature."""
         assert self.prover is not None
         each, last, errors = np.arange(len(rows)), self.model.classes - 1, self.prover.errors
         prediction = np.clip(rows.prediction, 0, last)
@@ -228,5 +228,5 @@ class Checker:
 
 
 def check_files(checker: Checker, files: Iterable[Path]) -> list[Checked]:
-    """Check one file after the other in this process."""
+    """Check the files one by one in this process."""
     return [checker.check_file(file) for file in files]

@@ -1,8 +1,8 @@
-"""Margins that no input changes, told from which weights are zero and which are equal.
+"""Margins that do not depend on the input, found from zero weights and equal weights.
 
-Neuron i of layer k varies with the input only if it reads, with a weight that is not zero, a neuron
-of layer k - 1 that does, or a pixel. `z_y - z_t` is `sum_i (w_yi - w_ti) h_i + b_y - b_t` over the
-last hidden layer: it is one number where w_y and w_t agree on all neurons that vary.
+Neuron i of layer k varies with the input only if it reads, with a nonzero weight, a pixel or a
+neuron of layer k - 1 that varies. `z_y - z_t` is `sum_i (w_yi - w_ti) h_i + b_y - b_t` over the
+last hidden layer: it is constant where w_y and w_t agree on all neurons that vary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from raycrt.verify.model import Model
 
 
 def constant_margins(model: Model) -> np.ndarray:
-    """Which margins (classes, classes) are the same number, infinity included, at every input."""
+    """Mask (classes, classes) of margins with the same value, possibly infinite, at every input."""
     varies = np.ones(model.features, bool)
     for weight in model.weights[:-1]:
         varies = (weight[:, varies] != 0).any(axis=1)

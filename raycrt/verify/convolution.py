@@ -1,4 +1,4 @@
-"""Convolutions as the matrices that they are, entry by entry: each is a stored weight or zero."""
+"""Convolutions unrolled into matrices, whose entries are stored weights or zero."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from raycrt.errors import require
 from raycrt.specs import ModelSpec
 
-# As float64 a matrix of so many entries takes 256 MB.
+# A float64 matrix with this many entries takes 256 MB.
 _ENTRIES = 2**25
 
 Shape = tuple[int, int, int]
@@ -16,9 +16,9 @@ Shape = tuple[int, int, int]
 def unrolled(
     kernel: np.ndarray, bias: np.ndarray, shape: Shape, spec: ModelSpec
 ) -> tuple[np.ndarray, np.ndarray, Shape]:
-    """Matrix and offset of a convolution of flat images of `shape`, and the shape that it makes.
+    """Matrix and offset of a convolution of flat images of `shape`, and its output shape.
 
-    `kernel` is (outputs, channels, height, width), `bias` (outputs,), all shapes are (channels,
+    `kernel` is (outputs, channels, height, width), `bias` (outputs,); all shapes are (channels,
     height, width). Output (o, i, j) is `bias[o]` plus the sum of `kernel[o, c, a, b]` times pixel
     (c, i * stride + a - padding, j * stride + b - padding), which is 0 outside of the image.
     """

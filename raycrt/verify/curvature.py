@@ -7,14 +7,14 @@ the margin in s(z_k). Differentiating twice gives
 
 So m may be the sum over k of the smaller of two bounds of `lambda_max(-J_k^T diag(..) J_k)`:
 
-* with numbers p >= max(0, -F_k * s'') that hold everywhere, `|sqrt(p) J_k|^2`. Here `J_k = W_k
+* with numbers p >= max(0, -F_k * s'') everywhere, `|sqrt(p) J_k|^2`. Here `J_k = W_k
   D_{k-1} J_{k-1}` with slopes D in [lo, hi]: writing D = (lo + hi)/2 + (hi - lo)/2 S, |S| <= 1,
 
       |A D J_k| <= (lo + hi)/2 |(A W_k) D J_{k-1}| + (hi - lo)/2 |A| |J_k|;
 
 * by Cauchy-Schwarz over the neurons, `sup|s''| |F_k| |diag(|w_i|) W_k| (sup|s'| |J_{k-1}|)^2`.
 
-For k = 0 the first is an eigenvalue of `W_0^T diag(p) W_0`, which a claimed m has to exceed.
+For k = 0 the first is an eigenvalue of `W_0^T diag(p) W_0`, which a claimed m must exceed.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ import numpy as np
 from raycrt.verify.model import Model
 from raycrt.verify.norms import SLACK, UNIT, frobenius, gamma, gram_upper, norm_upper
 
-# A curvature may lie below ours by this, relatively: two proofs of one number round differently.
+# Relative amount by which a curvature may lie below ours: the two proofs round differently.
 TOLERANCE = 1e-9
-# Up to so many classes every pair is proved by itself at once.
+# Up to this many classes every pair is proved separately right away.
 FEW_CLASSES = 20
-# Goes through items and may tell how far it is: the name of what is done, and the items.
+# Iterates over items and may report progress; takes the name of the task and the items.
 Watch = Callable[[str, Sequence[Any]], Iterable[Any]]
 
 
 def curvature_upper(
     model: Model, claims: np.ndarray, watch: Watch = lambda name, items: items
 ) -> np.ndarray:
-    """m (classes, classes), proved: a claim itself where its Cholesky proof goes through.
+    """Proved m (classes, classes): the claim itself where its Cholesky proof succeeds.
 
-    With more than `FEW_CLASSES` classes a pair is proved by itself only where its claim is below
-    the sum of what is proved of its two classes. Infinite where nothing can be proved (weights that
-    are not finite); 0 on the diagonal. `watch` goes through what is proved and may show progress.
+    With more than `FEW_CLASSES` classes a pair is proved separately only where its claim is below
+    the sum of the bounds proved for its two classes. Infinite where nothing can be proved (weights
+    that are not finite); 0 on the diagonal. `watch` iterates over the proofs and may show progress.
     """
     classes = model.classes
     m = np.full((classes, classes), math.inf)
@@ -62,8 +62,8 @@ def curvature_upper(
 
 
 def _by_classes(model: Model, layers: list[_Layer], watch: Watch) -> np.ndarray:
-    """Bounds for all pairs from two for each class: a margin is the difference of two logits, and
-    so is it where the same function is taken off both."""
+    """Bounds for all pairs from two bounds per class: a margin is the difference of two logits, also
+    after the same function is subtracted from both."""
     last = model.weights[-1]
     apart = last - last.mean(0)
     above, below = np.zeros((2, len(last)))
@@ -77,17 +77,17 @@ def _by_classes(model: Model, layers: list[_Layer], watch: Watch) -> np.ndarray:
 
 
 def neuron_curvature(model: Model, y: int, t: int) -> np.ndarray:
-    """p (width,) of the last hidden layer for the margin of y against t.
+    """p (width,) in the last hidden layer for the margin of y against t.
 
     With one hidden layer, `curvature_upper` of that margin is >= lambda_max(W_0^T diag(p) W_0) for
-    these p as they are, and `Hess (z_y - z_t) >= -W_0^T diag(p) W_0` everywhere.
+    these p without rounding, and `Hess (z_y - z_t) >= -W_0^T diag(p) W_0` everywhere.
     """
     return _bending(model, *_last_gradient(model, y, t))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """Of a hidden layer: `chain[j]` = (W_k .. W_{k-j}, error of that product), and proved bounds.
+    """A hidden layer: `chain[j]` = (W_k .. W_{k-j}, error of that product), and proved bounds.
 
     `lipschitz` >= |J_k|, `norm` >= |W_k|, `quadratic` >= |diag(|w_i|) W_k|, `columns` >= the norms
     of W_k's columns.
@@ -124,7 +124,7 @@ def _layers(model: Model) -> list[_Layer]:
 
 
 def _expand(model: Model, norms: list[float], before: list[_Layer]) -> float:
-    """The bound of |A D J_{k-1}| from `norms[j]` >= |A W_{k-1} .. W_{k-j}|, by the layers below."""
+    """The bound on |A D J_{k-1}| from `norms[j]` >= |A W_{k-1} .. W_{k-j}| and the layers below."""
     low, high = model.slopes.low, model.slopes.high
     middle, deviation = abs(low + high) / 2, (high - low) / 2
     total = norms[len(before)]
@@ -155,7 +155,7 @@ def _readout_upper(
 
 
 def _last_gradient(model: Model, y: int, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """Elementwise bounds of the margin's gradient in the last hidden layer."""
+    """Elementwise bounds on the margin's gradient in the last hidden layer."""
     gradient = model.weights[-1][y] - model.weights[-1][t]
     return _widen(gradient, gradient, np.abs(gradient) * 2 * UNIT)
 
@@ -173,12 +173,12 @@ def _bending(model: Model, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def _weighted_upper(
     model: Model, layers: list[_Layer], p: np.ndarray, claim: float | None
 ) -> float:
-    """|sqrt(p) J_k|^2 for the last of `layers`, at every input."""
+    """A number >= |sqrt(p) J_k|^2 at every input, for the last of `layers`."""
     root = np.sqrt(p)[:, None]
     largest = float(root.max())
     if len(layers) == 1:
         scaled = root * layers[0].chain[0][0]
-        # Its entries are off by three roundings, which the claim, if given, has to leave room for.
+        # Its entries have three roundings each, for which a given claim must leave room.
         size = frobenius(scaled)
         return gram_upper(scaled, claim) + 8 * UNIT * size * size
     norms = []
@@ -192,7 +192,7 @@ def _weighted_upper(
 def _gradient_below(
     model: Model, k: int, layer: _Layer, low: np.ndarray, high: np.ndarray, length: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Elementwise bounds of `F_{k-1} = W_k^T (s'(z_k) * F_k)` and a bound of its 2-norm."""
+    """Elementwise bounds on `F_{k-1} = W_k^T (s'(z_k) * F_k)` and a bound on its 2-norm."""
     ends = [slope * f for slope in (model.slopes.low, model.slopes.high) for f in (low, high)]
     low, high = np.min(ends, axis=0), np.max(ends, axis=0)
     length = min(model.slopes.bound * length, _length(low, high)) * SLACK
@@ -212,5 +212,5 @@ def _widen(low: np.ndarray, high: np.ndarray, by: np.ndarray) -> tuple[np.ndarra
 
 
 def _length(low: np.ndarray, high: np.ndarray) -> float:
-    """A bound of the 2-norm of every vector between `low` and `high`."""
+    """A number >= the 2-norm of every vector between `low` and `high`."""
     return frobenius(np.maximum(np.abs(low), np.abs(high)))

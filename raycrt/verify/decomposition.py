@@ -1,6 +1,6 @@
-"""Numbers for the proof of `raycrt.verify.matrix`: nothing here has to be right to be sound.
+"""Proposals for the proof in `raycrt.verify.matrix`, whose soundness does not depend on them.
 
-In coordinates of P's eigenvectors the theorem's r is zero at `s = -(g + c u) / (c - b - P)`, entry
+In the eigenbasis of P the r of the theorem vanishes at `s = -(g + c u) / (c - b - P)`, entry
 by entry. The right-hand side is then a concave function of 1 / c whose derivative is 2 q(d): the
 best c is where q(d) = 0, or as small as may be where q(d) > 0 even there.
 """
@@ -13,9 +13,9 @@ import numpy as np
 
 from raycrt.verify.radius import norm
 
-# Eigenvalues below this part of the largest are taken as zero.
+# Eigenvalues below this fraction of the largest are treated as zero.
 _FLAT = 2.0**-40
-# c - b - m is no smaller than this part of m + b: then rounding is of the same order.
+# c - b - m is at least this fraction of m + b, where rounding is of the same order.
 _NEAREST = 2.0**-38
 # The b tried: h over the longest way that matters, and more, as that way may be shorter. A factor
 # between them of 16 costs at most what twice as large an h would.
@@ -25,14 +25,14 @@ _HALVINGS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Decomposition:
-    """P's `values` (j,) that are not zero and their eigenvectors, `vectors` (j, features)."""
+    """The nonzero eigenvalues `values` (j,) of P and its eigenvectors `vectors` (j, features)."""
 
     values: np.ndarray
     vectors: np.ndarray
 
     @staticmethod
     def of(weight: np.ndarray, p: np.ndarray) -> Decomposition:
-        """Of P = weight^T diag(p) weight, by the smaller of its two Gram matrices."""
+        """Decompose P = weight^T diag(p) weight through the smaller of its two Gram matrices."""
         active = p > 0
         scaled = np.sqrt(p[active])[:, None] * weight[active]
         wide = scaled.shape[0] < scaled.shape[1]
@@ -52,7 +52,7 @@ class Decomposition:
 
     @property
     def size(self) -> int:
-        """Numbers that are kept."""
+        """How many numbers are stored."""
         return self.vectors.size
 
     def propose(

@@ -1,4 +1,4 @@
-"""What is wrong with rows, in sentences."""
+"""Findings about rows, as sentences."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Finding:
-    """Something that cannot be proved; about the whole table where `index` is -1."""
+    """Something that cannot be proved; concerns the whole table where `index` is -1."""
 
     index: int = -1
     sentence: str
 
 
 class Notes:
-    """Collects what is wrong with rows of the given indices."""
+    """Collects findings about rows with the given indices."""
 
     def __init__(self, index: np.ndarray) -> None:
         self.index = index

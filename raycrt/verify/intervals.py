@@ -1,7 +1,7 @@
-"""Interval arithmetic: all that a formula, and its derivative, can be where z lies in a cell.
+"""Interval arithmetic: ranges of a formula and its derivative for z in a cell.
 
-Each operation is widened by its rounding and each library function by 4 units in the last place.
-Underflow is left out.
+Each result is widened by its rounding error, and that of a library function by 4 units in the last
+place. Underflow is not covered.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROUNDING, _LIBRARY = 2.0**-52, 5 * 2.0**-52
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers from `low` to `high`, arrays of one shape; operators as of numbers.
+    """The numbers from `low` to `high`, arrays of one shape; operators work as for numbers.
 
     `slope` holds the derivative in z, by the rules of differentiation; none where it is 0, or not
     followed because z was given without one. It has none of its own. `rest` holds 1 less these
@@ -32,7 +32,7 @@ class Interval:
     slope: Interval | None = None
     rest: Interval | None = None
 
-    # Numbers of numpy on the left leave the operation to us.
+    # Makes numpy scalars on the left defer to these operators.
     __array_ufunc__ = None
 
     @property
@@ -64,7 +64,7 @@ class Interval:
         if exponent == int(exponent) and exponent >= 0:
             return of(math.prod([self] * int(exponent), start=1.0))
         ends = np.sort([self.low**exponent, self.high**exponent], axis=0)
-        # A root is that of a positive number; 1/z has no bound around 0.
+        # Roots are of positive numbers; 1/z is unbounded around 0.
         known = (self.low > 0) | ((self.high < 0) & (exponent == -1))
         low, high = np.where(known, ends[0], -np.inf), np.where(known, ends[1], np.inf)
         slope = None if self.slope is None else self.slope * exponent * self.bare ** (exponent - 1)
@@ -140,7 +140,7 @@ def _rising(
 _sigmoid = _rising(expit, lambda z, p: p * (1 - p), 0.0, 1.0, falling=lambda z: expit(-z))
 _exp = _rising(np.exp, lambda z, e: e, 0.0)
 
-# The functions that formulas are made of.
+# The functions that formulas are composed of.
 INTERVALS = SimpleNamespace(
     exp=_exp,
     tanh=_rising(np.tanh, lambda z, t: 1 - t * t, -1.0, 1.0, falling=lambda z: 2 * expit(-2 * z)),

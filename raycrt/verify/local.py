@@ -1,6 +1,6 @@
 """Curvature of margins on a ball, proved a second time: `Hess f >= -m I` where |x - x0| <= R.
 
-Notation of `raycrt.verify.curvature`. On the ball the slopes of neuron i lie in `middle_i +-
+With the notation of `raycrt.verify.curvature`: on the ball the slopes of neuron i lie in `middle_i +-
 deviation_i`. Walking down from a matrix B that stands left of `D_{k-1} J_{k-1}`, B D J is the
 walk's last matrix (all slopes in the middle) plus a rest that is at most
 
@@ -60,7 +60,7 @@ def local_curvature_upper(
 ) -> np.ndarray:
     """m (k,) of the margins of `label` against `targets` (k,) on the ball around x (features,).
 
-    Each of the `claims` (k,) itself where it can be proved, which may need more where it cannot.
+    Each is the claim in `claims` (k,) itself where that can be proved, else possibly larger.
     """
     layers = _layers(model, errors, x, radius)
     pairs = zip(targets, claims, strict=True)
@@ -94,8 +94,8 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
 def _walk(
     matrix: np.ndarray, error: float, below: list[_Layer]
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    """The last matrix of a walk down from `matrix`, itself off by `error`; what the rest is at
-    most, and what each of its rows is at most."""
+    """The last matrix of a walk down from `matrix`, which has an error of at most `error`, with
+    upper bounds on the rest and on each of its rows."""
     rest, row_rest = 0.0, np.zeros(len(matrix))
     for layer in reversed(below):
         moved = matrix * layer.deviation
@@ -138,7 +138,7 @@ def _margin_upper(model: Model, layers: list[_Layer], label: int, target: int, m
 def _gradient_below(
     layer: _Layer, low: np.ndarray, high: np.ndarray, length: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Bounds of `W_k^T (s'(z_k) * F_k)`, elementwise and of its 2-norm."""
+    """Bounds on `W_k^T (s'(z_k) * F_k)`, elementwise and in the 2-norm."""
     low, high = _range(low, high, *layer.slope)
     absolute = np.abs(layer.weight)
     spread = ((high - low) / 2) @ absolute

@@ -1,4 +1,4 @@
-"""A radius from a margin's curvature as a matrix, for networks with one hidden layer.
+"""A radius from a curvature matrix of a margin, for networks with one hidden layer.
 
 Let f be a margin with `Hess f >= -P` everywhere, `P = W_0^T diag(p) W_0` (see `neuron_curvature`),
 and m >= lambda_max(P). At the point x0 + u its value and gradient are v and g as computed, off by
@@ -16,8 +16,8 @@ squared over twice that. It is nowhere negative if
 
     R^2 <= |d|^2 + (2 q(d) - |r|^2 / (c - b - m)) / c.
 
-Whatever b, c and s are, this proves R: they need no proof and come from `Decomposition`. Best is
-where r vanishes and c makes the right-hand side largest: then no other bound by q alone is better.
+This proves R for any b, c and s: they need no proof and come from `Decomposition`. The best choice
+has r = 0 and the c that maximises the right-hand side; no other bound from q alone is better.
 With P = m I this is the `Floor` of `raycrt.verify.radius`.
 """
 
@@ -34,7 +34,7 @@ from raycrt.verify.model import Model
 from raycrt.verify.norms import UNIT, gamma
 from raycrt.verify.radius import ROOM, SHORT, SMALLEST, Errors, norm
 
-# Decompositions are kept while they have fewer numbers than this together: 1 GB.
+# Decompositions are kept while their total count of numbers is below this: 1 GB.
 _KEPT = 2**27
 
 
@@ -64,7 +64,7 @@ class Matrices:
         """The margin of `label` against `target` is > 0 where |d| is below this (k,) and `claim`.
 
         `value` (k,) and `gradient` (k, features) are as computed at x0 + `u` (k, features),
-        `length` (k,) is |x0|. Nothing, so 0, is proved where anything is not finite.
+        `length` (k,) is |x0|. 0, which proves nothing, where anything is not finite.
         """
         m = float(self.curvature[label, target])
         if not (math.isfinite(m) and m >= 0):

@@ -46,15 +46,15 @@ class Model:
     def load(file: Path, spec: ModelSpec, shape: tuple[int, int, int]) -> Model:
         """Read a `model.safetensors` whose tensors are `maps.K.weight` and `maps.K.bias`.
 
-        `shape` (channels, height, width) is that of an image. Convolutions become the matrices that
-        they are; one with more than 2^25 entries is refused.
+        `shape` (channels, height, width) is that of an image. Convolutions are unrolled into
+        matrices; one with more than 2^25 entries is refused.
         """
         if not file.is_file():
             raise InvalidInput(f"a model file must exist, but there is none at {file}")
         try:
             tensors = load_file(file)
         except (SafetensorError, OSError, TypeError, KeyError) as error:
-            # Numpy has no name for some types of the format, bfloat16 among them.
+            # Numpy lacks some types of the format, among them bfloat16.
             raise InvalidInput(
                 f"{file} must be a safetensors file of float64, float32 or float16: {error}"
             ) from None
@@ -114,7 +114,7 @@ class Model:
 
     @cached_property
     def masked(self) -> np.ndarray:
-        """Which classes (classes,) have a bias of -inf, and that for a logit wherever they are."""
+        """Mask (classes,) of classes with a bias of -inf, whose logit is -inf at every input."""
         return np.isneginf(self.biases[-1])
 
     @property

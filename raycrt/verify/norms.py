@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-# The unit roundoff of float64: an operation is off by at most this, relatively.
+# The unit roundoff of float64: the maximum relative error of an operation.
 UNIT = 2.0**-53
 # Covers the rounding of a bound that is itself a short sum of positive float64 terms.
 SLACK = 1 + 2.0**-48
@@ -19,7 +19,7 @@ _RAISE = 2e-10
 
 
 def gamma(n: int, unit: float = UNIT) -> float:
-    """Higham's `n u / (1 - n u)`: bounds what n roundings do, relatively; infinite if n u >= 1."""
+    """Higham's `n u / (1 - n u)`: bounds the relative error of n roundings; infinite if n u >= 1."""
     return n * unit / (1 - n * unit) if n * unit < 1 else math.inf
 
 
@@ -55,7 +55,7 @@ def eigenvalue_upper(gram: np.ndarray, rounding: float, claim: float | None = No
     if rounding == 0:
         return 0.0
     if claim is not None:
-        # Twice what has to be spared, so that the sum stays below the claim in floating point.
+        # Twice the amount required, so that the sum stays below the claim in floating point.
         target = claim - 2 * (_shift(gram, claim) + rounding)
         if _completes(gram, target):
             return claim
@@ -74,8 +74,8 @@ def norm_upper(matrix: np.ndarray) -> float:
 
 
 def _unit(matrix: np.ndarray) -> float:
-    """A power of two near the largest entry: with that divided out, exactly, squares neither over-
-    nor underflow but where they are nothing beside the largest."""
+    """A power of two near the largest entry. Dividing by it is exact; then squares do not overflow,
+    and they underflow only where they are negligible relative to the largest."""
     largest = float(np.abs(matrix).max(initial=0.0))
     return math.ldexp(1.0, math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
 

@@ -1,4 +1,4 @@
-"""What a Parquet file unpacks to, by its footer and by the headers of its pages.
+"""The unpacked size of a Parquet file, by its footer and by the headers of its pages.
 
 Both are read here, before a library unpacks anything: a footer may say of pages what they are not,
 and readers unpack what pages hold. They are structs of Thrift's compact protocol, with the numbers
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Structs and lists in each other lie no deeper than statistics of a column.
+# Structs and lists are nested no deeper than the statistics of a column.
 _DEPTH = 12
 
 
@@ -28,7 +28,7 @@ class Column:
     packed: int
 
     def unpacked(self, file: Path) -> tuple[int, int]:
-        """The numbers and the bytes that the pages unpack to, by their own headers."""
+        """How many numbers and bytes the pages unpack to, according to their own headers."""
         with file.open("rb") as opened:
             opened.seek(self.first)
             header = _Thrift(opened.read(self.packed))
@@ -62,7 +62,7 @@ class Footer:
         for group in content[4]:
             for chunk in group[1]:
                 facts = chunk[3]
-                # The dictionary, if there is one, lies before the other pages.
+                # The dictionary, if there is one, precedes the other pages.
                 first = min(facts[9], facts.get(11) or facts[9])
                 columns.append(
                     Column(
