@@ -1,4 +1,4 @@
-"""Affine maps between flat vectors: the layers of a network, as a certifier sees them.
+"""Affine maps between flat vectors: the layers of a network as a certifier uses them.
 
 Every map takes and gives tensors of shape (..., features), whatever the layer's own layout. A map
 says what it computes, W x + b, and with how many roundings; what is proved of it is in
@@ -64,23 +64,23 @@ class AffineMap(nn.Module):
         return x @ self.matrix().abs().T
 
     def row_norms(self) -> Tensor:
-        """Lengths of the rows of W (out_features,), but for rounding."""
+        """Norms of the rows of W (out_features,), up to rounding."""
         return self.matrix().norm(dim=1)
 
     def transpose_interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Elementwise range of W^T c over all c in [low, high], but for the rounding of float64."""
+        """Elementwise range of W^T c over all c in [low, high], up to float64 rounding."""
         middle = self.transpose((low + high) / 2)
         reach = self.transpose_absolute((high - low) / 2)
         return middle - reach, middle + reach
 
     @property
     def terms(self) -> int:
-        """Number of roundings that the error of an entry of a result is made of."""
+        """Number of roundings that contribute to the error of an entry of a result."""
         return max(self.in_features, self.out_features)
 
     @property
     def transpose_terms(self) -> int:
-        """The same for `transpose` alone."""
+        """The number of roundings for `transpose` alone."""
         return self.terms
 
     @property

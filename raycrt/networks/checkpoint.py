@@ -43,7 +43,7 @@ def save_model(
 
 
 def load_provenance(directory: Path) -> Provenance:
-    """What the weights in `directory` say of themselves."""
+    """The provenance recorded in the header of the weights in `directory`."""
     file = directory / MODEL
     if not file.is_file():
         raise InvalidInput(f"a model directory must hold {MODEL}, but {directory} does not")
@@ -86,7 +86,7 @@ def save_state(directory: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(directory: Path) -> dict[str, Any] | None:
-    """The training state in `directory`, or none."""
+    """The training state in `directory`, or None."""
     file = directory / STATE
     return weights_file.read(file) if file.is_file() else None
 

@@ -1,4 +1,4 @@
-"""Affine maps that treat every feature alone, and maps that only reorder them."""
+"""Affine maps that act on each feature separately, and maps that only reorder features."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Diagonal(AffineMap):
 class Normalization(Diagonal):
     """Batch normalisation with fixed statistics: `weight (x - mean) / sqrt(variance + eps) + bias`.
 
-    One number of each for a channel, which is `positions` consecutive features.
+    Each parameter has one number per channel, that is per `positions` consecutive features.
     """
 
     mean: Tensor

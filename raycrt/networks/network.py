@@ -81,12 +81,12 @@ class Network(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the numbers that it computes with."""
+        """The type in which the network computes."""
         return self.layers[-1].offset().dtype
 
     @property
     def device(self) -> torch.device:
-        """Where its numbers are."""
+        """The device of the weights."""
         return self.layers[-1].offset().device
 
     @property
@@ -105,7 +105,7 @@ class Network(nn.Module):
         return z
 
     def masked(self) -> Tensor:
-        """Which classes (classes,) have a bias of -inf, and so that logit at every input."""
+        """Mask (classes,) of classes with a bias of -inf, whose logit is -inf at every input."""
         return torch.isneginf(self.layers[-1].offset().detach())
 
     def unmasked(self) -> Network:
@@ -231,7 +231,7 @@ class Readout:
         return Readout(rows=rows, offset=offset, apart=apart)
 
     def to(self, dtype: torch.dtype) -> Readout:
-        """The same with numbers rounded to `dtype`."""
+        """The readout with its numbers rounded to `dtype`."""
         apart = None if self.apart is None else self.apart.to(dtype)
         return Readout(rows=self.rows.to(dtype), offset=self.offset.to(dtype), apart=apart)
 
@@ -242,11 +242,11 @@ class Readout:
         return self.rows.index_select(0, label).sub_(self.rows.index_select(0, target))
 
     def margin_offset(self, label: Tensor, target: Tensor) -> Tensor:
-        """What the margins (n,) are where the last hidden layer is 0."""
+        """The margins (n,) where the last hidden layer is 0."""
         return self.offset[label] - self.offset[target]
 
     def distances(self) -> Tensor:
-        """The lengths (classes, classes) of the differences of two rows."""
+        """The distances (classes, classes) between pairs of rows."""
         return torch.cdist(self.rows, self.rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -91,7 +91,7 @@ class Checker:
         return notes.findings
 
     def _check_form(self, rows: Rows, notes: Notes) -> np.ndarray:
-        """Check what needs no network; returns a mask of the rows whose radius is yet to be proved."""
+        """Check what needs no network; returns a mask of rows whose radius is yet to be proved."""
         certified, constant = rows.status == "certified", rows.status == "constant"
         notes.must(np.isin(rows.status, STATUSES), "{!r} is no known status.", rows.status)
         for name in ("radius", "radius_runner_up"):

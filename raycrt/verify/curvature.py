@@ -62,8 +62,8 @@ def curvature_upper(
 
 
 def _by_classes(model: Model, layers: list[_Layer], watch: Watch) -> np.ndarray:
-    """Bounds for all pairs from two bounds per class: a margin is the difference of two logits, also
-    after the same function is subtracted from both."""
+    """Bounds for all pairs from two bounds per class: a margin is the difference of two logits,
+    also after the same function is subtracted from both."""
     last = model.weights[-1]
     apart = last - last.mean(0)
     above, below = np.zeros((2, len(last)))

@@ -1,6 +1,6 @@
 """Curvature of margins on a ball, proved a second time: `Hess f >= -m I` where |x - x0| <= R.
 
-With the notation of `raycrt.verify.curvature`: on the ball the slopes of neuron i lie in `middle_i +-
+Notation as in `raycrt.verify.curvature`. On the ball the slopes of neuron i lie in `middle_i +-
 deviation_i`. Walking down from a matrix B that stands left of `D_{k-1} J_{k-1}`, B D J is the
 walk's last matrix (all slopes in the middle) plus a rest that is at most
 

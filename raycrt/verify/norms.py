@@ -19,7 +19,7 @@ _RAISE = 2e-10
 
 
 def gamma(n: int, unit: float = UNIT) -> float:
-    """Higham's `n u / (1 - n u)`: bounds the relative error of n roundings; infinite if n u >= 1."""
+    """Higham's `n u / (1 - n u)`: bounds the relative error of n roundings; inf if n u >= 1."""
     return n * unit / (1 - n * unit) if n * unit < 1 else math.inf
 
 

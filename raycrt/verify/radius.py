@@ -40,7 +40,7 @@ _VALUE_UNITS = 16
 _SLOPE_UNITS = 256
 # From here the slope of an affine bound is taken: beyond what it is at 0, before it overflows.
 _LENGTHS = 2.0 ** np.arange(0, 400, 40)
-# The bounds are themselves sums of a few thousand positive terms.
+# The bounds themselves are sums of a few thousand positive terms.
 ROOM = 1 + 1e-9
 
 
@@ -53,7 +53,7 @@ class Floor:
     m: np.ndarray
 
     def radius(self) -> np.ndarray:
-        """f > 0 where |d| is smaller; 0 where the floor proves nothing, NaN included."""
+        """A radius with f > 0 for smaller |d|; 0 where the floor proves nothing or is NaN."""
         with np.errstate(all="ignore"):
             root = np.sqrt(self.slope**2 + 2 * self.m * self.constant)
             radius = 2 * self.constant / (self.slope + root) * (1 - 16 * UNIT)
@@ -62,7 +62,7 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """A priori bounds of what rounding does to margins and gradients (Higham, ch. 3).
+    """A-priori bounds on the rounding errors of margins and gradients (Higham, ch. 3).
 
     A product with n terms, summed in any order, is off by at most gamma(n) times the product of the
     absolute values; terms that are zero are exact and not counted. What enters a layer wrong grows

@@ -47,7 +47,7 @@ class Range:
         return max(-self.low, self.high)
 
     def on(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds, elementwise, where z is in `low` .. `high`."""
+        """Elementwise bounds for z in `low` .. `high`."""
         (least, most), end = self._at(low), self._at(high)
         least, most = np.minimum(least, end[0]), np.maximum(most, end[1])
         for start, end, *bounds in zip(self.start, self.end, self.least, self.most, strict=True):

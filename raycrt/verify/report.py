@@ -40,7 +40,7 @@ CheckFiles = Callable[[Checker, list[Path]], Iterable[Checked]]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """`checked` rows were checked and `failed` failed; `findings` says all that is wrong."""
+    """Numbers of rows that were `checked` and that `failed`, and all `findings`."""
 
     data: str
     images: int
@@ -120,7 +120,7 @@ def _spec(manifest: dict[str, Any], data_directory: Path | None) -> Spec:
             "only models that a spec can say are checked (dense layers, the hidden ones of one "
             "width, or raycrt's own convolutions), but spec.model is null in the manifest"
         )
-    # A checker fetches nothing, whatever a stranger's manifest says.
+    # A checker downloads nothing, whatever the manifest says.
     spec = _known(stored).override({"data.download": False})
     if data_directory is None:
         return spec
