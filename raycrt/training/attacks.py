@@ -1,4 +1,4 @@
-"""Points of the ball that a loss is evaluated at. Estimates, never part of a certificate."""
+"""Points of the ball at which losses are evaluated; never part of a certificate."""
 
 from __future__ import annotations
 

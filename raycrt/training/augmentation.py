@@ -1,4 +1,4 @@
-"""Random rotations, shifts, changes of size and reflections, which leave an image its label."""
+"""Random label-preserving rotations, shifts, rescalings and reflections of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raycrt.specs import AugmentationSpec
 def random_maps(rows: int, shape: tuple[int, ...], spec: AugmentationSpec, seed: int) -> Tensor:
     """Affine maps (rows, 2, 3) for images of `shape` (channels, height, width).
 
-    A function of its arguments: the same seed gives the same maps, whatever was drawn before.
+    Deterministic: the same seed gives the same maps, whatever was drawn before.
     """
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(5, rows, generator=generator, dtype=torch.float64).mul(2).sub(1)
@@ -34,6 +34,6 @@ def random_maps(rows: int, shape: tuple[int, ...], spec: AugmentationSpec, seed:
 
 
 def warp(images: Tensor, maps: Tensor) -> Tensor:
-    """Images (n, channels, height, width) seen through `maps` (n, 2, 3), bilinear, zero outside."""
+    """Images (n, channels, height, width) warped by `maps` (n, 2, 3), bilinear, zero outside."""
     grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

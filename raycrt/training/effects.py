@@ -48,7 +48,7 @@ def choices() -> dict[str, dict[str, frozenset[str]]]:
 
 
 def conditions() -> dict[str, Condition]:
-    """The condition of each option that has an effect under some names of a key only, by path."""
+    """By path, the condition of each option that only has an effect for some names of a key."""
     found = {}
     for key, uses in choices().items():
         for path in sorted(frozenset().union(*uses.values())):
@@ -122,6 +122,6 @@ def _sentence(spec: Spec, key: str, names: frozenset[str], idle: Mapping[str, Co
 
 
 def listed(names: frozenset[str]) -> str:
-    """`names` in a sentence."""
+    """`names` joined for use in a sentence."""
     *most, last = sorted(names)
     return f"{', '.join(most)} or {last}" if most else last

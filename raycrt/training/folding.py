@@ -1,4 +1,4 @@
-"""What is trained in place of the whole network, and folded back into it.
+"""Networks that are trained in place of the whole network and then folded back into it.
 
 A network of the coordinates in which images differ is trained for speed. A deeper network is made
 from a shallower one by isometries in front, which work where the activation is nearly linear:
@@ -55,14 +55,14 @@ class Subspace(nn.Module):
 
     @torch.no_grad()
     def fold(self, network: Network) -> Network:
-        """The network of images that `network` of coordinates is, but for the rounding of W_1."""
+        """The network on images equal to `network` on coordinates, up to the rounding of W_1."""
         first = network.layers[0]
         weight = first.matrix().double() @ self.basis
         return self._replaced(network, weight, first.offset().double() - weight @ self.mean)
 
     @torch.no_grad()
     def unfold(self, network: Network) -> Network:
-        """The network of coordinates that `network` is on images of this subspace."""
+        """The network on coordinates equal to `network` on images of this subspace."""
         first = network.layers[0]
         weight = first.matrix().double()
         return self._replaced(

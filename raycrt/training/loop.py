@@ -1,4 +1,4 @@
-"""The training loop: one, for a laptop, a trial and a worker of many.
+"""The training loop, shared by a laptop, a trial of a search and one of many workers.
 
 It knows nothing of Ray. What differs between the places it runs in comes as arguments: `Workers`
 (which share of each batch is ours, how gradients and sums meet) and `report` (where metrics and
@@ -189,7 +189,7 @@ def _epoch(
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
-    """The order of the rows in an epoch: a function of seed and epoch alone."""
+    """The order of the rows in an epoch; depends only on seed and epoch."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(rows, generator=generator)
 
@@ -197,7 +197,7 @@ def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
 def rate_share(spec: TrainSpec, done: float) -> float:
     """Share of the learning rate when the share `done` of training has run.
 
-    It grows linearly to 1 while `done < warm_up`, then falls to 0 as a cosine does.
+    It grows linearly to 1 while `done < warm_up`, then decays to 0 along a cosine.
     """
     if done < spec.warm_up:
         return done / spec.warm_up
@@ -205,7 +205,7 @@ def rate_share(spec: TrainSpec, done: float) -> float:
 
 
 def ramp_share(spec: TrainSpec, done: float) -> float:
-    """Share of the radius when the share `done` of training has run: linear, then 1."""
+    """Share of the radius after the share `done` of training: grows linearly, then stays 1."""
     return 1.0 if spec.ramp == 0 else min(1.0, done / spec.ramp)
 
 
@@ -245,7 +245,7 @@ def _settings(spec: TrainSpec, epoch: int, objective: objectives.Objective) -> M
 
 
 def _averaged(model: Network, decay: float | None) -> AveragedModel | None:
-    """The exponential moving average of the weights of `model`; none without a decay."""
+    """The exponential moving average of the weights of `model`; None without a decay."""
     if decay is None:
         return None
 

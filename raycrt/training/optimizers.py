@@ -1,4 +1,4 @@
-"""What moves the weights: Adam for all of them, or Muon for the hidden matrices."""
+"""Optimizers: Adam for all weights, or Muon for the hidden matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raycrt.training.registry import register
 
 
 class Optimizer:
-    """Several torch optimizers that step together, with one schedule for all their rates."""
+    """Several torch optimizers that step together, with one schedule for all learning rates."""
 
     uses: ClassVar[frozenset[str]]
 

@@ -48,7 +48,7 @@ class View:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the network's weights."""
+        """Copy the current weights of the network."""
         if self.low:
             for kept, new in zip(self.plain.parameters(), self.network.parameters(), strict=True):
                 kept.copy_(new)

@@ -1,4 +1,4 @@
-"""How an objective or an optimizer enters the spec: a name, and the options that it uses."""
+"""Registers objectives and optimizers for the spec by name, with the options they use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Differentiable curvature: what training lowers. Estimates, never part of a certificate.
+"""Differentiable curvature estimates that training lowers; never part of a certificate.
 
-Singular vectors are kept as buffers and moved by one power step for each use: weights change little
-from step to step, so the vectors stay near their optimum at the price of one product.
+Singular vectors are kept as buffers and updated by one power step per use: weights change little
+from step to step, so the vectors stay near their optimum at the cost of one product.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CurvatureEstimate(nn.Module):
 
     @torch.no_grad()
     def update(self, network: Network) -> None:
-        """One power step of every vector: towards the weighted Gram matrix's first eigenvector."""
+        """One power step of every vector towards the leading eigenvector of its Gram matrix."""
         weights = self._weights(network) if self.pairwise else None
         for index, layer in enumerate(network.layers[:-1]):
             vectors = self._vectors(index)
@@ -51,7 +51,7 @@ class CurvatureEstimate(nn.Module):
             vectors.copy_(torch.where(length > 0, moved / length.clamp(min=1e-30), vectors))
 
     def norms(self, network: Network) -> list[Tensor]:
-        """Estimates of |W_I| for the hidden layers, with gradients to the weights."""
+        """Estimates of |W_I| for the hidden layers, differentiable in the weights."""
         return [
             layer.linear(self._vectors(index)[-1]).norm()
             for index, layer in enumerate(network.layers[:-1])

@@ -1,4 +1,4 @@
-"""Rules between sections of a spec, each for the command that it matters to, before any work."""
+"""Consistency rules between sections of a spec, checked by command before any work starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raycrt.training import effects
 
 
 def check_training(spec: Spec) -> None:
-    """Raise `InvalidInput` where the model of `spec` cannot be trained as `spec.train` says."""
+    """Raise `InvalidInput` if the model of `spec` cannot be trained as `spec.train` states."""
     effects.check(spec)
     model, train = spec.model, spec.train
     if model.channels:
@@ -48,7 +48,7 @@ def check_training(spec: Spec) -> None:
 
 
 def check_certification(spec: Spec) -> None:
-    """Raise `InvalidInput` where the model of `spec` cannot be certified as `spec.certify` says."""
+    """Raise `InvalidInput` if the model of `spec` cannot be certified as `spec.certify` states."""
     if spec.model.channels and spec.certify.deployment != "exact":
         raise InvalidInput(
             "certify.deployment must be exact where model.channels has convolutions, which "

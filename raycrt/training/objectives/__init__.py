@@ -1,6 +1,6 @@
 """Training objectives: a family of losses over rows, one file for each.
 
-Every file of this folder is imported here, so that a file more is an objective more.
+Every file in this folder is imported here, so that adding a file adds an objective.
 """
 
 from __future__ import annotations

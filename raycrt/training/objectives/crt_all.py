@@ -1,4 +1,4 @@
-"""Curvature-based robust training against the worst classes, not the runner-up alone."""
+"""Curvature-based robust training against the worst classes, not only the runner-up."""
 
 from __future__ import annotations
 

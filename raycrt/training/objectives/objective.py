@@ -1,4 +1,4 @@
-"""What an objective is: a module that holds the network and returns a loss for each row.
+"""The base class of objectives: a module that holds the network and returns a loss per row.
 
 A data-parallel wrapper around it averages exactly the gradients of what its forward returns.
 """
@@ -20,7 +20,7 @@ from raycrt.training.regularizer import CurvatureEstimate
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """`loss` (n,) for each row, and what to watch: `correct` and `robust` (n,) booleans."""
+    """`loss` (n,) per row, and the booleans `correct` and `robust` (n,) to be monitored."""
 
     loss: Tensor
     correct: Tensor
