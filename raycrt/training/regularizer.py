@@ -39,7 +39,7 @@ class CurvatureEstimate(nn.Module):
 
     @torch.no_grad()
     def update(self, network: Network) -> None:
-        """One power step of every vector towards the leading eigenvector of its Gram matrix."""
+        """One power step per vector towards the first eigenvector of its weighted Gram matrix."""
         weights = self._weights(network) if self.pairwise else None
         for index, layer in enumerate(network.layers[:-1]):
             vectors = self._vectors(index)
