@@ -88,7 +88,7 @@ class Certificates:
     the binding margin.
     `witnesses` are the points that prove what the closed form at the image does not. Where
     `region_radius` is finite, the curvatures of the row's witnesses hold on the ball of that radius
-    around the image, which contains the points and the certified ball; elsewhere they hold on all
+    around the image, which contains the points and the certified ball; else they hold on all
     inputs.
     """
 
