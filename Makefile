@@ -29,8 +29,9 @@ test: $(VENV)/.installed-test  ## run the fast test suite
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not cluster and not slow"
 	$(BIN)/python -m pytest -m "cluster and not slow"
 
+# Warnings are shown here; the fast suite takes them for errors.
 test-slow: $(VENV)/.installed-test  ## run the tests that take longer
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -W default
 
 bench: $(VENV)/.installed-test  ## measure speed as ratios within one run (MNIST in RAYCRT_DATA)
 	$(BIN)/python -m tests.benchmarks.certification --out runs/bench/certification.json
