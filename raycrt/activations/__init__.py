@@ -6,10 +6,21 @@ from collections.abc import Callable
 
 from raycrt.activations.conformance import check
 from raycrt.activations.functions import FIXED, softplus
-from raycrt.activations.record import ULPS, Activation
+from raycrt.activations.record import NUMPY, ULPS, Activation, slope_error, value_error
 from raycrt.errors import InvalidInput, nearest, require
 
-__all__ = ["ACTIVATIONS", "FAMILIES", "ULPS", "Activation", "activation", "check", "softplus"]
+__all__ = [
+    "ACTIVATIONS",
+    "FAMILIES",
+    "NUMPY",
+    "ULPS",
+    "Activation",
+    "activation",
+    "check",
+    "slope_error",
+    "softplus",
+    "value_error",
+]
 
 
 class _Registry(dict[str, Activation]):

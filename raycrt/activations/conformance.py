@@ -7,12 +7,9 @@ quotient of a function in the range of its derivative between the two points.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
-from scipy.special import erf, expit
 
-from raycrt.activations.record import ULPS, Activation, Range
+from raycrt.activations.record import NUMPY, Activation, Range, slope_error, value_error
 from raycrt.errors import InvalidInput, require
 
 # Proofs leave room for underflow in products with slopes below this.
@@ -23,18 +20,6 @@ _PARTS = ("value", "slope", "curvature")
 _FAR, _AT_LIMIT = 2.0**30, 2.0**-20
 # Half the width, in samples, of the intervals around a sample.
 _WIDTHS = (1, 16)
-_NUMPY = SimpleNamespace(
-    exp=np.exp,
-    tanh=np.tanh,
-    arctan=np.arctan,
-    erf=erf,
-    sigmoid=expit,
-    softplus=lambda z: np.logaddexp(np.zeros_like(z), z),
-    minimum=np.minimum,
-    maximum=np.maximum,
-    where=np.where,
-    clip=np.clip,
-)
 
 
 def check(record: Activation) -> None:
@@ -59,14 +44,14 @@ def check(record: Activation) -> None:
         _check_limits(record, "curvature", curvature, (0.0, 0.0))
         _check_range(record, "slope", z, slope)
         _check_range(record, "curvature", z, curvature)
-        _check_derivative(record, "value", z, value, _value_error(value, z, eps))
-        _check_derivative(record, "slope", z, slope, _slope_error(record, eps) + 0 * z)
+        _check_derivative(record, "value", z, value, value_error(np.abs(value), np.abs(z), eps))
+        _check_derivative(record, "slope", z, slope, slope_error(record.slope_bound, eps) + 0 * z)
         _check_rounding(record, z)
 
 
 def _sampled(record: Activation, part: str, z: np.ndarray) -> np.ndarray:
     try:
-        found = np.asarray(getattr(record, part)(z, _NUMPY))
+        found = np.asarray(getattr(record, part)(z, NUMPY))
     except (AttributeError, TypeError, ValueError) as error:
         raise InvalidInput(
             f"{part} of activation {record.name!r} must be made of +, -, *, /, ** and xp.exp, "
@@ -95,7 +80,7 @@ def _check_limits(record: Activation, part: str, found: np.ndarray, limits: Rang
 def _check_range(record: Activation, part: str, z: np.ndarray, found: np.ndarray) -> None:
     """What is computed at a point lies in the range on intervals around it."""
     for width in _WIDTHS:
-        low, high = getattr(record, f"{part}_range_on")(z[: -2 * width], z[2 * width :], _NUMPY)
+        low, high = getattr(record, f"{part}_range_on")(z[: -2 * width], z[2 * width :], NUMPY)
         middle = found[width:-width]
         worst = int(np.argmax(excess := np.maximum(low - middle, middle - high)))
         if excess[worst] > 0:
@@ -112,7 +97,7 @@ def _check_derivative(
     """Each difference quotient of `part`, whose `found` values have an `error`, lies in the range
     of its derivative between the two points."""
     derivative = _PARTS[_PARTS.index(part) + 1]
-    low, high = getattr(record, f"{derivative}_range_on")(z[:-1], z[1:], _NUMPY)
+    low, high = getattr(record, f"{derivative}_range_on")(z[:-1], z[1:], NUMPY)
     quotient = np.diff(found) / np.diff(z)
     slack = (error[1:] + error[:-1]) / np.diff(z) + 1e-15 * np.abs(quotient)
     worst = int(np.argmax(excess := np.maximum(low - quotient, quotient - high) - slack))
@@ -132,9 +117,10 @@ def _check_rounding(record: Activation, z: np.ndarray) -> None:
     for part in _PARTS[:2]:
         exact = _sampled(record, part, same)
         bound = (
-            _value_error(exact, same, float(number.eps)) + 8 * float(number.smallest_normal)
+            value_error(np.abs(exact), np.abs(same), float(number.eps))
+            + 8 * float(number.smallest_normal)
             if part == "value"
-            else _slope_error(record, float(number.eps)) + 0 * same
+            else slope_error(record.slope_bound, float(number.eps)) + 0 * same
         )
         error = np.abs(_sampled(record, part, coarse) - exact)
         worst = int(np.argmax(error - bound))
@@ -144,13 +130,3 @@ def _check_rounding(record: Activation, z: np.ndarray) -> None:
                 f"{bound[worst]:.3g} at z = {same[worst]:.6g} in float32, but got "
                 f"{error[worst]:.3g}; a formula without cancellation helps"
             )
-
-
-def _value_error(value: np.ndarray, z: np.ndarray, eps: float) -> np.ndarray:
-    """What rounding may change a computed value by, as `bounds.rounding` assumes."""
-    return ULPS * eps * (np.abs(value) + np.abs(z))
-
-
-def _slope_error(record: Activation, eps: float) -> float:
-    """What rounding may change a computed slope by, as `bounds.rounding` assumes."""
-    return 16 * ULPS * eps * max(1.0, record.slope_bound)

@@ -17,11 +17,41 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+from scipy.special import erf, expit
+
 Formula = Callable[[Any, Any], Any]
 Range = tuple[float, float]
 
 # Twice the worst error, in units in the last place, assumed of a library's exp, log1p, tanh, ...
 ULPS = 8
+
+
+# Functions of numpy arrays under the names that formulas use, and those that ranges need.
+NUMPY = SimpleNamespace(
+    exp=np.exp,
+    tanh=np.tanh,
+    arctan=np.arctan,
+    erf=erf,
+    sigmoid=expit,
+    softplus=lambda z: np.logaddexp(0.0, z),
+    minimum=np.minimum,
+    maximum=np.maximum,
+    where=np.where,
+    clip=np.clip,
+)
+
+
+def value_error(value: Any, z: Any, eps: float) -> Any:
+    """Upper bound on the rounding error of a computed s(z) of size `value` >= |s(z)| at a z of size
+    `z` >= |z|, with machine epsilon `eps`, underflow apart; for arrays or numbers."""
+    return ULPS * eps * (value + z)
+
+
+def slope_error(slope_bound: float, eps: float) -> float:
+    """Upper bound on the rounding error of a computed s'(z) with |s'| <= `slope_bound`, underflow
+    apart."""
+    return 16 * ULPS * eps * max(1.0, slope_bound)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycrt.activations import ULPS
+from raycrt.activations import slope_error, value_error
 from raycrt.bounds.norms import norms
 from raycrt.bounds.spectral import SLACK, gram_iteration_upper
 from raycrt.networks.network import TORCH, Network
@@ -223,7 +223,7 @@ class RoundingErrors:
         Either no entry of the exact c or no entry of the computed c exceeds `peak`.
         """
         number = torch.finfo(dtype)
-        own = 16 * ULPS * number.eps * max(1.0, self.slope_bound)
+        own = slope_error(self.slope_bound, number.eps)
         relative = own + 2 * number.eps * self.slope_bound + number.smallest_normal
         lost = number.smallest_normal * math.sqrt(self.longest)
         through = self.slope_bound * error + self.curvature_bound * hidden * (peak + error)
@@ -269,7 +269,7 @@ class RoundingErrors:
             if k < len(self.spectral) - 1:
                 width = math.sqrt(self.widths[k])
                 value = self.slope_bound * (size + error) + self.at_zero * width
-                error = self.slope_bound * error + ULPS * eps * (value + size) + 8 * tiny * width
+                error = self.slope_bound * error + value_error(value, size, eps) + 8 * tiny * width
                 size = self.slope_bound * size + self.at_zero * width
         return found
 

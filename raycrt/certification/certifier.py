@@ -20,7 +20,7 @@ from raycrt.certification.certificate import Certificates, Status, failed
 from raycrt.certification.options import Options, radii_of_rows
 from raycrt.data.images import batch_of_images, fits
 from raycrt.errors import require
-from raycrt.margins.tolerances import TOLERANCES, Tolerances
+from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.floating_point import float32_is_plain, quicken_softplus
 from raycrt.networks.network import Network
 from raycrt.specs import CertifySpec
@@ -56,15 +56,15 @@ class Certifier:
         self,
         network: Network,
         *,
-        steps: int = 60,
-        batch_size: int = 256,
+        steps: int = Options.steps,
+        batch_size: int = Options.batch_size,
         curvature: Tensor | None = None,
         examples: Tensor | None = None,
-        region: str = "global",
-        radii: Sequence[float] = (),
-        deployment: str = "exact",
-        runner_up: bool = True,
-        tolerances: Tolerances = TOLERANCES,
+        region: str = Options.region,
+        radii: Sequence[float] = Options.radii,
+        deployment: str = Options.deployment,
+        runner_up: bool = Options.runner_up,
+        tolerances: Tolerances = Options.tolerances,
     ) -> None:
         self.options = Options(
             steps=steps,
@@ -119,9 +119,8 @@ class Certifier:
     ) -> Iterator[Certificates]:
         """Certificates in order, `batch_size` images at a time."""
         images = fits(batch_of_images(images), features=self.features, device=self.device)
-        at = radii_of_rows(at, len(images), all_finite=self.options.needs_finite_at).to(
-            images.device
-        )
+        finite = self.options.needs_finite_at
+        at = radii_of_rows(at, len(images), all_finite=finite).to(images.device)
         require(
             self.batch is None or self.batch.in_float64 or float32_is_plain(),
             "float32 products are as exact as when the certifier was made",

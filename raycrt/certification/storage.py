@@ -18,7 +18,7 @@ import torch
 
 from raycrt.certification.certificate import Certificates, Status
 from raycrt.errors import InvalidInput, require
-from raycrt.networks.checkpoint import write_atomically
+from raycrt.system.outputs import write_atomically
 
 SCHEMA_VERSION = 5
 MANIFEST = "manifest.json"

@@ -87,7 +87,7 @@ def certify(
         run__gpus_per_worker=gpus_per_worker,
     )
     stated = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
-    if model is not None and files.is_weights(model) and not stated:
+    if bare and not stated:
         raise InvalidInput(
             f"{model} does not say its activation: --recipe, or --set model.activation, must"
         )

@@ -192,15 +192,15 @@ class PreparedNetwork:
             lost = self.pairs.lost(sizes[0])
             computed = self.measure.norm_upper(given, pulled, errors, lost)
         else:
-            measured, ways = [], []
+            measured, between = [], []
             own = self.fast_readout.rows.index_select(0, label)
             for other in self.fast_readout.rows:
-                gradient, way = pull_back(self.fast, slopes, own - other)
+                gradient, norms = pull_back(self.fast, slopes, own - other)
                 measured.append(torch.stack(self.measure(gradient)))
-                ways.append(way.between)
+                between.append(norms.between)
             given, pulled = torch.stack(measured, 2)
             computed = self.measure.norm_upper(given, pulled, errors)
-            sizes += [torch.stack(each, 1) for each in zip(*ways, strict=True)]
+            sizes += [torch.stack(each, 1) for each in zip(*between, strict=True)]
         error = errors.spectral[0] * errors.pulled_back(sizes, hidden, self.fast.dtype)
         return computed + torch.maximum(error, self.tables.gradient(input_norm)[:, None])
 

@@ -84,6 +84,7 @@ def check(spec: Spec, searched: Mapping[str, frozenset[str]] | None = None) -> N
     An option at its default is not set. `searched` maps keys to the names that trials may have in
     place of the spec's own: an option has an effect if one of them uses it.
     """
+    conditional = conditions()
     for key, uses in choices().items():
         names = (searched or {}).get(key, frozenset({spec.value(key)}))
         for name in sorted(names, key=str):
@@ -94,7 +95,7 @@ def check(spec: Spec, searched: Mapping[str, frozenset[str]] | None = None) -> N
                 )
         idle = {
             path: condition
-            for path, condition in conditions().items()
+            for path, condition in conditional.items()
             if condition.key == key
             and not names & condition.names
             and spec.value(path) != _DEFAULTS.value(path)
@@ -103,7 +104,7 @@ def check(spec: Spec, searched: Mapping[str, frozenset[str]] | None = None) -> N
             raise InvalidInput(_sentence(spec, key, names, idle))
     for path in _switched_off(spec):
         key, _ = _SWITCHED[path]
-        if not any(searched.startswith(key) for searched in spec.search.space):
+        if not any(drawn.startswith(key) for drawn in spec.search.space):
             raise InvalidInput(
                 f"{path}={spec.value(path)} has no effect without {key}: leave it out of the file"
             )

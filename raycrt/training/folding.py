@@ -70,9 +70,7 @@ class Subspace(nn.Module):
         )
 
     def _replaced(self, network: Network, weight: Tensor, bias: Tensor) -> Network:
-        first = Dense(weight.shape[1], weight.shape[0]).to(weight)
-        first.weight.copy_(weight)
-        first.bias.copy_(bias)
+        first = _dense(weight, bias, weight)
         parameter = next(network.parameters())
         rest = copy.deepcopy(network.layers[1:])
         whole = Network([first.to(parameter), *rest], network.activation)

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raycrt.verify.model import NUMPY, Model
+from raycrt.activations import NUMPY
+from raycrt.verify.model import Model
 from raycrt.verify.norms import SLACK, UNIT, eigenvalue_upper, frobenius, gamma, norm_upper
 from raycrt.verify.radius import Errors
 

@@ -7,26 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from scipy.special import erf, expit
 
-from raycrt.activations import Activation, activation
+from raycrt.activations import NUMPY, Activation, activation
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import ModelSpec
 from raycrt.verify import convolution, ranges
-
-NUMPY = SimpleNamespace(
-    exp=np.exp,
-    tanh=np.tanh,
-    arctan=np.arctan,
-    erf=erf,
-    sigmoid=expit,
-    softplus=lambda z: np.logaddexp(0.0, z),
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from raycrt.verify.model import NUMPY, Model
+from raycrt.activations import NUMPY
+from raycrt.verify.model import Model
 from raycrt.verify.norms import UNIT, frobenius, gamma, norm_upper
 
 FLOAT32_UNIT = 2.0**-24

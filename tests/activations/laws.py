@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from raycrt.activations import ULPS, Activation
+from raycrt.activations import NUMPY, ULPS, Activation
 from raycrt.networks.network import TORCH
-from raycrt.verify.model import NUMPY
 from raycrt.verify.ranges import of_curvature, of_slope
 
 GRID = torch.cat([torch.linspace(-30, 30, 600_001, dtype=torch.float64), torch.tensor([-1e9, 1e9])])
@@ -25,6 +24,16 @@ EXACT = SimpleNamespace(
     erf=mpmath.erf,
     sigmoid=lambda z: 1 / (1 + mpmath.exp(-z)),
     softplus=lambda z: mpmath.log1p(mpmath.exp(z)),
+)
+# z / sqrt(1 + z^2); s'' vanishes at 0, s''' = (12 z^2 - 3) (1 + z^2)^(-7/2) at 1/2 and -1/2.
+ISRU = Activation(
+    name="isru",
+    value=lambda z, xp: z * (1 + z * z) ** -0.5,
+    slope=lambda z, xp: (1 + z * z) ** -1.5,
+    curvature=lambda z, xp: -3 * z * (1 + z * z) ** -2.5,
+    slope_critical=(0.0,),
+    curvature_critical=(-0.5, 0.5),
+    slope_limits=(0.0, 0.0),
 )
 both = pytest.mark.parametrize("which", PROVED)
 

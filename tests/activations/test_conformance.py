@@ -9,17 +9,8 @@ from raycrt.activations import ACTIVATIONS, Activation, check, softplus
 from raycrt.errors import InvalidInput
 from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.specs import validate
+from tests.activations.laws import ISRU
 
-# z / sqrt(1 + z^2)
-ISRU = Activation(
-    name="isru",
-    value=lambda z, xp: z * (1 + z * z) ** -0.5,
-    slope=lambda z, xp: (1 + z * z) ** -1.5,
-    curvature=lambda z, xp: -3 * z * (1 + z * z) ** -2.5,
-    slope_critical=(0.0,),
-    curvature_critical=(-0.5, 0.5),
-    slope_limits=(0.0, 0.0),
-)
 EVERY = [*ACTIVATIONS.values(), *(softplus(beta) for beta in (1e-3, 0.3, 4.0, 1e4)), ISRU]
 
 

@@ -13,20 +13,10 @@ from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.specs import validate
 from raycrt.training import loop
 from raycrt.verify import verify_run
-from tests.activations.laws import ActivationLaws
+from tests.activations.laws import ISRU, ActivationLaws
 from tests.models import random_network
 from tests.verify.runs import rows_of, spec_of, write_run
 
-# z / sqrt(1 + z^2); s'' vanishes at 0, s''' = (12 z^2 - 3) (1 + z^2)^(-7/2) at 1/2 and -1/2.
-ISRU = Activation(
-    name="isru",
-    value=lambda z, xp: z * (1 + z * z) ** -0.5,
-    slope=lambda z, xp: (1 + z * z) ** -1.5,
-    curvature=lambda z, xp: -3 * z * (1 + z * z) ** -2.5,
-    slope_critical=(0.0,),
-    curvature_critical=(-0.5, 0.5),
-    slope_limits=(0.0, 0.0),
-)
 HALF = Activation(
     name="half-erf",
     value=lambda z, xp: xp.erf(z / 2),

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import raycrt.verify
 from raycrt import Certifier
-from raycrt.activations import ACTIVATIONS, Activation
+from raycrt.activations import ACTIVATIONS, NUMPY, Activation
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.bounds.error_tables import ErrorTables
 from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
@@ -23,7 +23,7 @@ from raycrt.training.folding import deepened
 from raycrt.verify.checker import Checker
 from raycrt.verify.convolution import unrolled
 from raycrt.verify.curvature import curvature_upper
-from raycrt.verify.model import NUMPY, Model
+from raycrt.verify.model import Model
 from raycrt.verify.norms import gram_upper, norm_upper
 from raycrt.verify.radius import FLOAT32_UNIT, UNIT, Errors, floor, witness_radius
 from raycrt.verify.table import Rows

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raycrt.activations import ACTIVATIONS, softplus
+from raycrt.activations import ACTIVATIONS, NUMPY, softplus
 from raycrt.verify.intervals import INTERVALS, Interval, of
-from raycrt.verify.model import NUMPY
 from raycrt.verify.ranges import of_curvature, of_slope
 from tests.activations.laws import ActivationLaws
 from tests.models import LINEAR
