@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from raycrt.activations.record import Activation, sigmoid
@@ -18,6 +19,7 @@ def _root(function: Callable[[float], float], lo: float, hi: float) -> float:
     return lo
 
 
+@cache
 def softplus(beta: float = 1.0) -> Activation:
     """log(1 + exp(beta z)) / beta: s'' = beta p (1 - p) with p = sigmoid(beta z), largest at 0."""
     require(beta > 0 and math.isfinite(beta), "beta > 0 and finite", beta=beta)

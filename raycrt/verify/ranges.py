@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,10 +77,13 @@ def of_curvature(activation: Activation) -> Range:
     return _range(activation.curvature, activation.curvature_critical, (0.0, 0.0))
 
 
+@cache
 def _range(
     formula: Callable[[Any, Any], Any], critical: tuple[float, ...], limits: tuple[float, float]
 ) -> Range:
-    """Beyond the last of the stated `critical` points the formula goes straight to its `limits`."""
+    """Beyond the last of the stated `critical` points the formula goes straight to its `limits`.
+
+    It depends on nothing but the formula, so it is found once for all models that have it."""
     far = max([_FAR, *(2 * abs(point) for point in critical)])
     start, end = np.array([-far, 0.0]), np.array([0.0, far])
     scales = far * 2.0 ** np.arange(-60, 1)

@@ -33,6 +33,7 @@ def _numbers(tree):
     return [tree] if isinstance(tree, int | float) else []
 
 
+@pytest.mark.slow
 def test_certification(run, monkeypatch):
     tiny = certification.SPEC.override(
         {

@@ -123,6 +123,7 @@ def test_a_search_ends_in_one_line(
     assert len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_process_ends_in_one_line(closed: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [RAYCRT, "train", "--out", tmp_path / "run"],

@@ -77,9 +77,9 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     loggers, first = _loggers(spec), _first(spec)
     with outputs.held(home):
         _claim(spec, home, resume)
+        record = store.start_study(spec, home, first)
         with session():
             resources.check(spec)
-            record = store.start_study(spec, home, first)
             total = len(first) if spec.search.algorithm == "grid" else spec.search.trials
             _run_trials(spec, home, record, loggers, total, console)
             trials = study.trials(record, spec)

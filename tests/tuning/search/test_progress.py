@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE, drive
 from tuning.search import progress
-from tuning.trials import store
+from tuning.trials import space, store
 
 
 def value(params: dict[str, Any], epoch: int) -> float:
@@ -21,7 +21,7 @@ def value(params: dict[str, Any], epoch: int) -> float:
 
 def shown(home: Path, *, terminal: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=160)
-    store.open_study(LANDSCAPE, home)
+    store.start_study(LANDSCAPE, home, space.points(LANDSCAPE))
     with progress.watching(lambda: store.open_study(LANDSCAPE, home), LANDSCAPE, home, 30, console):
         drive(LANDSCAPE, home, value, budget=80)
     return console.file.getvalue()
