@@ -96,7 +96,7 @@ def _claim(spec: Spec, home: Path, resume: bool) -> None:
     """Make `home` the directory of this search, or check that it already is."""
     identity.refuse_another_than_stored(home, "a search", spec, IDENTITY)
     if (home / "spec.yaml").is_file() and not resume:
-        raise InvalidInput(f"{home} holds a search already; go on with it by --resume")
+        raise InvalidInput(f"{home} holds a search already; resume it with --resume")
     spec.save(home)
 
 

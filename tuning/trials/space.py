@@ -126,7 +126,7 @@ def check(spec: Spec) -> None:
     known = paths()
     for path, domain in spec.search.space.items():
         if path not in known:
-            raise InvalidInput(f"search.space.{path} is no key of a spec{nearest(path, known)}")
+            raise InvalidInput(f"search.space.{path} is not a key of a spec{nearest(path, known)}")
         if path.split(".")[0] not in ("model", "train") or path in _FIXED:
             raise InvalidInput(
                 f"search.space.{path}: what is searched must lie in model or train, "
@@ -142,7 +142,7 @@ def check(spec: Spec) -> None:
                     f"but got {value!r}"
                 )
             if domain.choices is None and kind(path) not in (int, float):
-                raise InvalidInput(f"search.space.{path}: must have choices, it is no number")
+                raise InvalidInput(f"search.space.{path}: must have choices, as it is not a number")
             rules.check_training(apply(spec, {**_deciding(spec, path), path: value}))
     for point in points(spec):
         rules.check_training(apply(spec, point))
@@ -166,7 +166,7 @@ def _deciding(spec: Spec, path: str) -> Params:
     possible = _names(spec, condition.key)
     if not possible & condition.names:
         raise InvalidInput(
-            f"search.space.{path} has effect only where {condition.key} is "
+            f"search.space.{path} has an effect only where {condition.key} is "
             f"{effects.listed(condition.names)}, but the recipe and its space have "
             f"{effects.listed(possible)}"
         )
