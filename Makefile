@@ -10,7 +10,7 @@ OUT ?= runs/demo
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-# A stamp for each set of extras, remade when pyproject.toml changes: nothing is installed twice.
+# A stamp for each set of extras, renewed when pyproject.toml changes, so that nothing is installed twice.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
@@ -24,12 +24,12 @@ $(VENV)/.installed-test: pyproject.toml
 demo: $(VENV)/.installed  ## search, train, certify and report on embedded digits (OUT=runs/demo)
 	$(BIN)/raycrt demo --out $(OUT)
 
-# What starts a Ray has the machine to itself; the rest shares it, a module with its fixtures at a time.
+# Tests that start Ray run alone on the machine; the others run in parallel, one module per process at a time.
 test: $(VENV)/.installed-test  ## run the fast test suite
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not cluster and not slow"
 	$(BIN)/python -m pytest -m "cluster and not slow"
 
-# Warnings are shown here; the fast suite takes them for errors.
+# Warnings are shown here; in the fast suite they are errors.
 test-slow: $(VENV)/.installed-test  ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow -W default
 
@@ -52,5 +52,5 @@ types: $(VENV)/.installed-test  ## check the types
 imports: $(VENV)/.installed-test  ## check the import direction
 	$(BIN)/lint-imports
 
-clean:  ## remove the virtual environment and everything that was made
+clean:  ## remove the virtual environment and everything that was built or written
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs

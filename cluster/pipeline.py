@@ -2,7 +2,7 @@
 
     ray job submit --working-dir . -- python -m cluster.pipeline --out /shared/raycrt/digits
 
-It is `raycrt demo` after one check: the output must be on storage that all nodes share, as it has
+It runs `raycrt demo` after one check: the output must be on storage that all nodes share, as it has
 to outlast the job's copy of the project and the nodes.
 """
 
@@ -30,9 +30,9 @@ def main(
     data_dir: DataDir = None,
     download: Download = False,
 ) -> None:
-    """Search, train, certify and report as one job; exit code 2 if that could not work from here.
+    """Search, train, certify and report as one job; exit code 2 if not all nodes share --out.
 
-    Started again with the same --out it takes up what is there.
+    Started again with the same --out, it resumes what is there.
     """
     with one_line(), interruption.reported(program="python -m cluster.pipeline"):
         require(out.is_absolute(), "--out is an absolute path, on shared storage", out=str(out))
@@ -50,7 +50,7 @@ def main(
 def check_shared(out: Path) -> None:
     """Raise `InvalidInput` unless every node that is alive sees what this process writes to `out`.
 
-    Nodes that join later are not asked.
+    Nodes that join later are not checked.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

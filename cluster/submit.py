@@ -2,8 +2,8 @@
 
     python -m cluster.submit --address http://127.0.0.1:8265 -- raycrt demo --out /shared/runs/demo
 
-Whether a job is done is asked of the job server. The log is fetched by the same polling and never
-decides anything: a log stream may end, without an error, while its job is still running.
+The job server is polled for the status of the job. The log is fetched in the same way and decides
+nothing: a log stream may end, without an error, while its job is still running.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
     from ray.job_submission import JobSubmissionClient
 
-# What no job needs, beside the paths in .gitignore and those that Ray leaves out by itself.
+# Paths that no job needs, besides those in .gitignore and those that Ray leaves out by itself.
 EXCLUDES = ["/runs/", "/data/", "/build/", "/dist/", "/docs/", "/notebooks/", "*.parquet"]
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 120.0
@@ -37,30 +37,32 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     command: Annotated[
         list[str],
-        typer.Argument(help="The command and its arguments, after --. They reach it as they are."),
+        typer.Argument(help="The command and its arguments, after --, passed on unchanged."),
     ],
     address: Annotated[
         str, typer.Option(help="The cluster's dashboard, for example through an ssh tunnel.")
     ] = "http://127.0.0.1:8265",
     working_dir: Annotated[
-        Path, typer.Option(help="The directory that the job runs in a copy of.")
+        Path, typer.Option(help="The directory to send; the job runs in a copy of it.")
     ] = Path("."),
     env: Annotated[
         list[str] | None,
-        typer.Option(help="NAME (its value here) or NAME=VALUE, for the job and all its workers."),
+        typer.Option(
+            help="A variable for the job and its workers: NAME (its value here) or NAME=VALUE."
+        ),
     ] = None,
     submission_id: Annotated[
-        str | None, typer.Option(help="A name for the job; one is made up otherwise.")
+        str | None, typer.Option(help="A name for the job; generated if not given.")
     ] = None,
     wait: Annotated[
-        bool, typer.Option(help="Show the log and wait for the job's end; else leave at once.")
+        bool, typer.Option(help="Show the log and wait for the job to end, or return at once.")
     ] = True,
 ) -> None:
     """Run a command on a Ray cluster; the exit code is the job's own.
 
-    The token is found as Ray finds it: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or
-    ~/.ray/auth_token. Set RAY_AUTH_MODE=disabled for a cluster without one. Ctrl-C stops the
-    watching, not the job.
+    The token is looked up as by Ray: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or
+    ~/.ray/auth_token. Set RAY_AUTH_MODE=disabled for a cluster without one. Ctrl-C stops showing
+    the log, not the job.
     """
     # Ray reports every file that it leaves out of the copy.
     logging.disable(logging.WARNING)
@@ -101,8 +103,8 @@ def main(
 def connect(address: str) -> JobSubmissionClient:
     """A client for the job server at `address`, with the token unless RAY_AUTH_MODE says otherwise.
 
-    Ray lets RAY_ADDRESS, which also means the cluster that `ray.init` joins, overrule the address
-    that a client is given; here the address given wins.
+    Ray lets RAY_ADDRESS, which also names the cluster that `ray.init` joins, override the address
+    that a client is given; here the given address takes precedence.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ["RAY_API_SERVER_ADDRESS"] = address
@@ -129,9 +131,9 @@ def environment(entries: list[str]) -> dict[str, str]:
 
 
 def watch(client: JobSubmissionClient, identity: str) -> JobDetails:
-    """Print the job's log as it grows until the job has ended; its last details.
+    """Print the job's log as it grows until the job has ended; return its final details.
 
-    A server that cannot be reached is asked again for two minutes, then `ConnectionError`.
+    An unreachable server is polled for two more minutes; then `ConnectionError` is raised.
     """
     import requests
 
@@ -139,7 +141,7 @@ def watch(client: JobSubmissionClient, identity: str) -> JobDetails:
     seen = time.monotonic()
     while True:
         try:
-            # The status first: whatever it says has ended has written all of its log by then.
+            # The status first: a job that it reports as ended has written all of its log by then.
             info = client.get_job_info(identity)
             log = client.get_job_logs(identity)
         except (requests.RequestException, RuntimeError) as error:
@@ -168,7 +170,7 @@ def exit_code(info: JobDetails) -> int:
 def _how_to_go_on(identity: str, address: str) -> str:
     server = f"--address {address}"
     return (
-        "  RAY_AUTH_MODE=token goes before each of:\n"
+        "  put RAY_AUTH_MODE=token before each of:\n"
         f"  ray job logs --follow {server} {identity}\n"
         f"  ray job status {server} {identity}\n"
         f"  ray job stop {server} {identity}"

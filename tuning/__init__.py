@@ -1,1 +1,1 @@
-"""Search: Ray Tune and Optuna look for the configuration of the highest certified accuracy."""
+"""Search with Ray Tune and Optuna for the configuration with the highest certified accuracy."""

@@ -33,7 +33,7 @@ def search(
     set_: Overrides = None,
     out: Out = DEFAULT_OUT,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the search in OUT/search.")
+        bool, typer.Option("--resume", help="Resume the search in OUT/search.")
     ] = False,
     data_dir: DataDir = None,
     download: Download = False,
@@ -63,16 +63,14 @@ def search(
 def study(
     run: Annotated[Path, typer.Argument(help="Directory of a run, or its search directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Directory of what is written. [default: RUN/study]")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output directory. [default: RUN/study]")] = None,
     export: Annotated[
         Path | None, typer.Option(help="Write the winner as a recipe to this file.")
     ] = None,
 ) -> None:
-    """Show what a search has found: best trials, Pareto front, importances, cost, pruning.
+    """Show the results of a search: best trials, Pareto front, importances, cost, pruning.
 
-    Write it to OUT as well: study.json, which --json prints, and pictures.
+    They are written to OUT as well: study.json, which --json prints, and plots.
     """
     from tuning.analysis import study as studies
     from tuning.analysis import tables
@@ -105,7 +103,7 @@ def _export(spec: Spec, file: Path) -> Path:
 
 
 def _write_study(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
-    """Write `tables.summary` and its pictures; the files."""
+    """Write `tables.summary` and its plots; return the files."""
     from tuning.analysis import plots, tables
 
     outputs.write_atomically(out / "study.json", tables.to_json(found).encode())
@@ -121,9 +119,9 @@ def demo(
     workers: Workers = None,
     gpus_per_worker: Gpus = None,
 ) -> None:
-    """The whole job: search, train the winner, certify the test images, report.
+    """Run the whole job: search, train the winner, certify the test images, report.
 
-    Run again with the same OUT, it goes on where it stopped.
+    Run again with the same OUT, it resumes where it stopped.
     """
     spec = spec_from(
         recipe, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
@@ -136,7 +134,7 @@ def demo(
 
 @contextmanager
 def _failure_in_one_line() -> Iterator[None]:
-    """A search that gave up ends in one line on standard error and exit code 1."""
+    """End a search that gave up with one line on standard error and exit code 1."""
     from tuning.search.driver import SearchFailed
 
     try:

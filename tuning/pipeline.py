@@ -1,7 +1,7 @@
 """The whole job in one directory: search, train the winner, certify the test set, report.
 
-Each stage has a directory with the spec it was run with, which this command holds until it ends. A
-rerun skips the stages that finished and takes up the one that did not.
+Each stage has a directory with the spec it was run with; this command locks the directories until
+it ends. A rerun skips the stages that finished and resumes the one that did not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tuning.trials import space
 
 SEARCH, TRAIN, CERTIFICATES, REPORT = "search", "train", "certificates", "report"
 _DONE = ".finished"
-# Where the search has ended, more trials would change nothing.
+# The length of the search counts too: once it has ended, more trials would have no effect.
 _SEARCHED = (
     *driver.IDENTITY,
     *(f"search.{key}" for key in ("trials", "finalists", "seeds", "points")),
@@ -33,7 +33,7 @@ _SEARCHED = (
 
 
 def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Report:
-    """Run what is missing of the job of `spec` in `out` and return its report."""
+    """Run the unfinished stages of the job of `spec` in `out` and return its report."""
     console = console or Console()
     space.check(spec)
     data.check(spec.data)
@@ -57,7 +57,7 @@ def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Repo
 
 
 def _stages(spec: Spec, home: Path, model: Path, proofs: Path, console: Console) -> None:
-    """What comes before the report, each stage unless it finished before."""
+    """Run the stages before the report, except those that have finished."""
     if not (proofs / _DONE).is_file():
         room.check(spec.run)
     at_a_time = spec.search.concurrent or "as many as fit"
@@ -71,14 +71,14 @@ def _stages(spec: Spec, home: Path, model: Path, proofs: Path, console: Console)
 
 
 def _winner(spec: Spec, home: Path, model: Path, proofs: Path) -> Spec:
-    """What the search has found, with resources and places of today; `InvalidInput` where the
-    directories of the next stages hold another run."""
-    today = {
+    """The winner of the search, with the resources and data locations of `spec`; `InvalidInput` if
+    the directories of the next stages hold another run."""
+    current = {
         "run": spec.run.model_dump(),
         "data.directory": spec.data.directory,
         "data.download": spec.data.download,
     }
-    best = Spec.load(home / study.BEST).override(today)
+    best = Spec.load(home / study.BEST).override(current)
     identity.refuse_another_than_stored(model, "a training", best, identity.TRAINING)
     identity.refuse_another_than_stored(proofs, "certificates", best, identity.CERTIFICATES)
     return best
@@ -91,7 +91,7 @@ def _certify(spec: Spec, model: Path, out: Path) -> None:
 
 
 def _stage(directory: Path, console: Console, title: str, work: Callable[[], object]) -> None:
-    """Run a stage, unless it finished before."""
+    """Run a stage, unless it has finished."""
     if (directory / _DONE).is_file():
         console.print(f"{title}: finished before", style="bold", highlight=False)
         return

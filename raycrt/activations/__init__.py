@@ -24,7 +24,7 @@ __all__ = [
 
 
 class _Registry(dict[str, Activation]):
-    """Activations by name. What is entered is checked first (`check`)."""
+    """Activations by name; each is checked (`check`) before it is entered."""
 
     def __setitem__(self, name: str, record: Activation) -> None:
         require(name == record.name, "an activation is entered under its name", name=record.name)
@@ -32,7 +32,7 @@ class _Registry(dict[str, Activation]):
         super().__setitem__(name, record)
 
 
-# Those with a sharpness beta; their records in `ACTIVATIONS` have beta = 1.
+# Activations with a sharpness beta; their records in `ACTIVATIONS` have beta = 1.
 FAMILIES: dict[str, Callable[[float], Activation]] = {"softplus": softplus}
 ACTIVATIONS: dict[str, Activation] = _Registry(
     {"softplus": softplus(), **{record.name: record for record in FIXED}}
@@ -40,9 +40,9 @@ ACTIVATIONS: dict[str, Activation] = _Registry(
 
 
 def activation(name: str, beta: float = 1.0) -> Activation:
-    """The activation called `name`; those of `FAMILIES` have a sharpness `beta` and no other has.
+    """The activation called `name`; `beta` is the sharpness of those in `FAMILIES`, else unused.
 
-    `InvalidInput` where no activation has that name.
+    `InvalidInput` if no activation has that name.
     """
     if name not in ACTIVATIONS:
         raise InvalidInput(

@@ -1,8 +1,8 @@
-"""Whether an activation keeps what every bound assumes of it, as far as sampling can tell.
+"""A check, by sampling, that an activation satisfies what every bound assumes of it.
 
-Critical points that are left out and derivatives that are none show in the record's own ranges:
-what is computed at a point must lie in the range on every interval around it, and a difference
-quotient of a function in the range of its derivative between the two points.
+Missing critical points and wrong derivatives contradict the record's own ranges: a value computed
+at a point must lie in the range on every interval around it, and a difference quotient of a
+function in the range of its derivative between the two points.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from raycrt.errors import InvalidInput, require
 
 # Proofs leave room for underflow in products with slopes below this.
 _STEEPEST = 2.0
-# Each the derivative of the one before.
+# Each is the derivative of the one before.
 _PARTS = ("value", "slope", "curvature")
-# As far as samples go, and how near to its limit a derivative must be there.
+# The largest |z| that is sampled, and how close to its limit a derivative must be there.
 _FAR, _AT_LIMIT = 2.0**30, 2.0**-20
 # Half the width, in samples, of the intervals around a sample.
 _WIDTHS = (1, 16)
 
 
 def check(record: Activation) -> None:
-    """Raise `InvalidInput` unless samples of `record` agree with what it states of itself.
+    """Raise `InvalidInput` unless samples of `record` agree with what it states.
 
-    Checked are: formulas of arrays that are finite; |s'| < 2; s' and s'' are the derivatives of s
-    and s', stay in their ranges and reach their limits; every critical point that widens a range is
-    listed; s and s' round in float32 by no more than `bounds.rounding` counts on.
+    It checks that the formulas take arrays and give finite numbers; that |s'| < 2; that s' and s''
+    are the derivatives of s and s', stay in their ranges and reach their limits; that every
+    critical point that widens a range is listed; and that the float32 rounding errors of s and s'
+    are no larger than `bounds.rounding` assumes.
     """
     positive = np.concatenate([np.geomspace(2.0**-30, _FAR, 64 * 60 + 1), np.arange(1, 2**12) / 32])
     z = np.unique(np.concatenate([-positive, [0.0], positive]))
@@ -78,7 +79,7 @@ def _check_limits(record: Activation, part: str, found: np.ndarray, limits: Rang
 
 
 def _check_range(record: Activation, part: str, z: np.ndarray, found: np.ndarray) -> None:
-    """What is computed at a point lies in the range on intervals around it."""
+    """Require that the value computed at a point lies in the range on intervals around it."""
     for width in _WIDTHS:
         low, high = getattr(record, f"{part}_range_on")(z[: -2 * width], z[2 * width :], NUMPY)
         middle = found[width:-width]
@@ -86,16 +87,17 @@ def _check_range(record: Activation, part: str, z: np.ndarray, found: np.ndarray
         if excess[worst] > 0:
             raise InvalidInput(
                 f"{part}_critical of activation {record.name!r} must list every point where "
-                f"{part} turns, but it is {middle[worst]:.6g} at z = {z[worst + width]:.6g}, and "
-                f"between {low[worst]:.6g} and {high[worst]:.6g} by those listed"
+                f"{part} has an extremum, but {part} is {middle[worst]:.6g} at "
+                f"z = {z[worst + width]:.6g}, and the points listed put it between "
+                f"{low[worst]:.6g} and {high[worst]:.6g}"
             )
 
 
 def _check_derivative(
     record: Activation, part: str, z: np.ndarray, found: np.ndarray, error: np.ndarray
 ) -> None:
-    """Each difference quotient of `part`, whose `found` values have an `error`, lies in the range
-    of its derivative between the two points."""
+    """Require that each difference quotient of `part`, whose values `found` have the error bounds
+    `error`, lies in the range of its derivative between the two points."""
     derivative = _PARTS[_PARTS.index(part) + 1]
     low, high = getattr(record, f"{derivative}_range_on")(z[:-1], z[1:], NUMPY)
     quotient = np.diff(found) / np.diff(z)
@@ -104,13 +106,13 @@ def _check_derivative(
     if excess[worst] > 0:
         raise InvalidInput(
             f"{derivative} of activation {record.name!r} must be the derivative of {part}, but at "
-            f"z = {z[worst]:.6g} {part} grows by {quotient[worst]:.6g} a unit, and {derivative} "
-            f"is between {low[worst]:.6g} and {high[worst]:.6g}"
+            f"z = {z[worst]:.6g} the difference quotient of {part} is {quotient[worst]:.6g}, and "
+            f"{derivative} is between {low[worst]:.6g} and {high[worst]:.6g}"
         )
 
 
 def _check_rounding(record: Activation, z: np.ndarray) -> None:
-    """value and slope in float32 are as near to those in float64 as error bounds say."""
+    """Require that value and slope in float32 keep the error bounds, compared with float64."""
     number = np.finfo(np.float32)
     coarse = z.astype(np.float32)
     same = coarse.astype(z.dtype)
@@ -128,5 +130,5 @@ def _check_rounding(record: Activation, z: np.ndarray) -> None:
             raise InvalidInput(
                 f"{part} of activation {record.name!r} must have a rounding error of at most "
                 f"{bound[worst]:.3g} at z = {same[worst]:.6g} in float32, but got "
-                f"{error[worst]:.3g}; a formula without cancellation helps"
+                f"{error[worst]:.3g}; use a formula without cancellation"
             )

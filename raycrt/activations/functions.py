@@ -1,4 +1,4 @@
-"""The activations that ship, each with every critical point of its slope and curvature."""
+"""The built-in activations, each with every critical point of its slope and curvature."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _root(function: Callable[[float], float], lo: float, hi: float) -> float:
 def softplus(beta: float = 1.0) -> Activation:
     """log(1 + exp(beta z)) / beta: s'' = beta p (1 - p) with p = sigmoid(beta z), largest at 0."""
     require(beta > 0 and math.isfinite(beta), "beta > 0 and finite", beta=beta)
-    if beta == 1:  # without the scaling, two passes over memory less
+    if beta == 1:  # two passes over memory fewer than with the scaling
         return Activation(
             name="softplus",
             value=lambda z, xp: xp.softplus(z),

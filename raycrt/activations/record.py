@@ -1,4 +1,4 @@
-"""What an activation is: a function, its first two derivatives, and the ranges derived from them.
+"""Activation records: a function, its first two derivatives, and the ranges derived from them.
 
 On an interval a derivative takes its extremes at the end points or where the next derivative
 vanishes, so listing those critical points gives exact ranges, locally and globally.
@@ -23,7 +23,7 @@ from scipy.special import erf, expit
 Formula = Callable[[Any, Any], Any]
 Range = tuple[float, float]
 
-# Twice the worst error, in units in the last place, assumed of a library's exp, log1p, tanh, ...
+# Twice the largest error, in units in the last place, assumed of a library's exp, log1p, tanh, ...
 ULPS = 8
 
 
@@ -56,7 +56,7 @@ def slope_error(slope_bound: float, eps: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """A C^2 function s with everything that a curvature bound needs to know of it.
+    """A C^2 function s with everything that a curvature bound needs to know about it.
 
     `value`, `slope`, `curvature` are s, s', s'' as functions of (z, xp). `slope_critical` holds
     every zero of s'', `curvature_critical` every zero of s''', `slope_limits` the limits of s' at
@@ -109,7 +109,7 @@ def _hull(values: list[float], limits: Range) -> Range:
     return (lo if lo in limits else lo - width, hi if hi in limits else hi + width)
 
 
-# Ranges on intervals are this much wider, beside the largest number of the overall range.
+# Ranges on intervals are widened by this, relative to the largest end of the overall range.
 _WIDTH = 2.0**-35
 
 
@@ -124,9 +124,9 @@ def _range_on(
         extreme = formula(point, SCALAR)
         low = xp.where(inside & (low > extreme), extreme, low)
         high = xp.where(inside & (high < extreme), extreme, high)
-    # Every formula below is a sum of at most four products of library functions bounded by 4: a
-    # part of this covers their rounding. All of it is what a checker may need that derives the
-    # ranges by interval arithmetic, where a product with a z of 1000 rounds as much as that is.
+    # Every formula is a sum of at most four products of library functions bounded by 4, whose
+    # rounding takes only a part of this width. A checker that derives the ranges by interval
+    # arithmetic may need all of it, for the rounding of a product with z = 1000.
     width = _WIDTH * max(abs(overall[0]), abs(overall[1]))
     return xp.clip(low - width, *overall), xp.clip(high + width, *overall)
 

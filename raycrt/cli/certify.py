@@ -36,13 +36,13 @@ def certify(
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(help="Where the weights are in the --model file, as model.ema."),
+        typer.Option(help="Key of the weights in the --model file, such as model.ema."),
     ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Layers of weights in --model, first to last: fc1,fc2,out. A + in place of the "
-            "comma: no activation between them, as in fc1+norm,out."
+            help="Layers of the weights in --model, first to last: fc1,fc2,out. A + in place of a "
+            "comma means no activation between the two: fc1+norm,out."
         ),
     ] = None,
     batch_norm_eps: Annotated[
@@ -56,8 +56,8 @@ def certify(
 ) -> None:
     """Prove a radius for each test image; write OUT/certificates.
 
-    The model is the one in OUT/train, or --model with the --recipe that says what its images are;
-    that is put in OUT/train if a spec can describe it.
+    The model is the one in OUT/train, or --model with a --recipe that describes its images; such a
+    model is copied to OUT/train if a spec can describe it.
     """
     from raycrt import data
     from raycrt.distributed import stages
@@ -92,7 +92,7 @@ def certify(
             f"{model} does not say its activation: --recipe, or --set model.activation, must"
         )
     source = model or trained
-    # The outputs of a graph are compared with those of the network on images.
+    # The outputs of a graph are compared with those of the network on the test images.
     graph = model is not None and model.suffix.lower() == ".onnx"
     network = files.load(
         source,

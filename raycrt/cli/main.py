@@ -1,6 +1,6 @@
-"""The command line: thin over the library, one spec for every command.
+"""The command line: a thin layer over the library, with one spec for every command.
 
-Further commands are found in the entry-point group `raycrt.commands`, so that packages that build
+Further commands come from the entry-point group `raycrt.commands`, so that packages that build
 on this one add theirs without being imported here.
 """
 
@@ -25,7 +25,7 @@ from raycrt.system import interruption, outputs, pipes
 
 
 class _Commands(TyperGroup):
-    """Commands that a signal stops in one sentence."""
+    """Commands that print one sentence when a signal stops them."""
 
     def invoke(self, ctx: Any) -> Any:
         with interruption.reported():
@@ -48,7 +48,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Train, search and certify classifiers with a proved l2 radius for every image.
@@ -65,8 +65,8 @@ def options(
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """End a command in one line on standard error: exit code 2 for bad input; 1 for a full or
-    failing disk, with how to continue from what has been written."""
+    """End a failed command with one line on standard error: exit code 2 for bad input; 1 for a full
+    or failing disk, with how to continue from what has been written."""
     shown, threading.excepthook = threading.excepthook, _shown_of_thread
     try:
         yield
@@ -89,7 +89,7 @@ def one_line() -> Iterator[None]:
 
 
 def _shown_of_thread(failed: threading.ExceptHookArgs) -> None:
-    """The command reports a failing disk, so the threads that write do not."""
+    """Print the error of a thread, except that of a failing disk, which the command reports."""
     if outputs.disk_error(failed.exc_value) is None:
         threading.__excepthook__(failed)
 

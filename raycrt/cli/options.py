@@ -1,4 +1,4 @@
-"""The options that commands share, and the spec that they state."""
+"""The options that commands share, and the spec that they define."""
 
 from __future__ import annotations
 
@@ -20,29 +20,32 @@ Overrides = Annotated[
 
 
 def lasting(out: Path) -> Path:
-    """`out`, unless it is a URI, or lies in the copy of the project that a Ray job runs in and
-    leaves behind."""
+    """`out`; `InvalidInput` if it is a URI, or if it is relative in a Ray job, which runs in a copy
+    of the project that is deleted later."""
     # A path has one slash where the URI had two.
     scheme = out.parts[0] if out.parts else ""
     if len(scheme) > 1 and scheme.endswith(":"):
-        raise InvalidInput(f"a run is a directory, no URI (search.directory may be one), got {out}")
+        raise InvalidInput(
+            f"a run is a directory, not a URI (search.directory may be one), got {out}"
+        )
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     require(out.is_absolute() or not in_job, "a run's path is absolute in a Ray job", path=str(out))
     return out
 
 
 Out = Annotated[
-    Path, typer.Option(callback=lasting, help="Directory of the run; made if it is missing.")
+    Path, typer.Option(callback=lasting, help="Directory of the run; created if missing.")
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Directory of the data sets (else RAYCRT_DATA).")
+    Path | None, typer.Option(help="Directory of the data sets; RAYCRT_DATA if not given.")
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch missing data sets.")]
 Workers = Annotated[
-    int | None, typer.Option(help="Training workers, certification actors: run.workers.")
+    int | None,
+    typer.Option(help="Number of training workers or certification actors: run.workers."),
 ]
 TrialWorkers = Annotated[
-    int | None, typer.Option(help="Training workers of each trial: search.workers.")
+    int | None, typer.Option(help="Number of training workers of each trial: search.workers.")
 ]
 Gpus = Annotated[
     float | None,
@@ -62,11 +65,12 @@ def spec_from(
     idle: tuple[str, ...] = (),
     **shorthands: float | None,
 ) -> Spec:
-    """The spec that the common options of a command state; its data set is there.
+    """The spec that the common options of a command define, with its data set checked.
 
-    `shorthands` are values of further keys, `section__key`, that options stand for; none are left
-    as they are. `InvalidInput` where what is given would have no effect: a key twice, another value
-    below the keys `idle`, which the command does not read, or the files of a data set without any.
+    `shorthands` are the values of options that stand for further keys, `section__key`; those that
+    are None change nothing. `InvalidInput` where an option would have no effect: a key given twice,
+    a changed value below one of the keys `idle`, which the command does not read, or a directory or
+    download for a data set without files.
     """
     from raycrt import data
 

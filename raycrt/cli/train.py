@@ -29,13 +29,16 @@ def train(
     workers: Workers = None,
     gpus_per_worker: Gpus = None,
     hold_out: Annotated[
-        bool, typer.Option("--hold-out", help="Keep validation rows out and assess them instead.")
+        bool,
+        typer.Option(
+            "--hold-out", help="Keep the validation rows out of training and assess on them."
+        ),
     ] = False,
 ) -> None:
     """Train a recipe on training and validation rows with Ray Train; write OUT/train.
 
-    OUT/train/tensorboard follows it. With --hold-out it writes OUT/hold-out instead, and what is
-    proved on the validation rows is followed there.
+    OUT/train/tensorboard shows its progress. With --hold-out it writes OUT/hold-out instead, and
+    shows there what is proved on the validation rows.
     """
     spec = spec_from(
         recipe,

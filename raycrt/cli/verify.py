@@ -17,13 +17,13 @@ _SHOWN = 10
 def verify(
     run: Annotated[Path, typer.Argument(help="Directory of the run.")],
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes; with more than one, Ray actors.")
+        int, typer.Option(min=1, help="Number of processes; with more than one, Ray actors.")
     ] = 1,
     data_dir: Annotated[
         Path | None, typer.Option(help="Directory of the data sets, if they have moved.")
     ] = None,
 ) -> None:
-    """Re-prove every stored radius from the rows and the weights; exit with 1 where one fails."""
+    """Re-prove every stored radius from the rows and the weights; exit with 1 if one fails."""
     from rich.console import Console
 
     from raycrt.specs import RunSpec

@@ -1,9 +1,9 @@
-"""Ray Data: certification divided among a pool of actors, the same rows as in one process.
+"""Certification on a pool of Ray Data actors, with the same rows as in one process.
 
 The unit of work is a batch of consecutive images. Batches are the same for any number of actors, so
 that every row is computed by the same products as in `raycrt.Certifier`. A finished batch is a
 Parquet file, written by the driver: a worker that dies neither loses nor duplicates a row, and a
-run that was stopped certifies only the missing batches.
+run that is resumed certifies only the missing batches.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def certify(
     training: Training | None = None,
     watch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Any]:
-    """Certify every image of `split` with `spec.run.workers` actors; the manifest written to `out`.
+    """Certify every image of `split` with `spec.run.workers` actors; return the manifest of `out`.
 
     `digest` is the hash of the network's weights, `curvature` (classes, classes) its proved margin
-    curvature. The manifest's model is null unless `spec_describes_model`, its training is null
-    where `training`, which made the weights, is unknown. `watch` is called with the number of rows
-    that are certified so far as each batch finishes.
+    curvature. The manifest's model is null unless `spec_describes_model`, and its training is
+    null if `training`, that of the weights, is unknown. As each batch finishes, `watch` is called
+    with the number of rows certified so far.
 
-    Batches that an earlier run has left in `out` are kept, unread, if its manifest has this format
-    and the same curvature; otherwise they are certified again. `InvalidInput` where they belong to
-    another run.
+    Batches that an earlier run left in `out` are kept without being read if its manifest has this
+    format and the same curvature; otherwise they are certified again. `InvalidInput` if they
+    belong to another run.
     """
     before = stored(out, digest, spec, spec_describes_model=spec_describes_model) or {}
     rows = out / storage.ROWS
@@ -84,21 +84,21 @@ def certify(
             done += len(table)
             watch(done)
     storage.check_complete(storage.read_rows(out, ("index",)), len(split))
-    # The time that rows of an earlier command took is unknown.
+    # The time taken by the rows of an earlier command is unknown.
     facts["seconds"] = time.monotonic() - began if before_this == 0 else None
     storage.write_manifest(out, {"complete": True, **facts})
     return facts
 
 
 def check(network: Network, spec: Spec) -> None:
-    """Raise `InvalidInput` where `network` cannot be certified as `spec.certify` says."""
+    """Raise `InvalidInput` if `network` cannot be certified as `spec.certify` states."""
     Options.of(spec.certify).check(network)
 
 
 def _run(
     network: Network, curvature: Tensor, spec: Spec, split: Split, pending: list[int]
 ) -> Iterator[pa.Table]:
-    """The certificates of each pending batch, in the order in which they are finished."""
+    """The certificates of each pending batch, in the order in which they finish."""
     arguments = {
         "network": ray.put(network.cpu()),
         "images": ray.put((split.images.numpy(), split.labels.numpy())),
@@ -151,7 +151,7 @@ def _file(rows: Path, start: int) -> Path:
 
 
 def missing(out: Path, spec: Spec, images: int) -> list[int]:
-    """The number of the first image of each batch that has no rows in `out` yet."""
+    """The index of the first image of each batch that has no rows in `out` yet."""
     starts = range(0, images, spec.certify.batch_size)
     return [start for start in starts if not _file(out / storage.ROWS, start).is_file()]
 
@@ -159,7 +159,7 @@ def missing(out: Path, spec: Spec, images: int) -> list[int]:
 def stored(
     out: Path, digest: str, spec: Spec, *, spec_describes_model: bool = True
 ) -> dict[str, Any] | None:
-    """The manifest of the certificates in `out`, complete or not; none where there are none yet.
+    """The manifest of the certificates in `out`, complete or not; None if there are none yet.
 
     All rows of a table belong to one run: `InvalidInput` unless those in `out` are of the weights
     with the hash `digest`, and of the images, the certification and, if `spec_describes_model`, the

@@ -1,4 +1,4 @@
-"""Messages between the caller of a training and its first worker."""
+"""Messages between the caller of `fit` and the first training worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS_FOR_AN_ANSWER = 5.0
 
 
 class Line:
-    """An actor that carries the metrics of epochs to the caller of `fit`, and its stop back."""
+    """An actor that passes epoch metrics to the caller of `fit`, and its request to stop back."""
 
     def __init__(self) -> None:
         self._news: list[tuple[int, Metrics]] = []
@@ -41,7 +41,7 @@ class Line:
         return self._stop
 
     def give_up(self, error: Exception) -> None:
-        """Training ended with `error`; a worker that raises it would be restarted."""
+        """Record the `error` that ended training; a worker that raised it would be restarted."""
         self._error = error
 
     def error(self) -> Exception | None:
@@ -49,13 +49,13 @@ class Line:
 
 
 def start() -> Any:
-    """A `Line` on the caller's node; on another one it could die while the caller goes on."""
+    """A `Line` on the caller's node; on another one it could die while the caller continues."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Line).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def begun(line: Any) -> bool:
-    """Whether a worker trains; not where `line` does not answer."""
+    """Whether a worker has begun to train; False if `line` does not answer."""
     try:
         return bool(ray.get(line.begun.remote(), timeout=SECONDS_FOR_AN_ANSWER))
     except ray.exceptions.RayError:

@@ -1,4 +1,4 @@
-"""Checks of what Ray needs to start, each with an error of one sentence before Ray is started."""
+"""Checks of what Ray needs to start, each with a one-sentence error before Ray is started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray.exceptions import AuthenticationError
 from raycrt.errors import InvalidInput, require
 
 _SECONDS_TO_ANSWER = 10.0
-# Every head answers this, but only to clients with its token.
+# Every head answers this request, but only from clients with its token.
 _QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 _TOKEN_WANTED = (
     "set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN, in the file that "
@@ -50,7 +50,7 @@ def check_address(address: str) -> None:
 
 
 def refusal(address: str) -> str | None:
-    """Why the Ray at `address`, HOST:PORT, does not answer this process; none if it does."""
+    """Why the Ray at `address`, HOST:PORT, does not answer this process; None if it does."""
     try:
         with init_grpc_channel(address) as channel:
             channel.unary_unary(_QUESTION)(b"", timeout=_SECONDS_TO_ANSWER)
@@ -66,7 +66,7 @@ def refusal(address: str) -> str | None:
 
 
 def check_machine() -> None:
-    """Raise `InvalidInput` where a Ray of one's own cannot start on this machine."""
+    """Raise `InvalidInput` if a local Ray cannot start on this machine."""
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "TMPDIR")
     temporary = Path(os.environ.get(name, "/tmp"))
     length = len(os.fsencode(temporary / _SOCKET))
@@ -89,7 +89,7 @@ def check_machine() -> None:
 
 
 def _check_token() -> None:
-    """Ray keeps its token in the home directory, and makes one where there is none."""
+    """Check that Ray can store its token, which it creates in the home directory if missing."""
     kept = "HOME is a directory that takes Ray's token; else set RAY_AUTH_TOKEN_PATH"
     token = _token()
     if token is None:
@@ -99,7 +99,7 @@ def _check_token() -> None:
 
 
 def keep_token_private() -> None:
-    """Ray writes its token readable for everybody."""
+    """Make Ray's token, which Ray writes readable by everyone, readable by its owner only."""
     token = _token()
     if token is not None and token.is_file():
         token.chmod(0o600)

@@ -1,4 +1,4 @@
-"""Whether workers fit: an error where they never will, a message where they wait for nodes."""
+"""Room for workers: an error if they can never fit, a message while they wait for nodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raycrt.specs import RunSpec
 
 
 def check(run: RunSpec) -> None:
-    """Raise `InvalidInput` where `run.workers` do not fit into the Ray that this command started.
+    """Raise `InvalidInput` if `run.workers` do not fit into the Ray that this command started.
 
     Nodes may join a cluster, so there a line is printed instead, and the workers wait.
     """
@@ -35,7 +35,7 @@ def check(run: RunSpec) -> None:
 
 
 def may_grow() -> bool:
-    """Whether Ray is a cluster that others started, which nodes may join."""
+    """Whether Ray is a cluster started elsewhere, which further nodes may join."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
@@ -45,13 +45,13 @@ def nodes() -> list[dict[str, float]]:
 
 
 def for_worker(run: RunSpec) -> dict[str, float]:
-    """What each worker needs, by lower-case names: cpu, gpu."""
+    """The resources that each worker needs, by lower-case names: cpu, gpu."""
     need = {"cpu": run.cpus_per_worker, "gpu": run.gpus_per_worker}
     return {name: amount for name, amount in need.items() if amount}
 
 
 def times(node: dict[str, float], need: dict[str, float]) -> int:
-    """How often `need` fits on a node."""
+    """How many times `need` fits on a node."""
     return min(int(node.get(ray_name(name), 0) / amount + 1e-9) for name, amount in need.items())
 
 

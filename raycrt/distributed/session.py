@@ -1,9 +1,9 @@
-"""How Ray starts: in one place, the same way for every command.
+"""The start of Ray, in one place and the same for every command.
 
-Inside a cluster or a job the address comes from RAY_ADDRESS. Elsewhere a local Ray is started: its
-dashboard on loopback (never without one: Tune stops trials through it), token authentication on,
-logs quiet. Its workers run at the caller's own priority: at Ray's niceness of 15 any other program
-on the machine would come first.
+Inside a cluster or a job the address comes from RAY_ADDRESS. Elsewhere a local Ray is started, with
+its dashboard on loopback (always, as Tune stops trials through it), token authentication on and
+quiet logs. Its workers run at the caller's own priority: at Ray's niceness of 15, any other program
+on the machine would take precedence.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _SECONDS_TO_LEAVE = 5.0
 
 @contextmanager
 def session(cpus: int | None = None) -> Iterator[None]:
-    """Ray for the length of a block; one that already runs is used and left running.
+    """Ray for the duration of a block; one that is already running is used and left running.
 
-    `cpus` limits a local Ray and has no effect on a cluster. Raises `InvalidInput` where Ray could
-    not start or join the cluster.
+    `cpus` limits a local Ray and has no effect on a cluster. Raises `InvalidInput` if Ray cannot
+    start or join the cluster.
     """
     if ray.is_initialized():
         yield
@@ -58,7 +58,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        # A signal to all processes has ended Ray as well, and then shutdown may never return.
+        # A signal sent to all processes has ended Ray as well; shutdown may then never return.
         patience = _SECONDS_TO_LEAVE
         raise
     finally:
@@ -68,7 +68,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
 
 
 def dashboard() -> str | None:
-    """The address of the running Ray's dashboard for a browser; none where it has none."""
+    """The address of the running Ray's dashboard for a browser; None if it has none."""
     running = _init(ignore_reinit_error=True, logging_level=logging.WARNING, log_to_driver=False)
     return f"http://{running.dashboard_url}" if running.dashboard_url else None
 
@@ -79,9 +79,9 @@ def lives() -> bool:
 
 
 def _init(**options: Any) -> Any:
-    """`ray.init`, which would also take SIGTERM for itself, and end the process without a word.
+    """`ray.init` without its own handler of SIGTERM, which would end the process silently.
 
-    Raises `InvalidInput` with Ray's own first line where Ray cannot be started or joined.
+    Raises `InvalidInput` with Ray's own message if Ray cannot be started or joined.
     """
     services.ConsolePopen = _Apart  # type: ignore[misc]
     with interruption.handlers_kept():
@@ -95,8 +95,8 @@ def _init(**options: Any) -> Any:
 
 
 class _Apart(services.ConsolePopen):
-    """A process of a local Ray, in a group of its own: what is sent to the command's group, as
-    timeout(1) sends SIGTERM and a terminal Ctrl-C, would end Ray under the command's feet."""
+    """A process of a local Ray, in a process group of its own: a signal to the command's group, as
+    timeout(1) and a terminal's Ctrl-C send, would end Ray while the command still needs it."""
 
     def __init__(self, *command: Any, **options: Any) -> None:
         super().__init__(*command, **options, process_group=0)
@@ -108,7 +108,7 @@ def _quiet() -> None:
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
-        # Tune would take Ctrl-C for itself, and return as if all trials had ended.
+        # Tune would handle Ctrl-C itself, and return as if all trials had ended.
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
@@ -117,5 +117,5 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     for name in ("ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # That a local Ray asks for a token, as Ray has it by default, is no news to act on.
+    # Its notice that a local Ray requires a token, which is the default, needs no action.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The stages of a run as commands see them: Ray started, progress shown, results on disk."""
+"""The stages of a run that commands call: they start Ray, show progress and write results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from raycrt.specs.provenance import Rows, Training
 from raycrt.system import outputs, progress
 from raycrt.training.loop import Metrics, TrainingDiverged
 
-# The numbers of an epoch that are printed; TensorBoard has all of them.
+# The metrics of an epoch that are printed; TensorBoard has all of them.
 _PRINTED = ("loss", "train_accuracy", "train_robust", "curvature")
 
 
@@ -34,12 +34,12 @@ def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
 
     With `hold_out` the validation rows are not trained on, and `out/tensorboard` shows what is
     proved on them. If `out` holds a training of the same spec and rows, it continues from its last
-    checkpoint, or is left as it is if it has finished; `InvalidInput` if `out` holds another.
+    checkpoint, or is left as it is if it has finished; `InvalidInput` if `out` holds another one.
 
-    `out/tensorboard` has the numbers of each epoch, and the hyper-parameters with those of the last
-    one. On Ctrl-C the current epoch ends and is saved as a checkpoint, whose path is printed;
-    KeyboardInterrupt is raised then. If training diverges, the command ends with exit code 1 and
-    the step at which it did.
+    `out/tensorboard` has the metrics of each epoch, and the hyper-parameters with the metrics of
+    the last epoch. On Ctrl-C the current epoch is finished and saved as a checkpoint, whose path is
+    printed; then KeyboardInterrupt is raised. If training diverges, the command prints the step at
+    which it did and exits with code 1.
     """
     rows: Rows = "train" if hold_out else "fit"
     with outputs.held(out):
@@ -83,7 +83,7 @@ def _train(spec: Spec, out: Path, rows: Rows) -> None:
 
 
 def _fit(spec: Spec, out: Path, rows: Rows, board: SummaryWriter, report: progress.Report) -> None:
-    """Train; the numbers of each epoch go to `board` and `report`."""
+    """Train; the metrics of each epoch go to `board` and `report`."""
     board.add_text("spec", f"```yaml\n{spec.to_yaml()}```")
     last: Metrics = {}
 
@@ -116,7 +116,7 @@ def _last_checkpoint(spec: Spec, out: Path) -> str:
 
 
 def hyper_parameters(spec: Spec) -> dict[str, bool | int | float | str]:
-    """Everything but the data that a training depends on, by its path in the spec."""
+    """The values of the spec that a training depends on, except the data, by their paths."""
 
     def leaves(tree: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
         for key, value in tree.items():
@@ -138,7 +138,7 @@ def adopt(
     """`spec` for a network from elsewhere: with its `model`, and with the training that `made` it.
 
     The spec and the weights are written into `trained` for the checker to read; nothing is written
-    where `model` is none, as no spec describes the network. Raises `InvalidInput` if `trained`
+    if `model` is None, as no spec describes the network. Raises `InvalidInput` if `trained`
     holds another model, or a training that has not finished.
     """
     held = (trained / checkpoint.MODEL).is_file()
@@ -178,7 +178,7 @@ def certify(
     spec_describes_model: bool = True,
     made: Training | None = None,
 ) -> dict[str, Any]:
-    """Certify the test images, print which rows are not proved and why; the manifest in `out`.
+    """Certify the test images, print which rows are not proved and why; return the manifest.
 
     `spec_describes_model` is false for a network that `spec.model` cannot describe; `made` is the
     training of its weights, if known. Certificates of this run that `out` already holds are kept

@@ -1,4 +1,4 @@
-"""Ray Train: the training loop on many workers, checkpoints included."""
+"""The training loop on many workers of Ray Train, with checkpoints."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from raycrt.training.loop import EpochEnd, Metrics
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES = 3
-# In which Ray lists the checkpoints of a run.
+# The file in which Ray lists the checkpoints of a run.
 _LISTING = "checkpoint_manager_snapshot.json"
 
 
@@ -53,18 +53,19 @@ def fit(
     """Train on `spec.run.workers` workers and write the model into `out`.
 
     `rows` is the part of the data set trained on ("train", or "fit": train and validation rows
-    together). A run of the same `name` in the same `out` is taken up from its last checkpoint.
-    `watch` is called in a thread here with each epoch's metrics while training runs, and with what
-    `measure` found of the epoch on the first worker: its checkpoint is stored before. At four
-    epochs, the last among them, they hold what `assess` proves on 256 rows, as `validation/...`, or
-    as `training_rows/...` where these rows are trained on. A checkpoint costs seconds of Ray's
-    time, so that epochs shorter than `seconds_between_checkpoints` share one; the first epoch, the
-    last and those that are measured always have their own. A worker that dies is replaced; all go
-    on from the last checkpoint.
+    together). A run of the same `name` in the same `out` is resumed from its last checkpoint.
 
-    Once `stop` is set, workers stop after the epoch that runs, which has a checkpoint, their
-    resources are free and `Stopped` is raised. Ctrl-C does the same and raises KeyboardInterrupt,
-    at once where no epoch has begun. When the loss or a weight is no longer finite,
+    While training runs, `watch` is called in a thread of this process with each epoch's metrics.
+    They include what `measure` returns for the epoch on the first worker; a measured epoch's
+    checkpoint is stored before the call. At four epochs, the last among them, they also include
+    what `assess` proves on 256 rows, as `validation/...`, or as `training_rows/...` if these rows
+    are trained on. A checkpoint takes Ray seconds, so epochs shorter than
+    `seconds_between_checkpoints` share one; the first epoch, the last and measured ones always have
+    their own. If a worker dies, it is replaced and all continue from the last checkpoint.
+
+    Once `stop` is set, the workers stop after the current epoch, which gets a checkpoint; their
+    resources are freed and `Stopped` is raised. Ctrl-C does the same and raises KeyboardInterrupt,
+    at once if no epoch has begun. When the loss or a weight is no longer finite,
     `TrainingDiverged` is raised without retrying; the last checkpoint is kept.
     """
     stop = stop or threading.Event()
@@ -120,11 +121,11 @@ def fit(
 
 
 def _result(trainer: TorchTrainer, stop: threading.Event, line: Any) -> Result:
-    """What `trainer` ends with; Ctrl-C sets `stop` and is raised when the workers have stopped.
+    """The result of `trainer`; Ctrl-C sets `stop` and is raised once the workers have stopped.
 
-    It runs in a thread, since in the main one Ray would take Ctrl-C for itself and stop the workers
-    without a checkpoint. Before they have begun there is nothing to wait for, and neither is where
-    the signal has ended Ray too, as one to a group of processes does.
+    `trainer` runs in a thread: in the main thread Ray would handle Ctrl-C itself and stop the
+    workers without a checkpoint. There is nothing to wait for before the workers have begun, or if
+    the signal has ended Ray too, as a signal to the whole process group does.
     """
     ended: Future[Result] = Future()
 
@@ -147,14 +148,14 @@ def _result(trainer: TorchTrainer, stop: threading.Event, line: Any) -> Result:
 
 
 def waited(error: ControllerError) -> bool:
-    """Whether a training has ended because its workers waited for room, for longer than Ray Train
-    does by itself."""
+    """Whether a training ended because its workers waited for resources for longer than Ray Train
+    waits by itself."""
     return isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
 
 def last_checkpoint(out: Path, name: str = "train") -> Path | None:
-    """The directory of the newest checkpoint that a run of `name` left in `out`: a model that
-    loads, and the state that training goes on from. Truncated checkpoints are skipped."""
+    """The directory of the newest checkpoint that a run of `name` left in `out`, with a model
+    that loads and the state to resume from; None if there is none. Truncated ones are skipped."""
     found = sorted((out / "ray" / name).glob(f"checkpoint_*/{checkpoint.STATE}"))
     whole = [state.parent for state in found if _whole(state.parent)]
     return whole[-1] if whole else None
@@ -169,7 +170,7 @@ def _whole(kept: Path) -> bool:
 
 
 def _mended(out: Path, name: str) -> str | None:
-    """The checkpoint to start from where Ray's own list of them has been cut; else none."""
+    """The checkpoint to start from if Ray's list of them is missing or truncated; else None."""
     listing = out / "ray" / name / _LISTING
     try:
         json.loads(listing.read_text())

@@ -1,8 +1,8 @@
-"""Ray Data: the independent checker, shared out over a pool of actors.
+"""The independent checker on a pool of Ray Data actors.
 
 The unit of work is one Parquet file of rows, checked by the code that checks it in one process
-(`raycrt.verify.checker`), so the findings are the same. On a cluster the files lie on storage that
-every node sees.
+(`raycrt.verify.checker`), so the findings are the same. On a cluster the files must lie on storage
+that all nodes share.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raycrt.verify.checker import Checked, Checker, Finding
 
 
 def check_files(checker: Checker, files: list[Path], *, workers: int) -> list[Checked]:
-    """Check every file, with `workers` actors at most; the results in the order of `files`."""
+    """Check every file with at most `workers` actors; the results are in the order of `files`."""
     if not files:
         return []
     items = [{"position": i, "file": str(file.resolve())} for i, file in enumerate(files)]

@@ -1,4 +1,4 @@
-"""What each worker of a training runs: the loop, its share of the rows, checkpoints."""
+"""The function that each training worker runs: the loop on its share of the rows, checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from raycrt.specs.provenance import Rows, Training
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd, Metrics, TrainingDiverged, Workers
 
-# The network is certified on the first of the held-out rows so many times, evenly spread.
+# How often a training assesses its network, evenly spread, and on how many validation rows.
 _ASSESSMENTS, _ROWS_ASSESSED = 4, 256
 
 
@@ -34,7 +34,7 @@ class Stopped(RuntimeError):
 
 
 def train(config: dict[str, Any]) -> None:
-    """Train as `config` says and report to Ray Train: what runs on every worker."""
+    """Train as `config` states and report to Ray Train; runs on every worker."""
     spec = validate(config["spec"])
     context = ray.train.get_context()
     device = get_device()
@@ -89,13 +89,13 @@ def train(config: dict[str, Any]) -> None:
             ray.get(line.give_up.remote(error))
         return
     if state is not None and state["epoch"] == spec.train.epochs:
-        # The run was lost after its last checkpoint and before that was reported.
+        # The run ended after its last checkpoint was stored and before that was reported.
         report(EpochEnd(epoch=state["epoch"], metrics={}, network=network, state=lambda: state))
 
 
 def _keep(end: EpochEnd, spec: Spec, rows: Rows, first: bool) -> None:
-    """Report an epoch to Ray Train, which all workers must do together; the first one's model and
-    state are its checkpoint."""
+    """Report an epoch to Ray Train, which all workers must do together; the checkpoint holds the
+    first worker's model and state."""
     metrics = {"epoch": end.epoch, **end.metrics}
     if not first:
         ray.train.report(metrics)
@@ -108,7 +108,7 @@ def _keep(end: EpochEnd, spec: Spec, rows: Rows, first: bool) -> None:
 
 
 def data_parallel(rank: int, size: int) -> Workers:
-    """Worker `rank` of `size` in the process group that has been joined: gradients are averaged."""
+    """Worker `rank` of `size` in the current process group, with averaged gradients."""
     return Workers(
         rank=rank,
         size=size,

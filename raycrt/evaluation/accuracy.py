@@ -1,4 +1,4 @@
-"""Clean and certified accuracy: shares of rows predicted right, and proved at a radius too."""
+"""Clean and certified accuracy: shares of rows predicted correctly, and certified at a radius."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Shares of all rows: `clean`, predicted right; `certified`, for each radius those predicted
-    right with a larger one. `mean_radius` is the mean of finite radii, in units of the input, and
-    counts a wrong row as 0; infinite where no radius is finite."""
+    """Shares of all rows: `clean`, predicted correctly; `certified`, for each radius, predicted
+    correctly with a larger certified radius. `mean_radius` is the mean of the finite radii, in
+    units of the input, and counts a wrong row as 0; it is infinite if no radius is finite."""
 
     clean: float
     certified: dict[float, float]
@@ -26,9 +26,9 @@ class Accuracy:
 def accuracy(
     prediction: Tensor, labels: Tensor, radius: Tensor, radii: Sequence[float]
 ) -> Accuracy:
-    """The accuracy of `prediction` (n,) with the proved `radius` (n,), stated at each of `radii`.
+    """The accuracy of `prediction` (n,) with the certified `radius` (n,), at each of `radii`.
 
-    `labels` (n,) are the right classes. A radius counts as certified at r if it is larger than r.
+    `labels` (n,) are the true classes. A radius counts as certified at r if it is larger than r.
     """
     right = prediction == labels
     proved = torch.where(right, radius, 0.0)
@@ -49,7 +49,7 @@ def share(rows: Tensor) -> float:
 class Summary:
     """The accuracy that a table of certificates states, for all classes and for the runner-up.
 
-    `infinite` counts the rows that are predicted right with an infinite radius.
+    `infinite` counts the rows that are predicted correctly with an infinite radius.
     """
 
     rows: int

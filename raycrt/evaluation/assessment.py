@@ -1,4 +1,4 @@
-"""How robust a network is on a few rows while it trains: proved radii, compared with an attack."""
+"""Robustness of a network on a few rows during training: certified radii and an attack."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _ATTACK_STEPS, _ATTACKED_CLASSES = 20, 3
 
 
 def assess(network: Network, split: Split, spec: CertifySpec) -> dict[str, float]:
-    """Shares of the rows of `split`, means over them, and how tight their certificates are.
+    """Shares of the rows of `split`, means over them, and the tightness of their certificates.
 
-    `clean`; `certified_R` for each R of `spec.at`, predicted right with a proved radius above R;
-    `met`, the share of rows with an adversarial image at most 0.1 % further away than their
-    radius, whose certificate is therefore exact; `mean_radius` of the finite radii, where a wrong
-    row counts as 0; `curvature`, the mean proved bound of the binding margins.
+    `clean`, predicted correctly; `certified_R` for each R of `spec.at`, predicted correctly with a
+    certified radius above R; `met`, with an adversarial image at most 0.1 % further away than the
+    radius, so that the certificate is exact to 0.1 %; `mean_radius`, the mean of the finite radii,
+    where a wrong row counts as 0; `curvature`, the mean proved bound of the binding margins.
     """
     device = next(network.parameters()).device
     images, labels = split.images.to(device), split.labels.to(device)

@@ -1,4 +1,4 @@
-"""Attacks: distances from above, to hold certificates against.
+"""Attacks: upper bounds of adversarial distances, to compare certificates with.
 
 A certificate is a lower bound of the distance to the nearest image of another class; an attack
 finds such an image and gives an upper bound. Where the two meet, both are exact.
@@ -23,7 +23,7 @@ _BISECTIONS = 30
 @dataclass(frozen=True, kw_only=True)
 class Adversarial:
     """`distance` (n,) float64 and `perturbation` (n, features): `image + perturbation` is predicted
-    as another class than the image. Infinite and zero where none was found."""
+    as another class than the image. Infinite and zero where none is found."""
 
     distance: Tensor
     perturbation: Tensor
@@ -31,12 +31,12 @@ class Adversarial:
 
 @torch.no_grad()
 def attack(network: Network, images: Tensor, *, steps: int = 50, classes: int = 9) -> Adversarial:
-    """The nearest adversarial perturbation found for `images` (n, ...), unbounded in pixel range.
+    """The nearest adversarial perturbation found for `images` (n, ...), not clipped to [0, 1].
 
     For each of the `classes` margins that are nearest by the linearised distance, the projection
     onto the linearised boundary `u <- -(f - g.u) g / |g|^2` is repeated `steps` times; points
-    beyond the boundary are drawn back to it by bisection. Everything is float64 and every distance
-    is that of a point whose prediction was seen to differ.
+    beyond the boundary are moved back to it by bisection. All is computed in float64, and every
+    distance is that of a point whose prediction was observed to differ.
     """
     require(steps > 0, "steps > 0", steps=steps)
     require(classes > 0, "classes > 0", classes=classes)
@@ -73,8 +73,10 @@ def attack(network: Network, images: Tensor, *, steps: int = 50, classes: int = 
 def steps_to(
     network: Network, x: Tensor, label: Tensor, target: Tensor, steps: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Perturbations u (n, features) of flat x towards `target`, the first of them 0, each a
-    projection onto the boundary that is linearised at the one before; with the logits at x + u."""
+    """Perturbations u (n, features) of flat x towards `target`, with the logits at x + u.
+
+    The first is 0; each other is the projection onto the boundary linearised at the one before.
+    """
     u = torch.zeros_like(x)
     for _ in range(steps + 1):
         trace = network.trace(x + u)
@@ -87,7 +89,7 @@ def steps_to(
 
 
 def draw_back(x: Tensor, u: Tensor, crossed: Callable[[Tensor], Tensor]) -> Tensor:
-    """The shortest part of u, of a fixed number of bisections, at whose end x has `crossed`."""
+    """u scaled down by bisection to the shortest multiple found at which x + u has `crossed`."""
     low = torch.zeros(len(x), 1, dtype=x.dtype, device=x.device)
     high = torch.ones_like(low)
     for _ in range(_BISECTIONS):

@@ -17,12 +17,12 @@ from raycrt.specs.provenance import Training
 from raycrt.system import outputs
 
 _TRIALS_SHOWN = 20
-_CHECK = "Radii are as the rows state them; `raycrt verify` proves each again.\n"
+_CHECK = "Radii are those that the rows state; `raycrt verify` proves each of them again.\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The headline, lines about rows that are not just `certified`, and the files written."""
+    """The headline, lines about rows with a status other than `certified`, the files written."""
 
     headline: str
     summary: Summary
@@ -57,8 +57,8 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
 
 
 def headline(summary: Summary, images_per_second: float | None) -> str:
-    """One line: clean accuracy, certified accuracy at the stated radii, mean radius, speed if it is
-    known."""
+    """One line: clean accuracy, certified accuracy at the stated radii, mean radius, and the speed
+    where it is known."""
     infinite = f" (and {summary.infinite} infinite)" if summary.infinite else ""
     radii = ", ".join(f"{100 * share:.2f} % at {r:g}" for r, share in summary.certified.items())
     speed = f"{images_per_second:.0f} images/s with start-up; " if images_per_second else ""

@@ -1,8 +1,8 @@
-"""How a command is stopped: Ctrl-C and SIGTERM end it in the same way, in one sentence.
+"""Handling of Ctrl-C and SIGTERM: both end a command in the same way, with one sentence.
 
-The first of either is a `KeyboardInterrupt` in the main thread, wherever that is: what was kept is
-there already or is kept on the way out, and nothing is marked as finished. A second one does not
-wait for that.
+The first signal raises `KeyboardInterrupt` in the main thread, wherever it is executing: results
+are stored already or are stored while the exception propagates, and nothing is marked as finished.
+A second signal ends the process without waiting for that.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came, which schedulers, Kubernetes and `ray job stop` send."""
+    """SIGTERM was received, as schedulers, Kubernetes and `ray job stop` send it."""
 
 
 @contextmanager
 def reported(*options: str, program: str = "raycrt") -> Iterator[None]:
-    """End the process where a signal stops the block: the command that goes on is named on standard
-    error, the exit code is 128 and the signal's number.
+    """End the process if a signal stops the block: standard error names the command that resumes
+    the work, and the exit code is 128 plus the signal's number.
 
-    That is the command which runs now, with `options` where it lacks them.
+    The command named is the current one, with those of `options` that it lacks.
     """
     lacking = [option for option in options if option not in sys.argv]
     go_on = f"to go on: {shlex.join([*shlex.split(program), *sys.argv[1:], *lacking])}"
@@ -46,16 +46,16 @@ def reported(*options: str, program: str = "raycrt") -> Iterator[None]:
             name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
             sys.stdout.flush()
             print(f"raycrt: stopped by {name}; {go_on}", file=sys.stderr, flush=True)
-            # Threads that still wait for Ray would hold up or crash the interpreter's own end.
+            # Threads still waiting for Ray would delay or crash the interpreter's shutdown.
             os._exit(128 + number)
 
 
 @contextmanager
 def raised(last_words: str) -> Iterator[list[int]]:
-    """Have the first SIGINT or SIGTERM raise in the block; its number is in the list then.
+    """Make the first SIGINT or SIGTERM raise in the block; the yielded list then has its number.
 
-    A second one ends the process at once, with `last_words`. A signal that is ignored when the
-    block begins, as Ctrl-C is in a shell's background, stays so.
+    A second signal prints `last_words` and ends the process at once. A signal that is ignored when
+    the block begins, as Ctrl-C is in a background job of a shell, stays ignored.
     """
     received: list[int] = []
     since = 0.0
@@ -84,7 +84,7 @@ def raised(last_words: str) -> Iterator[list[int]]:
 
 
 def signal_of(error: KeyboardInterrupt, received: list[int]) -> int:
-    """The signal that raised `error`: what waits in C raises a plain KeyboardInterrupt for any."""
+    """The signal that raised `error`; code waiting in C raises KeyboardInterrupt for either."""
     if received:
         return received[0]
     return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
@@ -92,7 +92,7 @@ def signal_of(error: KeyboardInterrupt, received: list[int]) -> int:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Undo what the block does to the handlers of SIGINT and SIGTERM, in C as well as in Python."""
+    """Restore the handlers of SIGINT and SIGTERM after the block, in C as well as in Python."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

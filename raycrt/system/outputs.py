@@ -1,4 +1,4 @@
-"""Directories that commands write into: they take files, and one command at a time."""
+"""Output directories: atomic writes, checks that they are writable, and one command at a time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from filelock import FileLock, Timeout
 
 from raycrt.errors import InvalidInput
 
-# Says who holds a directory; the lock itself is another file, which holds nothing.
+# The file that names the process holding a directory; the lock is a separate, empty file.
 DRIVER, _LOCK = "driver", ".driver.lock"
-# What a disk, its quota or its file system answers where files cannot be written any more.
+# Error codes of a disk, quota or file system to which files can no longer be written.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
 _DISK |= {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: readers and crashes see the old file or the new one, whole."""
+    """Replace `path` by `content`: also after a crash, the old or the new file is there, whole."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -37,7 +37,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def made(directory: Path) -> Path:
-    """`directory`, made if it is missing; `InvalidInput` where no file can be written into it."""
+    """`directory`, created if missing; `InvalidInput` if no file can be written into it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as file:
@@ -51,7 +51,7 @@ def made(directory: Path) -> Path:
 
 
 def disk_error(error: BaseException | None) -> OSError | None:
-    """The failure of a disk or file system that `error` is, or that led to it."""
+    """The disk or file-system error that `error` is or was caused by; None if there is none."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         if isinstance(error, OSError) and error.errno in _DISK:
@@ -63,12 +63,12 @@ def disk_error(error: BaseException | None) -> OSError | None:
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Be the one process that writes into `directory`, made if it is missing, for a block.
+    """Lock `directory`, created if missing, for a block: no other command writes into it.
 
-    `InvalidInput` names the process that is it already, or says why nothing can be written. The
-    lock is the operating system's: however its holder ends, kill -9 too, it is free. Where a file
-    system has none, filelock puts a file in its place that names the process. A thread that holds
-    a directory may hold it again.
+    `InvalidInput` names the process that holds the lock already, or says why nothing can be
+    written. The lock is the operating system's: it is released however its holder ends, also by
+    kill -9. On a file system without locks, filelock creates a file that names the process instead.
+    A thread that holds a directory may lock it again.
     """
     lock = FileLock(made(directory) / _LOCK, timeout=0, is_singleton=True)
     driver = directory / DRIVER

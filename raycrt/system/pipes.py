@@ -1,7 +1,7 @@
-"""Output that is read no further, as in `raycrt study RUN | head`.
+"""Standard streams whose reader has exited, as in `raycrt study RUN | head`.
 
-A command outlives the reader of its output: it does its work, writes its files and ends with its
-own exit code. Without this the first print behind the end of `head` would end it.
+A command outlives the reader of its output: it does its work, writes its files and exits with its
+own exit code. Without this, the first print after the exit of `head` would end the command.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class _Unread(io.FileIO):
-    """A file that takes everything, though nobody may read it."""
+    """A pipe that accepts every write, and discards what is written after its reader has exited."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -22,7 +22,7 @@ class _Unread(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Let standard output and standard error take what is printed after their readers have left."""
+    """Make standard output and standard error accept writes after their readers have exited."""
     sys.stdout, sys.stderr = _outliving(sys.stdout), _outliving(sys.stderr)
 
 
@@ -33,7 +33,7 @@ def _outliving(stream: Any) -> Any:
     stream.flush()
     raw = _Unread(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
-        # As Python opens them: unbuffered ones have no buffer at all.
+        # As Python opens its streams: an unbuffered one has no buffer at all.
         raw if stream.write_through else io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors=stream.errors,

@@ -1,4 +1,4 @@
-"""Progress and the time left: a bar on a terminal, a line now and then in a log."""
+"""Progress and the time left: a bar on a terminal, a line at intervals in a log."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# The least time between two lines in a log; the last line is always printed.
+# The shortest time between two lines in a log; the last line is always printed.
 _SECONDS = 20.0
-# Takes how much is done, and a note about it.
+# Called with the amount of work done and a note about it.
 Report = Callable[[int, str], None]
 _Item = TypeVar("_Item")
 
 
 @contextmanager
 def shown(name: str, total: int, console: Console | None = None) -> Iterator[Report]:
-    """Show the progress of `name` towards `total` for the length of a block."""
+    """Show the progress of `name` towards `total` for the duration of a block."""
     console = console or Console()
     if not console.is_terminal:
         yield _lines(name, total, console)
@@ -54,7 +54,7 @@ def over(name: str, items: Sequence[_Item], console: Console | None = None) -> I
 
 
 def remaining(left: int, done: int, seconds: float) -> str:
-    """The time for `left` more items as h:mm:ss, if `done` took `seconds`; "?" if none is done."""
+    """The time for `left` more items as h:mm:ss, if `done` items took `seconds`; "?" for none."""
     if left <= 0:
         return _clock(0)
     return _clock(left * seconds / done) if done else "?"
@@ -65,14 +65,14 @@ def _clock(seconds: float) -> str:
 
 
 def _lines(name: str, total: int, console: Console) -> Report:
-    """Each line: how much is done of the total, the time since the start, the time left, a note."""
+    """A `Report` that prints a line: items done of the total, time passed, time left, a note."""
     began = time.monotonic()
     last = -_SECONDS
     start: int | None = None
 
     def report(done: int, note: str) -> None:
         nonlocal last, start
-        # What an earlier run has done does not count for the pace of this one.
+        # Items done by an earlier run do not count towards the pace of this one.
         start = max(0, done - 1) if start is None else start
         passed = time.monotonic() - began
         if passed - last < _SECONDS and done < total:

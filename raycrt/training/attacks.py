@@ -1,4 +1,7 @@
-"""Points of the ball at which losses are evaluated; never part of a certificate."""
+"""Attacks used in training: points of the ball at which losses are evaluated.
+
+They are never part of a certificate.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def dual_attack(
 
     The fixed point of `u <- -g / max(|g| / radius, m)` minimises the Lagrangian of the margin over
     the ball when its multiplier lies above m. The first gradient is taken at `slopes`, by default
-    those at x. Products are in the type of the network's weights, u is in that of x.
+    those at x. Products have the dtype of the network's weights, u that of x.
     """
     low = next(network.parameters()).dtype
     direction = margin_direction(label, target, x.new_zeros(0, network.classes)).to(low)

@@ -1,6 +1,7 @@
-"""Which options of a spec have an effect: those that its objective, optimizer and activation use.
+"""The options of a spec that have an effect: those its objective, optimizer and activation use.
 
-Nothing is listed here: an option is conditional where some names of a key use it and others do not.
+The conditions are derived from what these state: an option is conditional if some names of a key
+use it and others do not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from raycrt.training.objectives import OBJECTIVES
 from raycrt.training.optimizers import OPTIMIZERS
 
 _DEFAULTS = Spec()
-# Options that another value switches on: the key of that value, and whether it does.
+# Options that another value switches on: the key of that value, and the test that it must pass.
 _SWITCHED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "train.linear_scale": ("train.linear_layers", lambda layers: layers > 0),
     "train.augmentation.until": ("train.augmentation", lambda augmentation: augmentation.moves),
@@ -59,7 +60,7 @@ def conditions() -> dict[str, Condition]:
 
 
 def override(spec: Spec, values: Mapping[str, Any]) -> Spec:
-    """`spec` with `values` in place, and every option without effect at its default."""
+    """`spec` with `values` set, and every option without effect at its default."""
     idle = {
         path: _DEFAULTS.value(path)
         for path, condition in conditions().items()

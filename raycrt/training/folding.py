@@ -1,9 +1,9 @@
 """Networks that are trained in place of the whole network and then folded back into it.
 
-A network of the coordinates in which images differ is trained for speed. A deeper network is made
-from a shallower one by isometries in front, which work where the activation is nearly linear:
-global curvature bounds multiply the norms of all layers before a curved one, so that layers that
-are hardly curved cost hardly anything.
+For speed, a network can be trained on principal coordinates of the images. A deeper network is made
+from a shallower one by putting isometries in front, at whose outputs the activation is nearly
+linear: global curvature bounds multiply the norms of all layers before a curved one, so layers with
+hardly any curvature add hardly anything to the bound.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from raycrt.networks.network import TORCH, Network
 class Subspace(nn.Module):
     """The coordinates `P (x - mean)` of flat images along the first principal directions.
 
-    The rows of P are orthonormal. A network V of the coordinates is the network with
-    `W_1 = V_1 P` of the images: `|W_1| = |V_1|`, and a ball around x in one space is mapped onto
+    The rows of P are orthonormal. A network V on the coordinates is the network with
+    `W_1 = V_1 P` on the images: `|W_1| = |V_1|`, and a ball around x in one space is mapped onto
     the ball of the same radius in the other, so that margins, curvature and attacks are the same.
     """
 
@@ -77,17 +77,17 @@ class Subspace(nn.Module):
         return whole.requires_grad_(parameter.requires_grad)
 
 
-# Where softplus, GELU and SiLU are nearly linear; activations with two flat ends are so at 0.
+# A point where softplus, GELU and SiLU are nearly linear; saturating activations are so at 0.
 _NEARLY_LINEAR = 6.0
 
 
 @torch.no_grad()
 def deepened(network: Network, layers: int, scale: float) -> Network:
-    """`network` with `layers` more dense layers in front, as wide as its first, and nearly its
-    logits.
+    """`network` with `layers` more dense layers in front, as wide as its first; the logits nearly
+    agree.
 
-    Each new layer is an isometry Q, its argument `c + scale Q x`, c a point where s is nearly
-    linear; the next layer takes c and scale out again. Logits change by terms of the order
+    Each new layer applies an isometry Q: its output is `c + scale Q x`, with c a point where s is
+    nearly linear; the next layer removes c and scale again. Logits change by terms of the order
     `scale |x|^2 s''(c) / s'(c)` and the curvature of a margin by terms of the order
     `scale sup|s''|`; both vanish with `scale`. Where s'(c) is less than the steepest slope of s,
     as for gelu and silu, every layer multiplies the curvature by their ratio squared.

@@ -1,8 +1,8 @@
-"""The training loop, shared by a laptop, a trial of a search and one of many workers.
+"""The training loop, the same on a laptop, in a trial of a search and on each of many workers.
 
-It knows nothing of Ray. What differs between the places it runs in comes as arguments: `Workers`
-(which share of each batch is ours, how gradients and sums meet) and `report` (where metrics and
-checkpoints go).
+It does not depend on Ray. What differs between the places it runs in is passed as arguments:
+`Workers` (the process's share of each batch, how gradients and sums are combined) and `report`
+(where metrics and checkpoints go).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Our place among the processes that train one model together.
+    """This process's place among the processes that train one model together.
 
-    Each batch is cut into `size` interleaved shares and ours is number `rank`. `wrap` makes a
-    module average its gradients over the workers, `total` sums a tensor over them.
+    Each batch is split into `size` interleaved shares, and this process takes number `rank`. `wrap`
+    makes a module average its gradients over the workers, `total` sums a tensor over them.
     """
 
     rank: int = 0
@@ -52,10 +52,10 @@ class Workers:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEnd:
-    """What `report` gets after each epoch (counted from 1): the same numbers on every worker.
+    """The argument of `report` after each epoch (from 1), with the same numbers on every worker.
 
-    `network` holds the weights that training would end with now (the average, if one is kept);
-    `state` makes the state from which `train` goes on as if it had never stopped.
+    `network` holds the weights that training would return now (the average, if one is kept);
+    `state` returns the state from which `train` resumes as if it had never stopped.
     """
 
     epoch: int
@@ -68,7 +68,7 @@ Report = Callable[[EpochEnd], None]
 
 
 def fresh(spec: Spec) -> Network:
-    """The untrained network of `spec`, drawn from its seed."""
+    """The untrained network of `spec`, initialised from its seed."""
     return _drawn(spec, spec.model, image_shape(spec.data))
 
 
@@ -97,7 +97,7 @@ def train(
     """Train `spec` on `split` and return the network.
 
     With the same spec, split and number of workers the weights are the same to the last bit on one
-    machine's CPU, whether or not training was stopped after an epoch and taken up from its `state`.
+    machine's CPU, whether or not training was stopped after an epoch and resumed from its `state`.
     """
     rules.check_training(spec)
     quicken_softplus()
@@ -176,8 +176,8 @@ def _epoch(
         objective.before_step()
         losses = wrapped(inputs, labels[ours], radius)
         optimizer.zero_grad()
-        # A sum over our rows over the size of the whole batch, times the workers that a
-        # data-parallel average divides by: the exact gradient of the batch's mean loss.
+        # The sum over this worker's rows divided by the size of the whole batch, times the number
+        # of workers that a data-parallel average divides by: the exact gradient of the batch mean.
         (losses.loss.sum() * (workers.size / len(rows))).backward()
         optimizer.step(rate_share(spec.train, done))
         if average is not None:
@@ -223,7 +223,7 @@ def _summary(steps: Tensor, spec: Spec, epoch: int, rows: int) -> Metrics:
 
 def _require_finite(model: Network, epoch: int, steps: int) -> None:
     """Raise `TrainingDiverged` unless all weights are finite: the loss of a step is computed before
-    it, so that only the weights show the effect of the last one."""
+    its update, so that only the weights show the effect of the last step."""
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise TrainingDiverged(
@@ -250,12 +250,12 @@ def _averaged(model: Network, decay: float | None) -> AveragedModel | None:
         return None
 
     def moved(kept: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
-        # Early on a shorter memory, so that the first random weights are soon forgotten.
+        # The memory is shorter early on, so that the first random weights are soon forgotten.
         count = torch.as_tensor(updates, dtype=torch.float64)
         memory = (count / (count + 9)).clamp(max=decay)
         return kept.lerp(new, (1 - memory).to(kept))
 
     average = AveragedModel(model, avg_fn=moved)
-    # The initial weights are the first ones of the average: of a first call torch takes a copy.
+    # The average starts at the initial weights: torch copies the weights of the first call.
     average.update_parameters(model)
     return average.requires_grad_(False)

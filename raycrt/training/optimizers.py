@@ -22,11 +22,11 @@ class Optimizer:
 
     @staticmethod
     def made(network: Network, options: Any) -> list[torch.optim.Optimizer]:
-        """The torch optimizers of the weights of `network`; `options` has the values of `uses`."""
+        """The torch optimizers for the weights of `network`; `options` has the values of `uses`."""
         raise NotImplementedError
 
     def step(self, share: float) -> None:
-        """One step with `share` of every part's learning rate."""
+        """Take one step with `share` of every part's learning rate."""
         for part, rates in zip(self.parts, self._rates, strict=True):
             for group, rate in zip(part.param_groups, rates, strict=True):
                 group["lr"] = rate * share
@@ -60,7 +60,7 @@ class Adam(Optimizer):
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024) for the matrices of all layers but the last, Adam for the rest.
 
-    Muon moves a matrix by its orthogonalised momentum, so that a step has the spectral norm
+    Muon updates a matrix by its orthogonalised momentum, so that a step has the spectral norm
     `muon_rate * sqrt(max(1, rows / columns))`. Kernels of convolutions are left to Adam: their norm
     as a map of images is not that of a reshaped kernel.
     """

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from raycrt.networks.network import Network
 
-# Of weights, for each precision of the products.
+# The dtype of the weights for each precision of the products.
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -23,8 +23,8 @@ DTYPES = {
 
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Within it, and only there, "tf32" lets devices that have TF32 round the factors of float32
-    products to 10 bits; certificates refuse such products."""
+    """Within the block, and only there, "tf32" lets devices that have TF32 round the factors of
+    float32 products to 10 bits; certificates refuse such products."""
     backends: Any = torch.backends
     before = backends.fp32_precision
     if precision == "tf32":
@@ -36,7 +36,7 @@ def products_in(precision: str) -> Iterator[None]:
 
 
 class View:
-    """`network` as a step computes with it, in the type of the products.
+    """`network` as a training step evaluates it, in the dtype of the products.
 
     `plain` has no gradients and is up to date after `refresh`; calling the view is differentiable
     in the network's own weights.
@@ -54,11 +54,11 @@ class View:
                 kept.copy_(new)
 
     def cast(self, x: Tensor) -> Tensor:
-        """`x` in the type of the products."""
+        """`x` in the dtype of the products."""
         return x.bfloat16() if self.low else x
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits at x (n, features), in the type of the weights."""
+        """Logits at x (n, features), in the dtype of the weights."""
         if not self.low:
             return self.network(x)
         weights = {name: weight.bfloat16() for name, weight in self.network.named_parameters()}

@@ -1,4 +1,4 @@
-"""Differentiable curvature estimates that training lowers; never part of a certificate.
+"""Differentiable curvature estimates that training penalises; never part of a certificate.
 
 Singular vectors are kept as buffers and updated by one power step per use: weights change little
 from step to step, so the vectors stay near their optimum at the cost of one product.

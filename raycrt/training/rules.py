@@ -22,7 +22,7 @@ def check_training(spec: Spec) -> None:
             )
         if train.optimizer == "muon" and model.depth < 2:
             raise InvalidInput(
-                "train.optimizer muon must have a hidden dense layer to move: model.depth >= 2"
+                "train.optimizer muon must have a hidden dense layer to update: model.depth >= 2"
             )
         return
     pixels = math.prod(image_shape(spec.data))

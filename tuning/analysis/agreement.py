@@ -1,4 +1,4 @@
-"""Whether rungs rank trials as their ends do, so that pruning by them is justified.
+"""Agreement of the ranking of trials at a rung with that at their end, which justifies pruning.
 
 A rung and the end agree on the better of two trials with probability (1 + tau) / 2, where tau is
 Kendall's: at 1 the order is the same, at 0 the two are unrelated.
@@ -26,9 +26,9 @@ class Agreement:
     """Kendall's tau (tau-b) of a rung with the end over `trials` trials, and its 95 % interval.
 
     The interval is that of Fieller, Hartley and Pearson (1957): the inverse hyperbolic tangent of
-    tau is nearly normal with variance 0.437 / (trials - 4). `tau` is none with fewer than three
-    trials and where all are equal at the rung or at the end; `interval` is none with it, and with
-    fewer than five trials.
+    tau is nearly normal with variance 0.437 / (trials - 4). `tau` is None with fewer than three
+    trials and where all are equal at the rung or at the end; `interval` is None where `tau` is, and
+    with fewer than five trials.
     """
 
     trials: int
@@ -91,7 +91,7 @@ def _agreement(pairs: list[tuple[float, float]]) -> Agreement:
 def _interval(tau: float, count: int) -> tuple[float, float] | None:
     if count < 5:
         return None
-    # A perfect order, whose interval would be a point, counts as half a swapped pair less.
+    # A perfect order, whose interval would be a point, is lowered by half a swapped pair.
     most = 1 - 2 / (count * (count - 1))
     centre = math.atanh(max(-most, min(most, tau)))
     half = Z95 * math.sqrt(0.437 / (count - 4))

@@ -21,10 +21,10 @@ from tuning.analysis.study import TrialRecord
 
 EVALUATOR = "PED-ANOVA"
 ENOUGH = "enough trials"
-# Optuna asks for five trials in the best tenth: there are as many from 41 complete ones on.
+# Optuna requires five trials in the best tenth, which takes 41 complete ones.
 _IN_THE_BEST_TENTH = 5
 FEWEST = 10 * (_IN_THE_BEST_TENTH - 1) + 1
-# Two values of a parameter (of a range, two thirds) need as many complete trials each.
+# Two values of a parameter (two thirds of a range) need this many complete trials each.
 FEWEST_EACH = 5
 _RESAMPLES = 200
 
@@ -32,8 +32,8 @@ _RESAMPLES = 200
 @dataclass(frozen=True, kw_only=True)
 class Importance:
     """A parameter's share of all importances, and its 95 % interval: percentiles of the shares in
-    200 samples of as many trials, drawn with replacement. `interval` is none where there are fewer
-    trials than `importances` requires for one."""
+    200 samples of as many trials, drawn with replacement. `interval` is None with fewer trials
+    than `importances` requires for one."""
 
     share: float
     interval: tuple[float, float] | None
@@ -50,8 +50,9 @@ def importances(
     """The importance of each searched parameter for a high `certified`, the greatest first.
 
     There are enough trials to judge a parameter if 41 ran to the end, so that the best tenth has
-    five, and two of its choices (or thirds of its range) have five of them each. Empty when all are
-    equal; without those that `left_out` names, whose part of the sum is then missing.
+    five, and two of its choices (or thirds of its range) have five of them each. Empty if all
+    trials are equal. The parameters that `left_out` names are missing, and so is their part of the
+    sum of 1.
     """
     complete = record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len({trial.values[0] for trial in complete}) < 2:
@@ -75,8 +76,8 @@ def importances(
 
 
 def left_out(records: list[TrialRecord], spec: Spec) -> dict[str, str]:
-    """Why a searched parameter has no importance: no complete trial has it, as it has no effect
-    under their other values, or all that have it agree on its value."""
+    """The reason for each searched parameter that has no importance: no complete trial has it, as
+    it has no effect under their other values, or all that have it agree on its value."""
     complete = [trial for trial in records if trial.complete]
     found: dict[str, str] = {}
     for path in spec.search.space:

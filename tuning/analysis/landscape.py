@@ -15,7 +15,7 @@ from tuning.analysis.study import TrialRecord
 from tuning.trials import space
 
 _CELLS = 6
-# The cells of a range where each parameter is looked at alone.
+# The number of cells of a range in the table of single parameters.
 _PARTS = 3
 _PREFERRED = ("train.gamma", "model.depth")
 
@@ -39,8 +39,8 @@ def slices(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, A
 
 
 def marginals(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, Any]]]:
-    """For each searched parameter its choices, or the parts of its range, that a complete trial
-    lies in: how many do, the mean and the best of their `certified`."""
+    """For each searched parameter, the choices or the parts of its range that hold complete trials:
+    their number, and the mean and the best of their `certified`."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path, points in slices(records, spec).items():
         names, cell = _cells(path, spec.search.space[path], _PARTS)
@@ -85,7 +85,7 @@ def contour(
 
 
 def _cells(path: str, domain: Domain, parts: int) -> tuple[list[str], Callable[[Any], int]]:
-    """The cells of a domain by name, and the function that says which one a value lies in.
+    """The names of the cells of a domain, and the function from a value to the index of its cell.
 
     A range is cut into `parts`, unless it holds fewer than twice as many whole numbers.
     """

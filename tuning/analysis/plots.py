@@ -1,7 +1,7 @@
-"""The pictures of a search that `raycrt study RUN` draws.
+"""The plots of a search that `raycrt study RUN` draws.
 
 Every measured share has its 95 % interval, and an axis is at least as wide as the intervals on it,
-so that a difference looks large only if it is. The pictures of Optuna have no intervals.
+so that a difference looks large only if it is. Optuna's own plots have no intervals.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SIZE = (6.0, 4.0)
 
 
 def draw(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
-    """Write a PNG into `out` for each part of `tables.summary` that is not empty; the files."""
+    """Write a PNG into `out` for each non-empty part of `tables.summary`; return the files."""
     out.mkdir(parents=True, exist_ok=True)
     radii = ", ".join(f"{radius:g}" for radius in found["radii"])
     label = f"certified at {radii}, %"

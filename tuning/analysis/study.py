@@ -41,7 +41,7 @@ Row = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial and its last measurement, 0 where none was.
+    """One trial and its last measurement, 0 where there is none.
 
     `certified_at` maps each radius of the objective to the share certified there, `rungs` maps each
     measured epoch to `certified`.
@@ -86,7 +86,7 @@ def load(run: Path) -> tuple[Spec, list[TrialRecord], optuna.Study]:
 
 
 def home(run: Path) -> Path:
-    """The search's directory in that of a run; the directory itself if it is a search's."""
+    """The search directory in the directory of a run; `run` itself if it is a search directory."""
     found = run / "search" if (run / "search").is_dir() else run
     if not (found / "spec.yaml").is_file():
         raise InvalidInput(f"a run must hold a search, but there is none in {run}")
@@ -107,7 +107,7 @@ def ranking(records: list[TrialRecord]) -> list[TrialRecord]:
 
 
 def pareto(records: list[TrialRecord]) -> list[TrialRecord]:
-    """The trials that may win and that no other one matches or beats in both clean and certified
+    """The trials that may win and that no other trial matches or beats in both clean and certified
     accuracy."""
     front: list[TrialRecord] = []
     for trial in sorted(_allowed(records), key=lambda t: (-t.certified, -t.clean, t.number)):
@@ -119,8 +119,8 @@ def pareto(records: list[TrialRecord]) -> list[TrialRecord]:
 def wilson(share: float, rows: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share observed on `rows` independent rows.
 
-    Of a mean of several shares of the same rows (over radii, over seeds) it is too wide rather than
-    too narrow: a row's mean lies in [0, 1], so its variance is at most that of a yes or no.
+    For a mean of several shares of the same rows (over radii or seeds) it is conservative: a row's
+    mean lies in [0, 1], so its variance is at most that of a binary outcome.
     """
     if rows == 0:
         return 0.0, 1.0
@@ -160,8 +160,8 @@ def finalists(run: Path) -> list[Row]:
 
 
 def standings(rows: list[Row]) -> list[Row]:
-    """Means over the seeds of each finalist, the best first; `rows` is of one seed, as all seeds
-    judge the same validation rows."""
+    """Means over the seeds of each finalist, the best first; `rows` is that of one seed, as all
+    seeds are measured on the same validation rows."""
     found: list[Row] = []
     for number in sorted({row["number"] for row in rows}):
         runs = [row for row in rows if row["number"] == number]

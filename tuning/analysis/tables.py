@@ -1,4 +1,4 @@
-"""The results of a search, as one dictionary for scripts and as tables for people."""
+"""The results of a search, as a dictionary and as printed tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 10
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """Everything that `raycrt study` prints, in plain numbers, lists and dictionaries."""
+    """Everything that `raycrt study` prints, as numbers, lists and dictionaries."""
     spec, trials, record = study.load(run)
     count = {state: sum(t.state == state for t in trials) for state in study.STATES}
     saved = study.saved_epochs(trials, spec)
@@ -74,7 +74,7 @@ def to_json(found: dict[str, Any]) -> str:
 
 
 def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
-    """Print `summary` for people."""
+    """Print `summary` as tables."""
     states = ", ".join(f"{count} {state}" for state, count in found["states"].items() if count)
     console.print(f"study {found['study']}: {states}", highlight=False)
     radii = ", ".join(f"{radius:g}" for radius in found["radii"])
@@ -113,11 +113,11 @@ def _print_importances(
     if table.row_count:
         console.print(table)
     else:
-        console.print(f"{title}: none, or all alike", highlight=False)
+        console.print(f"{title}: no trials, or all equal", highlight=False)
 
 
 def _print_finalists(entries: list[dict[str, Any]], console: Console) -> None:
-    """The interval is that of the mean over the seeds, for the rows of one of them."""
+    """Print the finalists; the interval is that of the mean over the seeds, for the rows of one."""
     head = ("trial", "certified", "95 %", "clean", "radius", "seeds", "each seed")
     rows = entries[0]["rows"]
     table = Table(*head, title=f"finals: means over the seeds, {rows} rows counted once")
@@ -144,7 +144,7 @@ def _print_marginals(marginals: dict[str, list[dict[str, Any]]], console: Consol
 
 
 def _print_history(steps: list[dict[str, Any]], console: Console) -> None:
-    """Print the trials that were better than all before them."""
+    """Print each trial that was better than all trials before it."""
     table = Table("trial", "best certified", title="history")
     best = -1.0
     for step in steps:
@@ -156,10 +156,10 @@ def _print_history(steps: list[dict[str, Any]], console: Console) -> None:
 
 
 def _print_cost(cost: dict[str, Any], console: Console) -> None:
-    """Print the most expensive trials, and the cost of all."""
+    """Print the most expensive trials, and the total cost."""
     costly = sorted(cost["trials"], key=lambda trial: -trial["seconds"])[:_SHOWN]
     title = f"cost per trial: the {len(costly)} most expensive of {len(cost['trials'])}"
-    table = Table("trial", "state", "epochs", "s", "s an epoch", title=title)
+    table = Table("trial", "state", "epochs", "s", "s per epoch", title=title)
     for trial in costly:
         pace = "" if trial["epochs"] == 0 else f"{trial['seconds'] / trial['epochs']:.2f}"
         values = trial["number"], trial["state"], trial["epochs"]
@@ -174,7 +174,7 @@ def _print_cost(cost: dict[str, Any], console: Console) -> None:
 
 
 def _print_contour(contour: dict[str, Any], console: Console) -> None:
-    """The mean of `certified` in each cell and of how many trials; nothing where there is none."""
+    """Print the mean of `certified` and the number of trials in each cell that holds trials."""
     title = f"certified by {contour['x']} and {contour['y']} (trials)"
     table = Table(contour["y"], *contour["x_cells"], title=title)
     for name, shares, counts in zip(
@@ -186,7 +186,7 @@ def _print_contour(contour: dict[str, Any], console: Console) -> None:
 
 
 def _finalists(rows: list[study.Row]) -> list[dict[str, Any]]:
-    """The finalists with the interval of their mean, and each of their trainings with its own."""
+    """The finalists with the intervals of their means, and each of their trainings with its own."""
     found: list[dict[str, Any]] = []
     for mean in study.standings(rows):
         runs = [row for row in rows if row["number"] == mean["number"]]

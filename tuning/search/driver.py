@@ -1,4 +1,4 @@
-"""Run a search: Ray Tune runs the trials, Optuna draws them, ASHA stops the hopeless ones early.
+"""The search: Ray Tune runs the trials, Optuna samples them, ASHA stops the weakest early.
 
 Everything ends up in one directory:
 
@@ -43,13 +43,13 @@ from tuning.trials import resources, space, store, workers
 from tuning.trials.objective import METRIC, Measurement, evaluate
 
 TUNE = "tune"
-# A trial whose process dies (not one whose training fails) is started again so many times.
+# How often a trial is restarted whose process dies (not one whose training fails).
 _DEATHS = 2
-# Tune waits so long for the thread of a stopped trial before it ends its process by force.
+# How long Tune waits for the thread of a stopped trial before it kills its process.
 _SECONDS_TO_STOP = 120
 
 
-# What makes two searches one: how much of it is to run, where and on what may change.
+# The keys that identify a search. Its length, location and resources may change.
 _SEARCHED = ("space", "radius", "rows", "rungs", "rung_rows", "constraints", "pareto")
 _DRAWN = ("algorithm", "scheduler", "reduction", "storage")
 IDENTITY = (
@@ -66,9 +66,9 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     """Search `spec.search.space` and return the winner as a full spec, also written as `best.yaml`.
 
     The first trial is the recipe itself, so the winner is never below it on the validation rows. A
-    search that was stopped in any way goes on with `resume`: finished trials count, trials that ran
-    continue from their last rung. With `search.concurrent=1` the same seed gives the same trials.
-    `InvalidInput` where another process drives the search in `home`.
+    search that was stopped in any way continues with `resume`: finished trials count, and trials
+    that were running continue from their last rung. With `search.concurrent=1` the same seed gives
+    the same trials. `InvalidInput` if another process drives the search in `home`.
     """
     console = console or Console()
     space.check(spec)
@@ -96,12 +96,12 @@ def _claim(spec: Spec, home: Path, resume: bool) -> None:
     """Make `home` the directory of this search, or check that it already is."""
     identity.refuse_another_than_stored(home, "a search", spec, IDENTITY)
     if (home / "spec.yaml").is_file() and not resume:
-        raise InvalidInput(f"{home} holds a search already; go on with it by --resume")
+        raise InvalidInput(f"{home} holds a search already; resume it with --resume")
     spec.save(home)
 
 
 def _first(spec: Spec) -> list[space.Params]:
-    """What is queued: the points that are tried first or, for a grid, all of it."""
+    """The queued points: those that are tried first or, for a grid, all of it."""
     first = space.points(spec)
     if spec.search.algorithm != "grid":
         return first
@@ -116,7 +116,7 @@ def _first(spec: Spec) -> list[space.Params]:
 
 
 def _loggers(spec: Spec) -> list[Callback]:
-    """What trials are logged to besides Tune's own files."""
+    """The loggers of trials besides Tune's own."""
     if spec.search.mlflow is None:
         return []
     if find_spec("mlflow") is None:
@@ -133,7 +133,7 @@ def _run_trials(
     total: int,
     console: Console,
 ) -> None:
-    """Run what is left of the `total` trials of the search."""
+    """Run the remaining ones of the `total` trials of the search."""
     left, failed = _left(spec, home, record), store.own(record, home, TrialState.FAIL)
     if left <= 0 or len(failed) > spec.search.failures:
         return
@@ -152,7 +152,7 @@ def _run_trials(
             num_samples=left,
             search_alg=StudySearch(spec, home, record, partial(resources.trials, spec), deaths),
             scheduler=_scheduler(spec, record),
-            # The searcher holds trials back for which there is no room; Tune starts all others.
+            # The searcher holds back trials for which there is no room; Tune starts all others.
             max_concurrent_trials=left,
             reuse_actors=True,
             trial_name_creator=_name,
@@ -172,7 +172,7 @@ def _run_trials(
 
 
 def _left(spec: Spec, home: Path, record: optuna.Study) -> int:
-    """How many trials this search has to run still; those of a grid are shared by all of them."""
+    """How many trials this search still has to run; all searches of a grid share its trials."""
     if spec.search.algorithm != "grid":
         return spec.search.trials - len(store.own(record, home, *store.FINISHED))
     waiting = record.get_trials(deepcopy=False, states=(TrialState.WAITING,))
@@ -180,7 +180,7 @@ def _left(spec: Spec, home: Path, record: optuna.Study) -> int:
 
 
 def _place(spec: Spec, home: Path) -> tuple[str, str]:
-    """Where Tune logs, and the name there of this part of the search, one for each start of it."""
+    """The location of Tune's logs, and the subdirectory for this start of the search."""
     place = str((home / TUNE).resolve())
     if spec.search.directory is not None:
         place = f"{spec.search.directory.rstrip('/')}/{store.identity(home)}"
@@ -212,7 +212,7 @@ def _name(trial: Any) -> str:
 
 
 def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
-    """What runs in a trial's process: measurements to Tune, the training state beside them."""
+    """Run a trial in its process: report measurements to Tune and save the training state."""
     torch.set_num_threads(1)
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_SECONDS_TO_STOP)
     base = validate(tree)
@@ -240,7 +240,7 @@ def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
 
 @lru_cache(maxsize=1)
 def _dataset(spec: str) -> data.Dataset:
-    """Read once in a process, which runs many trials."""
+    """The data set, read once per process, which runs many trials."""
     return data.load(DataSpec.model_validate_json(spec))
 
 

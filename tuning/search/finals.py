@@ -27,7 +27,7 @@ from tuning.trials.objective import Measurement, evaluate, nothing_certified
 
 
 def choose(spec: Spec, home: Path, records: list[TrialRecord], console: Console) -> TrialRecord:
-    """The winner: highest `certified` over the seeds, or without finals the best trial."""
+    """The winner: highest mean `certified` over the seeds, or without finals the best trial."""
     ranked = study.ranking(records)
     require(
         bool(ranked), "a trial ran to the end and keeps search.constraints", trials=len(records)
@@ -58,7 +58,7 @@ def seeds(spec: Spec) -> range:
 
 
 def _train_all(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[study.Row]:
-    """Run the trainings missing in `finalists.csv`, as many at a time as fit; all of its rows."""
+    """Run the trainings missing in `finalists.csv`, as many at a time as fit; return all rows."""
     file = home / study.FINALISTS
     rows = study.finalists(home)
     done = {(row["number"], row["seed"]) for row in rows}

@@ -33,7 +33,7 @@ _ENDED = ("complete", "pruned", "failed")
 def watching(
     open_study: Callable[[], optuna.Study], spec: Spec, home: Path, total: int, console: Console
 ) -> Iterator[None]:
-    """Show the study of `open_study` for the length of a block and keep `trials.csv` up to date."""
+    """Show the study of `open_study` during a block and keep `trials.csv` up to date."""
     record = open_study()
     stop = threading.Event()
     before = _ended(study.trials(record, spec))
@@ -87,7 +87,7 @@ def announce(spec: Spec, home: Path, logs: str, dashboard: str | None, console: 
 
 
 def warn(trials: list[TrialRecord], console: Console) -> None:
-    """Print a warning for each rung that ranks trials unlike their end."""
+    """Print a warning for each rung that ranks trials differently from their end."""
     for warning in agreement.warnings(trials):
         console.print(warning, style="yellow", highlight=False, soft_wrap=True)
 

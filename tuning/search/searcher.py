@@ -31,7 +31,7 @@ _MEASURED = {field.name for field in fields(Measurement)}
 
 
 class Deaths(Callback):
-    """Why the process of a trial died: Tune reports only that it did to its searcher."""
+    """Records why the process of a trial died; Tune reports to its searcher only that it did."""
 
     def __init__(self) -> None:
         self._started: dict[str, Any] = {}
@@ -40,7 +40,7 @@ class Deaths(Callback):
         self._started[trial.trial_id] = trial
 
     def reason(self, trial_id: str) -> str:
-        """The first sentence of the last error that Tune wrote, which names a lack of memory."""
+        """The first sentence of the last error that Tune wrote, which says if memory ran out."""
         trial = self._started.get(trial_id)
         if trial is None or trial.error_file is None:
             return "its process died before it started"
@@ -51,7 +51,7 @@ class Deaths(Callback):
 class StudySearch(OptunaSearch):
     """Draws trials from `study` for Tune and stores their results, for the search in `home`.
 
-    No trial is drawn while as many are running as there is `room` for at that moment.
+    No trial is drawn while as many are running as the current `room` allows.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class StudySearch(OptunaSearch):
         return {**params, NUMBER: trial.number}
 
     def _draw(self) -> Trial | None:
-        """What is queued, or else what the sampler draws; of a grid all is queued from the start,
-        and none is left when searches that share it have drawn it all."""
+        """The next queued trial, or else one that the sampler draws. A grid is queued as a whole
+        from the start; None once the searches that share it have drawn all of it."""
         if self._spec.search.algorithm == "grid":
             queued = self._study._pop_waiting_trial_id()
             return None if queued is None else Trial(self._study, queued)
@@ -141,7 +141,7 @@ class StudySearch(OptunaSearch):
             trial.report(result[METRIC], epoch)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the study is stored already, and its database's password stays there."""
+        """Save nothing: the study is stored already, and its database's password is not copied."""
         Path(checkpoint_path).touch()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -150,10 +150,10 @@ class StudySearch(OptunaSearch):
 
 
 class AtRungs(TrialScheduler):
-    """Compares trials at rungs alone, since their ends are measured otherwise.
+    """Compares trials at rungs only, since their ends are measured differently.
 
-    A trial stops or goes on, none is paused for another. Trial 0, the default, runs to its end:
-    the winner is compared with it.
+    A trial stops or continues; none is paused for another. Trial 0, the default, runs to its end,
+    as the winner is compared with it.
     """
 
     rungs: tuple[int, ...]
@@ -171,7 +171,7 @@ class AtRungs(TrialScheduler):
 
 
 class Halving(AtRungs, ASHAScheduler):
-    """Tune's ASHA with rungs at the given epochs, filled with what earlier processes measured."""
+    """Tune's ASHA with rungs at the given epochs, filled with measurements of earlier processes."""
 
     def __init__(self, spec: Spec, study: optuna.Study) -> None:
         self.rungs = rungs = spec.search.rungs
@@ -200,8 +200,8 @@ class Halving(AtRungs, ASHAScheduler):
 class Median(AtRungs, MedianStoppingRule):
     """Tune's median rule: stops a trial whose best is below the median of the others' means.
 
-    It knows what earlier processes measured. What a trial that is taken up again had reached in one
-    of them is its own, and not another trial's.
+    Measurements of earlier processes are included. Those of a trial that is resumed count as its
+    own, not as another trial's.
     """
 
     def __init__(self, spec: Spec, study: optuna.Study) -> None:
@@ -235,7 +235,7 @@ class Median(AtRungs, MedianStoppingRule):
 
 
 def _earlier(study: optuna.Study) -> dict[int, dict[int, float]]:
-    """What the study knows of each trial at the epochs that were measured, by number."""
+    """The stored measurements of each trial by epoch, by the number of the trial."""
     return {
         trial.number: {int(e): value for e, value in trial.user_attrs[store.RUNGS].items()}
         for trial in study.get_trials(deepcopy=False)

@@ -1,7 +1,7 @@
-"""Optuna's journal file, made to outlast what kills a search: a full disk, kill -9, a power cut.
+"""Optuna's journal file, made robust against a full disk, kill -9 and power cuts.
 
-Optuna appends lines and reads all of them again. A line that was cut short is harmless while it is
-the last one; whatever is appended behind it makes the file unreadable for good.
+Optuna appends lines and reads all of them again. A truncated line is harmless while it is the last
+one; anything appended to it makes the file permanently unreadable.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 class Journal(JournalFileBackend):
-    """The journal at `file`: what is appended is whole or not there.
+    """The journal at `file`: a record is appended completely or not at all.
 
-    A last line that was cut short is moved to `file` + `.torn` before anything is appended; reading
-    writes nothing. `InvalidInput` names a line in the middle that cannot be read.
+    A truncated last line is moved to `file` + `.torn` before anything is appended; reading writes
+    nothing. `InvalidInput` names a line in the middle that cannot be read.
     """
 
     def __init__(self, file: Path) -> None:
@@ -64,8 +64,8 @@ class Journal(JournalFileBackend):
 
 
 class _Lock(JournalFileOpenLock):
-    """Optuna's lock file of `file`. Optuna waits for ever where it is a link to nowhere, as one is
-    that its other kind of lock made for a relative path."""
+    """Optuna's lock file of `file`, removed if it is a dangling symbolic link: Optuna would wait
+    for it forever, and its other kind of lock leaves one for a relative path."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(str(file), _GRACE_SECONDS)
@@ -87,13 +87,13 @@ class _Lock(JournalFileOpenLock):
 
 
 def _write(journal: BinaryIO, lines: bytes) -> None:
-    """All of `lines`: a disk that gets full takes a part first."""
+    """Write all of `lines`; a single call may write only a part, as on a disk that fills up."""
     while lines:
         lines = lines[journal.write(lines) :]
 
 
 def _cut_tail(file: Path, journal: BinaryIO) -> None:
-    """Move the last line to the file of torn lines, if it was cut short."""
+    """Move the last line to the file of torn lines if it is truncated."""
     end = journal.seek(0, os.SEEK_END)
     start = _start_of_last_line(journal, end)
     journal.seek(start)
@@ -108,7 +108,7 @@ def _cut_tail(file: Path, journal: BinaryIO) -> None:
 
 
 def _start_of_last_line(journal: BinaryIO, end: int) -> int:
-    """Behind the last line break but one at the very end."""
+    """The offset after the last line break, not counting one at the very end."""
     start, found = end, -1
     while start > 0 and found < 0:
         stop = start
@@ -126,7 +126,7 @@ def _is_record(line: bytes) -> bool:
 
 
 def _damaged_line(file: Path) -> int | None:
-    """The number of the first line that is no record though others follow."""
+    """The number of the first line that is not a record although others follow; else None."""
     bad = None
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):

@@ -1,6 +1,6 @@
 """A trial: train a configuration, and prove its certified accuracy on validation rows.
 
-It does not depend on Tune: measurements go to a `report` function.
+It does not depend on Tune: measurements are passed to a `report` function.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raycrt.specs import Spec
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd, State
 
-# What is maximised.
+# The measurement that is maximised.
 METRIC = "certified"
 # Steps of the solver at a rung. They rank trials as well as 60 steps do; the closed form alone does
 # not (docs/search.md).
@@ -30,11 +30,12 @@ AT = "certified_at/"
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The accuracy of a network after `epoch` epochs, as shares of the `rows` that were certified.
+    """The accuracy of a network after `epoch` epochs, as shares of the `rows` it was measured on.
 
-    `certified_at` maps each of `search.radius` to the share of rows predicted right with a larger
-    proved radius against ALL classes, `certified` is their mean; `mean_radius` is that of finite
-    radii and counts a wrong row as 0; `curvature` is the mean proved bound of the binding margins.
+    `certified_at` maps each of `search.radius` to the share of rows predicted correctly with a
+    larger proved radius against ALL classes, `certified` is their mean; `mean_radius` is that of
+    finite radii and counts a wrong row as 0; `curvature` is the mean proved bound of the binding
+    margins.
     """
 
     certified: float
@@ -48,7 +49,7 @@ class Measurement:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, as Tune and a study keep it: `certified_at/0.5` for each radius."""
+        """A flat dictionary, as Tune and a study store it: `certified_at/0.5` for each radius."""
         values = asdict(self)
         certified_at = values.pop("certified_at")
         shares = {f"{AT}{radius:g}": share for radius, share in certified_at.items()}
@@ -56,7 +57,7 @@ class Measurement:
 
     @staticmethod
     def of(values: dict[str, Any]) -> Measurement:
-        """The measurement that `as_dict` has written into `values`, which may hold more."""
+        """The measurement in `values` as `as_dict` returns it; other keys are ignored."""
         known = {f.name: values[f.name] for f in fields(Measurement) if f.name in values}
         shares = {float(n.removeprefix(AT)): v for n, v in values.items() if n.startswith(AT)}
         return Measurement(**known, certified_at=shares)
@@ -69,9 +70,9 @@ def evaluate(
     state: State | None = None,
     report: Callable[[Measurement, EpochEnd], None] = lambda measured, end: None,
 ) -> Measurement:
-    """Train `spec` on the training rows; the measurement at the end, on validation rows.
+    """Train `spec` on the training rows; return the final measurement, on validation rows.
 
-    `report` gets a measurement at each of `search.rungs` and at the end, see `judge`.
+    `report` gets a measurement at each of `search.rungs` and at the end (see `judge`).
     """
     began = time.monotonic()
     last: list[Measurement] = []
@@ -82,7 +83,7 @@ def evaluate(
             last[:] = [replace(measured, seconds=time.monotonic() - began)]
             report(last[0], end)
 
-    # Ray hides no GPU from a trial that asked for none.
+    # Ray does not hide GPUs from a trial that requested none.
     gpu = spec.run.gpus_per_worker > 0 and torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
     loop.train(spec, dataset.train, report=at_epoch, state=state, device=device)
@@ -90,11 +91,12 @@ def evaluate(
 
 
 def judge(end: EpochEnd, spec: Spec, validation: Split) -> Measurement | None:
-    """The measurement of a trial after an epoch; none between rungs.
+    """The measurement of a trial after an epoch; None between rungs.
 
-    At the end: the first `search.rows` of the `validation` rows, as `spec.certify` says. At a rung:
-    the first `search.rung_rows` of these with a few steps of the solver, a lower bound of what all
-    of its steps certify of them. Rungs are compared with rungs alone, and ends with ends.
+    At the end it is taken on the first `search.rows` of the `validation` rows, as `spec.certify`
+    states. At a rung it is taken on the first `search.rung_rows` of these with a few steps of the
+    solver, a lower bound of what all steps certify. Rungs are compared only with rungs, and ends
+    with ends.
     """
     plan = spec.search
     if end.epoch == spec.train.epochs:
@@ -107,7 +109,7 @@ def judge(end: EpochEnd, spec: Spec, validation: Split) -> Measurement | None:
 
 
 def measure(network: Network, split: Split, spec: Spec, *, steps: int, epoch: int) -> Measurement:
-    """Certify every row of `split` as `spec.certify` says, with `steps` steps of the solver (0:
+    """Certify every row of `split` as `spec.certify` states, with `steps` steps of the solver (0:
     closed form), for the radii of the search."""
     certifier = Certifier.of(network, spec.certify, radii=spec.search.radii, steps=steps)
     found = certifier(split.images.to(next(network.parameters()).device))

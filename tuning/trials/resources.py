@@ -1,4 +1,4 @@
-"""What a trial needs of the cluster, and how many trials the cluster has room for."""
+"""The resources that a trial needs, and the number of trials that the cluster has room for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DRIVER = {"memory": 512.0 * 2**20}
 
 
 def for_process(spec: Spec) -> dict[str, float]:
-    """Resources of the process of a trial: where it trains, or only starts its workers."""
+    """The resources of a trial's process, which trains itself or only starts its workers."""
     return for_worker(spec.run) if spec.search.workers == 1 else dict(_DRIVER)
 
 
@@ -27,7 +27,7 @@ def trials(spec: Spec) -> int:
 
 
 def check(spec: Spec) -> None:
-    """Raise `InvalidInput` where not even one trial fits: its workers would wait for ever."""
+    """Raise `InvalidInput` if not even one trial fits: its workers would wait forever."""
     need = for_worker(spec.run)
     require(
         trials(spec) >= 1,

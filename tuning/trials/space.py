@@ -2,8 +2,8 @@
 
 `spec.search.space` maps paths of the spec to domains. A parameter that has no effect under the
 others' values (softplus's beta under tanh, gamma without a regulariser) is not drawn at all, so
-that the sampler learns nothing from its noise. Which those are is what objectives, optimizers and
-activations state of themselves (`raycrt.training.effects`).
+that the sampler learns nothing from its noise. Objectives, optimizers and activations state which
+parameters they use (`raycrt.training.effects`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from raycrt.training import effects, rules
 
 Params = dict[str, Any]
 
-# What search compares trials by, or holds fixed to compare them fairly.
+# Keys that are held fixed, so that trials are compared fairly.
 _FIXED = ("train.epochs", "train.precision")
 
 
@@ -48,7 +48,7 @@ def tune_space(spec: Spec) -> dict[str, sample.Domain]:
 
 
 def optuna_space(spec: Spec) -> dict[str, BaseDistribution]:
-    """The space in Optuna's form, which Tune itself makes of its own."""
+    """The space in Optuna's form, as Tune itself converts its own."""
     return OptunaSearch.convert_search_space(tune_space(spec))
 
 
@@ -64,7 +64,7 @@ def suggest(spec: Spec, trial: Suggests) -> Params:
 def grid(spec: Spec) -> list[Params]:
     """The points of Tune's grid search over choices and ranges of integers, in its order.
 
-    Points that differ only in parameters without effect are one.
+    Points that differ only in parameters without effect count as one.
     """
     axes = {path: tune.grid_search(_values(path, d)) for path, d in tune_space(spec).items()}
     points: list[Params] = []
@@ -76,7 +76,7 @@ def grid(spec: Spec) -> list[Params]:
 
 
 def apply(spec: Spec, params: Mapping[str, Any]) -> Spec:
-    """`spec` with `params` in place, and every option without effect at its default."""
+    """`spec` with `params` set, and every option without effect at its default."""
     return effects.override(spec, params)
 
 
@@ -86,7 +86,7 @@ def defaults(spec: Spec) -> Params:
 
 
 def points(spec: Spec) -> list[Params]:
-    """What is tried first: the recipe's own values, then `search.points` (completed by them)."""
+    """The points tried first: the recipe's own values, then `search.points` (completed by them)."""
     own = {path: spec.value(path) for path in spec.search.space}
     found: list[Params] = []
     for given in ({}, *spec.search.points):
@@ -112,7 +112,7 @@ def conditional(spec: Spec) -> bool:
 
 def check(spec: Spec) -> None:
     """Raise `InvalidInput` unless the recipe can be trained and certified, rungs come before its
-    end, and every domain is possible and holds the recipe's own value."""
+    end, and every domain is valid and contains the recipe's own value."""
     effects.check(spec, {key: names for key in effects.choices() if (names := _names(spec, key))})
     rules.check_training(apply(spec, {}))
     rules.check_certification(spec)
@@ -126,7 +126,7 @@ def check(spec: Spec) -> None:
     known = paths()
     for path, domain in spec.search.space.items():
         if path not in known:
-            raise InvalidInput(f"search.space.{path} is no key of a spec{nearest(path, known)}")
+            raise InvalidInput(f"search.space.{path} is not a key of a spec{nearest(path, known)}")
         if path.split(".")[0] not in ("model", "train") or path in _FIXED:
             raise InvalidInput(
                 f"search.space.{path}: what is searched must lie in model or train, "
@@ -142,7 +142,7 @@ def check(spec: Spec) -> None:
                     f"but got {value!r}"
                 )
             if domain.choices is None and kind(path) not in (int, float):
-                raise InvalidInput(f"search.space.{path}: must have choices, it is no number")
+                raise InvalidInput(f"search.space.{path}: must have choices, as it is not a number")
             rules.check_training(apply(spec, {**_deciding(spec, path), path: value}))
     for point in points(spec):
         rules.check_training(apply(spec, point))
@@ -166,7 +166,7 @@ def _deciding(spec: Spec, path: str) -> Params:
     possible = _names(spec, condition.key)
     if not possible & condition.names:
         raise InvalidInput(
-            f"search.space.{path} has effect only where {condition.key} is "
+            f"search.space.{path} has an effect only where {condition.key} is "
             f"{effects.listed(condition.names)}, but the recipe and its space have "
             f"{effects.listed(possible)}"
         )
@@ -190,7 +190,7 @@ def contains(domain: Domain, value: Any) -> bool:
 def kind(path: str) -> type:
     """int, float or str: the type of the spec's field, which decides how it is searched.
 
-    A field that may be none is searched as if it were never, unless none is among its choices.
+    An optional field is searched as if it were never None, unless None is among its choices.
     """
     record: type[BaseModel] = Spec
     *sections, key = path.split(".")
@@ -205,7 +205,7 @@ def kind(path: str) -> type:
 
 
 def _ordered(spec: Spec) -> list[str]:
-    """The searched paths, those first on which others depend."""
+    """The searched paths, with those on which others depend first."""
     deciding = effects.choices()
     return sorted(spec.search.space, key=lambda path: path not in deciding)
 

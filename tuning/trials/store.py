@@ -27,16 +27,17 @@ from tuning.trials import space
 from tuning.trials.journal import Journal
 
 JOURNAL, IDENTITY = "study.journal", "search-id"
-# User attributes of a trial: the identity of the search that runs it (once its directory), what was
-# measured last, the value at each rung (Optuna keeps none for several objectives), why it failed.
+# User attributes of a trial: the identity of the search that runs it (formerly its directory), the
+# last measurement, the value at each rung (Optuna keeps none for several objectives), and the
+# reason of a failure.
 HOME, MEASURED, RUNGS, REASON = "home", "measured", "rungs", "reason"
 DEFAULT = "default"
 # Optuna's name for the parameters of a trial that was queued.
 _QUEUED = "fixed_params"
 _ATTEMPTS = 3
-# A search that finds a study without its points gives its maker so long to queue the next.
+# How long a search that finds points missing waits for the study's creator to queue the next.
 _SECONDS_TO_QUEUE = 10.0
-# A transaction waits so long for those of other searches.
+# How long a transaction waits for those of other searches.
 _SECONDS_TO_LOCK = 60.0
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -56,17 +57,17 @@ def storage(spec: Spec, home: Path) -> BaseStorage:
             ) from None
         except Exception as error:
             said = " ".join(str(error).split())
-            # Another search may be making the tables just now.
+            # Another search may be creating the tables at the moment.
             time.sleep(_SECONDS_TO_QUEUE / 20)
     raise InvalidInput(f"search.storage must be a database that opens: {said}")
 
 
 def _database(url: str) -> RDBStorage:
-    """The database at `url`, in which a trial is drawn by one search alone.
+    """The database at `url`, in which each trial is drawn by one search only.
 
-    Optuna reads that a trial waits, with a lock on its row, and marks it as running. SQLite has no
-    such locks, and two searches could read before either marks: its transactions, which Python
-    begins at their first change, begin at once here, one after the other.
+    Optuna locks the row of a waiting trial while it reads it and marks it as running. SQLite has no
+    row locks, so two searches could read before either marks. Here its transactions, which Python
+    otherwise begins at their first change, begin at once and run one after the other.
     """
     if make_url(url).get_backend_name() != "sqlite":
         return RDBStorage(url)
@@ -82,10 +83,10 @@ def state_folder(home: Path, number: int) -> Path:
 
 
 def study_name(spec: Spec) -> str:
-    """The same for searches whose trials can be compared: what is trained, and what is searched.
+    """The name of the study, the same for searches whose trials can be compared.
 
-    Values left at their defaults do not count, so that a later version that knows more keys
-    finds the study again.
+    It depends on what is trained and searched. Values left at their defaults do not count, so that
+    a later version with more keys finds the study again.
     """
     tree = spec.model_dump(mode="json", exclude_defaults=True)
     same = {part: tree.get(part, {}) for part in ("model", "train", "certify", "data", "search")}
@@ -100,8 +101,8 @@ def study_name(spec: Spec) -> str:
 def start_study(spec: Spec, home: Path, points: list[space.Params]) -> optuna.Study:
     """The study of `spec` with `points` queued, each once: the first of them is the default.
 
-    Of searches that start at the same time one makes the study and queues; the others wait for
-    it, and queue what is missing where it was stopped in between.
+    Of several searches that start at the same time, one creates the study and queues the points;
+    the others wait for it, and queue the missing points if it was stopped in between.
     """
     study, is_ours = _open(spec, home)
     missing = _missing(study, points)
@@ -123,12 +124,12 @@ def _missing(study: optuna.Study, points: list[space.Params]) -> list[space.Para
 
 
 def open_study(spec: Spec, home: Path) -> optuna.Study:
-    """The study of `spec`, made if it is missing."""
+    """The study of `spec`, created if missing."""
     return _open(spec, home)[0]
 
 
 def _open(spec: Spec, home: Path) -> tuple[optuna.Study, bool]:
-    """The study, and whether it was made here: a name is given once by a storage."""
+    """The study, and whether this call created it: a storage accepts each name once."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [StudyDirection.MAXIMIZE] * len(objectives(spec))
     name, kept = study_name(spec), storage(spec, home)
@@ -146,7 +147,7 @@ def _open(spec: Spec, home: Path) -> tuple[optuna.Study, bool]:
 
 
 def objectives(spec: Spec) -> tuple[str, ...]:
-    """What Optuna maximises: certified accuracy, or its front with clean accuracy."""
+    """The objectives that Optuna maximises: certified accuracy alone, or with clean accuracy."""
     return ("certified", "clean") if spec.search.pareto else ("certified",)
 
 
@@ -171,7 +172,7 @@ def own(study: optuna.Study, home: Path, *states: TrialState) -> list[FrozenTria
 
 
 def identity(home: Path) -> str:
-    """What marks the trials of the search in `home`, wherever it is moved; made once."""
+    """The mark of the trials of the search in `home`, which stays when `home` is moved."""
     file = home / IDENTITY
     if not file.is_file():
         checkpoint.write_atomically(file, uuid.uuid4().hex.encode())
@@ -181,8 +182,8 @@ def identity(home: Path) -> str:
 def sampler(spec: Spec, number: int) -> optuna.samplers.BaseSampler:
     """The sampler that draws trial `number`.
 
-    It is made anew for each trial from seed and number, so that a draw is a function of the seed,
-    the number and the finished trials: an interrupted search goes on as it would have.
+    It is created anew for each trial from seed and number, so that a draw is a function of the
+    seed, the number and the finished trials: an interrupted search continues as it would have.
     """
     seed = (spec.run.seed * 1_000_003 + number) % 2**32
     startup = max(4, spec.search.trials // 4)

@@ -1,4 +1,4 @@
-"""A trial on several workers: a Ray Train run of its own, whose measurements are passed on."""
+"""A trial on several workers: a separate Ray Train run, whose measurements are passed on."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from tuning.trials.objective import METRIC, Measurement, judge
 def evaluate(
     spec: Spec, folder: Path, report: Callable[[Measurement], None] = lambda measured: None
 ) -> Measurement:
-    """Like `objective.evaluate`, with `search.workers` training workers that `folder` is for.
+    """Like `objective.evaluate`, on `search.workers` training workers, with their run in `folder`.
 
-    A run that `folder` holds is taken up from its last checkpoint. `report` is called in the
-    caller's thread, so that training goes on however long it takes. An exception that it raises (as
-    Tune does to end a trial) stops the workers, frees their resources and is raised again.
+    A run that `folder` holds is resumed from its last checkpoint. `report` is called in the
+    caller's thread, so that training continues however long it takes. An exception that it
+    raises (as Tune does to end a trial) stops the workers, frees their resources and is raised
+    again.
     """
     began = time.monotonic()
     reported: SimpleQueue[Metrics | None] = SimpleQueue()
@@ -59,10 +60,10 @@ def evaluate(
 
 
 def _fit(spec: Spec, folder: Path, *, stop: threading.Event, **options: Any) -> None:
-    """`train.fit`, which waits for workers as long as the cluster could have room for them.
+    """`train.fit`, but waiting for workers as long as the cluster could have room for them.
 
-    They may be held by another search for longer than Ray Train waits by itself. Workers of a trial
-    start all or none, so that two trials never wait for what the other one holds.
+    Another search may hold the resources for longer than Ray Train waits by itself. The workers of
+    a trial start all or none, so that no two trials wait for resources that the other one holds.
     """
     while True:
         try:
@@ -74,7 +75,7 @@ def _fit(spec: Spec, folder: Path, *, stop: threading.Event, **options: Any) -> 
 
 
 def _measure(spec: Spec, end: EpochEnd) -> Metrics | None:
-    """What the first worker measures after an epoch."""
+    """The measurement that the first worker takes after an epoch; None between rungs."""
     measured = judge(end, spec, _validation(spec.data.model_dump_json()))
     return None if measured is None else measured.as_dict()
 

@@ -22,7 +22,7 @@ class CrtAll(Objective):
     For each of `targets` classes the attack point x0 + u gives
     `F_t = f_t(x0 + u) - m/2 max(0, radius^2 - |u|^2)`, and the loss is cross-entropy over
     {0, -F_t}, plus gamma times the curvature m of the worst pair. The attack's steps before the
-    last `_OWN_STEPS` are taken against the worst class alone; all targets start where they end.
+    last `_OWN_STEPS` are taken against the worst class alone; all targets start from their result.
     """
 
     pairwise = True

@@ -1,4 +1,4 @@
-"""Interval bound propagation (Gowal et al. 2018), the first layer's interval that of a ball."""
+"""Interval bound propagation (Gowal et al. 2018), exact on the l2 ball in the first layer."""
 
 from __future__ import annotations
 

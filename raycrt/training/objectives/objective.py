@@ -31,11 +31,11 @@ class Objective(nn.Module):
     """forward(images, labels, radius) -> `Losses`; `radius` (0-d) is the ramped l2 radius.
 
     A subclass is registered with the keys of `train` that it uses (`training.registry`); `options`
-    holds their values and no others. With a subspace the network is one of its coordinates.
+    holds their values and no others. With a subspace, the network takes its coordinates.
     """
 
     uses: ClassVar[frozenset[str]]
-    # Which curvatures are estimated: those of all pairs of classes, the norms only, or none.
+    # Estimates: the curvature of all pairs of classes (True), norms only (False) or none (None).
     pairwise: ClassVar[bool | None] = None
 
     def __init__(self, network: Network, spec: TrainSpec, subspace: Subspace | None = None) -> None:

@@ -185,7 +185,7 @@ def test_a_grid_holds_each_effective_combination_once() -> None:
         ({"model.activation": {"low": 0, "high": 1}}, "must have choices"),
         (
             {"train.muon_rate": {"low": 0.03, "high": 0.3}},
-            r"train\.muon_rate has effect only where train\.optimizer is muon, .* have adam$",
+            r"train\.muon_rate has an effect only where train\.optimizer is muon, .* have adam$",
         ),
         (
             {
@@ -196,7 +196,7 @@ def test_a_grid_holds_each_effective_combination_once() -> None:
                 "train.optimizer": {"choices": ["adam"]},
                 "train.muon_rate": {"low": 0.03, "high": 0.3},
             },
-            r"train\.muon_rate has effect only where",
+            r"train\.muon_rate has an effect only where",
         ),
     ],
 )
@@ -245,7 +245,7 @@ def test_what_only_a_search_cannot_do_is_refused_by_search_alone() -> None:
     with pytest.raises(InvalidInput, match=r"search.rungs < train.epochs.*\[2, 8\], epochs=8"):
         space.check(own.override({"train.epochs": 8}))
     unknown = spec_with({"train.gama": {"low": 0, "high": 1}})
-    with pytest.raises(InvalidInput, match=r"train\.gama is no key of a spec; the nearest"):
+    with pytest.raises(InvalidInput, match=r"train\.gama is not a key of a spec; the nearest"):
         space.check(unknown)
 
 
