@@ -259,7 +259,7 @@ def test_the_checker_finds_a_manifest_that_is_false_of_the_weights(out, name):
     storage.write_manifest(out / "certificates", manifest)
     sentences = [finding.sentence for finding in verify_run(out).findings]
     key = name if name.startswith("spec") else "training"
-    assert sentences == [f"{key} must be as the header of the weights says in the manifest."]
+    assert sentences == [f"{key} in the manifest must agree with the header of the weights."]
 
 
 def test_weights_from_elsewhere_have_no_training(tmp_path):
