@@ -217,7 +217,7 @@ def test_weights_without_a_header_are_certified_only_by_what_the_user_says(out):
     save_file(load_file(file), file)
     for command in ("train", "certify"):
         found = again(out, command)
-        assert isinstance(found, InvalidInput) and "must say what trained it" in str(found)
+        assert isinstance(found, InvalidInput) and "must state its training" in str(found)
         assert f"--model {file} --recipe {out / 'train' / 'spec.yaml'}" in str(found)
 
 
