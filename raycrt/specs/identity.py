@@ -35,7 +35,7 @@ def difference(before: Spec, now: Spec, keys: tuple[str, ...]) -> tuple[str, Any
 def refuse_another(
     directory: Path, what: str, before: Spec, now: Spec, keys: tuple[str, ...]
 ) -> None:
-    """Raise `InvalidInput` if `now` differs in `keys` from `before`, the spec of `what` in `directory`.
+    """Raise `InvalidInput` if `now` differs in `keys` from `before`, the spec of `directory`.
 
     `what` names the content of `directory` in the message.
     """
