@@ -1,4 +1,4 @@
-"""Images and labels: the data sets, and images as they come from a user."""
+"""Images and labels: the data sets, and batches of images from callers."""
 
 from raycrt.data.datasets import (
     CLASSES,

@@ -1,5 +1,5 @@
-"""CIFAR-10's files: the pickles that torchvision reads after their checksums, or the binary version
-with a label byte and 3 * 32 * 32 pixels for each image."""
+"""CIFAR-10's files: the pickles, read by torchvision with their checksums verified, or the binary
+version with a label byte and 3 * 32 * 32 pixels for each image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILES = {
 
 
 def lie_in(root: Path) -> bool:
-    """Whether one of both versions is in `root`."""
+    """Whether either version is in `root`."""
     return (root / _PICKLES).is_dir() or all(
         (root / _BINARY / name).is_file() for names in _FILES.values() for name in names
     )
@@ -29,7 +29,7 @@ def lie_in(root: Path) -> bool:
 def read(root: Path, *, train: bool) -> tuple[np.ndarray, ...]:
     """Images (n, 3, 32, 32) and labels (n,), uint8, of training or test.
 
-    `InvalidInput` where a file is not whole; the checksums of all pickles are looked at.
+    Raises `InvalidInput` where a file is incomplete; the checksums of all pickles are verified.
     """
     return _pickles(root, train) if (root / _PICKLES).is_dir() else _binary(root / _BINARY, train)
 

@@ -28,7 +28,7 @@ _SHAPES = {
     "fashion-mnist": (1, 28, 28),
     "cifar10": cifar.SHAPE,
 }
-# Images of the digits, and those of them that are test images.
+# The number of digits, and the number of test images among them.
 _DIGITS, _DIGITS_TEST = 1797, 360
 # Images (n, channels, height, width) and labels (n,), uint8.
 _Bytes = tuple[np.ndarray, ...]
@@ -50,7 +50,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Training rows, rows held out of the training set for choices, and test rows for the end."""
+    """Training rows, validation rows held out of the training set, and rows for the final test."""
 
     train: Split
     validation: Split
@@ -58,7 +58,7 @@ class Dataset:
 
     @property
     def fit(self) -> Split:
-        """Training and validation rows together: what the chosen configuration is trained on."""
+        """Training and validation rows together, on which the chosen configuration is trained."""
         return Split(
             images=torch.cat([self.train.images, self.validation.images]),
             labels=torch.cat([self.train.labels, self.validation.labels]),
@@ -92,10 +92,10 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def check(spec: DataSpec) -> None:
-    """Raise `InvalidInput` unless `load` can read the data set: files that are there and whole,
-    images of the right shape, labels that are classes. With `download` it is fetched first.
+    """Raise `InvalidInput` unless `load` can read the data set, fetched first with `download`.
 
-    A class without a single image is let through: some people leave classes out.
+    Files must exist and be complete, images have the right shape, and labels be classes. A class
+    without images is accepted, as some users leave classes out.
     """
     rows = _DIGITS - _DIGITS_TEST
     if spec.name != "digits":
@@ -105,8 +105,10 @@ def check(spec: DataSpec) -> None:
 
 
 def located(spec: Spec) -> Spec:
-    """`spec` with the directory of this process's `RAYCRT_DATA`, if it needs and has no other: for
-    workers, whose environment and working directory are not ours."""
+    """`spec` with the directory in this process's `RAYCRT_DATA`, if it needs one and states none.
+
+    Workers, which have another environment and working directory, are given this spec.
+    """
     named = os.environ.get(DIRECTORY_VARIABLE)
     if spec.data.name == "digits" or spec.data.directory or not named:
         return spec
@@ -114,7 +116,7 @@ def located(spec: Spec) -> Spec:
 
 
 def _held_out(spec: DataSpec, rows: int) -> int:
-    """How many of the training rows are for validation."""
+    """Number of training rows held out for validation."""
     held_out = round(spec.validation * rows)
     require(
         0 < held_out < rows,
@@ -142,7 +144,7 @@ def _split(part: _Bytes) -> Split:
 
 
 def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:
-    """What reads the images and labels of training (true) or test (false) from files."""
+    """Function that reads the images and labels of training (true) or test (false)."""
     root = _directory(spec)
 
     def read(train: bool) -> _Bytes:
@@ -155,7 +157,7 @@ def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:
         where = {"part": "training" if train else "test", "directory": str(root)}
         require(
             len(images) == len(labels) > 0,
-            "as many images as labels, and some",
+            "as many images as labels, and at least one",
             images=len(images),
             labels=len(labels),
             **where,
@@ -183,7 +185,7 @@ def _directory(spec: DataSpec) -> Path:
 
 
 def _find(name: str, root: Path) -> Callable[[bool], _Bytes]:
-    """What reads training or test from the place below `root` where the files are."""
+    """Function that reads training (true) or test (false) from the files below `root`."""
     if name == "cifar10":
         if cifar.lie_in(root):
             return lambda train: cifar.read(root, train=train)
@@ -210,4 +212,4 @@ def _fetch(name: str, root: Path) -> None:
     try:
         kind(root=str(root), train=True, download=True)
     except RuntimeError as error:
-        raise InvalidInput(f"{name} must be fetched whole: {error}") from None
+        raise InvalidInput(f"{name} must be fetched completely: {error}") from None

@@ -27,7 +27,7 @@ def lie_in(folder: Path) -> bool:
 def read(folder: Path, shape: tuple[int, int, int], *, train: bool) -> tuple[np.ndarray, ...]:
     """Images (n, *shape) and labels (n,), uint8, of training or test; shape has one channel.
 
-    `InvalidInput` names the file that is not whole, or holds something else.
+    Raises `InvalidInput` naming a file that is incomplete or has other content.
     """
     images, labels = (_find(folder, name) for name in _NAMES[train])
     assert images is not None and labels is not None
@@ -72,7 +72,7 @@ def _array(file: Path, content: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _bytes(file: Path) -> np.ndarray:
-    """A plain file is mapped, so that only what is looked at is read."""
+    """The bytes of `file`; a plain one is memory-mapped, so that only accessed parts are read."""
     if file.suffix != ".gz":
         return np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8)
     try:

@@ -1,4 +1,4 @@
-"""A batch of images, as callers give it: what is converted, and what is refused."""
+"""Conversion and validation of the batches of images that callers pass."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def batch_of_images(images: Any) -> Tensor:
     """`images` as a tensor (n, ...) of their own floating-point type, n > 0, without gradients.
 
-    A numpy array or a list of tensors or arrays of one shape is converted, which is exact. Raises
-    `InvalidInput` for everything else: whole numbers, Booleans and PIL images among it, since their
-    scale need not be the one that the model was trained on, and complex numbers.
+    A numpy array or a list of tensors or arrays of one shape is converted exactly. Raises
+    `InvalidInput` for everything else, including complex numbers, and integers, Booleans and PIL
+    images, whose scale need not be the one on which the model was trained.
     """
     batch = _tensor(images)
     require(batch.layout == torch.strided, "images are dense: images.to_dense()", got=batch.layout)
@@ -34,7 +34,7 @@ def batch_of_images(images: Any) -> Tensor:
 
 
 def fits(images: Tensor, *, features: int, device: torch.device) -> Tensor:
-    """`images` (n, ...) unless a network of so many `features` on `device` does not take them."""
+    """`images` (n, ...); `InvalidInput` unless they fit a network of `features` on `device`."""
     if images[0].numel() != features and images.numel() == features:
         raise InvalidInput(one_image(tuple(images.shape)))
     require(
@@ -53,7 +53,7 @@ def fits(images: Tensor, *, features: int, device: torch.device) -> Tensor:
 
 
 def one_image(shape: tuple[int, ...]) -> str:
-    """Says that a tensor of `shape` is one image where a batch is wanted."""
+    """The message that a tensor of `shape` is one image where a batch is required."""
     return f"images must be a batch (n, ...), but got one image {shape}: pass image[None]"
 
 

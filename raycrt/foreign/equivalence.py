@@ -1,9 +1,9 @@
-"""Whether a network computes what the model it was read from computes: compared at points.
+"""Comparison of a network with the model that it was read from, at points.
 
-A reader can only say what a model's parts are; hooks, wrappers and overridden methods may change
-what its call returns. So the model is called, as its users call it, at given inputs and at random
-ones of their range and beyond, and refused where its outputs are not the network's. Points prove
-nothing about others: a model that differs only where none of them lies is not caught.
+A reader sees only a model's parts; hooks, wrappers and overridden methods may change what its call
+returns. So the model is called, as its users call it, at given inputs and at random ones in their
+range and beyond, and refused where its outputs differ from the network's. This proves nothing about
+other points: a model that differs only elsewhere is not detected.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from raycrt.networks.network import Network
 Function = Callable[[Tensor], Tensor]
 
 _GIVEN, _RANDOM, _SEED = 64, 16, 0
-# The model may add up in another order than the network does: its rounding may be this many times
-# what the network's own is seen to be, and some units in the last place where that is none.
+# The model may sum in another order than the network does: its rounding may be this many times the
+# rounding observed in the network, plus some units in the last place in case none is observed.
 _TIMES, _UNITS = 16, 8
 # torch's softplus is linear above a threshold that is at least this, in units of 1 / beta.
 _SOFTPLUS_THRESHOLD = 20.0
@@ -37,20 +37,19 @@ def require_same_function(
     dtype: torch.dtype | None = None,
     tail: Function | None = None,
 ) -> None:
-    """`InvalidInput` unless `original` and `network` agree to rounding wherever they are compared.
+    """Raise `InvalidInput` unless `original` and `network` agree, up to rounding, where compared.
 
-    `original` takes inputs (n, *shape) of `dtype` (the network's own, by default) and gives what
-    `tail` makes of the network's logits (n, classes), by default the logits. They are compared in
-    evaluations without gradients, in no precision but `dtype`, at up to 64 of the `given` inputs
-    (n, *shape) and at random ones, always the same, in the range of the given ones (0 to 1 if there
-    are none) and in ranges 4, 16 and 64 times as wide about its middle: half of them uniform, half
-    uniform between two ends of their own, and one of one color.
+    `original` takes inputs (n, *shape) of `dtype` (the network's own, by default) and returns
+    `tail` of the network's logits (n, classes), by default the logits themselves. Both are
+    evaluated without gradients and in no precision but `dtype`, at up to 64 of the `given` inputs
+    (n, *shape) and at random ones, always the same: in the range of the given ones (0 to 1 if there
+    are none) and in ranges 4, 16 and 64 times as wide around its middle. Half of these are uniform
+    in the range, half are uniform between two random ends of their own, and one has a single color.
 
-    Rounding is estimated, not bounded: by the difference of the network's evaluation in `dtype`
-    (for float64: in float32, scaled down) and in float64 at the same inputs, largest of each output
-    and range, 16 times that and 8 units in the last place of the largest being allowed. For
-    softplus, so is the difference that torch's threshold makes. Entries must be infinite or NaN
-    together.
+    Rounding is estimated, not bounded: by the largest difference, for each output and range, of the
+    network's evaluations in `dtype` (for float64: in float32, scaled down) and in float64. For
+    softplus, the difference that torch's threshold makes is added. Allowed are 16 times that and 8
+    units in the last place of the largest output. Entries must be infinite or NaN in both.
     """
     dtype = dtype or network.dtype
     exact = network.in_float64()
@@ -83,7 +82,7 @@ def require_same_function(
 
 
 def _groups(given: Tensor | None, shape: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
-    """Inputs by what they are, float64 for random ones."""
+    """Inputs (n, *shape) with a name for messages; random ones are float64."""
     low, high = 0.0, 1.0
     if given is not None and len(given) > 0:
         chosen = torch.linspace(0, len(given) - 1, min(len(given), _GIVEN)).round().long()
@@ -129,14 +128,16 @@ def _linear_early(network: Network) -> Network:
 
 
 def _largest(numbers: Tensor) -> Tensor:
-    """The largest finite absolute value of each output (n, ...): a class that is masked by a large
-    number says nothing of the others."""
+    """The largest finite absolute value of each output (n, ...), separately: a class that is masked
+    by a large number must not affect the others."""
     return numbers.double().abs().nan_to_num(0.0, 0.0, 0.0).amax(0)
 
 
 def _compare(name: str, got: Tensor, wanted: Tensor, overflows: Tensor, allowed: Tensor) -> None:
-    """`allowed` for each output; `overflows` where the network's own evaluation in the model's type
-    is infinite or NaN."""
+    """Raise `InvalidInput` unless `got` and `wanted` differ by at most `allowed`, per output.
+
+    `overflows` marks where the network's own evaluation in the model's type is infinite or NaN.
+    """
     apart = (got - wanted).abs()
     apart[overflows & ~got.isfinite()] = 0
     apart = apart.nan_to_num(torch.inf, torch.inf)

@@ -1,4 +1,4 @@
-"""Models in files as networks: run directories, ONNX files, weights with a spec."""
+"""Networks from files: run directories, ONNX files, and weights with a spec."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ def load(
 ) -> Network:
     """The network in a file or a directory, by its kind.
 
-    A directory that raycrt wrote; an ONNX file; or weights (`.safetensors`, or what `torch.save`
-    writes: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code), for which `spec`
-    states the activation. `input_shape`, without the batch, is needed where convolutions come first
-    and the file does not state it. What an ONNX file computes is compared at some of the `images`
-    (n, ...), if there are any. `key` is the dotted path of the state dict in the file; for `layers`
-    and `batch_norm_eps` see `from_state_dict`. Raises `InvalidInput`.
+    `path` is a directory that raycrt wrote, an ONNX file, or weights (`.safetensors`, or a file of
+    `torch.save`: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code), for which
+    `spec` states the activation. `input_shape`, without the batch, is needed where convolutions
+    come first and the file does not state it. An ONNX file is compared with the network read from
+    it, also at some of the `images` (n, ...) if they are given. `key` is the dotted path of the
+    state dict in the file; for `layers` and `batch_norm_eps` see `from_state_dict`. Raises
+    `InvalidInput`.
     """
     path = Path(path)
     name = path.name.lower()
@@ -85,22 +86,22 @@ def load(
 
 
 def is_weights(path: Path) -> bool:
-    """Whether `path` is a file of weights by its name: it does not say what activation it has."""
+    """Whether `path` is by its name a weights file, which does not state its activation."""
     return not os.path.isdir(path) and path.name.lower().endswith(SUFFIXES[1:])
 
 
 def _refuse(path: Path, given: dict[str, Any]) -> None:
-    """What says how weights are read has no effect on a model that says so itself."""
+    """Refuse options on how weights are read for a model that states all of this itself."""
     extra = [name for name, value in given.items() if value is not None]
     if extra:
         raise InvalidInput(f"{', '.join(extra)} must be left out unless {path} is a weights file")
 
 
 def described(path: Path, network: Network, spec: ModelSpec) -> ModelSpec | None:
-    """What the `network` that `load(path, spec)` gave really is; none where no spec can say it."""
+    """The spec of the `network` that `load(path, spec)` returned; None where no spec has it."""
     if path.is_dir():
         return Spec.load(path).model
-    if network.classes != data.CLASSES:  # A spec does not say how many there are.
+    if network.classes != data.CLASSES:  # A spec does not state their number.
         return None
     if path.name.lower().endswith(".onnx"):
         return dense_spec(network)
@@ -111,7 +112,7 @@ def described(path: Path, network: Network, spec: ModelSpec) -> ModelSpec | None
 
 
 def dense_spec(network: Network) -> ModelSpec | None:
-    """The spec of a network of dense layers whose hidden ones are of one width, else none."""
+    """The spec of a network of dense layers whose hidden ones are of one width, else None."""
     given = network.activation
     # The curvature of softplus at 0 is a quarter of its sharpness.
     top = given.curvature_range[1] / activation("softplus").curvature_range[1]
@@ -124,7 +125,7 @@ def dense_spec(network: Network) -> ModelSpec | None:
 
 
 def _spec_of(network: Network, stated: dict[str, Any]) -> ModelSpec | None:
-    """`stated` with the depth, width and channels of a network; none where no spec has these."""
+    """`stated` with the depth, width and channels of a network; None where no spec has these."""
     layers = network.layers
     front = [layer.out_shape[0] for layer in layers if isinstance(layer, Convolution)]
     dense = layers[len(front) :]

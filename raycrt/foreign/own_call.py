@@ -1,4 +1,4 @@
-"""A user's model as a function, in evaluation mode and as it was afterwards."""
+"""Calls of a user's model as a function, in evaluation mode, with its state restored."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from raycrt.errors import InvalidInput
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within it every part of `model` is in evaluation mode, gradients and autocast are off, and
-    random numbers are drawn for nobody else; `InvalidInput` where its own `train`
-    or `eval` may do more than to say so, and it was not put there before."""
+    """Context with every part of `model` in evaluation mode, without gradients and autocast.
+
+    The modes and the states of torch's random generators are restored at the end. Raises
+    `InvalidInput` if a part is in training mode and a `train` or `eval` of the model's own may do
+    more than set the mode.
+    """
     modes = [(part, part.training) for part in model.modules()]
     training = [(name, part) for name, part in model.named_modules() if part.training]
-    if training and any(_decides(part) for part, _ in modes):
+    if training and any(_has_own_mode(part) for part, _ in modes):
         name, part = training[0]
         raise InvalidInput(
             "a model with a train() or eval() of its own must be in evaluation mode (call "
@@ -46,13 +49,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _nothing_compiled() -> AbstractContextManager[Any]:
-    """What was compiled runs as it is written; the compiler takes long to import."""
+    """Context in which compiled code runs eagerly; the compiler, slow to import, is not loaded."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
 
 
-def _decides(part: nn.Module) -> bool:
+def _has_own_mode(part: nn.Module) -> bool:
     own = vars(part)
     if isinstance(part, fx.GraphModule):  # Its graph is what it computes in every mode.
         return False
@@ -68,7 +71,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the numbers of `model` are; `InvalidInput` where they are in several places."""
+    """The device of the tensors of `model`; `InvalidInput` where they are on several."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     if len(devices) > 1:
         raise InvalidInput(f"a model must be on one device, but is on {sorted(map(str, devices))}")
@@ -76,10 +79,10 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def in_float64(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """`model`'s own call with all of its numbers in float64; its own are back after each."""
+    """`model`'s own call with all of its numbers in float64; each call restores the original."""
 
     def called(x: Tensor) -> Tensor:
-        # Not torch.func.functional_call, which leaves its numbers in a layer that stands twice.
+        # Not torch.func.functional_call, which leaves its tensors in a layer that is used twice.
         places: list[tuple[dict[str, Any], str, Tensor]] = [
             (tensors, name, tensor)
             for part in model.modules()
@@ -103,7 +106,7 @@ def in_float64(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def runs(function: Callable[[Tensor], Tensor], x: Tensor) -> bool:
-    """Whether `function` takes such inputs at all, and returns numbers of their type."""
+    """Whether `function` accepts inputs like `x`, and returns a tensor of their type."""
     try:
         got = function(x)
     except Exception:

@@ -1,7 +1,7 @@
-"""Affine maps between flat vectors: the layers of a network as a certifier uses them.
+"""Affine maps between flat vectors: the layers of a network as the certifier uses them.
 
-Every map takes and gives tensors of shape (..., features), whatever the layer's own layout. A map
-says what it computes, W x + b, and with how many roundings; what is proved of it is in
+Every map takes and returns tensors of shape (..., features), whatever the layer's own layout. A map
+defines W x + b and the number of roundings in its evaluation; the bounds proved for it are in
 `raycrt.bounds.norms`.
 """
 
@@ -22,15 +22,15 @@ DENSE_ENTRIES = 2**25
 
 
 class AffineMap(nn.Module):
-    """x -> W x + b from `in_features` to `out_features`; the family's contract.
+    """Base class of the maps x -> W x + b from `in_features` to `out_features`.
 
-    A member writes `linear`, `transpose`, `matrix` and `offset`; the rest follows from these, and
-    is overridden where the layer's structure gives it without the dense matrix.
+    A subclass implements `linear`, `transpose`, `matrix` and `offset`; the rest follows from these,
+    and is overridden where the layer's structure gives it without the dense matrix.
 
     Rounding: the errors of `linear`, `transpose` and `matrix`, computed with machine epsilon eps,
     are at most `n eps / (1 - n eps)`, n = `terms`, times the spectral norm of |W|
     (`bounds.norms.Norms.magnitude_upper`) and the norm of the vector. That holds in float64; in
-    float32 only where `sums_in_float32` says so.
+    float32 only where `sums_in_float32` is true.
     """
 
     in_features: int
@@ -56,7 +56,7 @@ class AffineMap(nn.Module):
         return self.linear(x) + self.offset()
 
     def transpose_absolute(self, weights: Tensor) -> Tensor:
-        """|W|^T v for rows v >= 0 (..., out_features), or more than it where W is a product."""
+        """|W|^T v for rows v >= 0 (..., out_features), or an upper bound where W is a product."""
         return weights @ self.matrix().abs()
 
     def linear_absolute(self, x: Tensor) -> Tensor:

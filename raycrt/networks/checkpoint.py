@@ -1,6 +1,6 @@
 """Models and training states on disk: written whole or not at all, read without running code.
 
-A model is `model.safetensors`, whose header says what trained it, with its `spec.yaml` beside it; a
+A model is `model.safetensors`, whose header states its training, with its `spec.yaml` beside it; a
 training state is `state.pt`, read with `weights_only=True`.
 """
 
@@ -30,9 +30,9 @@ STATE = "state.pt"
 def save_model(
     directory: Path, model: Network, spec: Spec, training: Training | None = None
 ) -> None:
-    """Write `model.safetensors` and `spec.yaml` into `directory`, made if it is missing.
+    """Write `model.safetensors` and `spec.yaml` into `directory`, created if it is missing.
 
-    Without `training` the weights are from elsewhere: no section tells a training or a search.
+    Without `training` the weights come from elsewhere: `spec.yaml` omits `train` and `search`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     spec.save(directory, without=() if training else ("train", "search"))
@@ -50,8 +50,8 @@ def load_provenance(directory: Path) -> Provenance:
     said = provenance.read(file)
     if said is None:
         raise InvalidInput(
-            f"the header of {file} must say what trained it, but it says nothing; to certify it "
-            f"by what a spec says: --model {file} --recipe {directory / 'spec.yaml'}"
+            f"the header of {file} must state its training, but states none; to certify it "
+            f"as a spec describes it: --model {file} --recipe {directory / 'spec.yaml'}"
         )
     return said
 
@@ -59,7 +59,7 @@ def load_provenance(directory: Path) -> Provenance:
 def load_model(directory: Path) -> tuple[Network, Spec]:
     """The network and the spec that `save_model` wrote.
 
-    `InvalidInput` where the spec is another than the one that the weights were trained with.
+    `InvalidInput` where the spec differs from the one with which the weights were trained.
     """
     said = load_provenance(directory)
     file, spec = directory / MODEL, Spec.load(directory)

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from raycrt.errors import require
 from raycrt.networks.affine import AffineMap
 
-# Of heights and widths.
+# A height and a width.
 Pair = tuple[int, int]
 
 
 class Correlation(AffineMap):
-    """What torch calls a convolution, of images (channels, height, width) that are kept flat.
+    """Cross-correlation, torch's convolution, of flattened images (channels, height, width).
 
     `kernel()` is (out_channels, in_channels / groups, height, width). Padding is with zeros, the
     same on opposite sides.
@@ -76,7 +76,7 @@ class Correlation(AffineMap):
         return self.apply_kernel(kernel.new_ones(self.in_features), kernel.square()).sqrt()
 
     def matrix(self) -> Tensor:
-        """Every entry is an entry of the kernel or zero, copied."""
+        """W, dense; every entry is zero or an exact copy of an entry of the kernel."""
         kernel = self.ungrouped(self.kernel()).flatten(2)
         with_zero = F.pad(kernel, (0, 1))
         full = with_zero[:, :, self._taps().to(kernel.device)]
@@ -123,9 +123,9 @@ class Correlation(AffineMap):
         return torch.cat(rows)
 
     def _taps(self) -> Tensor:
-        """For output and input positions the index of the kernel's tap between them, (P, Q).
+        """Index of the kernel's tap between each output and input position, (P, Q).
 
-        The tap past the last one stands for none.
+        The index past the last tap stands for none.
         """
         axes = []
         for n, m, k, s, p, d in zip(

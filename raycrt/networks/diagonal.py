@@ -12,7 +12,8 @@ from raycrt.networks.affine import AffineMap
 class Diagonal(AffineMap):
     """x -> scale * x + offset, feature by feature.
 
-    A member writes `scale` and `offset`; a computed `scale` has a relative error of at most 8 eps.
+    A subclass implements `scale` and `offset`; a computed `scale` has a relative error of at most
+    8 eps.
     """
 
     def scale(self) -> Tensor:
@@ -66,9 +67,9 @@ class Normalization(Diagonal):
 
 
 class Scaling(Diagonal):
-    """`weight x / divisor + bias`, a number of each for every feature.
+    """`weight x / divisor + bias`, with one number of each for every feature.
 
-    Division stays one: the reciprocal of a stored number is none.
+    The divisor is kept as it is stored, since its reciprocal would be rounded.
     """
 
     divisor: Tensor

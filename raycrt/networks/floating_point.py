@@ -1,4 +1,4 @@
-"""How torch computes in this process: plain float32 products, and softplus at full speed."""
+"""Torch's arithmetic in this process: plain float32 products, and softplus at full speed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def float32_is_plain() -> bool:
 def quicken_softplus() -> None:
     """Make torch's softplus run at its full speed on this process's CPU threads.
 
-    On some AMD processors torch's log1p, and softplus with it, takes ten times as long, for the
-    same bits, until another of its vector functions has been called once in the thread.
+    On some AMD processors torch's log1p, and thus softplus, takes ten times as long, with the same
+    result, until another of its vector functions has been called once in the thread.
     """
     torch.tanh(torch.zeros(torch.get_num_threads() << 15, dtype=torch.bfloat16))

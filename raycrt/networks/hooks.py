@@ -1,4 +1,4 @@
-"""Hooks and replaced methods: what may change the result of a torch module's call."""
+"""Hooks and replaced methods, which may change the result of a torch module's call."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def require_plain(network: Network) -> Network:
-    """`network` unless its calls may give something else than its layers state.
+    """`network`; `InvalidInput` where its call may return other results than its layers.
 
-    Certificates speak of the layers; they would be stated of a network that is called otherwise.
+    Certificates are proved for the layers, and would be wrong for a call that does something else.
     """
     require_no_global_hooks()
     if type(network).forward is not Network.forward:
@@ -34,7 +34,7 @@ def require_plain(network: Network) -> Network:
 
 
 def require_no_global_hooks() -> None:
-    """`InvalidInput` where every module's call, a network's own too, runs foreign code."""
+    """Raise `InvalidInput` if torch has global forward hooks, which run in every module's call."""
     count = len(modules._global_forward_hooks) + len(modules._global_forward_pre_hooks)
     if count > 0:
         raise InvalidInput(

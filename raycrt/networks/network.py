@@ -25,7 +25,7 @@ from raycrt.specs import ModelSpec
 # softplus is linear to the last bit of float64 above this: exp(-40) < 2^-57.
 _SOFTPLUS_LINEAR = 40.0
 _SMALLEST, _LARGEST = 1e-100, 1e100
-# Differences of rows of the last matrix are kept where they are no more numbers.
+# Differences of rows of the last matrix are stored if they are at most this many numbers.
 _DIFFERENCES = 2**22
 
 TORCH = SimpleNamespace(
@@ -110,7 +110,7 @@ class Network(nn.Module):
 
     def unmasked(self) -> Network:
         """The network with a bias of 0 in place of -inf: margins between other classes are the
-        same. Itself where no class is masked."""
+        same. The network itself if no class is masked."""
         if not self.masked().any():
             return self
         network = copy.deepcopy(self)
@@ -123,11 +123,11 @@ class Network(nn.Module):
         return network
 
     def bounded(self) -> bool:
-        """Whether weights are finite and each tensor's largest entry is 0 or in 1e-100 .. 1e100,
-        and matrices made of several tensors are finite; biases of -inf of some, but not all,
-        classes aside.
+        """Whether weights, and matrices made of several tensors, are finite, and each tensor's
+        largest entry is 0 or in 1e-100 .. 1e100.
 
-        Outside, squares and products may under- or overflow float64 and no bound is stated.
+        Some, but not all, classes may have a bias of -inf. Outside this range squares and products
+        may underflow or overflow float64, and no bound is stated.
         """
         masked = self.masked()
         if masked.any():
@@ -159,16 +159,16 @@ class Network(nn.Module):
         return self.trace_above(self.layers[0](x))
 
     def trace_above(self, z: Tensor, slopes_in: torch.dtype | None = None) -> Trace:
-        """The same from z_1 (batch, width), what the first layer has made of the inputs, with
-        slopes of their own type if that is given."""
+        """The same from z_1 (batch, width), the output of the first layer; slopes have the type
+        `slopes_in` if that is given."""
         hidden, slopes = self.hidden(z, slopes_in)
         return Trace(logits=self.layers[-1](hidden), slopes=slopes)
 
     def hidden(
         self, z: Tensor, slopes_in: torch.dtype | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """From z_1 (batch, width) what the last layer is given, and the slopes on the way there, in
-        their own type if that is given."""
+        """Input of the last layer, from z_1 (batch, width), and the slopes of the hidden layers, of
+        the type `slopes_in` if that is given."""
         z, slopes = self._up_to_last(z, slopes_in)
         return self.activation.value(z, TORCH), slopes
 
@@ -179,7 +179,7 @@ class Network(nn.Module):
     def _up_to_last(
         self, z: Tensor, slopes_in: torch.dtype | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """From z_1 the last z before the logits, and the slopes there and on the way."""
+        """The last z before the logits, from z_1, and the slopes of the hidden layers."""
         dtype = slopes_in or z.dtype
         slopes = [self.activation.slope(z.to(dtype), TORCH)]
         for layer in self.layers[1:-1]:
@@ -188,7 +188,7 @@ class Network(nn.Module):
         return z, tuple(slopes)
 
     def pull_back(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
-        """Gradient in the input of `<cotangent, logits>`, from the slopes of a trace.
+        """Gradient of `<cotangent, logits>` with respect to the input, from a trace's slopes.
 
         `cotangent` is (batch, classes) or, for several at once, (batch, k, classes); the result
         has `features` in place of `classes`.
@@ -199,8 +199,10 @@ class Network(nn.Module):
     def pull_back_hidden(
         self, slopes: Sequence[Tensor], cotangent: Tensor, out: Tensor | None = None
     ) -> Tensor:
-        """Gradient in z_1 of `<cotangent, hidden>`, `width` in the last place of both; in the
-        memory of `out` if that is given."""
+        """Gradient of `<cotangent, hidden>` with respect to z_1; the last axis of both is `width`.
+
+        It is written to `out` if given.
+        """
         for k in range(self.depth - 2, -1, -1):
             slope = slopes[k] if cotangent.dim() == slopes[k].dim() else slopes[k][:, None]
             cotangent = torch.mul(cotangent, slope, out=out if k == 0 else None)
@@ -215,9 +217,9 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Readout:
-    """The last layer, `rows` (classes, width) and `offset` (classes,): a margin is linear in it.
+    """The last layer, `rows` (classes, width) and `offset` (classes,), in which margins are linear.
 
-    `apart` (classes classes, width) holds the differences of all pairs of rows, if they are few.
+    `apart` (classes * classes, width) holds the differences of all pairs of rows, if they are few.
     """
 
     rows: Tensor
@@ -251,7 +253,7 @@ class Readout:
 
 
 def build(spec: ModelSpec, shape: Sequence[int], classes: int) -> Network:
-    """A freshly initialised network of inputs of `shape`; draws from torch's global generator.
+    """A freshly initialised network for inputs of `shape`; draws from torch's global generator.
 
     Convolutions need a shape (channels, height, width).
     """

@@ -25,8 +25,8 @@ from torch.serialization import safe_globals
 from raycrt.errors import InvalidInput
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Of classes that torch does not read by itself: what people keep beside weights, and no code runs
-# when these are made. A path of either system becomes one that touches no files.
+# Classes that torch does not read by default, but users store beside weights; creating them runs no
+# code. A path of either system becomes a pure path, which accesses no files.
 _NUMBERS = ("Bool", "Int8", "Int16", "Int32", "Int64", "UInt8", "Float16", "Float32", "Float64")
 _PLAIN: list[Any] = [
     argparse.Namespace,
@@ -48,7 +48,7 @@ _PLAIN: list[Any] = [
 
 
 def read(path: Path) -> Any:
-    """What a `.safetensors` file, or else one that `torch.save` wrote, holds; tensors on the CPU.
+    """The content of a `.safetensors` file, or else of one by `torch.save`; tensors are on the CPU.
 
     Beside tensors and containers of them, numbers and text, plain types are read: numpy's numbers
     and arrays, `argparse.Namespace` and paths. Raises `InvalidInput` naming the file and the cause.
@@ -71,9 +71,9 @@ def read(path: Path) -> Any:
 
 
 def _sentence(path: Path, error: Exception) -> str:
-    """Why `path` was not read, in our words; of the reader's own only the cause is left."""
+    """The reason why `path` was not read, with only the cause from the reader's own message."""
     if isinstance(error, pickle.UnpicklingError):
-        # Torch puts its advice around the unpickler's own error.
+        # Torch wraps the unpickler's own error in its advice.
         error = error.__context__ if isinstance(error.__context__, Exception) else error
     text = str(error)
     if refused := re.search(r"GLOBAL (\S+) |classes allowlisted .* but got (.*)", text):
@@ -93,7 +93,7 @@ def _sentence(path: Path, error: Exception) -> str:
     ours = isinstance(error, RuntimeError | pickle.UnpicklingError | SafetensorError)
     cause = re.sub(r"^\[enforce fail at .*?\] \. ", "", text) if ours else ""
     cause = re.split(r"\.?\n|\.\s", cause)[0].strip().rstrip(".")
-    return f"{path} is damaged, or no file of {kind}" + (f" ({cause})" if cause else "")
+    return f"{path} is damaged, or not a file of {kind}" + (f" ({cause})" if cause else "")
 
 
 def check_numbers(tensors: Mapping[str, Tensor]) -> None:

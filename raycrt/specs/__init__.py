@@ -1,4 +1,4 @@
-"""What a run is: its spec, the rules of its YAML, and when two specs state the same run."""
+"""Specs of runs: their sections, their strict YAML, and the comparison of two specs."""
 
 from raycrt.specs.record import Record
 from raycrt.specs.search import Domain, SearchSpec

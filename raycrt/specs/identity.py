@@ -1,6 +1,6 @@
-"""When two specs state the same run: the keys that count, and the first that differs.
+"""Comparison of specs: the keys that identify a run, and the first one that differs.
 
-Resources, and where files are, never count.
+Resources and the locations of files are never compared.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec
 
-# What decides the weights. Workers share each batch and average gradients: their number does not,
-# up to rounding.
+# The keys that decide the weights. Up to rounding the number of workers does not: they share each
+# batch and average gradients.
 TRAINING = ("model", "train", "data.name", "data.validation", "data.limit", "run.seed")
-# What decides the rows of certificates, beside the weights.
+# The keys that decide the rows of certificates, beside the weights.
 CERTIFICATES = ("model", "data.name", "data.limit", "certify")
 
 
@@ -35,7 +35,10 @@ def difference(before: Spec, now: Spec, keys: tuple[str, ...]) -> tuple[str, Any
 def refuse_another(
     directory: Path, what: str, before: Spec, now: Spec, keys: tuple[str, ...]
 ) -> None:
-    """Raise `InvalidInput` unless `directory`, which holds `what` of `before`, is one for `now`."""
+    """Raise `InvalidInput` if `now` differs in `keys` from `before`, the spec of `directory`.
+
+    `what` names the content of `directory` in the message.
+    """
     found = difference(before, now, keys)
     if found is not None:
         key, held, asked = found

@@ -1,4 +1,4 @@
-"""What a file of weights says of itself: the model it is, and what trained it.
+"""Provenance of weights: the model that they belong to, and their training.
 
 It is kept in the header of `model.safetensors`, so that no other spec beside the file can describe
 its weights.
@@ -16,15 +16,15 @@ from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, ModelSpec, Record, RunSpec, Spec, TrainSpec, identity
 
 _KEY = "raycrt"
-# Trained on: fit, training and validation rows together; train, training rows alone.
+# Rows trained on: fit, training and validation rows together; train, training rows alone.
 Rows = Literal["fit", "train"]
 
 
 class Training(Record):
-    """How weights were found. `workers` and the like in `run` are facts, no part of identity."""
+    """The training of weights. Resources in `run`, such as `workers`, are not compared."""
 
     train: TrainSpec
-    data: DataSpec = Field(description="without where the files are")
+    data: DataSpec = Field(description="without the location of the files")
     run: RunSpec
     rows: Rows
     epoch: int = Field(ge=1, description="epochs that ran, of train.epochs")
@@ -43,7 +43,7 @@ class Training(Record):
 
     @property
     def sentence(self) -> str:
-        """In words, how it differs from a finished training on all rows; empty if it does not."""
+        """The differences from a finished training on all rows, in words; empty if none."""
         differences = []
         if self.rows == "train":
             differences.append("the validation rows were kept out of the training")
@@ -53,17 +53,17 @@ class Training(Record):
 
 
 class Provenance(Record):
-    """The model of the weights, and their training; none where they come from elsewhere."""
+    """The model of the weights, and their training; None where they come from elsewhere."""
 
     model: ModelSpec
     training: Training | None = None
 
     def header(self) -> dict[str, str]:
-        """As metadata of a safetensors file; one key, so that equal files have equal bytes."""
+        """Metadata for a safetensors file; one key, so that equal files have equal bytes."""
         return {_KEY: self.model_dump_json()}
 
     def within(self, spec: Spec) -> Spec:
-        """`spec` with all that is known of the weights in place of what it says of them."""
+        """`spec` with everything known about the weights in place of its own statements."""
         known: dict[str, object] = {"model": self.model}
         if self.training is not None:
             made = self.training
@@ -82,7 +82,7 @@ class Provenance(Record):
 
 
 def read(file: Path) -> Provenance | None:
-    """What the header of a safetensors `file` says; none where it says nothing."""
+    """The provenance in the header of a safetensors `file`; None where there is none."""
     try:
         with safe_open(file, "np") as opened:
             text = (opened.metadata() or {}).get(_KEY)
@@ -92,4 +92,4 @@ def read(file: Path) -> Provenance | None:
         return None if text is None else Provenance.model_validate_json(text)
     except ValidationError as error:
         said = " ".join(str(error).split())
-        raise InvalidInput(f"the header of {file} must say what trained it: {said}") from None
+        raise InvalidInput(f"the header of {file} must state its training: {said}") from None

@@ -1,4 +1,4 @@
-"""What a section of a spec is: frozen, no unknown keys, and numbers that are numbers."""
+"""Base class of the sections of a spec: frozen, without unknown keys, strict about numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Record(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python takes "1_0", "infinity" and True for numbers."""
+        """Refuse text and Booleans for numbers: "1_0", "infinity" and True would be converted."""
         annotation = cls.model_fields[info.field_name or ""].annotation
         kinds = {annotation, *get_args(annotation)} & {int, float}
         if kinds and isinstance(value, str | bool):

@@ -1,4 +1,4 @@
-"""The section of a spec that says what is searched, for how long, and what decides."""
+"""The section of a spec on searches: their space, their budget and their objective."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Domain(Record):
 
 
 class SearchSpec(Record):
-    """Tune and Optuna: what is searched, for how long, and which certified accuracy decides."""
+    """A search with Tune and Optuna: its space, its budget and its objective."""
 
     space: dict[str, Domain] = Field(default_factory=dict, description="spec path -> domain")
     points: tuple[dict[str, str | int | float | bool | None], ...] = Field(
@@ -54,7 +54,7 @@ class SearchSpec(Record):
         None,
         ge=1,
         le=PROCESSES,
-        description="most trials at a time, none: all that fit; 1 makes a search repeatable",
+        description="most trials at a time; none: all that fit; 1 makes a search repeatable",
     )
     workers: int = Field(
         1,
@@ -65,7 +65,7 @@ class SearchSpec(Record):
     rungs: tuple[Annotated[int, Field(strict=True)], ...] = Field(
         (), description="epochs at which trials are compared"
     )
-    reduction: int = Field(3, ge=2, le=TURNS, description="of so many trials at a rung one goes on")
+    reduction: int = Field(3, ge=2, le=TURNS, description="one of so many trials goes on at a rung")
     rows: int = Field(
         500, ge=1, le=ROWS, description="validation rows certified at the end of a trial"
     )
@@ -75,9 +75,9 @@ class SearchSpec(Record):
     constraints: dict[Literal["clean", "parameters", "curvature"], Real] = Field(
         default_factory=dict, description="least clean accuracy, most parameters, most curvature"
     )
-    pareto: bool = Field(False, description="draw for clean accuracy too, not certified alone")
+    pareto: bool = Field(False, description="optimise clean accuracy too")
     finalists: int = Field(
-        0, ge=0, le=TURNS, description="best trials judged again on all validation rows"
+        0, ge=0, le=TURNS, description="best trials evaluated again on all validation rows"
     )
     seeds: int = Field(
         3, ge=1, le=TURNS, description="trainings of each finalist, with different seeds"
@@ -118,7 +118,7 @@ class SearchSpec(Record):
     @model_validator(mode="after")
     def _rungs_are_cheaper(self) -> SearchSpec:
         if self.rung_rows is not None and self.rung_rows > self.rows:
-            raise ValueError("rung_rows must not exceed rows, which it takes the first of")
+            raise ValueError("rung_rows must not exceed rows, of which it is the first part")
         return self
 
     @model_validator(mode="after")
@@ -130,5 +130,5 @@ class SearchSpec(Record):
     @model_validator(mode="after")
     def _several_objectives(self) -> SearchSpec:
         if self.pareto and self.algorithm == "cmaes":
-            raise ValueError("algorithm cmaes draws for one objective; pareto needs another")
+            raise ValueError("algorithm cmaes has one objective; pareto needs another algorithm")
         return self

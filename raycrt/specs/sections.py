@@ -15,19 +15,19 @@ from raycrt.specs.record import NEURONS, PROCESSES, ROWS, TURNS, Real, Record
 
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 
-# Of a kernel or a step, in pixels.
+# Largest kernel or stride, in pixels.
 _SIDE = 2**10
-# Training and search multiply a seed by 1,000,003 and count on: that stays below 2^63.
+# Training and search multiply a seed by 1,000,003 and add a counter: that stays below 2^63.
 _SEED = 2**43 - 1
-# The least share of a CPU or GPU that Ray knows.
+# The smallest share of a CPU or GPU that Ray supports.
 _SHARE = 1e-4
 
 
 class ModelSpec(Record):
     """A convolution for each of `channels`, if there are any, then `depth` dense layers.
 
-    Convolutions pad with `padding` zeros on each side: an odd kernel makes ceil(n / stride) pixels
-    of n.
+    Convolutions pad with `padding` zeros on each side: an odd kernel turns n pixels into
+    ceil(n / stride).
     """
 
     channels: tuple[Annotated[int, Field(ge=1, le=NEURONS, strict=True)], ...] = Field(
@@ -36,7 +36,7 @@ class ModelSpec(Record):
     kernel: int = Field(
         3, ge=1, le=_SIDE, description="height and width of the convolutions' kernels"
     )
-    stride: int = Field(2, ge=1, le=_SIDE, description="step of the convolutions")
+    stride: int = Field(2, ge=1, le=_SIDE, description="stride of the convolutions")
     depth: int = Field(2, ge=1, le=16, description="dense layers, the last one included")
     width: int = Field(1024, ge=1, le=NEURONS, description="neurons in each hidden dense layer")
     activation: str = Field("softplus", description="one of raycrt.activations.ACTIVATIONS")
@@ -63,7 +63,7 @@ class ModelSpec(Record):
             raise ValueError("kernel and stride must be left at 3 and 2 unless channels is given")
         if self.depth < 2 and self.width != 1024:
             raise ValueError(
-                "width must be left at 1024 where depth is 1 and no dense layer hidden"
+                "width must be left at 1024 where depth is 1 and no dense layer is hidden"
             )
         return self
 
@@ -74,13 +74,13 @@ class ModelSpec(Record):
 
 
 class AugmentationSpec(Record):
-    """Random affine maps of the training images; all zero changes nothing."""
+    """Random affine maps of the training images; the defaults change nothing."""
 
     rotation: float = Field(0.0, ge=0, le=180, description="largest angle, in degrees")
     shift: float = Field(0.0, ge=0, description="largest shift, in pixels")
     scaling: float = Field(0.0, ge=0, lt=1, description="largest change of height and width")
     mirror: bool = Field(False, description="swap left and right in half of the images")
-    until: float = Field(1.0, ge=0, le=1, description="share of training that has it")
+    until: float = Field(1.0, ge=0, le=1, description="share of training with augmentation")
 
     @property
     def moves(self) -> bool:
@@ -89,10 +89,10 @@ class AugmentationSpec(Record):
 
 
 class TrainSpec(Record):
-    """How the weights are found. `radius` is the l2 radius trained for, in units of the input.
+    """Options of training. `radius` is the l2 radius trained for, in units of the input.
 
     Every objective and optimizer states which of these keys it uses; `training.effects` refuses the
-    others where they are set. A spec can be read without the objective that its weights come from.
+    others where they are set. A spec can be read where its objective is not available.
     """
 
     objective: str = Field("crt-all", description="one of raycrt.training.objectives.OBJECTIVES")
@@ -106,14 +106,14 @@ class TrainSpec(Record):
     )
     optimizer: str = Field("adam", description="one of raycrt.training.optimizers.OPTIMIZERS")
     learning_rate: float = Field(3e-3, gt=0, description="largest rate of Adam")
-    muon_rate: float = Field(0.1, gt=0, description="largest rate of Muon, which has the matrices")
+    muon_rate: float = Field(0.1, gt=0, description="largest rate of Muon, for the matrices")
     warm_up: float = Field(0.0, ge=0, lt=1, description="share of training in which rates grow")
     ramp: float = Field(0.25, ge=0, le=1, description="share of training in which radius grows")
     averaging: float | None = Field(
         None, gt=0, lt=1, description="decay of the weight average; none keeps the last weights"
     )
     precision: Literal["float32", "float64", "tf32", "bfloat16"] = Field(
-        "float32", description="of the step's products; tf32 and bfloat16 keep the weights float32"
+        "float32", description="of the step's products; tf32 and bfloat16 keep float32 weights"
     )
     components: int | None = Field(
         None,
@@ -125,7 +125,7 @@ class TrainSpec(Record):
         0,
         ge=0,
         le=16,
-        description="first layers that are near-linear isometries, put in front at the end",
+        description="near-linear isometries put in front of the network after training",
     )
     linear_scale: float = Field(0.01, gt=0, description="size of the signal in these layers")
     augmentation: AugmentationSpec = AugmentationSpec()
@@ -136,7 +136,7 @@ class TrainSpec(Record):
 
 
 class DataSpec(Record):
-    """Which images, where they are, and which rows of the training set are held out."""
+    """The data set, where its files are, and the share of the training set held out."""
 
     name: DataName = "digits"
     directory: Path | None = Field(
@@ -151,12 +151,12 @@ class DataSpec(Record):
     @field_validator("directory")
     @classmethod
     def _absolute(cls, directory: Path | None) -> Path | None:
-        """A relative one is below the working directory of the command, which workers leave."""
+        """Make a relative directory absolute: workers have another working directory."""
         return None if directory is None else Path(os.path.abspath(os.path.expanduser(directory)))
 
 
 class CertifySpec(Record):
-    """How radii are proved and at which radii the report states certified accuracy."""
+    """Options of certification, and the radii at which certified accuracy is stated."""
 
     at: tuple[Real, ...] = Field((0.5, 1.0, 1.58), min_length=1, description="stated l2 radii")
     steps: int = Field(60, ge=0, le=TURNS, description="solver steps per class at most")
@@ -165,7 +165,7 @@ class CertifySpec(Record):
         "global", description="curvature holds everywhere, or also on a ball around each image"
     )
     deployment: Literal["exact", "float32"] = Field(
-        "exact", description="arithmetic of the network that the radii speak of"
+        "exact", description="arithmetic of the network for which the radii hold"
     )
 
     @field_validator("at")

@@ -1,8 +1,8 @@
-"""The one record that says what a run is: model, training, data, certification, search, run.
+"""The one record that specifies a run: model, training, data, certification, search, resources.
 
 Every command, trial, worker, job and notebook reads the same validated `Spec`, and the full record
-is stored beside every artefact it made. Unknown keys and impossible values are refused before any
-work starts.
+is stored beside every artefact made from it. Unknown keys and impossible values are refused before
+any work starts.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from raycrt.specs.search import SearchSpec
 from raycrt.specs.sections import CertifySpec, DataSpec, ModelSpec, RunSpec, TrainSpec
 from raycrt.system.outputs import write_atomically
 
-# Characters of a value in an error.
+# Most characters of a value in an error.
 _SHOWN = 100
 
 
 class Spec(Record):
     """A whole run. Stored as `spec.yaml` beside every artefact.
 
-    Rules between sections are those of the command that they matter to: `rules` has them for
-    training and certification, `tuning.trials.space` for a search.
+    Rules between sections belong to the commands: `rules` has those of training and certification,
+    `tuning.trials.space` those of a search.
     """
 
     model: ModelSpec = ModelSpec()
@@ -56,7 +56,7 @@ class Spec(Record):
         return strict_yaml.write(self.model_dump(mode="json"))
 
     def save(self, directory: Path, *, without: tuple[str, ...] = ()) -> None:
-        """Write `spec.yaml` into `directory`; the sections `without` have nothing to say."""
+        """Write `spec.yaml` into `directory`, leaving out the sections `without`."""
         tree = self.model_dump(mode="json", exclude=set(without))
         write_atomically(directory / "spec.yaml", strict_yaml.write(tree).encode())
 
@@ -105,7 +105,7 @@ def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
         child = tree.get(section)
         if not isinstance(child, dict):
             where = ".".join(sections[: depth + 1])
-            raise InvalidInput(f"{where!r} is no section of a spec{nearest(where, paths())}")
+            raise InvalidInput(f"{where!r} is not a section of a spec{nearest(where, paths())}")
         tree = child
     tree[key] = value
 
@@ -122,6 +122,6 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _short(value: Any) -> str:
-    """`value` in one line that can be read."""
+    """`value` in one short line."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

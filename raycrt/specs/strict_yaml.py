@@ -1,8 +1,8 @@
-"""YAML as specs are written: UTF-8, values as YAML 1.2 reads them, each key once, nothing twice.
+"""Strict YAML for specs: UTF-8, values as in YAML 1.2, each key once, no aliases.
 
-YAML 1.1, which PyYAML reads by itself, takes 1e-3 for text, 010 for eight, 1:30 for ninety and `no`
-for false; it lets the last of two equal keys win, and lets ten lines of aliases stand for a billion
-values.
+YAML 1.1, which PyYAML reads by default, takes 1e-3 for text, 010 for eight, 1:30 for ninety and
+`no` for false; it lets the last of two equal keys win, and lets ten lines of aliases stand for a
+billion values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 
 from raycrt.errors import InvalidInput
 
-# No spec is as long, and no integer in one.
+# No spec is that long, and no integer in one has that many digits.
 _MOST_BYTES, _MOST_DIGITS = 2**20, 100
 _TAG = "tag:yaml.org,2002:"
 # The core schema of YAML 1.2: tag, pattern, first characters.
@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
                 said = f"a key must be text, but got {getattr(key, 'value', key.tag)!r:.60}"
                 raise yaml.MarkedYAMLError(problem=said, problem_mark=key.start_mark)
             if key.value in seen:
-                said = f"the key {key.value!r} stands there twice"
+                said = f"the key {key.value!r} occurs twice"
                 raise yaml.MarkedYAMLError(problem=said, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
@@ -70,7 +70,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    # Quotes what the loader would take for a number.
+    # Quotes text that the loader would take for a number.
     yaml_implicit_resolvers = _RESOLVERS
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -84,7 +84,7 @@ _Loader.add_constructor(f"{_TAG}float", _Loader.construct_float)
 
 
 def parse(text: str, name: str) -> Any:
-    """The value that `text` states; `InvalidInput` says of `name` in which line it is no YAML."""
+    """The value of `text`; `InvalidInput` states `name` and the line that is not strict YAML."""
     try:
         # A safe loader: it makes nothing but text, numbers, lists and dictionaries.
         return yaml.load(text, _Loader)
@@ -93,11 +93,11 @@ def parse(text: str, name: str) -> Any:
         said = f"line {mark.line + 1}: {error.problem}" if mark else str(error)  # type: ignore[union-attr]
         raise InvalidInput(f"{name} must be YAML: {' '.join(said.split())}") from None
     except RecursionError:
-        raise InvalidInput(f"{name} must be YAML of less depth") from None
+        raise InvalidInput(f"{name} must be YAML that is nested less deeply") from None
 
 
 def read(file: Path) -> Any:
-    """The value that `file` states; `InvalidInput` unless it can be read and states one."""
+    """The value in `file`; `InvalidInput` unless it can be read and is not empty."""
     try:
         with file.open("rb") as lines:
             raw = lines.read(_MOST_BYTES + 1)

@@ -1,4 +1,4 @@
-"""Checks rows of certificates against the weights; each finding is a sentence."""
+"""Checker of certificate rows against the weights; each finding is a sentence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Checker:
     """Re-proves rows of one model with a proved `curvature` (classes, classes).
 
     The indices of rows refer to `images` (n, features) and `labels` (n,); `stated` is the curvature
-    with which the rows were made.
+    from which the rows were computed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Checker:
         """All findings about `rows`."""
         notes = Notes(rows.index)
         known = (rows.index >= 0) & (rows.index < len(self.labels))
-        notes.must(known, "the data has no image of this number.")
+        notes.must(known, "the data has no image with this index.")
         at = np.where(known, rows.index, 0)
         labels = np.where(known, self.labels[at], rows.label)
         notes.must(rows.label == labels, "the label is {} in the data, not {}.", labels, rows.label)
@@ -91,9 +91,9 @@ class Checker:
         return notes.findings
 
     def _check_form(self, rows: Rows, notes: Notes) -> np.ndarray:
-        """Check what needs no network; returns a mask of rows whose radius is yet to be proved."""
+        """Check what does not depend on the network; mask of rows whose radius must be proved."""
         certified, constant = rows.status == "certified", rows.status == "constant"
-        notes.must(np.isin(rows.status, STATUSES), "{!r} is no known status.", rows.status)
+        notes.must(np.isin(rows.status, STATUSES), "{!r} is not a known status.", rows.status)
         for name in ("radius", "radius_runner_up"):
             radius = getattr(rows, name)
             finite = np.isfinite(radius) | (name == "radius_runner_up")
@@ -105,7 +105,7 @@ class Checker:
         for name in ("prediction", "binding", "runner_up"):
             number = getattr(rows, name)
             good = (number >= 0) & (number < self.model.classes)
-            notes.must(good, name + " is {}, which is no class.", number)
+            notes.must(good, name + " is {}, which is not a class.", number)
             inside &= good
             if name != "prediction":
                 other = ~certified | (number != rows.prediction)
@@ -115,7 +115,7 @@ class Checker:
             np.where(
                 first, rows.radius == rows.radius_runner_up, ~(rows.radius > rows.radius_runner_up)
             ),
-            "radius is {} and radius_runner_up {}, but the runner-up is one of all classes.",
+            "radius is {} and radius_runner_up {}, but radius is the minimum over all classes.",
             rows.radius,
             rows.radius_runner_up,
         )
@@ -128,16 +128,16 @@ class Checker:
         classes = np.zeros((len(rows), self.model.classes), int)
         known = (target >= 0) & (target < self.model.classes) & (target != rows.prediction[row])
         np.add.at(classes, (row[known], target[known]), 1)
-        strange = np.zeros(len(rows), bool)
-        strange[row[~known]] = True
+        invalid = np.zeros(len(rows), bool)
+        invalid[row[~known]] = True
         notes.must(
-            ~strange & (classes <= 1).all(1),
-            "the witnesses are not of other classes than the predicted one, once each.",
+            ~invalid & (classes <= 1).all(1),
+            "the witnesses must be of distinct classes other than the predicted one.",
         )
         given = np.bincount(row, minlength=len(rows)) > 0
         notes.must(
             certified | ~(given | np.isfinite(rows.region_radius)),
-            "there are witnesses or a region with the status {!r}.",
+            "witnesses or a region are given with the status {!r}.",
             rows.status,
         )
 
@@ -169,15 +169,15 @@ class Checker:
             "the status is 'tied', but the two largest logits are {} apart.",
             apart,
         )
-        off = 2 * errors.margin(length)[:, None]
-        ranked = logits - off - self.prover.offsets[prediction]
+        error = 2 * errors.margin(length)[:, None]
+        ranked = logits - error - self.prover.offsets[prediction]
         notes.must(
             ~finite | (logits[each, prediction] >= ranked.max(1)),
             "the predicted class is {}, not {}.",
             logits.argmax(1),
             rows.prediction,
         )
-        ranked = logits - off - self.prover.offsets[runner_up]
+        ranked = logits - error - self.prover.offsets[runner_up]
         ranked[each, prediction] = -np.inf
         notes.must(
             ~finite | (logits[each, runner_up] >= ranked.max(1)),

@@ -20,7 +20,7 @@ def unrolled(
 
     `kernel` is (outputs, channels, height, width), `bias` (outputs,); all shapes are (channels,
     height, width). Output (o, i, j) is `bias[o]` plus the sum of `kernel[o, c, a, b]` times pixel
-    (c, i * stride + a - padding, j * stride + b - padding), which is 0 outside of the image.
+    (c, i * stride + a - padding, j * stride + b - padding), which is 0 outside the image.
     """
     channels, height, width = shape
     size, stride, padding = spec.kernel, spec.stride, spec.padding
@@ -39,7 +39,7 @@ def unrolled(
     entries = outputs * rows * columns * channels * height * width
     require(
         entries <= _ENTRIES,
-        f"the matrix of a convolution has at most {_ENTRIES} entries, to be checked",
+        f"the matrix of a checked convolution has at most {_ENTRIES} entries",
         entries=entries,
         image=shape,
         made=made,

@@ -1,20 +1,20 @@
-"""Curvature of every margin, proved a second time: `Hess (z_y - z_t) >= -m[y, t] I`.
+"""Curvature bound of every margin, proved a second time: `Hess (z_y - z_t) >= -m[y, t] I`.
 
-Hidden layers are k = 0 .. L - 2, J_k is the Jacobian of z_k in the input and F_k the gradient of
-the margin in s(z_k). Differentiating twice gives
+Hidden layers are k = 0 .. L - 2, J_k is the Jacobian of z_k with respect to the input and F_k the
+gradient of the margin with respect to s(z_k). Differentiating twice gives
 
     Hess f = sum_k J_k^T diag(F_k * s''(z_k)) J_k.
 
-So m may be the sum over k of the smaller of two bounds of `lambda_max(-J_k^T diag(..) J_k)`:
+So m may be the sum over k of the smaller of two bounds on `lambda_max(-J_k^T diag(..) J_k)`:
 
-* with numbers p >= max(0, -F_k * s'') everywhere, `|sqrt(p) J_k|^2`. Here `J_k = W_k
+* `|sqrt(p) J_k|^2` for any numbers p >= max(0, -F_k * s'') at every input. Here `J_k = W_k
   D_{k-1} J_{k-1}` with slopes D in [lo, hi]: writing D = (lo + hi)/2 + (hi - lo)/2 S, |S| <= 1,
 
       |A D J_k| <= (lo + hi)/2 |(A W_k) D J_{k-1}| + (hi - lo)/2 |A| |J_k|;
 
 * by Cauchy-Schwarz over the neurons, `sup|s''| |F_k| |diag(|w_i|) W_k| (sup|s'| |J_{k-1}|)^2`.
 
-For k = 0 the first is an eigenvalue of `W_0^T diag(p) W_0`, which a claimed m must exceed.
+For k = 0 the first is the largest eigenvalue of `W_0^T diag(p) W_0`, which a claimed m must exceed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ import numpy as np
 from raycrt.verify.model import Model
 from raycrt.verify.norms import SLACK, UNIT, frobenius, gamma, gram_upper, norm_upper
 
-# Relative amount by which a curvature may lie below ours: the two proofs round differently.
+# Relative amount by which a stated curvature may lie below the one proved here: the two proofs
+# round differently.
 TOLERANCE = 1e-9
-# Up to this many classes every pair is proved separately right away.
+# Up to this many classes, every pair is proved separately from the start.
 FEW_CLASSES = 20
 # Iterates over items and may report progress; takes the name of the task and the items.
 Watch = Callable[[str, Sequence[Any]], Iterable[Any]]
@@ -63,7 +64,7 @@ def curvature_upper(
 
 def _by_classes(model: Model, layers: list[_Layer], watch: Watch) -> np.ndarray:
     """Bounds for all pairs from two bounds per class: a margin is the difference of two logits,
-    also after the same function is subtracted from both."""
+    even after the same function is subtracted from both."""
     last = model.weights[-1]
     apart = last - last.mean(0)
     above, below = np.zeros((2, len(last)))
@@ -77,12 +78,12 @@ def _by_classes(model: Model, layers: list[_Layer], watch: Watch) -> np.ndarray:
 
 
 def neuron_curvature(model: Model, y: int, t: int) -> np.ndarray:
-    """p (width,) in the last hidden layer for the margin of y against t.
+    """Weights p (width,) of the last hidden layer for the margin of y against t.
 
     With one hidden layer, `curvature_upper` of that margin is >= lambda_max(W_0^T diag(p) W_0) for
     these p without rounding, and `Hess (z_y - z_t) >= -W_0^T diag(p) W_0` everywhere.
     """
-    return _bending(model, *_last_gradient(model, y, t))
+    return _curvature_weights(model, *_last_gradient(model, y, t))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ def _layers(model: Model) -> list[_Layer]:
 
 
 def _expand(model: Model, norms: list[float], before: list[_Layer]) -> float:
-    """The bound on |A D J_{k-1}| from `norms[j]` >= |A W_{k-1} .. W_{k-j}| and the layers below."""
+    """Bound on |A D J_{k-1}| from `norms[j]` >= |A W_{k-1} .. W_{k-j}| and the layers below."""
     low, high = model.slopes.low, model.slopes.high
     middle, deviation = abs(low + high) / 2, (high - low) / 2
     total = norms[len(before)]
@@ -144,7 +145,7 @@ def _readout_upper(
     length = _length(low, high)
     total = 0.0
     for k in range(len(layers) - 1, -1, -1):
-        p = _bending(model, low, high)
+        p = _curvature_weights(model, low, high)
         reach = model.slopes.bound * layers[k - 1].lipschitz if k > 0 else 1.0
         by_neurons = model.curvatures.bound * length * layers[k].quadratic * reach * reach
         claimed = claim if len(layers) == 1 else None
@@ -160,7 +161,7 @@ def _last_gradient(model: Model, y: int, t: int) -> tuple[np.ndarray, np.ndarray
     return _widen(gradient, gradient, np.abs(gradient) * 2 * UNIT)
 
 
-def _bending(model: Model, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _curvature_weights(model: Model, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """p >= max(0, -F * s'') for every F in `low` .. `high` and s'' at every z."""
     corners = [
         -f * extreme
@@ -178,7 +179,7 @@ def _weighted_upper(
     largest = float(root.max())
     if len(layers) == 1:
         scaled = root * layers[0].chain[0][0]
-        # Its entries have three roundings each, for which a given claim must leave room.
+        # Each entry has three roundings, which are added to a given claim.
         size = frobenius(scaled)
         return gram_upper(scaled, claim) + 8 * UNIT * size * size
     norms = []

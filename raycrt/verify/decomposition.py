@@ -1,8 +1,8 @@
 """Proposals for the proof in `raycrt.verify.matrix`, whose soundness does not depend on them.
 
-In the eigenbasis of P the r of the theorem vanishes at `s = -(g + c u) / (c - b - P)`, entry
-by entry. The right-hand side is then a concave function of 1 / c whose derivative is 2 q(d): the
-best c is where q(d) = 0, or as small as may be where q(d) > 0 even there.
+In the eigenbasis of P, the gradient r of the theorem vanishes at `s = -(g + c u) / (c - b - P)`,
+entry by entry. The right-hand side is then a concave function of 1 / c with derivative 2 q(d): the
+best c has q(d) = 0, or is the smallest admissible one if q(d) > 0 even there.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from raycrt.verify.radius import norm
 
 # Eigenvalues below this fraction of the largest are treated as zero.
 _FLAT = 2.0**-40
-# c - b - m is at least this fraction of m + b, where rounding is of the same order.
+# Least c - b - m as a fraction of m + b; its rounding error is of the same order.
 _NEAREST = 2.0**-38
-# The b tried: h over the longest way that matters, and more, as that way may be shorter. A factor
-# between them of 16 costs at most what twice as large an h would.
+# Multiples of h over the longest relevant |s| that are tried as b: a shorter s needs a larger b.
+# Steps by a factor of 16 cost at most as much as doubling h would.
 _LADDER = 16.0 ** np.arange(6)
 _HALVINGS = 50
 
@@ -52,7 +52,7 @@ class Decomposition:
 
     @property
     def size(self) -> int:
-        """How many numbers are stored."""
+        """Count of the numbers stored."""
         return self.vectors.size
 
     def propose(
@@ -73,7 +73,7 @@ class Decomposition:
         inflation = (gradient_error / claim / (1 + reach)) * _LADDER[:, None]
         constant = value - gradient_error * (gradient_error / inflation) / 2
         lowest = np.log((m + inflation) * _NEAREST)
-        # At the best c, the pull c R equals q's gradient: this is enough for R > claim / 1000.
+        # At the best c, c R is the norm of q's gradient: this covers every R > claim / 1000.
         highest = np.log(1000 * (norm(gradient) / claim + (m + inflation) * (1 + reach)))
 
         def at(spare: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +100,7 @@ class Decomposition:
         return inflation, pull, step
 
     def _coordinates(self, *pair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Two vectors, (k, features) each, along the eigenvectors and two more directions."""
+        """Two vectors, (k, features) each, in the eigenvectors and two further directions."""
         a, b = pair
         inside = a @ self.vectors.T, b @ self.vectors.T
         a, b = a - inside[0] @ self.vectors, b - inside[1] @ self.vectors

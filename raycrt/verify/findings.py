@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Finding:
-    """Something that cannot be proved; concerns the whole table where `index` is -1."""
+    """A claim that cannot be proved; it concerns the whole table where `index` is -1."""
 
     index: int = -1
     sentence: str

@@ -1,7 +1,7 @@
 """Interval arithmetic: ranges of a formula and its derivative for z in a cell.
 
-Each result is widened by its rounding error, and that of a library function by 4 units in the last
-place. Underflow is not covered.
+Each result is widened by its rounding error, and the result of a library function by 4 units in
+the last place. Underflow is not covered.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ _ROUNDING, _LIBRARY = 2.0**-52, 5 * 2.0**-52
 class Interval:
     """The numbers from `low` to `high`, arrays of one shape; operators work as for numbers.
 
-    `slope` holds the derivative in z, by the rules of differentiation; none where it is 0, or not
-    followed because z was given without one. It has none of its own. `rest` holds 1 less these
-    numbers where that is known better than by a subtraction, as of a sigmoid near 1.
+    `slope` holds the derivative with respect to z, by the rules of differentiation; None where that
+    is 0, or where z was given without a slope. A slope has no slope of its own. `rest` holds 1
+    minus these numbers where that is known more accurately than by subtraction, as for a sigmoid
+    near 1.
     """
 
     low: Any
@@ -50,7 +51,7 @@ class Interval:
     def __mul__(self, other: Any) -> Interval:
         other = of(other)
         corners = [a * b for a in (self.low, self.high) for b in (other.low, other.high)]
-        # Infinity means no bound, and 0 times any number is 0.
+        # Infinity stands for no bound, so 0 times it is 0.
         corners = [np.where(np.isnan(corner), 0.0, corner) for corner in corners]
         slope = _sum(_product(self.slope, other), _product(other.slope, self))
         low, high, rest = np.min(corners, axis=0), np.max(corners, axis=0), None
@@ -64,7 +65,7 @@ class Interval:
         if exponent == int(exponent) and exponent >= 0:
             return of(math.prod([self] * int(exponent), start=1.0))
         ends = np.sort([self.low**exponent, self.high**exponent], axis=0)
-        # Roots are of positive numbers; 1/z is unbounded around 0.
+        # Roots need positive numbers; 1/z is unbounded around 0.
         known = (self.low > 0) | ((self.high < 0) & (exponent == -1))
         low, high = np.where(known, ends[0], -np.inf), np.where(known, ends[1], np.inf)
         slope = None if self.slope is None else self.slope * exponent * self.bare ** (exponent - 1)
@@ -109,7 +110,7 @@ def _outward(
     by: float = _ROUNDING,
     rest: Interval | None = None,
 ) -> Interval:
-    """Widened, relatively; no bound where NaN was computed."""
+    """An interval widened by the relative amount `by`; unbounded where NaN was computed."""
     low, high = low - by * np.abs(low), high + by * np.abs(high)
     low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
     return Interval(low, high, slope, rest)
@@ -122,8 +123,10 @@ def _rising(
     most: float = np.inf,
     falling: Callable[[Any], Any] | None = None,
 ) -> Callable[[Interval], Interval]:
-    """A function that rises from `least` to `most`; its derivative by z and the value. `falling`
-    is 1 less the function."""
+    """An increasing function with values in `least` .. `most`, on intervals.
+
+    `derivative` takes z and the value; `falling` is 1 minus the function.
+    """
 
     def apply(z: Interval) -> Interval:
         value = _outward(function(z.low), function(z.high), None, _LIBRARY)

@@ -1,14 +1,14 @@
 """Curvature of margins on a ball, proved a second time: `Hess f >= -m I` where |x - x0| <= R.
 
 Notation as in `raycrt.verify.curvature`. On the ball the slopes of neuron i lie in `middle_i +-
-deviation_i`. Walking down from a matrix B that stands left of `D_{k-1} J_{k-1}`, B D J is the
-walk's last matrix (all slopes in the middle) plus a rest that is at most
+deviation_i`. A walk down the layers starts from a matrix B to the left of `D_{k-1} J_{k-1}` and
+replaces all slopes by their midpoints. B D J is the walk's last matrix plus a rest of norm at most
 
     sum_j |B_j deviation_j| |J_j|,   B_{j-1} = (B_j middle_j) W_j.
 
-With B = W_k that bounds |J_k| and its rows, so the intervals of z_k; with B = sqrt(p_k) W_k and Q_k
-the walk's last matrix, e_k its rest, `|sqrt(p_k) J_k v|^2 <= |Q_k v|^2 + 2 |Q_k| e_k + e_k^2` for
-|v| = 1. Layer 0 needs no walk, so its weights p_0 keep their signs:
+With B = W_k this bounds |J_k| and the rows of J_k, hence the intervals of z_k. With B = sqrt(p_k)
+W_k, Q_k the walk's last matrix and e_k the bound on its rest, `|sqrt(p_k) J_k v|^2 <= |Q_k v|^2 + 2
+|Q_k| e_k + e_k^2` for |v| = 1. Layer 0 needs no walk, so its weights p_0 keep their signs:
 
     m = lambda_max(W_0^T diag(p_0) W_0 + sum_{k>0} Q_k^T Q_k) + sum_{k>0} (2 |Q_k| e_k + e_k^2).
 """
@@ -61,7 +61,7 @@ def local_curvature_upper(
 ) -> np.ndarray:
     """m (k,) of the margins of `label` against `targets` (k,) on the ball around x (features,).
 
-    Each is the claim in `claims` (k,) itself where that can be proved, else possibly larger.
+    Each is its claim in `claims` (k,) where that can be proved, and possibly larger elsewhere.
     """
     layers = _layers(model, errors, x, radius)
     pairs = zip(targets, claims, strict=True)
@@ -72,7 +72,7 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
     length = np.array(math.sqrt(float(x @ x)) * (1 + gamma(len(x) + 4)))
     layers: list[_Layer] = []
     z = model.weights[0] @ x + model.biases[0]
-    for k, (off, _) in enumerate(errors.layers(length, UNIT)[:-1]):
+    for k, (error, _) in enumerate(errors.layers(length, UNIT)[:-1]):
         weight = model.weights[k]
         matrix, rest, row_rest = _walk(weight, 0.0, layers)
         rows = _row_lengths(matrix) + row_rest
@@ -80,7 +80,7 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
             z = weight @ model.activation.value(z, NUMPY) + model.biases[k]
             steep = _row_lengths(weight * layers[-1].steepest)
             rows = np.minimum(rows, steep * layers[-1].lipschitz * SLACK)
-        half = (radius * rows + float(off)) * SLACK + 4 * UNIT * np.abs(z)
+        half = (radius * rows + float(error)) * SLACK + 4 * UNIT * np.abs(z)
         layers.append(
             _Layer(
                 weight=weight,
@@ -95,8 +95,8 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
 def _walk(
     matrix: np.ndarray, error: float, below: list[_Layer]
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    """The last matrix of a walk down from `matrix`, which has an error of at most `error`, with
-    upper bounds on the rest and on each of its rows."""
+    """The last matrix of a walk down from `matrix`, and upper bounds on the rest and on each of its
+    rows. `error` bounds the error of `matrix`."""
     rest, row_rest = 0.0, np.zeros(len(matrix))
     for layer in reversed(below):
         moved = matrix * layer.deviation
@@ -156,7 +156,7 @@ def _gradient_below(
 def _range(
     low: np.ndarray, high: np.ndarray, other_low: np.ndarray, other_high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Elementwise range of a b for a and b in their intervals."""
+    """Elementwise range of the product of two numbers in the given intervals."""
     corners = [a * b for a in (low, high) for b in (other_low, other_high)]
     return np.min(corners, axis=0), np.max(corners, axis=0)
 

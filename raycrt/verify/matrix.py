@@ -1,23 +1,23 @@
 """A radius from a curvature matrix of a margin, for networks with one hidden layer.
 
 Let f be a margin with `Hess f >= -P` everywhere, `P = W_0^T diag(p) W_0` (see `neuron_curvature`),
-and m >= lambda_max(P). At the point x0 + u its value and gradient are v and g as computed, off by
-at most e and h. By Taylor's theorem and `h |s| <= h^2 / (2 b) + b/2 |s|^2`, for every b > 0,
+and m >= lambda_max(P). Let v and g be its computed value and gradient at x0 + u, with errors of at
+most e and h. By Taylor's theorem and `h |s| <= h^2 / (2 b) + b/2 |s|^2`, for every b > 0,
 
     f(x0 + d) >= q(d) = v - e - h^2 / (2 b) + g.s - s^T (P + b I) s / 2,   s = d - u.
 
-So f > 0 where |d| < R if for one number c the function `q(d) + c/2 (|d|^2 - R^2)`, which is not
-above q there, is nowhere negative. For c > m + b it bends upwards by `c - b - m` at least in every
-direction, so it falls below its value at a point d, any, by no more than its gradient there,
+So f > 0 where |d| < R if, for some number c > 0, the function `q(d) + c/2 (|d|^2 - R^2)`, which is
+below q there, is nowhere negative. For c > m + b it is strongly convex with modulus `c - b - m`,
+so its minimum is below its value at any d by at most `|r|^2 / (2 (c - b - m))`, with its gradient
 
-    r = g - (P + b I) s + c d,
+    r = g - (P + b I) s + c d
 
-squared over twice that. It is nowhere negative if
+at d. It is nowhere negative if
 
     R^2 <= |d|^2 + (2 q(d) - |r|^2 / (c - b - m)) / c.
 
-This proves R for any b, c and s: they need no proof and come from `Decomposition`. The best choice
-has r = 0 and the c that maximises the right-hand side; no other bound from q alone is better.
+This proves R for any b, c and s: they need no proof, and `Decomposition` proposes them. The best
+choice has r = 0 and the c that maximises the right-hand side; no bound from q alone is better.
 With P = m I this is the `Floor` of `raycrt.verify.radius`.
 """
 
@@ -34,14 +34,14 @@ from raycrt.verify.model import Model
 from raycrt.verify.norms import UNIT, gamma
 from raycrt.verify.radius import ROOM, SHORT, SMALLEST, Errors, norm
 
-# Decompositions are kept while their total count of numbers is below this: 1 GB.
+# The decompositions kept hold at most this many numbers in total: 1 GB.
 _KEPT = 2**27
 
 
 class Matrices:
     """The proofs for all margins of a `model` with one hidden layer and a proved `curvature`.
 
-    With `deployed`, the unit roundoff of a coarser arithmetic, for margins as computed in that.
+    With `deployed`, the unit roundoff of a coarser arithmetic, margins are those computed in it.
     """
 
     def __init__(
@@ -61,10 +61,11 @@ class Matrices:
         u: np.ndarray,
         claim: np.ndarray,
     ) -> np.ndarray:
-        """The margin of `label` against `target` is > 0 where |d| is below this (k,) and `claim`.
+        """Radii (k,) such that the margin is > 0 where |d| is below both the radius and `claim`.
 
-        `value` (k,) and `gradient` (k, features) are as computed at x0 + `u` (k, features),
-        `length` (k,) is |x0|. 0, which proves nothing, where anything is not finite.
+        The margin is that of `label` against `target`; `value` (k,) and `gradient` (k, features)
+        are as computed at x0 + `u` (k, features), `length` (k,) is |x0|. A radius is 0, which
+        proves nothing, where anything is not finite.
         """
         m = float(self.curvature[label, target])
         if not (math.isfinite(m) and m >= 0):
@@ -95,8 +96,7 @@ class Matrices:
 class Quadratic:
     """P = `weight`^T diag(`p`) `weight` with m >= lambda_max(P).
 
-    `root_trace` >= the root of P's trace; `short`: the root of s^T P s may be off by this where
-    something underflows.
+    `root_trace` >= sqrt(trace(P)); `short` bounds the error of sqrt(s^T P s) due to underflow.
     """
 
     weight: np.ndarray
@@ -128,23 +128,24 @@ class Quadratic:
         """R (k,) of the theorem, with all rounding subtracted; 0 where nothing is proved.
 
         `value` is v - e, `gradient_error` h, `inflation` b, `pull` c, all (k,), and `step` s
-        (k, features). The point of v and g is x0 + u up to `moved` (k,).
+        (k, features). v and g are those at a point within `moved` (k,) of x0 + u.
         """
         width, features = self.weight.shape
         terms = gamma(features + width + 16)
         point, hidden = u + step, step @ self.weight.T
-        bent = (hidden * self.p) @ self.weight
+        product = (hidden * self.p) @ self.weight
         far, steepness = norm(point) + SHORT, norm(gradient) + SHORT
         long = norm(step) * (1 + terms) + SHORT
-        # `hidden`, each entry off by `terms` |w_i| |s|, weighs by sqrt(p): off by this in all.
-        shaken = terms * self.root_trace * long + self.short
-        root = np.sqrt((hidden * hidden * self.p).sum(1)) * (1 + terms) + shaken
-        # The product P s feels that by sqrt(m), and adds terms of sqrt(p_i) |w_i| sqrt(p_i) |t_i|.
-        wrong = math.sqrt(self.m) * shaken + terms * self.root_trace * root + SHORT
-        rest = gradient + pull[:, None] * point - (inflation[:, None] * step + bent)
-        size = steepness + pull * far + inflation * long + norm(bent)
-        wrong = wrong + 8 * UNIT * size + pull * moved + SHORT
-        left = norm(rest) * (1 + terms) + wrong * ROOM
+        # An entry of `hidden` has an error of at most `terms` |w_i| |s|, so the root has this one.
+        root_error = terms * self.root_trace * long + self.short
+        root = np.sqrt((hidden * hidden * self.p).sum(1)) * (1 + terms) + root_error
+        # In the product P s it grows by sqrt(m) at most; the sum rounds terms of sqrt(p_i) |w_i|
+        # times sqrt(p_i) |t_i|, t = `hidden`.
+        error = math.sqrt(self.m) * root_error + terms * self.root_trace * root + SHORT
+        rest = gradient + pull[:, None] * point - (inflation[:, None] * step + product)
+        size = steepness + pull * far + inflation * long + norm(product)
+        error = error + 8 * UNIT * size + pull * moved + SHORT
+        left = norm(rest) * (1 + terms) + error * ROOM
         spare = pull - inflation - self.m - 4 * UNIT * (pull + inflation + self.m)
         lowered = gradient_error * (gradient_error / inflation) / 2 + left * (left / spare) / 2
         quadratic = (root * root + inflation * long * long) / 2

@@ -108,10 +108,10 @@ class Model:
 
     @property
     def finite(self) -> bool:
-        """Whether every weight is a number, and each array's largest is 0 or in 1e-100 .. 1e100;
-        biases of -inf of some, but not all, classes aside.
+        """Whether all weights are finite and each array's largest is 0 or in 1e-100 .. 1e100.
 
-        Outside, the squares that the bounds are made of may under- or overflow.
+        Some, but not all, classes may have a bias of -inf. Outside this range the squares in the
+        bounds may underflow or overflow.
         """
         last = self.biases[-1][~self.masked]
         arrays = (*self.weights, *self.biases[:-1], last)

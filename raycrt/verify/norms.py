@@ -1,8 +1,8 @@
-"""Largest eigenvalues and spectral norms, proved from above by a completed Cholesky factorisation.
+"""Upper bounds on eigenvalues and spectral norms, proved by a completed Cholesky factorisation.
 
 If the factorisation of a symmetric M of order n, run in floating point, completes, its factor has
 `R^T R = M + E` with `|E|_2 <= g / (1 - g) trace(M)`, `g = gamma(n + 1)` (Demmel 1989; Rump, BIT 46,
-2006), and `R^T R >= 0`, so `M >= -|E|_2 I`. With M = t I - A that bounds the eigenvalues of A.
+2006), and `R^T R >= 0`, so `M >= -|E|_2 I`. With M = t I - A this bounds the eigenvalues of A.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _completes(symmetric: np.ndarray, target: float) -> bool:
 
 
 def _shift(symmetric: np.ndarray, target: float) -> float:
-    """If `_completes`, no eigenvalue exceeds `target` by more: |E|_2, and rounding the diagonal."""
+    """If `_completes`, eigenvalues are <= `target` + this: |E|_2 and rounding of the diagonal."""
     n = len(symmetric)
     trace = n * abs(target) + float(np.abs(symmetric.diagonal()).sum())
     g = gamma(n + 1)

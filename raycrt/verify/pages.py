@@ -1,9 +1,9 @@
-"""The unpacked size of a Parquet file, by its footer and by the headers of its pages.
+"""The unpacked size of a Parquet file, from its footer and from the headers of its pages.
 
-Both are read here, before a library unpacks anything: a footer may say of pages what they are not,
-and readers unpack what pages hold. They are structs of Thrift's compact protocol, with the numbers
-of fields as in parquet.thrift. `ValueError`, or one of its kind, where bytes are not what they
-must be.
+Both are read here before a library unpacks anything: a footer may misstate its pages, and readers
+unpack whatever the pages hold. Footer and headers are structs of Thrift's compact protocol, with
+the field numbers of parquet.thrift. Malformed bytes raise `ValueError`, `LookupError`, `TypeError`
+or `AttributeError`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Structs and lists are nested no deeper than the statistics of a column.
+# Deepest nesting; in valid files nothing is nested deeper than the statistics of a column.
 _DEPTH = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of a row group: its `name`, `rows` of the group, and what the footer says of its
-    pages: how many `numbers` they hold, in `packed` bytes from `first` on."""
+    """A column of a row group: its `name` and the group's number of `rows`; as the footer states,
+    its pages hold `numbers` values in `packed` bytes from byte `first` on."""
 
     name: str
     rows: int
@@ -28,7 +28,7 @@ class Column:
     packed: int
 
     def unpacked(self, file: Path) -> tuple[int, int]:
-        """How many numbers and bytes the pages unpack to, according to their own headers."""
+        """Counts of values and bytes that the pages unpack to, according to their own headers."""
         with file.open("rb") as opened:
             opened.seek(self.first)
             header = _Thrift(opened.read(self.packed))
@@ -36,7 +36,7 @@ class Column:
         while header.at < len(header.data):
             page = header.struct()
             unpacked, packed = _whole(page[2]), _whole(page[3])
-            # Of either kind of pages that are no dictionary, whichever it is taken for.
+            # Both kinds of data pages count: a reader may take a page for either.
             numbers += sum(_whole(page[kind][1]) for kind in (5, 8) if kind in page)
             size += unpacked
             header.at += packed
@@ -79,13 +79,13 @@ class Footer:
 
 def _whole(number: Any) -> int:
     if type(number) is not int or number < 0:
-        raise ValueError("a size is no number")
+        raise ValueError("a size is not a number >= 0")
     return number
 
 
 @dataclass
 class _Thrift:
-    """Reads `data` from the byte `at` on: structs as values by the numbers of their fields."""
+    """Reader of `data` from byte `at` on; a struct is a dictionary of values by field number."""
 
     data: bytes
     at: int = 0
@@ -116,7 +116,7 @@ class _Thrift:
             return [self._value(byte & 15, depth + 1) for _ in range(size)]
         if kind == 12:
             return self.struct(depth)
-        raise ValueError(f"there is no type {kind}")
+        raise ValueError(f"unknown type {kind}")
 
     def _byte(self) -> int:
         self.at += 1
@@ -129,7 +129,7 @@ class _Thrift:
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-        raise ValueError("a number has no end")
+        raise ValueError("a number does not end")
 
     def _integer(self) -> int:
         value = self._varint()

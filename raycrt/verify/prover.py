@@ -1,4 +1,4 @@
-"""The radius that rows prove against every class: by a number m, or else by a matrix."""
+"""The radius proved against every class: from a curvature m, or else from a curvature matrix."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from raycrt.verify.norms import UNIT
 from raycrt.verify.radius import ROOM, Errors, floor, witness_radius
 from raycrt.verify.table import Rows
 
-# The logits of points and the slopes of all layers there.
+# The logits at some points, and the slopes of all hidden layers there.
 Passed = tuple[np.ndarray, list[np.ndarray]]
 
 
 class Prover:
     """Proves margins of a finite `model` with a proved `curvature` (classes, classes).
 
-    `stated` is the curvature that the rows were made with; with `deployed`, the unit roundoff of a
-    coarser arithmetic, margins are those computed in that.
+    `stated` is the curvature from which the rows were computed. With `deployed`, the unit roundoff
+    of a coarser arithmetic, margins are those computed in it.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Prover:
         self.matrices = Matrices(model, self.errors, curvature, deployed)
         self.constant = constant_margins(model)
         self.offsets = self.errors.offsets()
-        # Rounding in the logits of two classes, in float64 and where they are deployed.
+        # Rounding in the logits of two classes, in float64 and in the deployed arithmetic.
         self.lost = self.offsets + (0.0 if deployed is None else self.errors.offsets(deployed))
 
     def radii(
@@ -55,11 +55,11 @@ class Prover:
         certified: np.ndarray,
         notes: Notes,
     ) -> np.ndarray:
-        """What `x` (n, features) or a witness proves for each class, (n, classes).
+        """Radii (n, classes) proved at `x` (n, features) or at witnesses.
 
         `passed` is the model's forward pass of x. `claims` (n, classes) are the radii that the
-        `certified` rows (n,) have to reach: what the numbers m do not prove of them is tried by the
-        matrix.
+        `certified` rows (n,) have to reach; those not proved from a curvature m are tried with the
+        curvature matrix.
         """
         n, classes = claims.shape
         image, target = np.repeat(np.arange(n), classes), np.tile(np.arange(classes), n)
@@ -110,8 +110,10 @@ class Prover:
         return proved
 
     def _constant(self, length: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """The radii (k,) of margins that are the same number everywhere, but for the rounding of a
-        deployment; how far that goes before it overflows is not asked here."""
+        """Radii (k,) of margins that are constant, up to rounding in the deployed arithmetic.
+
+        Overflow at large inputs is not considered here.
+        """
         if self.deployed is None:
             sure = value * (1 - 4 * UNIT) > self.errors.margin(length * ROOM)
             return np.where(sure, np.inf, 0.0)
@@ -134,7 +136,7 @@ class Prover:
         u: np.ndarray,
         claim: np.ndarray,
     ) -> np.ndarray:
-        """The radii (k,) that the points x[row] + u prove by the matrix of each margin."""
+        """Radii (k,) proved at the points x[row] + u from the curvature matrix of each margin."""
         at = self._margins_at(x, row, label, target, u)
         found = np.zeros(len(row))
         for y, t in sorted(set(zip(label.tolist(), target.tolist(), strict=True))):
@@ -166,7 +168,7 @@ class Prover:
         label: np.ndarray,
         target: np.ndarray,
     ) -> _Margins:
-        """The margins (k,) of label against target where number `each` has `passed` the model."""
+        """The margins (k,) of label against target at the points `each` of the pass `passed`."""
         logits, slopes = passed
         return _Margins(
             label=label,
@@ -225,8 +227,8 @@ class Prover:
 
 @dataclass(frozen=True, kw_only=True)
 class _Margins:
-    """As computed, less what the classes' biases round: `value` (k,), `gradient` (k, features);
-    `length` is |x0|."""
+    """Computed margins: `value` (k,), less the rounding that the classes' biases add; `gradient`
+    (k, features); `length` is |x0|."""
 
     label: np.ndarray
     length: np.ndarray

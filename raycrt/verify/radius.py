@@ -1,4 +1,4 @@
-"""From a margin's value and gradient at one point to a radius, with all rounding subtracted.
+"""Radius proved from a margin's value and gradient at one point, with all rounding subtracted.
 
 Let f be a margin with `Hess f >= -m I`, value v and gradient g at x0 + u. By Taylor's theorem, for
 x' = x0 + d,
@@ -7,10 +7,10 @@ x' = x0 + d,
           >= [v - g.u - m/2 |u|^2] - |g + m u| |d| - m/2 |d|^2.
 
 The right-hand side, a `Floor`, falls with |d| and is positive exactly for |d| below the positive
-root of a quadratic. Computed values that are off, v by at most e and g by at most h, cost
-`e + h |d - u| <= e + h |u| + h |d|`: they lower the constant and steepen the slope. Or, for any
-b > 0, `e + h |d - u| <= e + h^2 / (2 b) + b/2 |d - u|^2`: they lower the constant and raise m by b,
-which costs less where x0 + d comes near x0 + u. The better of the two is taken.
+root of a quadratic. Errors of at most e in v and h in g lower it by at most `e + h |d - u| <= e +
+h |u| + h |d|`: they lower the constant and steepen the slope. Or, for any b > 0, `e + h |d - u| <=
+e + h^2 / (2 b) + b/2 |d - u|^2`: they lower the constant and raise m by b, which costs less where
+x0 + d comes near x0 + u. The larger of the two radii is taken.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from raycrt.verify.model import Model
 from raycrt.verify.norms import UNIT, frobenius, gamma, norm_upper
 
 FLOAT32_UNIT = 2.0**-24
-# The smallest normal number of the arithmetic of each unit: what a sum may lose to underflow for
-# each of its terms, whether it is flushed to zero or not.
+# The smallest normal number of the arithmetic of each unit: the most that a sum loses to underflow
+# per term, whether subnormal numbers are flushed to zero or not.
 SMALLEST = {UNIT: 2.0**-1022, FLOAT32_UNIT: 2.0**-126}
-# In float32 no number may be larger than this on the way; infinity is further away by far.
+# Limit on every intermediate float32 number, well below overflow.
 _LARGEST_FLOAT32 = 2.0**126
-# A length may be off by this where squares of its entries underflow.
+# Error of a 2-norm where squares of the entries underflow.
 SHORT = 1e-146
-# Library functions (exp, tanh, erf, ...) are assumed right to 4 units in the last place. Then each
-# activation's value is off by at most this many units of |s(z)| + |z| ...
+# Library functions (exp, tanh, erf, ...) are assumed accurate to 4 units in the last place. Then
+# the error of each activation's value is at most this many units of |s(z)| + |z| ...
 _VALUE_UNITS = 16
-# ... and its slope by as many units of max(1, sup|s'|): the worst is z (1 - sigmoid(z)) in SiLU,
-# where 1 - sigmoid(z) is off by 4 units and not yet zero up to z = 37.
+# ... and that of its slope this many units of max(1, sup|s'|): the worst case is z (1 - sigmoid(z))
+# in SiLU, where 1 - sigmoid(z) has an error of 4 units and is nonzero up to z = 37.
 _SLOPE_UNITS = 256
-# From here the slope of an affine bound is taken: beyond what it is at 0, before it overflows.
+# Lengths at which an affine bound is evaluated for its slope: its value at 0 is negligible at some,
+# and it does not overflow.
 _LENGTHS = 2.0 ** np.arange(0, 400, 40)
-# The bounds themselves are sums of a few thousand positive terms.
+# Covers the rounding of the bounds themselves, sums of a few thousand positive terms.
 ROOM = 1 + 1e-9
 
 
@@ -54,7 +55,7 @@ class Floor:
     m: np.ndarray
 
     def radius(self) -> np.ndarray:
-        """A radius with f > 0 for smaller |d|; 0 where the floor proves nothing or is NaN."""
+        """Radius such that f > 0 for smaller |d|; 0 where the floor proves nothing or is NaN."""
         with np.errstate(all="ignore"):
             root = np.sqrt(self.slope**2 + 2 * self.m * self.constant)
             radius = 2 * self.constant / (self.slope + root) * (1 - 16 * UNIT)
@@ -65,12 +66,12 @@ class Floor:
 class Errors:
     """A-priori bounds on the rounding errors of margins and gradients (Higham, ch. 3).
 
-    A product with n terms, summed in any order, is off by at most gamma(n) times the product of the
-    absolute values; terms that are zero are exact and not counted. What enters a layer wrong grows
-    by its spectral norm, `ROOM` covers the rest. Of each layer W, `spectral` >= |W|, `absolute`
-    >= the spectral norm of W's absolute values, `bias` >= |b|; no row and no column of W has more
-    entries than `in_row` and `in_column` that are not zero. The last layer's b is not counted here:
-    each number of it is in one logit alone, see `offsets`.
+    A product with n terms, summed in any order, has an error of at most gamma(n) times the product
+    of the absolute values; terms that are zero are exact and not counted. A layer multiplies the
+    error of its input by its spectral norm at most, `ROOM` covers the rest. For each layer W,
+    `spectral` >= |W|, `absolute` >= the spectral norm of W's absolute values, `bias` >= |b|; rows
+    of W have at most `in_row` and columns at most `in_column` nonzero entries. The last layer's b
+    is not counted here, as each of its entries affects one logit only: see `offsets`.
     """
 
     model: Model
@@ -92,23 +93,25 @@ class Errors:
         )
 
     def margin(self, length: np.ndarray, unit: float = UNIT) -> np.ndarray:
-        """>= |computed margin - exact margin| at inputs of 2-norm `length`, but for what `offsets`
-        adds; affine in `length`."""
+        """Bound on |computed - exact margin| at inputs of 2-norm `length` without `offsets`;
+        affine in `length`."""
         last, size = self.layers(length, unit)[-1]
-        # Two logits, each off by a component of `last`, and their subtraction.
+        # The errors of two logits, two entries of a vector of norm `last`, and of the subtraction.
         return math.sqrt(2) * (last + unit * (size + last) + SMALLEST[unit]) * ROOM
 
     def offsets(self, unit: float = UNIT) -> np.ndarray:
-        """What the last layer's b adds to `margin` of class y against t, (classes, classes)."""
+        """Error that the last layer's b adds to the margin of y against t, (classes, classes)."""
         size = np.where(self.model.masked, 0.0, np.abs(self.model.biases[-1]))
-        # In either logit, and in their subtraction.
+        # In both logits and in their subtraction.
         rounds = gamma(self.in_row[-1] + 2, unit) + 2 * unit
         return rounds * (size[:, None] + size) * ROOM
 
     def fits_float32(self, length: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """Whether no number overflows in float32, weights included, at inputs of norm `length`,
-        but logits of other classes than `label` downwards: those only get further away."""
-        # A sharp softplus multiplies its argument by 4 sup s'' before anything else.
+        """Whether no number, weights included, overflows in float32 at inputs of norm `length`.
+
+        Logits of classes other than `label` may overflow to -inf: that only increases the margin.
+        """
+        # A sharp softplus first multiplies its argument by 4 sup s''.
         most = _LARGEST_FLOAT32 / max(1.0, 4 * self.model.curvatures.bound)
         layers = self.layers(length, FLOAT32_UNIT)
         largest = np.max([error + size for error, size in layers], axis=0)
@@ -117,20 +120,20 @@ class Errors:
         return np.maximum(np.maximum(largest, own), max(self.spectral)) < most
 
     def gradient(self, length: np.ndarray) -> np.ndarray:
-        """>= |computed gradient of a margin - exact gradient|_2 at inputs of 2-norm `length`."""
+        """Bound on |computed - exact gradient of a margin|_2 at inputs of 2-norm `length`."""
         steepest = self.model.slopes.bound
         layers = self.layers(length, UNIT)
         size = math.sqrt(2) * self.spectral[-1]
         error = UNIT * size * np.ones_like(length)
         for k in range(self.model.depth - 2, -1, -1):
-            # Slopes are off by `shaken` in the 2-norm, and each by `own` for itself.
-            shaken = self.model.curvatures.bound * layers[k][0]
+            # Slopes have errors of `inherited` from z, in the 2-norm, and of `own` each.
+            inherited = self.model.curvatures.bound * layers[k][0]
             own = _SLOPE_UNITS * UNIT * max(1.0, steepest)
-            # Above the last matrix no entry of the gradient is larger than two entries of that.
+            # In the last hidden layer an entry is the difference of two entries of the last matrix.
             entry = size if k < self.model.depth - 2 else 2 * np.abs(self.model.weights[-1]).max()
-            wrong = shaken * (entry + error) + own * (size + error)
-            wrong = wrong + UNIT * (steepest + shaken + own) * (size + error)
-            error = steepest * error + wrong
+            added = inherited * (entry + error) + own * (size + error)
+            added = added + UNIT * (steepest + inherited + own) * (size + error)
+            error = steepest * error + added
             size = steepest * size
             # Slopes, their products, and the sums of these may underflow.
             terms = (2 * self.in_column[k] + 4) * math.sqrt(max(self.model.weights[k].shape))
@@ -141,13 +144,13 @@ class Errors:
         return error * ROOM
 
     def layers(self, length: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each layer bounds of |computed z - z|_2 and of |z|_2; of the last without its b."""
+        """Bounds on |computed z - z|_2 and |z|_2 for each layer, for the last one without its b."""
         steepest = self.model.slopes.bound
-        resting = abs(float(self.model.activation.value(0.0, NUMPY)))
+        at_zero = abs(float(self.model.activation.value(0.0, NUMPY)))
         size, error = length, np.zeros_like(length)
         found = []
         for k, weight in enumerate(self.model.weights):
-            # The products, the bias, and, in less than float64, the stored weight itself.
+            # Rounding of the products, the bias and, below float64, the stored weight itself.
             local = gamma(self.in_row[k] + 2, unit)
             local = local * (self.absolute[k] * (size + error) + self.bias[k])
             # Products, their sums, and the stored weight itself may underflow.
@@ -156,7 +159,7 @@ class Errors:
             error = self.spectral[k] * error + local
             size = self.spectral[k] * size + self.bias[k]
             found.append((error, size))
-            value = steepest * size + resting * math.sqrt(len(weight))
+            value = steepest * size + at_zero * math.sqrt(len(weight))
             local = _VALUE_UNITS * unit * (value + size + 2 * error)
             local = local + 4 * SMALLEST[unit] * math.sqrt(len(weight))
             error, size = steepest * error + local, value
@@ -177,7 +180,7 @@ def floor(
     """The floor of margins with `value` and `m` (...) and `gradient` and `u` (..., features).
 
     `length` (...) is |x0|. Without `u` the point is x0 itself. With `deployed`, the unit roundoff
-    of a coarser arithmetic, the floor lies under the margin as computed in that arithmetic. With
+    of a coarser arithmetic, the floor lies below the margin as computed in that arithmetic. With
     `inflation` b (...) > 0 the gradient's error lowers the constant and raises m.
     """
     features = gradient.shape[-1]
@@ -190,7 +193,7 @@ def floor(
         tilt = gradient + m[..., None] * u
     steepness, reach = norm(gradient), (length + shift) * ROOM
     gradient_error = errors.gradient(reach)
-    # x0 + u is rounded too: the point used lies at u + e, |e| <= moved. x0 itself is not.
+    # x0 + u is rounded too: the point used is x0 + u + e, |e| <= moved. x0 itself is exact.
     moved = np.zeros_like(reach) if u is None else UNIT * reach
     terms = gamma(features + 16)
     constant = value - dot - m / 2 * shift**2
@@ -203,7 +206,7 @@ def floor(
     else:
         lowered = lowered + gradient_error * (gradient_error / inflation) / 2
     if deployed is not None:
-        # Affine in |x'| <= |x0| + |d| and >= 0 at 0: nowhere steeper than the way up to any length.
+        # Affine in |x'| <= |x0| + |d| and >= 0 at 0: its slope is <= its value over any length.
         lowered = lowered + errors.margin(length * ROOM, deployed)
         steeper = steeper + np.nanmin(errors.margin(_LENGTHS, deployed) / _LENGTHS)
     return Floor(constant=constant - lowered * ROOM, slope=norm(tilt) + steeper * ROOM, m=m)
@@ -212,23 +215,23 @@ def floor(
 def witness_radius(
     errors: Errors, *, length: np.ndarray, gradient: np.ndarray, u: np.ndarray, **values: Any
 ) -> np.ndarray:
-    """The radius (...) that points u prove by the better of two floors; arguments as of `floor`."""
+    """The larger radius (...) that two floors prove from points u; arguments as for `floor`."""
     plain = floor(errors, length=length, gradient=gradient, u=u, **values)
     radius, m = plain.radius(), values["m"]
     with np.errstate(all="ignore"):
-        # Where the ball ends, and what a point on the boundary has to spare.
+        # The boundary point where the floor is lowest, and the curvature that may be added there.
         tilt = gradient + m[..., None] * u
         end = -tilt * (radius / norm(tilt))[..., None]
-        off = errors.gradient((length + norm(u)) * ROOM)
+        error = errors.gradient((length + norm(u)) * ROOM)
         spare = norm(gradient) / radius - m
-        inflation = np.minimum(off / norm(end - u), np.where(spare > 0, spare / 2, np.inf))
+        inflation = np.minimum(error / norm(end - u), np.where(spare > 0, spare / 2, np.inf))
         inflation = np.where(np.isfinite(inflation) & (inflation > 0), inflation, 1.0)
-        bent = floor(errors, length=length, gradient=gradient, u=u, inflation=inflation, **values)
-    return np.maximum(radius, bent.radius())
+        other = floor(errors, length=length, gradient=gradient, u=u, inflation=inflation, **values)
+    return np.maximum(radius, other.radius())
 
 
 def _absolute_norm(matrix: np.ndarray) -> float:
-    """Of the absolute values the Frobenius norm, or Schur's `sqrt(row sum * column sum)`."""
+    """Bound on the norm of |matrix|: Frobenius, or Schur's `sqrt(row sum * column sum)`."""
     absolute = np.abs(matrix)
     schur = math.sqrt(float(absolute.sum(1).max() * absolute.sum(0).max()))
     return min(frobenius(matrix), schur * ROOM)

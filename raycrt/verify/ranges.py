@@ -1,9 +1,9 @@
 """Ranges of an activation's slope and curvature, proved from its formulas alone.
 
-Interval arithmetic tells what a formula and its derivative can be on a cell of the line. Cells are
-halved until the derivative has one sign there, or the formula all but one value. On an interval the
-formula then takes its extremes at the ends or in a cell of the second kind. So no critical point
-has to be known or believed, but that the activation states none left out beyond the last.
+Interval arithmetic encloses a formula and its derivative on a cell of the real line. Cells are
+halved until the derivative has one sign there or the formula is nearly constant. On any interval
+the formula then takes its extremes at the ends or in a cell of the second kind. So no stated
+critical point has to be trusted, only that there is none beyond the last one stated.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy as np
 from raycrt.activations import Activation
 from raycrt.verify.intervals import INTERVALS, Interval, of
 
-# Cells are looked for up to this, or twice the last critical point that is stated.
+# Cells cover the line up to this, or up to twice the last stated critical point.
 _FAR = 2.0**10
-# All but one value: that near, relatively to the largest, and to z where products with z round.
+# A formula is nearly constant where its range is at most this wide, relative to its largest value.
 _FLAT = 2.0**-46
-# Cells still open are taken as they are when there are more: loose, but sound.
+# With more undecided cells than this, they are taken as they are: loose, but sound.
 _MOST_OPEN = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
     """`low <= formula(z) <= high` for every z. Where z is in cell i, from `start[i]` to `end[i]`,
-    it is in `least[i]` .. `most[i]`; between the cells it rises or falls. Beyond -`far` and `far`
+    it is in `least[i]` .. `most[i]`; between the cells it is monotone. Beyond -`far` and `far`
     it lies between its value there and its `limits`."""
 
     formula: Callable[[Any, Any], Any]
@@ -58,7 +58,7 @@ class Range:
         return np.maximum(least, self.low), np.minimum(most, self.high)
 
     def _at(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of the formula at z. Far out its own terms may round to more than it is."""
+        """Bounds on the formula at z. Far out, rounding of its terms may exceed its value."""
         near = np.clip(z, -self.far, self.far)
         with np.errstate(all="ignore"):
             value, last = (of(self.formula(of(at), INTERVALS)) for at in (z, near))
@@ -81,9 +81,10 @@ def of_curvature(activation: Activation) -> Range:
 def _range(
     formula: Callable[[Any, Any], Any], critical: tuple[float, ...], limits: tuple[float, float]
 ) -> Range:
-    """Beyond the last of the stated `critical` points the formula goes straight to its `limits`.
+    """The range of `formula`, monotone towards its `limits` beyond the last `critical` point.
 
-    It depends on nothing but the formula, so it is found once for all models that have it."""
+    It depends on the formula alone, so it is proved once for all models with that activation.
+    """
     far = max([_FAR, *(2 * abs(point) for point in critical)])
     start, end = np.array([-far, 0.0]), np.array([0.0, far])
     scales = far * 2.0 ** np.arange(-60, 1)
@@ -97,13 +98,13 @@ def _range(
             one = of(np.ones_like(start))
             natural = of(formula(Interval(start, end, slope=one), INTERVALS))
             slope = natural.slope or 0 * one
-            # The mean value theorem, which is the sharper the narrower a cell is.
+            # The mean value theorem, which is sharper the narrower a cell is.
             mean = of(formula(of(middle), INTERVALS)) + slope * (Interval(start, end) - middle)
             least, most = np.maximum(natural.low, mean.low), np.minimum(natural.high, mean.high)
             flat = most - least <= _FLAT * largest
             flat |= (middle <= start) | (middle >= end) | (len(start) > _MOST_OPEN)
-            turning = ~((slope.low > 0) | (slope.high < 0))
-            kept, split = turning & flat, turning & ~flat
+            undecided = ~((slope.low > 0) | (slope.high < 0))
+            kept, split = undecided & flat, undecided & ~flat
             found.append((start[kept], end[kept], least[kept], most[kept]))
             start, middle, end = start[split], middle[split], end[split]
             start, end = np.concatenate([start, middle]), np.concatenate([middle, end])

@@ -1,4 +1,4 @@
-"""A whole run: its manifest, its weights, its curvature, and each of its rows exactly once."""
+"""Checks of a whole run: manifest, weights, curvature, and each row, present exactly once."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from raycrt.verify.checker import (
 )
 from raycrt.verify.curvature import TOLERANCE, Watch, curvature_upper
 from raycrt.verify.model import Model
-from raycrt.verify.stranger import SPEC, read_spec
 from raycrt.verify.table import (
     VERSIONS,
     Malformed,
     count_rows,
     read_manifest,
     row_files,
-    strangers,
+    unexpected_entries,
 )
+from raycrt.verify.untrusted_spec import SPEC, read_spec
 
 CheckFiles = Callable[[Checker, list[Path]], Iterable[Checked]]
 
@@ -63,9 +63,9 @@ def verify_run(
 ) -> Report:
     """Re-prove the certificates in `run / "certificates"` of the model in `run / "train"`.
 
-    `data_directory` stands in for the one named in the manifest; `check` checks the files, here or
-    elsewhere; `watch` goes through what is proved of the model and may show progress.
-    `InvalidInput` where a part of the run is missing; what is there but wrong is reported.
+    `data_directory` replaces the one named in the manifest; `check` checks the files, here or on
+    other machines; `watch` iterates over the proofs about the model and may show progress. Raises
+    `InvalidInput` where a part of the run is missing; a part that is present but wrong is reported.
     """
     directory, trained = run / "certificates", run / "train"
     manifest = read_manifest(directory)
@@ -98,7 +98,7 @@ def verify_run(
     )
     files = row_files(directory)
     surplus = _check_number(files, len(labels))
-    findings += surplus + _check_strangers(directory)
+    findings += surplus + _check_unexpected(directory)
     # More rows than images are refused unread: a small file may unpack to any number of them.
     results = [] if surplus else list(check(checker, files))
     indices = np.concatenate([np.empty(0, np.int64), *(r.indices for r in results)])
@@ -117,8 +117,8 @@ def _spec(manifest: dict[str, Any], data_directory: Path | None) -> Spec:
     stored = manifest.get("spec")
     if isinstance(stored, dict) and "model" in stored and stored["model"] is None:
         raise InvalidInput(
-            "only models that a spec can say are checked (dense layers, the hidden ones of one "
-            "width, or raycrt's own convolutions), but spec.model is null in the manifest"
+            "only models that a spec can describe are checked (dense layers, the hidden ones of "
+            "one width, or raycrt's own convolutions), but spec.model is null in the manifest"
         )
     # A checker downloads nothing, whatever the manifest says.
     spec = _known(stored).override({"data.download": False})
@@ -129,20 +129,20 @@ def _spec(manifest: dict[str, Any], data_directory: Path | None) -> Spec:
 
 
 def _known(stored: Any) -> Spec:
-    """The spec of a manifest, which has null for `train` where nobody knows it."""
+    """The spec of a manifest, which has null for `train` where the training is unknown."""
     if isinstance(stored, dict) and stored.get("train", ...) is None:
         stored = {key: section for key, section in stored.items() if key != "train"}
     try:
         return validate(stored)
     except InvalidInput as error:
-        # What was received may be of any length.
+        # The error quotes input that may be of any length.
         raise InvalidInput(f"{str(error)[:300]}, in the manifest") from None
     except (RecursionError, ValueError):
         raise InvalidInput("spec must be a mapping of sections in the manifest") from None
 
 
 def _check_provenance(manifest: dict[str, Any], said: Provenance | None) -> list[Finding]:
-    """What the manifest states of the weights against what their own header says."""
+    """Check what the manifest states about the weights against their own header."""
     if said is None:
         return []
     spec, own, stated = _known(manifest["spec"]), said.training, manifest.get("training")
@@ -155,14 +155,14 @@ def _check_provenance(manifest: dict[str, Any], said: Provenance | None) -> list
         wrong["spec.train"] = spec.train != own.train
         wrong["spec.run.seed"] = spec.run.seed != own.run.seed
     return [
-        Finding(sentence=f"{key} must be as the header of the weights says in the manifest.")
+        Finding(sentence=f"{key} in the manifest must agree with the header of the weights.")
         for key, bad in wrong.items()
         if bad
     ]
 
 
 def _check_spec(manifest: dict[str, Any], directory: Path) -> list[Finding]:
-    """The spec beside the manifest, where there is one, is the manifest's in all that rows say."""
+    """Check that a spec beside the manifest agrees with it in all that the rows depend on."""
     if not (directory / SPEC).is_file():
         return []
     beside, stated = read_spec(directory), _known(manifest["spec"])
@@ -199,7 +199,7 @@ def _check_manifest(
 
 
 def _same(stated: object, number: int) -> bool:
-    """Whether it is that integer: true is no 1, and 3.0 no 3."""
+    """Whether `stated` is the integer `number`; true is not 1, and 3.0 is not 3."""
     return type(stated) is int and stated == number
 
 
@@ -228,20 +228,20 @@ def _stated_curvature(manifest: dict[str, Any], classes: int) -> np.ndarray:
 
 
 def _check_curvature(stated: np.ndarray, proved: np.ndarray) -> list[Finding]:
-    """Ours may be larger by rounding, or infinite together with the one stated."""
+    """The proved one may be larger by rounding, or infinite where the stated is not finite."""
     good = (stated * (1 + TOLERANCE) >= proved) | (np.isinf(proved) & ~np.isfinite(stated))
     good &= (stated == 0) | ~np.eye(len(stated), dtype=bool)
     return [
         Finding(
             sentence=f"margin_curvature[{y}][{t}] is {stated[y, t].item()!r}, "
-            f"but {proved[y, t].item()!r} is what can be proved."
+            f"but {proved[y, t].item()!r} is the least that can be proved."
         )
         for y, t in zip(*np.nonzero(~good), strict=True)
     ]
 
 
 def _check_number(files: list[Path], images: int) -> list[Finding]:
-    """Files without a footer are left to the checker, which says what is wrong with them."""
+    """Check that rows are no more than images. The checker reports files without a footer."""
     rows = 0
     for file in files:
         with suppress(Malformed):
@@ -251,13 +251,13 @@ def _check_number(files: list[Path], images: int) -> list[Finding]:
     return [Finding(sentence=f"there are {rows} rows, but {images} images; none was checked.")]
 
 
-def _check_strangers(directory: Path) -> list[Finding]:
+def _check_unexpected(directory: Path) -> list[Finding]:
     return [
         Finding(
-            sentence=f"{str(entry.relative_to(directory))!r} was not checked: it is no file of "
-            "rows, but another reader may take it for one."
+            sentence=f"{str(entry.relative_to(directory))!r} was not checked: it is not a file "
+            "of rows, but another reader may take it for one."
         )
-        for entry in strangers(directory)
+        for entry in unexpected_entries(directory)
     ]
 
 
@@ -269,7 +269,7 @@ def _check_indices(indices: np.ndarray, images: int) -> list[Finding]:
             index=int(index),
             sentence="the row is missing."
             if counts[index] == 0
-            else f"the row is there {counts[index]} times.",
+            else f"the row occurs {counts[index]} times.",
         )
         for index in np.nonzero(counts != 1)[0]
     ]

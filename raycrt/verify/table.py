@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from raycrt.errors import InvalidInput, require
 from raycrt.verify.pages import Footer
 
-# The versions of the format that are read here, see docs/certificates.md. Since 4 a class may be
-# proved by the curvature matrix, since 5 radii may be infinite; the columns are those of 3.
+# The versions of the format that are read here, see docs/certificates.md. From 4 on a class may be
+# proved from the curvature matrix, from 5 on radii may be infinite; the columns are those of 3.
 VERSIONS = (3, 4, 5)
 MANIFEST = "manifest.json"
 ROWS = "rows"
@@ -35,22 +35,22 @@ _COLUMNS = {
 }
 # A manifest of 1,000 classes has some 20 MB.
 _MANIFEST_BYTES = 2**26
-# What a number, or a status, of a column may take, and a column beside them.
+# Most bytes of a value, which is a number or a status, and most further bytes of a column.
 _BYTES, _BESIDE = 64, 2**16
-# Files beside the rows that the format has, and that say who writes them and whether he is done.
+# Files beside the rows: those of the format, and those that name the writer and mark its end.
 _BESIDE_ROWS = (MANIFEST, "spec.yaml", "driver", ".driver.lock", ".finished")
-# What a writer that died has left: a hidden name that no reader takes for rows.
+# Left behind by a writer that died: a hidden name that no reader takes for rows.
 _PARTIAL = re.compile(r"\..*\.partial")
 
 
 class Malformed(ValueError):
-    """A file does not hold what the format says; the message is a sentence."""
+    """A file violates the format; the message is a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Some rows, arrays (n,); `witness_row` and `witness_class` (k,) say which row and class each
-    `witness_point` (k, features) and `witness_curvature` (k,) belongs to."""
+    """Rows as arrays (n,); `witness_row` and `witness_class` (k,) give the row and class of each
+    `witness_point` (k, features) and `witness_curvature` (k,)."""
 
     index: np.ndarray
     label: np.ndarray
@@ -72,7 +72,7 @@ class Rows:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a certificates directory."""
+    """The manifest of a certificates directory; `InvalidInput` if missing, large or malformed."""
     file = directory / MANIFEST
     if not file.is_file():
         raise InvalidInput(
@@ -91,10 +91,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; readers differ in which of two equal keys counts."""
+    """A JSON object with distinct keys: readers differ in which of two equal keys counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"a key stands twice among {[key for key, _ in pairs][:9]}")
+        raise ValueError(f"a key occurs twice among {[key for key, _ in pairs][:9]}")
     return found
 
 
@@ -103,9 +103,9 @@ def row_files(directory: Path) -> list[Path]:
     return sorted(file for file in _entries(directory / ROWS) if _is_rows(file))
 
 
-def strangers(directory: Path) -> list[Path]:
-    """What lies in a certificates directory and is no file of the format: another reader may take
-    it for rows. Files that are not finished, and marks and locks of a run, are left out."""
+def unexpected_entries(directory: Path) -> list[Path]:
+    """Entries of a certificates directory that are not part of the format, which another reader may
+    take for rows. Unfinished files, and the markers and locks of a run, are left out."""
     beside = [entry for entry in _entries(directory) if not _is_known(entry)]
     among = [e for e in _entries(directory / ROWS) if not (_is_rows(e) or _is_partial(e))]
     return sorted(beside + among)
@@ -116,7 +116,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _is_plain(entry: Path) -> bool:
-    """Whether it is a file itself, no link to one."""
+    """Whether `entry` is a file itself, not a link to one."""
     return entry.is_file() and not entry.is_symlink()
 
 
@@ -144,8 +144,8 @@ def count_rows(file: Path) -> int:
 def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator[Rows]:
     """The rows of one file, `at_once` at a time; `Malformed` where the format is broken.
 
-    What is held in memory is bounded by `at_once`, whatever the file says: numbers beyond a
-    witness for each class of a row are refused before they are unpacked.
+    Memory is bounded by `at_once`, whatever the file states: more numbers than those of a witness
+    for each class of a row are refused before they are unpacked.
     """
     with _readable():
         _check_sizes(file, features, classes)
@@ -157,7 +157,7 @@ def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """`Malformed` wherever a file is not what who reads it takes it for."""
+    """Raise `Malformed` for any error in reading a malformed file."""
     try:
         yield
     except Malformed:
@@ -179,24 +179,24 @@ def _check_columns(schema: pa.Schema) -> None:
         if name not in schema.names:
             raise Malformed(f"the column {name!r} is missing")
         if schema.names.count(name) > 1:
-            raise Malformed(f"the column {name!r} stands twice")
+            raise Malformed(f"the column {name!r} occurs twice")
         if not schema.field(name).type.equals(kind):
             raise Malformed(f"the column {name!r} must be {kind}")
     more = [name for name in schema.names if name not in _COLUMNS]
     if more:
-        raise Malformed(f"the column {more[0]!r} is none of the format")
+        raise Malformed(f"the column {more[0]!r} does not belong to the format")
 
 
 def _check_sizes(file: Path, features: int, classes: int) -> None:
-    """Refuse lists of more numbers than rows can have, and text that is longer than a status; by
-    the footer and by the pages themselves, of which it may say what they are not."""
+    """Refuse lists of more numbers than rows can have, and text longer than a status, according to
+    the footer and to the pages themselves, which the footer may misstate."""
     most = {"witness_classes": classes, "witness_curvatures": classes}
     most["witness_points"] = classes * features
     for column in Footer.read(file).columns:
         numbers, size = column.unpacked(file)
         holds = f"the column {column.name!r} holds"
         if numbers != column.numbers:
-            raise Malformed(f"{holds} {numbers} numbers, its footer {column.numbers}")
+            raise Malformed(f"{holds} {numbers} numbers, but its footer states {column.numbers}")
         # An empty list counts as a number too.
         if numbers > column.rows * max(1, most.get(column.name, 1)):
             raise Malformed(f"{holds} {numbers} numbers, too many")
@@ -229,7 +229,7 @@ def _rows(table: pa.Table, features: int) -> Rows:
         raise Malformed("a witness holds nulls")
     return Rows(
         **plain,
-        # Arrays of text of one width would drop zero bytes at the end.
+        # Fixed-width text arrays would drop zero bytes at the end.
         status=np.array(table.column("status").to_pylist(), dtype=object),
         witness_row=np.repeat(np.arange(len(table)), counts),
         witness_class=flat_classes.to_numpy(),

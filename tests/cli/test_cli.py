@@ -160,7 +160,7 @@ def test_another_model_is_told_truly_and_can_be_verified(tmp_path):
         stages.adopt(own, other, own.model, out / "train")
     manifest["spec"]["model"] = None
     storage.write_manifest(out / "certificates", manifest)
-    with pytest.raises(InvalidInput, match="only models that a spec can say are checked"):
+    with pytest.raises(InvalidInput, match="only models that a spec can describe are checked"):
         verify_run(out)
     assert (
         "not one that a spec can describe"

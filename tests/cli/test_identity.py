@@ -217,7 +217,7 @@ def test_weights_without_a_header_are_certified_only_by_what_the_user_says(out):
     save_file(load_file(file), file)
     for command in ("train", "certify"):
         found = again(out, command)
-        assert isinstance(found, InvalidInput) and "must say what trained it" in str(found)
+        assert isinstance(found, InvalidInput) and "must state its training" in str(found)
         assert f"--model {file} --recipe {out / 'train' / 'spec.yaml'}" in str(found)
 
 
@@ -259,7 +259,7 @@ def test_the_checker_finds_a_manifest_that_is_false_of_the_weights(out, name):
     storage.write_manifest(out / "certificates", manifest)
     sentences = [finding.sentence for finding in verify_run(out).findings]
     key = name if name.startswith("spec") else "training"
-    assert sentences == [f"{key} must be as the header of the weights says in the manifest."]
+    assert sentences == [f"{key} in the manifest must agree with the header of the weights."]
 
 
 def test_weights_from_elsewhere_have_no_training(tmp_path):

@@ -141,14 +141,14 @@ BROKEN = {
     ),
     "fewer labels": (
         lambda d: _write_idx(d / LABELS, np.arange(5), compress=False),
-        r"as many images as labels, and some.*images=6, labels=5",
+        r"as many images as labels, and at least one.*images=6, labels=5",
     ),
     "no image": (
         lambda d: (
             _write_idx(d / LABELS, np.zeros(0), compress=False),
             _write_idx(d / "t10k-images-idx3-ubyte", np.zeros((0, 28, 28)), compress=False),
         ),
-        r"and some.*images=0, labels=0",
+        r"and at least one.*images=0, labels=0",
     ),
     "one image": (
         lambda d: (

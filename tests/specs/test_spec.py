@@ -136,7 +136,7 @@ def test_a_spec_is_a_mapping(tree):
 def test_overrides():
     spec = Spec().override({"train.gamma": 0.5, "model.depth": 3})
     assert (spec.train.gamma, spec.model.depth) == (0.5, 3)
-    with pytest.raises(InvalidInput, match="'trian' is no section of a spec"):
+    with pytest.raises(InvalidInput, match="'trian' is not a section of a spec"):
         Spec().override({"trian.gamma": 1})
     with pytest.raises(InvalidInput, match="unknown key"):
         Spec().override({"train.gama": 1})
@@ -209,8 +209,8 @@ FILES = {
     "empty": (b"", "must state a spec, but it is empty"),
     "comments": (b"# nothing\n", "must state a spec, but it is empty"),
     "tabs": (b"run:\n\tseed: 1\n", "must be YAML: line 2: .*tab|line 2"),
-    "key twice": (b"run:\n  seed: 1\n  seed: 2\n", "line 3: the key 'seed' stands there twice"),
-    "section twice": (b"run: {}\nrun: {}\n", "line 2: the key 'run' stands there twice"),
+    "key twice": (b"run:\n  seed: 1\n  seed: 2\n", "line 3: the key 'seed' occurs twice"),
+    "section twice": (b"run: {}\nrun: {}\n", "line 2: the key 'run' occurs twice"),
     "list": (b"- run\n", "must be a mapping of sections, but got"),
     "number for a key": (b"run: {1: 2}\n", "line 1: a key must be text, but got '1'"),
     "list for a key": (b"? [a, b]\n: 1\n", "line 1: a key must be text"),

@@ -11,7 +11,7 @@ from raycrt.networks.network import TORCH
 class Elementwise(nn.Module):
     """Applies one of `raycrt.activations`, by name or as a record, to every entry.
 
-    It gives arctan and erf a module, and softplus without torch's threshold.
+    It makes modules of arctan, of erf, and of softplus without torch's threshold.
     """
 
     def __init__(self, kind: str | Activation) -> None:

@@ -1,8 +1,8 @@
 """The layers of a torch module in the order in which its call applies them.
 
-The module is called once with a placeholder for its input (`torch.fx`), so that what counts is what
-its code does: methods and instances that were overridden, hooks and wrappers are followed like
-everything else. The graph must be one chain of layers.
+The module is called once with a placeholder for its input (`torch.fx`), so that its code alone
+counts: overridden methods and instances, hooks and wrappers are followed like everything else. The
+graph must be one chain of layers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from raycrt.foreign.modules.operations import (
 from raycrt.networks.affine import AffineMap
 from raycrt.networks.hooks import has_hooks
 
-# Wrappers that compute what their `module` does.
+# Wrappers that compute the same as their `module`.
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """What is inside of wrappers that compute what the model in them does."""
+    """The model inside wrappers that compute the same as it does."""
     while not has_hooks(model):
         if type(model) in _WRAPPERS and "forward" not in vars(model):
             model = model.get_submodule("module")
@@ -47,17 +47,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _is_compiled(model: nn.Module) -> bool:
-    """Whether it is what torch.compile makes of a module; its class takes long to import."""
+    """Whether `model` is a result of torch.compile, whose class takes long to import."""
     kind = type(model)
     return (kind.__module__, kind.__name__) == ("torch._dynamo.eval_frame", "OptimizedModule")
 
 
 @torch.no_grad()
 def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
-    """The layers of `model`, in evaluation mode, and whether some of their weights are not stored
-    but computed by each call: they are those of one call, in the type that it computes them in.
+    """The layers of `model` in evaluation mode, and whether any weights are computed by each call.
 
-    Raises `InvalidInput` naming the operation that is no layer or does not follow the one before.
+    Weights that are computed, not stored, are those of one call, in the type in which it computes
+    them. Raises `InvalidInput` naming the operation that is not a layer or does not follow the one
+    before it.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor) or tensor.device.type == "meta":
@@ -78,14 +79,14 @@ def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
         place = _location(traceback.walk_tb(error.__traceback__))
         raise InvalidInput(
             "the model's forward must be a chain of layers that is the same for every input, but "
-            f"followed with a placeholder for the input it raised {type(error).__name__}{place}: "
+            f"called with a placeholder for the input it raised {type(error).__name__}{place}: "
             f"{first}"
         ) from None
     return _Chain(tracer).steps(graph), tracer.computed
 
 
 class _Caller(nn.Module):
-    """Calls a model as its users do: the root of a graph is entered by `forward` alone."""
+    """Calls a model as its users do; of the root of a graph, torch.fx calls only `forward`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class _Caller(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Weights are tensors, not placeholders: what is computed of them alone is computed at once."""
+    """A tracer in which weights are tensors: operations on weights alone are evaluated at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,8 +173,8 @@ class _Chain:
             if given != [reached]:
                 raise InvalidInput(
                     f"layers must be one chain, but {_operation(node, self.tracer)} does not take "
-                    "the result of the one before alone: branches and skip connections have no "
-                    "bound here"
+                    "the result of the one before as its only input: branches and skip "
+                    "connections are not supported"
                 )
             self._take(node, reached)
             reached = node
@@ -209,14 +210,14 @@ class _Chain:
         self.found += [Step(place=place, layer=layer) for layer in layers]
 
     def _value(self, argument: Any) -> Any:
-        """Arguments with constants in place of their nodes."""
+        """`argument` with constants and sizes in place of their nodes."""
         return fx.node.map_arg(argument, self._constant)
 
     def _constant(self, node: fx.Node) -> Any:
         return self.tracer.constants.get(str(node.target), self.sizes.get(node))
 
     def _is_size(self, node: fx.Node) -> bool:
-        """Whether it is a shape or the size of a batch, which is then noted."""
+        """Whether `node` is a shape or the size of a batch; if so, its value is stored."""
         if node.op == "call_method" and node.target == "size":
             index = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
             self.sizes[node] = _Shape() if index is None else _Shape()[index]
@@ -231,7 +232,7 @@ class _Chain:
 
 
 class _Shape:
-    """The shape of what is passed on: only its batch is told."""
+    """Placeholder for the shape of a tensor, of which only the batch size is described."""
 
     def __getitem__(self, index: Any) -> Any:
         return Batch() if index == 0 else None
@@ -241,7 +242,7 @@ class _Shape:
 
 
 def _dead(graph: fx.Graph, root: nn.Module) -> set[fx.Node]:
-    """Nodes that nothing comes of, unless they may change what they are given."""
+    """Nodes whose result is not used, except those that may change their input in place."""
     dead: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         in_place = str(node.target).endswith("_") or bool(node.kwargs.get("inplace"))

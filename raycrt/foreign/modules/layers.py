@@ -1,6 +1,6 @@
-"""Layers of torch as the affine maps and the activation that they are in evaluation mode.
+"""Torch layers as the affine maps and the activation that they compute in evaluation mode.
 
-The theorem speaks of what a layer states, in exact arithmetic with the stored weights.
+The theorem holds for the function that a layer states, in exact arithmetic with the stored weights.
 `torch.nn.Softplus` becomes linear above its threshold; the theorem is about the exact softplus,
 which differs from it by less than `exp(-threshold) / beta` (2.1e-9 / beta at the default of 20).
 """
@@ -23,7 +23,7 @@ from raycrt.networks.affine import AffineMap, Dense
 from raycrt.networks.convolution import AveragePool, Convolution, Pair
 from raycrt.networks.diagonal import Normalization, Scaling
 
-# Shape of one input, without the batch; none as long as it is not known.
+# Shape of one input, without the batch; None while it is not known.
 Shape = tuple[int, ...] | None
 
 
@@ -42,27 +42,27 @@ def supported() -> list[str]:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether `module` is computed by one of these layers' own `forward`, though of a subclass."""
+    """Whether the `forward` of `module` is that of a supported layer; it may be of a subclass."""
     return _kind(module, _AFFINE) is not None or _kind(module, _ACTIVATIONS) is not None
 
 
 _KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh)
-KINK = "a kink has no second derivative to bound; Softplus is its smooth relative"
+KINK = "a kink has no second derivative to bound; Softplus is a smooth alternative"
 
 
 def activation_of(step: Step) -> Activation | None:
-    """The activation that a layer is; none where it is none."""
+    """The activation that a layer computes; None for other layers."""
     kind = _kind(step.layer, _ACTIVATIONS)
     return None if kind is None else _ACTIVATIONS[kind](step.place, step.layer)
 
 
 def same(first: Activation, second: Activation) -> bool:
-    """Softplus of different sharpness has different curvature; names tell the others apart."""
+    """Whether two activations are equal; softplus of another sharpness has another curvature."""
     return first.name == second.name and first.curvature_range == second.curvature_range
 
 
 def affine_of(step: Step, shape: Shape) -> tuple[list[AffineMap], Shape]:
-    """The maps of a layer on inputs of `shape`, none for a change of shape; and the new shape."""
+    """The maps of a layer for inputs of `shape`, none if it only reshapes, and the new shape."""
     layer = step.layer
     if isinstance(layer, AffineMap):
         return [layer], (layer.out_features,)
@@ -88,7 +88,7 @@ def affine_of(step: Step, shape: Shape) -> tuple[list[AffineMap], Shape]:
         raise InvalidInput(f"{step.place}: {error}") from None
 
 
-# Types whose numbers are taken as they are.
+# Types of weights that are read unchanged.
 _TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -97,7 +97,7 @@ def _type_names() -> str:
 
 
 def _kind(module: nn.Module, kinds: Iterable[type[nn.Module]]) -> type[nn.Module] | None:
-    """The first kind whose `forward` is the module's, which no instance has replaced."""
+    """The first of `kinds` whose `forward` is the module's; None if its instance replaces it."""
     if "forward" in vars(module):
         return None
     own = type(module).forward
@@ -107,7 +107,7 @@ def _kind(module: nn.Module, kinds: Iterable[type[nn.Module]]) -> type[nn.Module
 def _softplus(place: str, layer: nn.Softplus) -> Activation:
     if layer.threshold < 20:
         raise InvalidInput(
-            f"threshold >= 20 must hold for the theorem to speak of softplus, but "
+            f"threshold >= 20 must hold for the theorem to hold for softplus, but "
             f"{place} has threshold={layer.threshold}"
         )
     return softplus(layer.beta)
@@ -240,7 +240,7 @@ def _rescaling(layer: Rescaling, shape: Shape) -> tuple[list[AffineMap], Shape]:
         got = [tuple(part.shape) for part in parts if part.dim() > 0]
         raise InvalidInput(f"constants must broadcast to an input {shape}, but are {got}") from None
     result = Scaling(*spread)
-    # The rest of the network need not be in float64 for numbers that are float32's.
+    # Constants that are float32 numbers do not require float64 for the rest of the network.
     held = all(torch.equal(part, part.float().double()) for part in spread)
     return [result.float() if held else result], shape
 
@@ -280,7 +280,7 @@ def _pair(value: Any) -> Pair:
 
 
 def _fill(target: AffineMap, weight: Tensor, bias: Tensor | None) -> AffineMap:
-    """`target` with copies of the weights; no bias is a bias of zeros."""
+    """`target` with copies of the weights; the bias is zero where there is none."""
     zeros = weight.new_zeros(target.get_parameter("bias").shape)
     target.register_parameter("weight", nn.Parameter(weight.detach().clone()))
     target.register_parameter(

@@ -1,4 +1,4 @@
-"""Operations on tensors, as a traced `forward` names them, as the layers that they stand for."""
+"""Layers that stand for the tensor operations in a traced `forward`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Layers = list[nn.Module]
 
 
 class Squeeze(nn.Module):
-    """Outputs (n, 1) as (n,); others (n, classes) as they are."""
+    """Reshapes outputs (n, 1) to (n,); leaves others (n, classes) as they are."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.squeeze(1)
 
 
 class Batch:
-    """Stands for the number of inputs among the sizes of a shape."""
+    """Placeholder for the batch size among the sizes of a shape."""
 
     def __repr__(self) -> str:
         return "batch"
 
 
 def name_of(target: Any) -> str | None:
-    """The name of a function of torch, a method or an operator in the table; none for others."""
+    """The name in the table of a torch function, a method or an operator; None for others."""
     if isinstance(target, str):
         return target.removesuffix("_") if target.removesuffix("_") in _OPERATIONS else None
     if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten":
@@ -41,15 +41,15 @@ def name_of(target: Any) -> str | None:
 
 
 def layers_of(name: str, *args: Any, **kwargs: Any) -> Layers:
-    """The layers that operation `name` of the table is, with the arguments after its input.
+    """The layers that compute operation `name` of the table; arguments are those after its input.
 
-    Raises `InvalidInput` where they are none, and `TypeError` for arguments it does not know.
+    Raises `InvalidInput` where no layers do, and `TypeError` for unknown arguments.
     """
     return _OPERATIONS[name](*args, **kwargs)
 
 
 def normalization_layers(module: nn.Module) -> Layers:
-    """The layers that torchvision's `Normalize` is; none for other modules."""
+    """The layers that compute torchvision's `Normalize`; none for other modules."""
     kind = type(module)
     if kind.__name__ != "Normalize" or not kind.__module__.startswith("torchvision.transforms."):
         return []
@@ -61,7 +61,7 @@ def normalization_layers(module: nn.Module) -> Layers:
 
 
 def reversed_layers_of(name: str, constant: Any) -> Layers:
-    """The same for `constant + x`, `constant * x` and `constant - x`."""
+    """The layers that compute `constant + x`, `constant * x` or `constant - x`."""
     require(name in ("add", "mul", "sub"), "the input comes first", operation=name)
     if name == "sub":
         return [Rescaling(factor=-1.0), Rescaling(offset=constant)]
@@ -135,7 +135,7 @@ def _dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> La
 
 def _mean(dim: Any, keepdim: bool = False) -> Layers:
     dims = sorted(d % 4 for d in dim) if isinstance(dim, Sequence) else dim
-    require(dims == [2, 3], "a mean is that of an image's pixels, dims 2 and 3", dim=dim)
+    require(dims == [2, 3], "a mean is over an image's pixels, dims 2 and 3", dim=dim)
     return [nn.AdaptiveAvgPool2d(1), *([] if keepdim else [nn.Flatten()])]
 
 
@@ -158,14 +158,16 @@ def _reshape(*sizes: Any, shape: Any = None) -> Layers:
 
 
 def _squeeze(dim: int | None = None) -> Layers:
-    require(dim in (None, 1, -1), "what is squeezed is one output", dim=dim)
+    require(dim in (None, 1, -1), "only a single output is squeezed", dim=dim)
     return [Squeeze()]
 
 
 def _select(index: Any) -> Layers:
     plain = isinstance(index, tuple) and not any(isinstance(part, Tensor) for part in index)
     require(
-        plain and index == (slice(None), 0), "what is taken is all of one output", index=str(index)
+        plain and index == (slice(None), 0),
+        "an index is [:, 0], all of one output",
+        index=str(index),
     )
     return [nn.Flatten(0)]
 
@@ -207,7 +209,7 @@ def _softmax(make: Callable[..., nn.Module]) -> Callable[..., Layers]:
     return layers
 
 
-# By name; the functions of torch, torch.nn.functional and operator of these names, and the methods.
+# By name, for functions of torch, torch.nn.functional and operator, and for methods of tensors.
 _OPERATIONS: dict[str, Callable[..., Layers]] = {
     "linear": _linear,
     "matmul": _matmul,
@@ -246,7 +248,7 @@ _OPERATIONS: dict[str, Callable[..., Layers]] = {
     "erf": _activation(lambda: Elementwise("erf")),
     "softmax": _softmax(nn.Softmax),
     "log_softmax": _softmax(nn.LogSoftmax),
-    # Of the same numbers, which a comparison with the model's own call confirms.
+    # Operations that change no number, which a comparison with the model's own call confirms.
     **dict.fromkeys(("contiguous", "clone", "detach", "float", "double", "to"), _unchanged),
 }
 _FUNCTIONS: dict[Any, str] = {

@@ -1,7 +1,7 @@
-"""A torch module whose call is a chain of layers, as a network.
+"""Reader of torch modules whose call is a chain of layers.
 
-The theorem then speaks of the function that the layers state in evaluation mode, in exact
-arithmetic with the stored weights. What is read is compared with the model's own call.
+The theorem then holds for the function that the layers state in evaluation mode, in exact
+arithmetic with the stored weights. The network is compared with the model's own call.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ def as_network(
 ) -> Network:
     """A `Network` that computes what `model` does in evaluation mode; the weights are copied.
 
-    `model` is any `torch.nn.Module` whose call applies the layers that
-    `raycrt.foreign.modules.layers.supported()` names one after the other, with one activation
-    throughout. What comes after its last affine layer and moves no decision is left out: softmax,
-    logarithmic or not, and a positive factor. A model of one output z is the network of the logits
-    (0, z): class 1 is z > 0.
+    `model` is any `torch.nn.Module` whose call is a chain of layers named in
+    `raycrt.foreign.modules.layers.supported()`, with one activation throughout. Layers after the
+    last affine one that change no decision are left out: softmax, log-softmax and positive factors.
+    A model with one output z becomes the network with logits (0, z): class 1 means z > 0.
 
     `input_shape` is the shape of one input; it may be left out where a linear layer comes first.
     The network is compared with what the model's call returns at random inputs, and at some of
@@ -69,7 +68,7 @@ def as_network(
 
 
 def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
-    """The network of the layers, and whether it has two classes of one output."""
+    """The network of the layers, and whether its two classes come from a single output."""
     stages: list[list[AffineMap]] = [[]]
     chosen: Activation | None = None
     for step in steps:
@@ -96,7 +95,7 @@ def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
     if binary:
         stages[-1][-1] = _with_zero(stages[-1][-1])
     network = Network([stage[0] if len(stage) == 1 else Chain(stage) for stage in stages], chosen)
-    # Of one type that holds all weights as they are: pools bring their own, and biases may.
+    # One type that holds all weights exactly: that of pools differs, and that of biases may.
     types = {tensor.dtype for tensor in network.state_dict().values()}
     return network.to(reduce(torch.promote_types, types)).eval(), binary
 
@@ -114,14 +113,14 @@ def _with_zero(last: AffineMap) -> Dense:
 
 
 def _without_tail(steps: list[Step]) -> tuple[list[Step], list[nn.Module]]:
-    """The layers up to the last that moves decisions, and those after it."""
+    """The layers up to the last one that may change decisions, and those after it."""
     ends = len(steps)
-    while ends > 0 and _moves_nothing(steps[ends - 1].layer):
+    while ends > 0 and _keeps_decisions(steps[ends - 1].layer):
         ends -= 1
     return steps[:ends], [step.layer for step in steps[ends:]]
 
 
-def _moves_nothing(layer: nn.Module) -> bool:
+def _keeps_decisions(layer: nn.Module) -> bool:
     """Whether decisions are the same after `layer`, at the end of a model."""
     if isinstance(layer, nn.Sigmoid | Squeeze):
         return True
@@ -133,7 +132,7 @@ def _moves_nothing(layer: nn.Module) -> bool:
 
 
 def _check_tail(tail: Sequence[nn.Module], *, binary: bool) -> None:
-    """A sigmoid decides about one output, the largest one of a softmax among several."""
+    """Check that a sigmoid at the end has one output, and a softmax several."""
     for layer in tail:
         require(
             not isinstance(layer, nn.Softmax | nn.LogSoftmax)
@@ -146,7 +145,7 @@ def _check_tail(tail: Sequence[nn.Module], *, binary: bool) -> None:
 
 
 class _Tail:
-    """What a model makes of the logits of its network."""
+    """The map from the logits of a network to the output of its model."""
 
     def __init__(self, layers: Sequence[nn.Module], *, binary: bool) -> None:
         self.layers, self.binary = layers, binary
@@ -167,9 +166,9 @@ def _compare(
     *,
     computed: bool,
 ) -> None:
-    """In the model's own type and, where it runs there with the weights that were read, in float64.
+    """Compare in the model's own type and, where it runs with the stored weights, in float64.
 
-    A model that mixes types may run only in the second.
+    A model that mixes types may run only in float64.
     """
     own, exact = dtype_of(model), in_float64(model)
     x = torch.zeros(2, *shape, device=network.device)

@@ -13,8 +13,8 @@ from raycrt.errors import require
 class Rescaling(nn.Module):
     """`x * factor / divisor + offset`, with constants that broadcast over the batch.
 
-    Numbers are kept in float64, as Python has them. Raises `InvalidInput` unless all are finite and
-    no divisor is 0.
+    Constants are kept in float64, the type of Python's numbers. Raises `InvalidInput` unless all
+    are finite and no divisor is 0.
     """
 
     def __init__(self, *, factor: Any = 1.0, divisor: Any = 1.0, offset: Any = 0.0) -> None:
@@ -29,7 +29,7 @@ class Rescaling(nn.Module):
 
     @property
     def is_positive(self) -> bool:
-        """Whether it only multiplies everything by one positive number."""
+        """Whether the module only multiplies its input by one positive number."""
         factor = self.factor / self.divisor
         return factor.numel() == 1 and bool((factor > 0).all()) and not bool(self.offset.any())
 

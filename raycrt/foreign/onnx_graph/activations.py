@@ -1,4 +1,4 @@
-"""Elementwise nodes that together are one activation."""
+"""Elementwise nodes that together compute one activation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _FUNCTIONS = {
     "Softplus": "softplus",
     "Tanh": "tanh",
 }
-# torch's softplus is linear above a threshold; the theorem may speak of the exact one if that is
-# at least this, in units of 1 / beta.
+# torch's softplus is linear above a threshold; the theorem holds for the exact softplus if the
+# threshold is at least this, in units of 1 / beta.
 _SOFTPLUS_THRESHOLD = 20.0
-# GELU is written with a root of 2 that is rounded to float32.
+# Exporters write GELU with a square root of 2 that is rounded to float32.
 _FLOAT32, _FLOAT64 = 2.0**-22, 2.0**-50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """An activation, the last of its nodes, and the tensor that this gives."""
+    """An activation, the last of its nodes, and the output tensor of that node."""
 
     activation: Activation
     node: Any
@@ -48,7 +48,7 @@ class _Term:
 
 @dataclass(frozen=True)
 class _Above:
-    """Where `scale x` is above `threshold`."""
+    """The condition that `scale x` is above `threshold`."""
 
     scale: float
     threshold: float
@@ -58,8 +58,10 @@ _X = (("x", 1.0),)
 
 
 def match(graph: Graph, tensor: str, rank: int) -> Match | None:
-    """The activation that the nodes after `tensor`, of `rank` dimensions, are: the fewest of them
-    that leave nothing on the way that others use."""
+    """The activation that the nodes after `tensor`, of `rank` dimensions, compute; None for none.
+
+    The fewest nodes are matched of which other nodes use no intermediate result.
+    """
     terms: dict[str, _Term | _Above] = {tensor: _Term(1.0, _X)}
     for node in graph.nodes:
         term = _term(graph, node, terms, rank)
@@ -73,7 +75,7 @@ def match(graph: Graph, tensor: str, rank: int) -> Match | None:
 
 
 def _closed(graph: Graph, tensor: str, last: Any) -> bool:
-    """Whether all that `last` makes of `tensor` is used for nothing else."""
+    """Whether no other node uses `tensor` or a result between it and `last`."""
     inside, wanted = [last], set(last.input)
     for node in reversed(graph.nodes):
         if node is not last and wanted & set(node.output) - {tensor}:
@@ -86,7 +88,7 @@ def _closed(graph: Graph, tensor: str, last: Any) -> bool:
 def _term(
     graph: Graph, node: Any, terms: dict[str, _Term | _Above], rank: int
 ) -> _Term | _Above | None:
-    """What `node` makes of x, if it is of this form and depends on x and constants only."""
+    """The result of `node`, if it has this form and depends on x and constants only."""
     made = [terms[name] for name in node.input if name in terms]
     constants = [graph.constants[name] for name in node.input if name in graph.constants]
     if not made or len(made) + len(constants) != len(node.input):
@@ -109,7 +111,7 @@ def _term(
 
 
 def _with_number(node: Any, term: _Term, number: float, in_front: bool) -> _Term | _Above | None:
-    """`term` and a constant, `in_front` if the term is the first operand."""
+    """The result of `node` for `term` and a constant; `in_front`: `term` is the first operand."""
     if node.op_type == "Mul":
         return _Term(term.coefficient * number, term.factors)
     if node.op_type == "Div" and in_front and number != 0:
@@ -123,7 +125,7 @@ def _with_number(node: Any, term: _Term, number: float, in_front: bool) -> _Term
 
 
 def _softplus_above(made: list[_Term | _Above]) -> _Term | None:
-    """Softplus of x, replaced by x where that is large: softplus."""
+    """Softplus from its two branches: x above a large threshold, softplus of x below."""
     if len(made) != 3:
         return None
     where, linear, soft = made

@@ -10,7 +10,7 @@ from typing import Any
 from raycrt.errors import InvalidInput, require
 from raycrt.foreign.onnx_graph.nodes import described
 
-# Below, elementwise operations broadcast by attributes and dropout states whether it trains.
+# In older ones, attributes state how operations broadcast and whether dropout trains.
 _OLDEST_OPSET = 7
 # A size that the file leaves open.
 _OPEN = -1
@@ -55,9 +55,7 @@ def load(path: Path) -> Any:
     require(len(graph.output) == 1, "one output", outputs=[o.name for o in graph.output])
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
-            raise InvalidInput(
-                f"{described(node)}: an operation of a custom domain may be anything"
-            )
+            raise InvalidInput(f"{described(node)}: operations of custom domains are not supported")
         node.domain = ""
     return model
 
@@ -76,9 +74,9 @@ def inputs(graph: Any) -> list[Any]:
 def input_shape(graph: Any, given: Sequence[int] | None) -> tuple[int, ...]:
     """The shape of one input, without the batch in front, as the graph takes it.
 
-    `given` is the shape of the inputs at hand. It must be the one that the file states, but for
-    sizes that are left open there, and but for dimensions of size 1 and flat inputs where these
-    change no order: what has several channels is flattened in more than one order.
+    `given` is the shape of the inputs at hand. It must equal the one that the file states, except
+    for sizes that the file leaves open, dimensions of size 1, and flattening where its order is
+    unique: images with several channels are flattened in more than one order.
     """
     given = None if given is None else tuple(given)
     stated = _sizes(graph)
@@ -97,14 +95,14 @@ def input_shape(graph: Any, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is None or _same_order(tuple(sizes), given):
         return tuple(sizes)
     raise InvalidInput(
-        f"the file takes inputs {tuple(sizes)}, but those at hand are {given}: which pixel is "
-        "which cannot be told"
+        f"the file takes inputs {tuple(sizes)}, but those at hand are {given}: the order of the "
+        "pixels is ambiguous"
     )
 
 
 def _same_order(stated: tuple[int, ...], given: tuple[int, ...]) -> bool:
-    """Whether both shapes hold the same numbers in the same order: sizes of 1 aside they are equal,
-    or one is flat and the other has rows and columns alone."""
+    """Whether both shapes hold the same numbers in the same order: apart from sizes of 1, they are
+    equal, or one is flat and the other has only rows and columns."""
     long = [[size for size in shape if size > 1] for shape in (stated, given)]
     flat = min(len(sizes) for sizes in long) <= 1 and max(len(sizes) for sizes in long) <= 2
     return long[0] == long[1] or (flat and math.prod(stated) == math.prod(given))

@@ -1,4 +1,4 @@
-"""An ONNX graph as it is followed: constants known, nodes that the output needs, in order."""
+"""An ONNX graph with known constants and, in order, the nodes that its output needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raycrt.foreign.onnx_graph.nodes import described
 
 # Types of floating point by their numbers in `onnx.TensorProto`.
 TYPES = {1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}
-# Not the same from one evaluation to the next.
+# Operations whose results differ from one evaluation to the next.
 _RANDOM = (
     *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"),
     *("RandomUniform", "RandomUniformLike"),
@@ -46,7 +46,7 @@ class Graph:
         return [node for node in self.nodes if tensor in node.input]
 
     def reach(self, tensor: str, shape: tuple[int, ...]) -> None:
-        """State the shape of a tensor; what is computed from the shape becomes constant."""
+        """Set the shape of a tensor; everything computed from the shape becomes constant."""
         asking = [n for n in self.consumers(tensor) if n.op_type in ("Shape", "Size")]
         for node in asking:
             self._evaluate(node, {tensor: np.zeros(shape, np.float32)})
@@ -68,7 +68,7 @@ class Graph:
         return [int(i) for i in self.constant(node, index).flatten()]
 
     def weights(self, node: Any, index: int) -> Tensor:
-        """A constant input that holds weights: as stored, half precision widened to float32."""
+        """A constant input that holds weights, as stored; half precision is widened to float32."""
         from onnx.helper import np_dtype_to_tensor_dtype as kind
 
         value = self.constant(node, index)

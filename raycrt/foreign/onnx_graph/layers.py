@@ -1,4 +1,4 @@
-"""Nodes as affine maps of flat inputs, with the shape of what they give."""
+"""Nodes as affine maps of flat inputs, with their output shapes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from raycrt.networks.diagonal import Normalization, Scaling
 
 
 def convert(graph: Graph, node: Any, tensor: str, shape: Shape) -> Converted:
-    """What `node` does to `tensor`, which has `shape`."""
+    """The affine maps of `node` applied to `tensor`, which has `shape`, and the new shape."""
     try:
         return _converted(graph, node, tensor, shape)
     except InvalidInput as error:
@@ -39,12 +39,12 @@ def _converted(graph: Graph, node: Any, tensor: str, shape: Shape) -> Converted:
         kink = f" ({KINK})" if "Relu" in node.op_type else ""
         raise InvalidInput(f"not supported{kink}; supported are {SUPPORTED}")
     if node.input[0] != tensor or tensor in node.input[1:]:
-        raise InvalidInput("input 0 must be what was computed before, and no other input")
+        raise InvalidInput("the result computed so far must be input 0, and no other input")
     return make(graph, node, shape)
 
 
 def _elementwise(graph: Graph, node: Any, tensor: str, shape: Shape) -> Converted:
-    """`Add`, `Sub`, `Mul` or `Div` of a constant for every feature."""
+    """`Add`, `Sub`, `Mul` or `Div` with a constant for every feature."""
     features, kind = math.prod(shape), node.op_type
     front = node.input[0] == tensor
     value = graph.weights(node, 1 if front else 0)
@@ -89,9 +89,9 @@ def _scaling(
 
 
 def with_bias(layer: nn.Module, added: nn.Module) -> bool:
-    """Take over what `added` adds into a `layer` that has no bias yet; whether that is all of it.
+    """Make the offset of `added` the bias of `layer`; whether this was possible, without scaling.
 
-    Nothing is rounded: the bias was zero.
+    The bias of `layer` must be zero, so that nothing is rounded.
     """
     if not isinstance(layer, Dense | Convolution) or not isinstance(added, Scaling):
         return False
@@ -165,12 +165,12 @@ def _conv(graph: Graph, node: Any, shape: Shape) -> Converted:
 
 def _normalization(graph: Graph, node: Any, shape: Shape) -> Converted:
     expect(node, training_mode=0, spatial=1)
-    # Before opset 14, further outputs tell that it trains.
+    # Before opset 14, further outputs mean training mode.
     require(len(node.output) == 1, "one output: fixed statistics", outputs=list(node.output))
     weight, bias, mean, variance = (graph.weights(node, i) for i in range(1, 5))
     require(
         len(shape) >= 2 and shape[0] == 1 and shape[1] == len(weight),
-        "channels == numbers of each",
+        "one number of each parameter per channel",
         channels=len(weight),
         input=shape,
     )
@@ -246,7 +246,7 @@ def _image(shape: Shape) -> tuple[int, int, int]:
 
 def _pair(stated: dict[str, Any], name: str) -> tuple[int, int]:
     pair = tuple(stated.get(name, (1, 1)))
-    require(len(pair) == 2, f"{name} are two", got=pair)
+    require(len(pair) == 2, f"{name} has two entries", got=pair)
     return pair[0], pair[1]
 
 

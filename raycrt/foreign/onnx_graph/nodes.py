@@ -1,4 +1,4 @@
-"""What is asked and said of a node."""
+"""Attributes, optional inputs and names of ONNX nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def given(node: Any, index: int) -> bool:
 
 
 def expect(node: Any, **wanted: Any) -> None:
-    """Attributes must be absent or have the value that stands for their absence."""
+    """Raise `InvalidInput` unless the attributes named are absent or have these default values."""
     stated = attributes(node)
     for name, value in wanted.items():
         got = stated.get(name, value)
@@ -36,13 +36,13 @@ def expect(node: Any, **wanted: Any) -> None:
 
 
 def described(node: Any) -> str:
-    """A node as messages name it."""
+    """The name of a node in messages."""
     kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     return f"node {node.name or node.output[0]!r} ({kind})"
 
 
 def type_name(kind: int) -> str:
-    """The name of a type of numbers."""
+    """The name of an element type."""
     from onnx import TensorProto
 
     return str(TensorProto.DataType.Name(kind))

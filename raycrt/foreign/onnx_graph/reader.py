@@ -1,4 +1,4 @@
-"""Following a graph from its input to its logits, and comparing what was read with it."""
+"""Reader that follows a graph from its input to its logits and compares the network with it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def read(
     """The network in an ONNX file; it takes inputs in the order in which the file does.
 
     `input_shape` is the shape of one input, for files that leave it open; where the file states
-    another, it must hold the same numbers in the same order. What was read is compared with what
-    the reference evaluator of the onnx package computes, at some of the `images` (n, ...) and at
-    random inputs. Raises `InvalidInput` for a damaged file, a graph that is not one chain, a node
-    that is not supported, and outputs that differ beyond rounding.
+    another, it must hold the same numbers in the same order. The network is compared with the
+    reference evaluator of the onnx package, at some of the `images` (n, ...) and at random inputs.
+    Raises `InvalidInput` for a damaged file, a graph that is not one chain, a node that is not
+    supported, and outputs that differ beyond rounding.
     """
     model = file.load(path)
     graph = Graph(model)
@@ -59,7 +59,7 @@ def _one_output(logits: Tensor) -> Tensor:
 def _followed(
     graph: Graph, shape: tuple[int, ...], logits: str
 ) -> tuple[list[Step], tuple[int, ...]]:
-    """The maps and activations up to the logits, and the shape of these."""
+    """The maps and activations up to the logits, and the shape of the logits."""
     tensor, shape = graph.input, (1, *shape)
     steps: list[Step] = []
     while tensor != logits:

@@ -1,4 +1,4 @@
-"""A second reading of a graph: by the reference evaluator of the onnx package."""
+"""Evaluation of an ONNX model by the reference evaluator of the onnx package."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from raycrt.errors import InvalidInput
 from raycrt.foreign.onnx_graph.file import batch_is_open, inputs
 
-# Rows at a time: the evaluator writes out every window of a convolution.
+# Rows at a time: the evaluator stores every window of a convolution separately.
 _ROWS = 16
 
 
 class Reference:
-    """Inputs (n, ...) to what a model's tensor `logits` is for them (n, classes), float64.
+    """Map from inputs (n, ...) to the model's tensor `logits` (n, classes), float64.
 
-    Inputs go in together if the file leaves the size of a batch open and the nodes can take more
-    than one, else one by one. Raises `InvalidInput` where the output of the model, which follows
-    the logits, predicts another class, if it `predicts` them closely.
+    Inputs are evaluated together if the file leaves the batch size open and the nodes accept more
+    than one, else one by one. With `predicts`, the model's output predicts a class from the logits:
+    raises `InvalidInput` where the logit of that class is not the largest, up to rounding.
     """
 
     def __init__(self, model: Any, logits: str, *, predicts: bool) -> None:
@@ -41,7 +41,7 @@ class Reference:
                 return self._evaluated(rows)
             except InvalidInput:
                 raise
-            except Exception:  # Whatever a node says to a batch that its sizes have no room for.
+            except Exception:  # Any error of a node that accepts only one input.
                 self.together = False
         return torch.cat([self._evaluated(rows[i : i + 1]) for i in range(len(rows))])
 
@@ -66,7 +66,7 @@ class Reference:
 
 
 def _require_largest(values: np.ndarray, chosen: np.ndarray, tolerance: float) -> None:
-    """Whether the entries `chosen` are the largest of their rows, but for rounding."""
+    """Raise `InvalidInput` unless entries `chosen` are the largest of their rows, to rounding."""
     below = values.max(1) - values[np.arange(len(values)), chosen]
     allowed = tolerance * np.maximum(1, np.abs(values).max(1))
     worst = int(np.argmax(below - allowed))
@@ -78,7 +78,7 @@ def _require_largest(values: np.ndarray, chosen: np.ndarray, tolerance: float) -
 
 
 def _evaluator(model: Any) -> Any:
-    """The package's evaluator but for two operations, which it does not compute as they are stated.
+    """The package's evaluator, with two operations that it does not compute as specified replaced.
 
     Its erf rounds to float32, and its batch normalisation before opset 14 mixes in the statistics
     of the batch though the node has one output.
@@ -103,7 +103,7 @@ def _evaluator(model: Any) -> Any:
             return (scale * (x - mean) / deviation + bias,)
 
     class Evaluator(ReferenceEvaluator):
-        """Functions are evaluated by the class that their model is."""
+        """An evaluator that is also used for the functions of a model."""
 
         def __init__(self, proto: Any, **options: Any) -> None:
             super().__init__(proto, **{**options, "new_ops": [Erf, BatchNormalization]})

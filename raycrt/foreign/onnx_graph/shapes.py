@@ -1,4 +1,4 @@
-"""Nodes that change the shape, the order or the type of what they are given, and no number."""
+"""Nodes that change the shape, the order or the type of their input, but not its values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raycrt.networks.affine import AffineMap
 from raycrt.networks.diagonal import Permutation
 
 Shape = tuple[int, ...]
-# Maps and the shape of what they give, a batch of one in front.
+# Maps and their output shape, with a batch of one in front.
 Converted = tuple[list[AffineMap], Shape]
 
 
@@ -66,7 +66,7 @@ def reordered(shape: Shape, axes: list[int]) -> list[AffineMap]:
 
 
 def cast(graph: Graph, node: Any, shape: Shape) -> Converted:
-    """Exact, or of the rounding of float32: a coarser one would be a step of the model."""
+    """A cast that is exact or rounds as float32 does; a coarser one would change the function."""
     to = attributes(node)["to"]
     allowed = (TYPES[graph.type], torch.float32, torch.float64)
     require(

@@ -1,4 +1,4 @@
-"""What follows the logits and leaves the largest of them the largest."""
+"""Nodes after the logits that keep the largest of them the largest."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _OVER_CLASSES = ("ArgMax", "LogSoftmax", "Softmax")
 def before(graph: Graph) -> tuple[str, list[Any]]:
     """The tensor of the logits, and the nodes from there to the output.
 
-    These are softmax, its logarithm, the sigmoid, an arg max at the end, and products with and
-    quotients by positive numbers: strictly increasing, or the prediction itself.
+    These may be softmax, log-softmax, sigmoid, products with and quotients by positive numbers,
+    which are strictly increasing, and at the end an arg max, the prediction itself.
     """
     tensor = graph.output
     tail: list[Any] = []
@@ -52,11 +52,11 @@ def check(graph: Graph, tail: list[Any], shape: tuple[int, ...]) -> None:
 
 
 def _over(graph: Graph, node: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-    """The axis of a node, and how many numbers it is over."""
+    """The axis of a node, and the count of numbers that it is applied over."""
     if node.op_type == "ArgMax":
         axis = attributes(node).get("axis", 0)
         return axis, shape[axis]
-    if graph.opset < 13:  # Over all axes from this one on.
+    if graph.opset < 13:  # Applied over all axes from this one on.
         axis = attributes(node).get("axis", 1)
         return axis, math.prod(shape[axis:])
     axis = attributes(node).get("axis", -1)

@@ -1,7 +1,7 @@
-"""The order of stored layers: what their names fix, what is stated, never a guess.
+"""The order of stored layers, fixed by their names or stated, and never guessed.
 
-Names that differ in numbers only are in the order of these. Where other names join in, an order is
-taken if it is the only one that keeps those orders and fits the shapes.
+Names that differ only in numbers are in the order of these. With other names among them, an order
+is accepted if it is the only one that keeps those orders and fits the shapes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign.weights.stored_layers import Shape, StoredBatchNorm, StoredLayer
 from raycrt.specs import ModelSpec
 
-# Layers are tried in this many places before names are said to fix no order.
+# Steps of the search for an order, after which the names are reported to fix none.
 _TRIES = 10_000
-# Names that raycrt gives itself need no second witness.
+# Names that raycrt gives itself need not agree with the order in the file.
 _OWN = re.compile(r"(.*\.)?maps\.\d+")
 
 Stages = list[list[StoredLayer]]
@@ -30,7 +30,7 @@ def stages(
     stated: Sequence[str] | None = None,
     ordered: bool = True,
 ) -> Stages:
-    """`layers` in the order in which they compute; the activation stands between two stages.
+    """`layers` in the order in which they are applied, with the activation between two stages.
 
     `stated` names the layers, `a+b` those of one stage. Otherwise the names have to fix the order
     for inputs of `shape` (empty: not known), and the order of `layers` must be the same if they
@@ -120,10 +120,10 @@ def _check_fit(order: Sequence[StoredLayer], shape: Shape, spec: ModelSpec) -> N
 
 
 def _with_activations(order: list[StoredLayer]) -> Stages:
-    """`order` cut where an activation stands: once between two weights, nowhere else.
+    """`order` split at the activations: one between two consecutive weights, none elsewhere.
 
-    Batch normalisation may stand on either side of it. In a Sequential an activation has a number
-    of its own, so that names whose numbers follow each other have none between them.
+    Batch normalisation may be on either side of it. In a Sequential an activation has a number of
+    its own, so that layers with consecutive numbers have none between them.
     """
     steps = [_step(a, b) for a, b in pairwise(order)]
     weights = [k for k, layer in enumerate(order) if not isinstance(layer, StoredBatchNorm)]
@@ -151,7 +151,7 @@ def _with_activations(order: list[StoredLayer]) -> Stages:
 
 
 def _step(first: StoredLayer, second: StoredLayer) -> int | None:
-    """By how much the numbers of two layers of one Sequential differ; none if they are not."""
+    """Difference of the numbers of two layers of one Sequential; None for other layers."""
     (parent, _, a), (other, _, b) = first.name.rpartition("."), second.name.rpartition(".")
     return int(b) - int(a) if parent == other and a.isdecimal() and b.isdecimal() else None
 
@@ -169,7 +169,7 @@ def _listing(layers: Sequence[StoredLayer]) -> str:
 
 
 def _of(shape: Shape, spec: ModelSpec) -> str:
-    """What shapes are judged by, beside the layers."""
+    """The input shape and the options of `spec` that decide whether shapes fit, for messages."""
     inputs = f", for inputs of shape {shape}" if shape else ""
     kernel = f"kernel {spec.kernel} and stride {spec.stride}" if spec.channels else ""
     return f"{inputs}{' with ' if kernel else ''}{kernel}"

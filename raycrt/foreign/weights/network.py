@@ -1,4 +1,4 @@
-"""Networks of state dicts: what tensors, their names and a spec say, and no more."""
+"""Networks from state dicts, determined by the tensors, their names and a spec alone."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def from_state_dict(
     """The network with `tensors` as its weights and the activation of `spec` between its layers.
 
     The tensors decide depth and widths; `spec` decides activation and beta, and stride and padding
-    of convolutions. Their names fix the order of the layers, which must be that of `tensors` unless
-    these are not `ordered`; or `layers` states it, `["fc1+norm", "fc2"]`, with a + between layers
+    of convolutions. The tensors' names fix the order of the layers, which must be that of `tensors`
+    if these are `ordered`; or `layers` states it, `["fc1+norm", "fc2"]`, with a + between layers
     that have no activation between them. `batch_norm_eps` is the eps of batch normalisation.
     `input_shape` is needed where `spec` has convolutions. Raises `InvalidInput` where names and
     shapes do not say what the network is, or a tensor would not be used.
@@ -63,11 +63,11 @@ def from_state_dict(
     if batch_norm_eps is not None and StoredBatchNorm not in kinds:
         raise InvalidInput("batch_norm_eps must be left out unless there is batch normalisation")
     require(len(normalisers) <= 1, "one normaliser of inputs", got=[n.name for n in normalisers])
-    told_first = layers is not None or (ordered and found[0] in normalisers)
-    if normalisers and not told_first:
+    comes_first = layers is not None or (ordered and found[0] in normalisers)
+    if normalisers and not comes_first:
         raise InvalidInput(
-            f"{normalisers[0].name} must normalise the inputs, before all layers: be stored first, "
-            "by torch.save, or have `layers` state the order of the others"
+            f"{normalisers[0].name} must normalise the inputs, before all layers: store it first, "
+            "with torch.save, or state the order of the others by `layers`"
         )
     shape: Shape = tuple(input_shape or ())
     order = stages(rest, shape, spec, stated=layers, ordered=ordered)

@@ -1,8 +1,8 @@
-"""Weights that are stored as the parts that torch computes them from.
+"""Weights that are stored as the parts from which torch computes them.
 
-Weight normalisation and spectral normalisation in torch's old form (`weight_g`, `weight_v`;
+Supported are weight and spectral normalisation in torch's old form (`weight_g`, `weight_v`;
 `weight_orig`, `weight_u`, `weight_v`) and its new one (`parametrizations.weight.original0`, ...),
-and pruning (`weight_orig`, `weight_mask`). The weight is what the module itself computes in
+and pruning (`weight_orig`, `weight_mask`). The weight is the one that the module itself computes in
 evaluation mode on the CPU, to the last bit.
 """
 
@@ -18,10 +18,10 @@ from raycrt.errors import InvalidInput
 
 
 def fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` with the weight in the place of the first of its parts.
+    """`tensors` with each weight in the place of the first of its parts.
 
-    Raises `InvalidInput` where parts do not fit together, or where only the module knows what the
-    weight is, as with orthogonal parametrisations.
+    Raises `InvalidInput` where parts do not fit together, or where they do not determine the weight
+    without the module, as with orthogonal parametrisations.
     """
     weight_of: dict[str, str] = {}
     folded: dict[str, Tensor] = {}
@@ -29,7 +29,7 @@ def fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         compute = _KINDS.get(frozenset(parts))
         if compute is None:
             raise InvalidInput(
-                f"{weight} must be stored as itself where its parts do not tell it "
+                f"{weight} must be stored as itself where its parts do not give it "
                 "(torch.nn.utils.parametrize.remove_parametrizations), but there are "
                 f"{', '.join(parts.values())}"
             )
@@ -61,12 +61,12 @@ def _groups(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
             groups.setdefault((new["head"] or "") + new["weight"], {})[new["part"]] = name
         elif old := _OLD.fullmatch(name):
             groups.setdefault(old["weight"], {})["_" + old["part"]] = name
-    # A name may end in such letters by itself.
+    # A name may have such an ending without being that of a part.
     return {w: parts for w, parts in groups.items() if len(parts) > 1 or "original" in parts}
 
 
 def _normalised(direction: Tensor, length: Tensor) -> Tensor:
-    """Weight normalisation; the dimension that keeps its lengths is seen from their shape."""
+    """Weight normalisation, along the dimension that the shape of `length` shows."""
     if length.dim() == 0:
         return torch._weight_norm(direction, length, -1)
     for dim, size in enumerate(direction.shape):

@@ -1,4 +1,4 @@
-"""The one state dict in what a file holds, without what does not belong to the network."""
+"""The one state dict in the content of a file, without tensors that are not of the network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from raycrt.errors import InvalidInput
 
-# How deep state dicts are looked for: {"a": {"b": {"weight": ...}}} is two deep.
+# Depth to which state dicts are searched for: {"a": {"b": {"weight": ...}}} is two deep.
 _DEPTH = 3
 _WEIGHT = re.compile(
     r"(.*[._])?(weights?|original[01]?|w)([._]?\d+|_orig|_v)?", re.IGNORECASE | re.DOTALL
 )
-# Put into names by torch.compile and by wrappers that share out or recompute a layer.
+# Added to names by torch.compile and by wrappers that shard or recompute a layer.
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
 _COUNTERS = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged|total_ops|total_params)")
 _CRITERION = re.compile(
@@ -27,9 +27,9 @@ _CRITERION = re.compile(
 def choose(content: Any, key: str | None = None) -> dict[str, Tensor]:
     """The state dict in `content`: itself, or a mapping in it, up to three deep.
 
-    `key` is its dotted path where there are several, or goes on into the names of one:
-    `model.ema` is also what begins with `ema.` in `content["model"]`. Raises `InvalidInput`
-    naming the paths that there are.
+    `key` is its dotted path where there are several. It may continue into the names of one:
+    `model.ema` also selects the names that begin with `ema.` in `content["model"]`. Raises
+    `InvalidInput` naming the paths found.
     """
     found = dict(_state_dicts(content))
     if not found:
@@ -63,8 +63,8 @@ def of_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` without those that cannot change the network's function, by their plain names.
 
     Left out are counters (`num_batches_tracked`, `n_averaged`, a profiler's `total_ops` and
-    `total_params`) and what a criterion or metric has: class weights, sums, counts. A matrix of
-    weights there is refused. Names lose what `torch.compile` and FSDP put into them.
+    `total_params`) and the tensors of a criterion or metric: class weights, sums, counts. A weight
+    matrix among these is refused. The parts of names that `torch.compile` and FSDP add are removed.
     """
     result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -101,7 +101,7 @@ def _state_dicts(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if any(_is_weight(name, v) for name, v in named.items()):
                 yield path, value
             for name, v in named.items():
-                # An optimizer's state has matrices by the weights' names too.
+                # An optimizer's state may have matrices with the names of weights too.
                 if "optim" not in name.lower():
                     below.append((f"{path}.{name}" if path else name, v))
         level = below
@@ -112,7 +112,7 @@ def _is_weight(name: str, value: Any) -> bool:
 
 
 def _under(found: dict[str, Mapping[str, Any]], key: str) -> dict[str, Mapping[str, Any]]:
-    """The state dict at `key`; else those that lie under it, or the part of one that does."""
+    """The state dict at `key`; else those below it, or the part of one that is below it."""
     if key in found:
         return {key: found[key]}
     inside = {}

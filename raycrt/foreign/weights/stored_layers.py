@@ -1,4 +1,4 @@
-"""Layers as a state dict holds them: tensors by name, and what their shapes say."""
+"""Layers of a state dict: their tensors by role, and the torch modules that they make."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raycrt.errors import InvalidInput
 from raycrt.specs import ModelSpec
 
-# Shape of one input, without the batch; empty as long as it is not known.
+# Shape of one input, without the batch; empty while it is not known.
 Shape = tuple[int, ...]
 
 # `fc1.weight`, `fc1_weight`, `weight`; then `W1`, `weight_1`, `weights.1`.
@@ -34,11 +34,11 @@ class StoredLayer:
     tensors: Mapping[str, Tensor]
 
     def after(self, shape: Shape, spec: ModelSpec) -> Shape | None:
-        """The shape that this layer makes of `shape`; none where it does not take it."""
+        """The output shape for inputs of `shape`; None if the layer does not accept these."""
         raise NotImplementedError
 
     def module(self, shape: Shape, spec: ModelSpec) -> nn.Module:
-        """The layer of torch that takes inputs of `shape`."""
+        """The torch module for inputs of `shape`."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class StoredDense(StoredLayer):
 
 
 class StoredConvolution(StoredLayer):
-    """`weight` (outputs, inputs, height, width), perhaps `bias`; stride and padding of the spec."""
+    """`weight` (outputs, inputs, height, width), perhaps `bias`; stride and padding of `spec`."""
 
     def after(self, shape: Shape, spec: ModelSpec) -> Shape | None:
         outputs, inputs, *kernel = self.tensors["weight"].shape
@@ -81,7 +81,7 @@ class StoredConvolution(StoredLayer):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBatchNorm(StoredLayer):
-    """`running_mean` and `running_var`, perhaps `weight` and `bias`; `eps` no file holds."""
+    """`running_mean` and `running_var`, perhaps `weight` and `bias`; files do not store `eps`."""
 
     eps: float
 
@@ -103,10 +103,10 @@ class StoredBatchNorm(StoredLayer):
 
 
 class StoredNormaliser(StoredLayer):
-    """`mean` and `std` of the inputs: it computes `(x - mean) / std`, and stands first.
+    """`mean` and `std` of the inputs: it computes `(x - mean) / std`, before all other layers.
 
-    The variance that a batch normalisation divides by is the square of `std`: exact in float64,
-    as `std` must be made of float32 numbers.
+    Its module is a batch normalisation with variance `std` squared, which is exact in float64, as
+    `std` must consist of float32 numbers.
     """
 
     def after(self, shape: Shape, spec: ModelSpec) -> Shape | None:
@@ -117,13 +117,13 @@ class StoredNormaliser(StoredLayer):
             raise InvalidInput(f"input_shape must be given where {self.name} normalises inputs")
         mean, std = (self._spread(role, shape).double() for role in ("mean", "std"))
         if not (bool((std > 0).all()) and torch.equal(std, std.float().double())):
-            raise InvalidInput(f"{self.name}std must be made of positive float32 numbers")
+            raise InvalidInput(f"{self.name}std must consist of positive float32 numbers")
         layer = nn.BatchNorm1d(len(mean), eps=0.0, affine=False)
         layer.running_mean, layer.running_var = mean, std.square()
         return nn.Sequential(nn.Flatten(), layer, nn.Unflatten(1, shape))
 
     def _spread(self, role: str, shape: Shape) -> Tensor:
-        """The numbers of each input: stored for all, each channel, or each pixel."""
+        """One number for each pixel; stored is one for all, for each channel or for each pixel."""
         tensor = self.tensors[role]
         features = math.prod(shape)
         if tensor.shape in ((features,), (1, features)):
@@ -133,7 +133,7 @@ class StoredNormaliser(StoredLayer):
             f"pixel, but has shape {tuple(tensor.shape)}"
         )
         if tensor.dim() == 1 and len(tensor) > 1:
-            # Meant for channels; torch itself would take it for columns, if it is as long as a row.
+            # Meant for channels; torch itself would broadcast it over columns, if as long as a row.
             if len(shape) != 3 or len(tensor) != shape[0] or shape[0] == shape[2]:
                 raise wrong
             tensor = tensor[:, None, None]
@@ -144,9 +144,9 @@ class StoredNormaliser(StoredLayer):
 
 
 def read_layers(tensors: Mapping[str, Tensor], eps: float | None) -> list[StoredLayer]:
-    """The layers that `tensors` are of, in their order; `eps` is that of batch normalisations.
+    """The layers to which `tensors` belong, in their order; `eps` is that of batch normalisations.
 
-    Raises `InvalidInput` naming tensors that are of no such layer.
+    Raises `InvalidInput` naming tensors that belong to no such layer.
     """
     roles: dict[str, dict[str, Tensor]] = {}
     names: dict[str, list[str]] = {}
@@ -160,7 +160,7 @@ def read_layers(tensors: Mapping[str, Tensor], eps: float | None) -> list[Stored
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Names of the layer and of the role of a tensor; a tensor of no role is its own."""
+    """Layer and role of a tensor, by its name; a tensor without a role is its own layer."""
     if found := _NUMBERED.fullmatch(name):
         layer, role = found["layer"] + found["number"], found["role"].lower()
     elif found := _AFTER.fullmatch(name):
@@ -180,8 +180,8 @@ def _layer(name: str, of: dict[str, Tensor], eps: float | None, present: str) ->
         if len(shapes) == 1 and set(sizes.values()) == {1}:
             if eps is None:
                 raise InvalidInput(
-                    "batch_norm_eps must be given, as no file of weights holds it (torch's own is "
-                    f"1e-5), where there is batch normalisation: {present}"
+                    "batch_norm_eps must be given, as files of weights do not hold it (torch's own "
+                    f"is 1e-5), where there is batch normalisation: {present}"
                 )
             return StoredBatchNorm(name=name, tensors=of, eps=eps)
     kinds = {2: StoredDense, 4: StoredConvolution}
@@ -199,7 +199,7 @@ _BOTH = {"weight", "bias"}
 
 
 def _filled(layer: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """`layer` with the stored weight and bias; no bias is a bias of zeros."""
+    """`layer` with the stored weight and bias; the bias is zero where none is stored."""
     weight = tensors["weight"]
     layer.weight = nn.Parameter(weight)
     layer.bias = nn.Parameter(tensors.get("bias", weight.new_zeros(weight.shape[0])))

@@ -190,9 +190,9 @@ class TestOrderOfPixels:
         ("stated", "given", "message"),
         [
             ((48,), (3, 4, 4), r"takes inputs \(48,\), but those at hand are \(3, 4, 4\)"),
-            ((4, 4, 3), (3, 4, 4), "which pixel is which cannot be told"),
-            ((8, 6), (1, 6, 8), "which pixel is which cannot be told"),
-            ((48,), (1, 8, 8), "which pixel is which cannot be told"),
+            ((4, 4, 3), (3, 4, 4), "the order of the pixels is ambiguous"),
+            ((8, 6), (1, 6, 8), "the order of the pixels is ambiguous"),
+            ((48,), (1, 8, 8), "the order of the pixels is ambiguous"),
             (("c", "h", "w"), None, "input_shape must be given"),
             (("h", "w"), (1, 6, 8), "input_shape must be given"),
         ],

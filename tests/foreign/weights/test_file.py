@@ -76,7 +76,7 @@ class TestDamage:
         else:
             torch.save(big, file, _use_new_zipfile_serialization=kind == "zip")
         file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-        assert "damaged, or no file of" in refusal(file) or "holds a collectio" in refusal(file)
+        assert "damaged, or not a file of" in refusal(file) or "holds a collectio" in refusal(file)
 
     @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
     @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ class TestDamage:
     def test_zip_of_something_else(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
             archive.writestr("notes/readme.txt", "nothing")
-        assert "is damaged, or no file of torch.save" in refusal(tmp_path / "w.pt")
+        assert "is damaged, or not a file of torch.save" in refusal(tmp_path / "w.pt")
 
     def test_directory(self, tmp_path: Path) -> None:
         (tmp_path / "w.pt").mkdir()

@@ -141,8 +141,8 @@ class TestNormaliser:
             (torch.rand(7), torch.rand(7), "mean must be for all inputs of shape"),
             (torch.rand(4), torch.rand(4), "mean must be for all inputs of shape"),
             (torch.rand(4, 4, 2), torch.rand(1), "mean must be for all inputs of shape"),
-            (0.5, -0.5, "std must be made of positive float32 numbers"),
-            (0.5, torch.tensor(0.1, dtype=torch.float64), "std must be made of positive float32"),
+            (0.5, -0.5, "std must consist of positive float32 numbers"),
+            (0.5, torch.tensor(0.1, dtype=torch.float64), "std must consist of positive float32"),
         ],
     )
     def test_refused(self, mean: Any, std: Any, message: str) -> None:

@@ -235,7 +235,7 @@ def test_a_radius_is_searched_for_interval_bounds_too() -> None:
 
 
 def test_an_algorithm_of_one_objective_is_refused_for_two() -> None:
-    with pytest.raises(InvalidInput, match="cmaes draws for one objective"):
+    with pytest.raises(InvalidInput, match="cmaes has one objective"):
         spec_with({}, search={"pareto": True, "algorithm": "cmaes"})
 
 

@@ -1,4 +1,4 @@
-"""The spec in a stranger's directory: read with nothing in it that can take for ever or fail."""
+"""The spec in an untrusted directory, read in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from raycrt.specs import Spec
 
 SPEC = "spec.yaml"
 _BYTES = 2**20
-# Sections, keys, domains of a search, their choices.
+# Deepest nesting: sections, keys, domains of a search and their choices need less.
 _DEPTH = 16
 
 
 def read_spec(directory: Path) -> Spec:
     """The `spec.yaml` of a directory: at most a megabyte of YAML without aliases and tags.
 
-    Aliases make a short text a tree of any size, tags have constructors of their own.
+    Aliases let a short text stand for a tree of any size, and tags have their own constructors.
+    Raises `InvalidInput` for anything else.
     """
     file = directory / SPEC
     if file.is_file():
@@ -36,8 +37,8 @@ def read_spec(directory: Path) -> Spec:
                     file=str(file),
                 )
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            told = " ".join(str(error).split())[:200]
-            raise InvalidInput(f"{file} must be YAML in UTF-8: {told}") from None
+            reason = " ".join(str(error).split())[:200]
+            raise InvalidInput(f"{file} must be YAML in UTF-8: {reason}") from None
     try:
         return Spec.load(directory)
     except InvalidInput as error:
