@@ -10,6 +10,8 @@ from raycrt.specs import ModelSpec
 from tests.benchmarks import certification, tightness, training
 from tests.models import random_network
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
@@ -33,7 +35,6 @@ def _numbers(tree):
     return [tree] if isinstance(tree, int | float) else []
 
 
-@pytest.mark.slow
 def test_certification(run, monkeypatch):
     tiny = certification.SPEC.override(
         {

@@ -106,18 +106,6 @@ def test_all_classes_bind_not_only_the_runner_up():
     assert (found.radius < found.radius_runner_up)[found.binding != found.runner_up].any()
 
 
-def test_bad_rows_fail_alone():
-    network = random_network(2)
-    images = _images(6)
-    alone = Certifier(network)(images)
-    images[1, 2], images[4, 0] = math.nan, math.inf
-    found = Certifier(network)(images)
-    assert found.status.tolist() == [0, 1, 0, 0, 1, 0]
-    assert found.radius[[1, 4]].tolist() == [0, 0]
-    good = [0, 2, 3, 5]
-    assert torch.allclose(found.radius[good], alone.radius[good], rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     "options",
     [{"steps": 0}, {}, {"region": "local", "radii": (0.1, 0.3)}, {"deployment": "float32"}],

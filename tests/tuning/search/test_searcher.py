@@ -46,6 +46,7 @@ def landscape(params: dict[str, Any], epoch: int) -> float:
     return 0.9 * math.exp(-distance / 4) * (1 - math.exp(-epoch / 6))
 
 
+@pytest.mark.slow
 def test_tpe_with_asha_beats_random_at_the_same_budget(tmp_path: Path) -> None:
     budget = 15 * LANDSCAPE.train.epochs
     best: dict[str, list[float]] = {"tpe": [], "random": []}

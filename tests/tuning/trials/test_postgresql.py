@@ -101,9 +101,9 @@ def test_two_searches_at_once_share_one_study(server: str, tmp_path: Path) -> No
 
 def test_a_search_that_died_goes_on_in_the_database(server: str, tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.storage": server, "search.radius": 0.4})
-    died = drive(spec, tmp_path, landscape, budget=250, die_at=(6, 3))
+    died = drive(spec, tmp_path, landscape, budget=120, die_at=(4, 3))
     assert died[-1].state == "running"
-    trials = drive(spec, tmp_path, landscape, budget=250)
+    trials = drive(spec, tmp_path, landscape, budget=120)
     assert trials[: len(died) - 1] == died[:-1]
     record = store.load_study(spec, tmp_path)
     assert not record.get_trials(states=(TrialState.RUNNING,))
