@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,7 @@ train: {objective: crt-all, radius: 0.5, gamma: 0.001, epochs: 3, batch_size: 12
         learning_rate: 0.01, targets: 1}
 data: {name: digits, validation: 0.2}
 certify: {at: [0.1, 0.5], steps: 10, batch_size: 120}
+run: {workers: 1}
 search:
   radius: 0.1
   trials: 5
@@ -92,6 +94,23 @@ def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
         return said.err if code else said.out
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _rays() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def local_ray(_rays: ExitStack) -> None:
+    """A Ray of two CPUs that this process has joined: started by the first module that needs it."""
+    import ray
+
+    from raycrt.distributed.session import session
+
+    if not ray.is_initialized():
+        _rays.enter_context(session(2))
 
 
 @pytest.fixture(scope="session")

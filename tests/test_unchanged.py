@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from raycrt.distributed.session import session
 from tests import unchanged
 
 
@@ -24,6 +23,7 @@ def test_what_is_computed(case: str, recorded: dict[str, str]) -> None:
 
 
 @pytest.mark.cluster
-def test_what_a_search_draws_and_measures(tmp_path: Path, recorded: dict[str, str]) -> None:
-    with session(2):
-        assert unchanged.searched(tmp_path / "search") == recorded["search"]
+def test_what_a_search_draws_and_measures(
+    tmp_path: Path, recorded: dict[str, str], local_ray: None
+) -> None:
+    assert unchanged.searched(tmp_path / "search") == recorded["search"]

@@ -138,7 +138,7 @@ def test_what_only_a_search_refuses_stops_no_training(given):
 
 
 @pytest.mark.cluster
-def test_another_model_is_told_truly_and_can_be_verified(tmp_path):
+def test_another_model_is_told_truly_and_can_be_verified(tmp_path, local_ray):
     """A 20-neuron tanh net under a recipe of another model: what is stored is the net."""
     own = recipes.load("digits").override(
         {"model": {"depth": 2, "width": 20, "activation": "tanh"}, "train.linear_layers": 0}

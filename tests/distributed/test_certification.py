@@ -12,7 +12,6 @@ from raycrt import Certifier, data
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.certification import storage
 from raycrt.distributed import certification
-from raycrt.distributed.session import session
 from raycrt.errors import InvalidInput
 from raycrt.evaluation.accuracy import summarise
 from raycrt.networks import checkpoint
@@ -46,18 +45,12 @@ def twin(network):
     return storage.to_table(found, 0, test.labels.numpy())
 
 
-@pytest.fixture(scope="module")
-def ray_running():
-    with session(2):
-        yield
-
-
 def _certify(network, test, out, **options):
     digest, curvature = checkpoint.weights_hash(network), margin_curvature(network)
     certification.certify(network, SPEC, test, out, digest=digest, curvature=curvature, **options)
 
 
-def test_sharded_equals_unsharded_and_resumes(tmp_path, ray_running, network, twin):
+def test_sharded_equals_unsharded_and_resumes(tmp_path, local_ray, network, twin):
     test = data.load(SPEC.data).test
     killed = []
 

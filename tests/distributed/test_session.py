@@ -21,6 +21,7 @@ def test_work_has_the_callers_priority_a_dashboard_and_groups_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    ray.shutdown()  # that of other tests
     others = set(psutil.Process().children(recursive=True))
     with raised("") as received, session(1):
         assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)

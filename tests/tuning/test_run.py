@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from raycrt import InvalidInput, recipes
 from raycrt.certification import storage
 from raycrt.networks import checkpoint
-from tests.conftest import TINY
+from tests.conftest import TINY, Shell
 from tuning import pipeline
 from tuning.analysis import study
 from tuning.search import driver
@@ -178,11 +178,11 @@ def test_without_mlflow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "search").exists()
 
 
-def test_a_rerun_skips_what_has_finished(finished_run: Path) -> None:
+def test_a_rerun_skips_what_has_finished(finished_run: Path, shell: Shell) -> None:
     before = (finished_run / "train" / "model.safetensors").stat().st_mtime_ns
-    again = raycrt("demo", "--recipe", finished_run / "search" / "spec.yaml", "--out", finished_run)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("finished before") == 3
+    recipe = finished_run / "search" / "spec.yaml"
+    again = shell("demo", "--recipe", recipe, "--out", finished_run)
+    assert again.count("finished before") == 3
     assert (finished_run / "train" / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -194,12 +194,13 @@ def test_another_recipe_in_the_same_directory_is_refused(finished_run: Path) -> 
         pipeline.run(spec.override({"model.width": 17}), finished_run)
 
 
-def test_study_speaks_to_scripts_and_exports_a_recipe(finished_run: Path, tmp_path: Path) -> None:
+def test_study_speaks_to_scripts_and_exports_a_recipe(
+    finished_run: Path, tmp_path: Path, shell: Shell
+) -> None:
     exported = tmp_path / "winner.yaml"
     out = tmp_path / "study"
-    said = raycrt("study", finished_run, "--json", "--export", exported, "--out", out)
-    assert said.returncode == 0, said.stderr
-    found = json.loads(said.stdout)
+    said = shell("study", finished_run, "--json", "--export", exported, "--out", out)
+    found = json.loads(said)
     assert sum(found["states"].values()) == 5
     assert found["failures"][0]["number"] == 1
     low, high = found["best"][0]["interval"]
@@ -208,16 +209,13 @@ def test_study_speaks_to_scripts_and_exports_a_recipe(finished_run: Path, tmp_pa
     assert (found["contour"]["x"], found["contour"]["y"]) == ("train.gamma", "model.depth")
     assert sum(map(sum, found["contour"]["trials"])) == found["states"]["complete"]
     assert {file.name for file in out.iterdir()} >= {"study.json", "contour.png", "slices.png"}
-    assert "Pareto" in raycrt("study", finished_run).stdout
+    assert "Pareto" in shell("study", finished_run)
     assert (finished_run / "study" / "study.json").is_file()
 
 
-def test_a_search_is_not_started_over_by_mistake(finished_run: Path) -> None:
-    refused = raycrt(
-        "search", "--recipe", finished_run / "search" / "spec.yaml", "--out", finished_run
-    )
-    assert refused.returncode == 2
-    assert "--resume" in refused.stderr
+def test_a_search_is_not_started_over_by_mistake(finished_run: Path, shell: Shell) -> None:
+    recipe = finished_run / "search" / "spec.yaml"
+    assert "--resume" in shell("search", "--recipe", recipe, "--out", finished_run, code=2)
 
 
 @pytest.mark.parametrize("kept", [None, "search-mnist"])

@@ -486,8 +486,8 @@ def test_the_hash_is_the_one_that_the_certifier_writes(honest):
 
 
 @pytest.mark.cluster
-def test_actors_find_what_one_process_finds(tmp_path):
-    from raycrt.distributed import session, verification
+def test_actors_find_what_one_process_finds(tmp_path, local_ray):
+    from raycrt.distributed import verification
 
     run = write_run(tmp_path, spec_of())
     rows = rows_of(run).to_pylist()
@@ -495,7 +495,6 @@ def test_actors_find_what_one_process_finds(tmp_path):
         rows[i]["radius"] *= 1.01
     rewrite_rows(run, rows, in_a_file=16)
     alone = verify_run(run)
-    with session.session(cpus=2):
-        shared = verify_run(run, check=partial(verification.check_files, workers=2))
+    shared = verify_run(run, check=partial(verification.check_files, workers=2))
     assert shared == alone
     assert {finding.index for finding in alone.findings} == {2, 19, 33}
