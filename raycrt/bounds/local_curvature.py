@@ -26,7 +26,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycrt.activations import Activation
 from raycrt.bounds.norms import norms
 from raycrt.bounds.rounding import RoundingErrors
 from raycrt.bounds.spectral import (
@@ -38,7 +37,8 @@ from raycrt.bounds.spectral import (
     gram_iteration_upper,
 )
 from raycrt.errors import require
-from raycrt.networks.network import TORCH, Network
+from raycrt.networks.network import Network
+from raycrt.networks.nonlinearity import Nonlinearity
 
 # Room for the rounding of a checker that proves the same bound in another order.
 _ROOM = 1 + 1e-8
@@ -112,7 +112,6 @@ class LocalCurvature:
 
     def _ball(self, x: Tensor, radius: float) -> _Ball:
         """Ranges and Jacobians on the ball, layer by layer."""
-        activation = self.network.activation
         length = (x.norm() * SLACK + 1e-150)[None]
         errors = [error for error, _ in self.errors.layers(length, torch.float64)]
         ball = _Ball(layers=[], chains=[], rounding=[])
@@ -130,9 +129,10 @@ class LocalCurvature:
                 scaled = torch.linalg.vector_norm(matrix * before.steepest, dim=1) * SLACK
                 error = self.matrix_errors[k] * float(before.steepest.max())
                 rows = torch.minimum(rows, (scaled + error) * before.lipschitz)
-                z = self.network.layers[k](activation.value(z, TORCH))
+                z = self.network.layers[k](self.network.nonlinearities[k - 1].value(z))
             half = (radius * rows + errors[k]) * SLACK + 4 * EPS * z.abs()
-            ball.layers.append(_layer(activation, z - half, z + half, norm * SLACK))
+            nonlinearity = self.network.nonlinearities[k]
+            ball.layers.append(_layer(nonlinearity, z - half, z + half, norm * SLACK))
             ball.chains.append(chain)
             ball.rounding.append(rounding)
         return ball
@@ -217,9 +217,9 @@ class _Ball:
     rounding: list[float]
 
 
-def _layer(activation: Activation, low: Tensor, high: Tensor, lipschitz: float) -> _Layer:
-    slope_low, slope_high = activation.slope_range_on(low, high, TORCH)
-    curvature_low, curvature_high = activation.curvature_range_on(low, high, TORCH)
+def _layer(nonlinearity: Nonlinearity, low: Tensor, high: Tensor, lipschitz: float) -> _Layer:
+    slope_low, slope_high = nonlinearity.slope_ends_on(low, high)
+    curvature_low, curvature_high = nonlinearity.curvature_ends_on(low, high)
     middle = (slope_low + slope_high) / 2
     return _Layer(
         slope_low=slope_low,

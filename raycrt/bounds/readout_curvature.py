@@ -9,8 +9,10 @@ F_I is bounded elementwise, which gives weights p_I >= -F_I * s'' and for each t
 remainder, `D = mid + dev S` with |S| <= 1, so that products of weight matrices appear whose norm is
 far below the product of the norms (averaged operators, Combettes & Pesquet 2020):
 
-    |A D_{k-1} W_{k-1} ... W_1| <= mid^(k-1) |A W_{k-1} ... W_1|
-                                   + sum_j mid^(k-1-j) dev |A W_{k-1} ... W_{j+1}| Lip(z_j).
+    |A J_k| <= |A C_k0| + sum_j dev |A C_k,j+1| Lip(z_j),    C_kj = W_k mid W_{k-1} ... mid W_j.
+
+A feature that is passed on has mid = 1, dev = 0 and no curvature: only the columns of C_k,j+1 and
+the rows of z_j that an activation acts on count.
 
 Every sum below is computed in float64 and multiplied by `SLACK`, which far exceeds its rounding.
 """
@@ -18,16 +20,17 @@ Every sum below is computed in float64 and multiplied by `SLACK`, which far exce
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from raycrt.activations import Activation
 from raycrt.bounds.norms import norms
 from raycrt.bounds.spectral import SLACK, weighted_gram_upper
 from raycrt.networks.affine import DENSE_ENTRIES, AffineMap
 from raycrt.networks.network import Network
+from raycrt.networks.nonlinearity import Nonlinearity
 
 # Gradients with a smaller largest entry prove nothing.
 _SMALLEST = 1e-140
@@ -37,74 +40,91 @@ _SMALLEST = 1e-140
 class LayerBounds:
     """Proved bounds on a network's norms, shared by all margins; layers are counted from 0.
 
-    `layers` are the float64 maps. `products[k][j]` is the computed W_k ... W_j, where it is
-    small enough to be formed, and `rounding[k][j]` bounds its distance from the exact product.
-    `norms[k]` >= |W_k|, `lipschitz[k]` >= the Lipschitz constant of z_k in the input, and
-    `quadratic[k]` >= |diag(|w_i|) W_k| Lip(a_{k-1})^2. Slopes are `middle` plus or minus
-    `deviation`.
+    `layers` and `nonlinearities` are those of the network in float64. `products[k][j]` is the
+    computed C_kj, where it is small enough to be formed, and `rounding[k][j]` bounds its distance
+    from the exact product. `norms[k]` >= |W_k|, `lipschitz[k]` >= the Lipschitz constant of z_k in
+    the input and `acted[k]` of those of its features that an activation acts on. `quadratic[k]` >=
+    |diag(|w_i|) W_k| Lip(h_{k-1})^2 over these features.
     """
 
     layers: list[AffineMap]
+    nonlinearities: tuple[Nonlinearity, ...]
     products: list[list[Tensor | None]]
     rounding: list[list[float]]
     norms: list[float]
     quadratic: list[float]
     lipschitz: list[float]
-    middle: float
-    deviation: float
+    acted: list[float]
 
     def through(self, weights: Tensor, k: int) -> float:
-        """A number >= `|diag(weights)^(1/2) B|` for the Jacobian B of z_k; weights >= 0."""
-        largest = math.sqrt(float(weights.max()))
-        spectral = []
-        for j in range(k + 1):
-            product = self.products[k][j]
-            if product is None:
-                root = math.sqrt(norms(self.layers[k]).gram_upper(weights)) * math.prod(
-                    self.norms[j:k]
-                )
-            else:
-                root = math.sqrt(weighted_gram_upper(product, weights))
-                root += largest * self.rounding[k][j]
-            spectral.append(root)
-        total = self.middle**k * spectral[0]
+        """A number >= `|diag(weights)^(1/2) J|` for the Jacobian J of z_k; weights >= 0."""
+        total = self._spectral(weights, k, 0)
         for j in range(k):
-            path = self.middle ** (k - 1 - j) * self.deviation
-            total += path * spectral[j + 1] * self.lipschitz[j]
+            before = self.nonlinearities[j]
+            if before.active:
+                deviation = _deviation(before) * self._spectral(weights, k, j + 1, before.active)
+                total += deviation * self.acted[j]
         return total * SLACK
+
+    def _spectral(self, weights: Tensor, k: int, j: int, columns: int | None = None) -> float:
+        """A number >= `|diag(weights)^(1/2) C_kj|`, of its first `columns` if given."""
+        product = self.products[k][j]
+        if product is None:
+            factor = [_middle_bound(each) for each in self.nonlinearities[j:k]]
+            return math.sqrt(norms(self.layers[k]).gram_upper(weights)) * math.prod(
+                [*self.norms[j:k], *factor]
+            )
+        largest = math.sqrt(float(weights.max()))
+        root = math.sqrt(weighted_gram_upper(product[:, :columns], weights))
+        return root + largest * self.rounding[k][j]
 
 
 def layer_bounds(network: Network) -> LayerBounds:
     """The proved norm bounds that all margins share."""
     network = network.in_float64()
-    low, high = network.activation.slope_range
     bounds = LayerBounds(
         layers=network.layers,
+        nonlinearities=network.nonlinearities,
         products=[],
         rounding=[],
         norms=[],
         quadratic=[],
         lipschitz=[],
-        middle=abs(low + high) / 2,
-        deviation=(high - low) / 2 * SLACK,
+        acted=[],
     )
-    for k, layer in enumerate(network.layers):
-        row, rounding = _products(network.layers[: k + 1])
+    for k, layer in enumerate(network.layers[:-1]):
+        row, rounding = _products(network.layers[: k + 1], network.nonlinearities[:k])
         bounds.products.append(row)
         bounds.rounding.append(rounding)
         bounds.norms.append(norms(layer).norm_upper())
-        ones = torch.ones(layer.out_features, dtype=torch.float64, device=layer.offset().device)
-        bounds.lipschitz.append(bounds.through(ones, k))
-        squares = norms(layer).row_norms_upper().square() * SLACK
-        before = bounds.lipschitz[k - 1] * (bounds.middle + bounds.deviation) if k else 1.0
+        nonlinearity = network.nonlinearities[k]
+        acts = nonlinearity.acts(layer.offset())
+        bounds.lipschitz.append(bounds.through(torch.ones_like(acts), k))
+        bounds.acted.append(bounds.through(acts, k) if nonlinearity.passes else bounds.lipschitz[k])
+        squares = norms(layer).row_norms_upper().square() * acts * SLACK
+        before = bounds.lipschitz[k - 1] * network.nonlinearities[k - 1].slope_bound if k else 1.0
         bounds.quadratic.append(
             math.sqrt(norms(layer).gram_upper(squares)) * before * before * SLACK
         )
     return bounds
 
 
-def _products(layers: list[AffineMap]) -> tuple[list[Tensor | None], list[float]]:
-    """W_k ... W_j for j = 0 ... k where it can be formed, and bounds on their rounding.
+def _middle_bound(nonlinearity: Nonlinearity) -> float:
+    """The largest midpoint of a feature's slopes, in size."""
+    own = abs(sum(nonlinearity.activation.slope_range)) / 2 if nonlinearity.active else 0.0
+    return max(own, 1.0) if nonlinearity.passes else own
+
+
+def _deviation(nonlinearity: Nonlinearity) -> float:
+    """An upper bound on the distance of an activation's slopes from their midpoint."""
+    low, high = nonlinearity.activation.slope_range
+    return (high - low) / 2 * SLACK
+
+
+def _products(
+    layers: list[AffineMap], nonlinearities: Sequence[Nonlinearity]
+) -> tuple[list[Tensor | None], list[float]]:
+    """C_kj for j = 0 ... k where it can be formed, and bounds on their rounding.
 
     A product of factors with errors e_i has an error of at most
     `sum_i e_i prod_{j != i} (|W_j|_F + e_j)`, and each multiplication rounds by gamma.
@@ -115,16 +135,18 @@ def _products(layers: list[AffineMap]) -> tuple[list[Tensor | None], list[float]
     sizes = [norms(last).magnitude_upper() + rounding[0]]
     errors = [rounding[0] / sizes[0] if sizes[0] else 0.0]
     steps = 0
-    for layer in reversed(layers[:-1]):
+    for layer, nonlinearity in zip(reversed(layers[:-1]), reversed(nonlinearities), strict=True):
         after = row[0]
         small = last.out_features * layer.in_features <= DENSE_ENTRIES
-        row.insert(
-            0, after @ layer.matrix() if after is not None and layer.dense and small else None
-        )
+        product = None
+        if after is not None and layer.dense and small:
+            low, high = nonlinearity.slope_ends(after)
+            product = (after * ((low + high) / 2)) @ layer.matrix()
+        row.insert(0, product)
         error = norms(layer).matrix_error_upper()
-        sizes.append(norms(layer).magnitude_upper() + error)
-        errors.append(error / sizes[-1] if sizes[-1] else 0.0)
-        steps += layer.out_features + 2
+        sizes.append((norms(layer).magnitude_upper() + error) * _middle_bound(nonlinearity))
+        errors.append(error / sizes[-1] * _middle_bound(nonlinearity) if sizes[-1] else 0.0)
+        steps += layer.out_features + 4
         rounding.insert(0, (sum(errors) + 2 * steps * 2.0**-52) * math.prod(sizes) * SLACK)
     return row, rounding
 
@@ -145,13 +167,15 @@ def readout_upper(network: Network, bounds: LayerBounds, low: Tensor, high: Tens
         # Norms of smaller vectors, and intermediate results, may have underflowed.
         if 0 < float(torch.maximum(low.abs(), high.abs()).max()) < _SMALLEST:
             return math.inf
-        weights = curvature_weights(low, high, network.activation)
-        total += _term(bounds, layer, weights, network.activation.curvature_bound * length)
+        nonlinearity = network.nonlinearities[layer]
+        if nonlinearity.active:
+            weights = curvature_weights(low, high, nonlinearity)
+            total += _term(bounds, layer, weights, nonlinearity.curvature_bound * length)
         if layer > 0:
             low, high, length = _gradient_interval(
                 bounds.layers[layer],
                 bounds.norms[layer],
-                network.activation.slope_range,
+                nonlinearity,
                 low,
                 high,
                 length,
@@ -168,10 +192,10 @@ def readout_interval(last: AffineMap, y: int, t: int) -> tuple[Tensor, Tensor]:
     return direction - slack, direction + slack
 
 
-def curvature_weights(low: Tensor, high: Tensor, activation: Activation) -> Tensor:
+def curvature_weights(low: Tensor, high: Tensor, nonlinearity: Nonlinearity) -> Tensor:
     """The smallest p >= 0 with `F s'' >= -p` for every F in [low, high] and every s'', rounded up;
     the signs of F and s'' are taken into account."""
-    least, most = activation.curvature_range
+    least, most = nonlinearity.curvature_ends(low)
     ends = [-most * low, -least * low, -most * high, -least * high]
     return torch.stack(ends).amax(0).clamp(min=0) * SLACK
 
@@ -192,15 +216,16 @@ def _term(bounds: LayerBounds, layer: int, weights: Tensor, curvature: float) ->
 def _gradient_interval(
     layer: AffineMap,
     norm: float,
-    slopes: tuple[float, float],
+    nonlinearity: Nonlinearity,
     low: Tensor,
     high: Tensor,
     length: float,
 ) -> tuple[Tensor, Tensor, float]:
     """Bounds on W^T (s' * F) from bounds on F, elementwise and in the 2-norm."""
-    ends = torch.stack([slopes[0] * low, slopes[0] * high, slopes[1] * low, slopes[1] * high])
+    least, most = nonlinearity.slope_ends(low)
+    ends = torch.stack([least * low, least * high, most * low, most * high])
     g_low, g_high = ends.amin(0), ends.amax(0)
-    slope = max(abs(s) for s in slopes)
+    slope = nonlinearity.slope_bound
     reach = torch.maximum(g_low.abs(), g_high.abs())
     slack = layer.transpose_absolute(reach) * (SLACK - 1)
     slack += norms(layer).matrix_error_upper() * float(reach.norm()) * SLACK

@@ -18,7 +18,7 @@ from torch import Tensor
 from raycrt.activations import slope_error, value_error
 from raycrt.bounds.norms import norms
 from raycrt.bounds.spectral import SLACK, gram_iteration_upper
-from raycrt.networks.network import TORCH, Network
+from raycrt.networks.network import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +66,15 @@ class RoundingErrors:
     widths: tuple[int, ...]
     readout: float
     peak: float
-    slope_bound: float
-    curvature_bound: float
-    at_zero: float
+    slope_bound: tuple[float, ...]
+    curvature_bound: tuple[float, ...]
+    at_zero: tuple[float, ...]
 
     @staticmethod
     def of(network: Network) -> RoundingErrors:
         network = network.in_float64()
         layers, last = network.layers, network.layers[-1]
         offset = norms(last).offset_magnitude_upper().cpu()
-        zero = torch.zeros((), dtype=torch.float64)
         return RoundingErrors(
             # Error bounds need no tight norms, so a few products suffice.
             spectral=tuple(
@@ -100,9 +99,9 @@ class RoundingErrors:
             readout=norms(last).matrix_error_upper(),
             # Upper bound on the entries of a difference of two rows.
             peak=2 * (float(last.matrix().abs().max()) + norms(last).matrix_error_upper()),
-            slope_bound=network.activation.slope_bound,
-            curvature_bound=network.activation.curvature_bound,
-            at_zero=abs(float(network.activation.value(zero, TORCH))),
+            slope_bound=tuple(each.slope_bound for each in network.nonlinearities),
+            curvature_bound=tuple(each.curvature_bound for each in network.nonlinearities),
+            at_zero=tuple(each.at_zero for each in network.nonlinearities),
         )
 
     def margin(
@@ -142,8 +141,8 @@ class RoundingErrors:
                 error = self.through_layer(k, error, size, dtype)
                 size = self.spectral[k] * size
             peak = self.peak if k == depth - 1 else size
-            error = self.through_slopes(layers[k - 1][0], error, size, peak, dtype)
-            size = self.slope_bound * size
+            error = self.through_slopes(k - 1, layers[k - 1][0], error, size, peak, dtype)
+            size = self.slope_bound[k - 1] * size
         return self.at_input(error, size, dtype, slack)
 
     def hidden(
@@ -175,7 +174,7 @@ class RoundingErrors:
         for k in range(len(self.spectral) - 2, -1, -1):
             size = next(left)
             peak = self.peak if k == len(self.spectral) - 2 else size
-            error = self.through_slopes(hidden[k], error, size, peak, dtype)
+            error = self.through_slopes(k, hidden[k], error, size, peak, dtype)
             if k > 0:
                 error = self.through_layer(k, error, next(left), dtype)
         return error * SLACK
@@ -211,22 +210,23 @@ class RoundingErrors:
 
     def through_slopes(
         self,
+        k: int,
         hidden: Tensor,
         error: Tensor,
         size: Tensor,
         peak: Tensor | float,
         dtype: torch.dtype,
     ) -> Tensor:
-        """The bound of `through_layer` for s'(z) * c, where the error of z, in `dtype`, has norm at
-        most `hidden`.
+        """The bound of `through_layer` for s'(z_k) * c, where the error of z_k, in `dtype`, has a
+        norm of at most `hidden`.
 
         Either no entry of the exact c or no entry of the computed c exceeds `peak`.
         """
         number = torch.finfo(dtype)
-        own = slope_error(self.slope_bound, number.eps)
-        relative = own + 2 * number.eps * self.slope_bound + number.smallest_normal
+        slope, curvature = self.slope_bound[k], self.curvature_bound[k]
+        relative = slope_error(slope, number.eps) + 2 * number.eps * slope + number.smallest_normal
         lost = number.smallest_normal * math.sqrt(self.longest)
-        through = self.slope_bound * error + self.curvature_bound * hidden * (peak + error)
+        through = slope * error + curvature * hidden * (peak + error)
         return through + relative * (size + error) + lost
 
     def layers(
@@ -263,14 +263,16 @@ class RoundingErrors:
             largest = torch.maximum(torch.maximum(reach, size + error), on_the_way)
             # Weights outside the float32 range turn even the smallest inputs into infinities.
             largest = largest.clamp(min=self.magnitude[k])
-            within = largest * max(1.0, 4 * self.curvature_bound) < most
+            sharpest = self.curvature_bound[k] if k < len(self.curvature_bound) else 0.0
+            within = largest * max(1.0, 4 * sharpest) < most
             error = torch.where(within, error, torch.inf)
             found.append((error, size))
             if k < len(self.spectral) - 1:
-                width = math.sqrt(self.widths[k])
-                value = self.slope_bound * (size + error) + self.at_zero * width
-                error = self.slope_bound * error + value_error(value, size, eps) + 8 * tiny * width
-                size = self.slope_bound * size + self.at_zero * width
+                slope, at_zero = self.slope_bound[k], self.at_zero[k]
+                value = slope * (size + error) + at_zero
+                lost = 8 * tiny * math.sqrt(self.widths[k])
+                error = slope * error + value_error(value, size, eps) + lost
+                size = slope * size + at_zero
         return found
 
 

@@ -160,7 +160,9 @@ class CurvatureMatrices:
 
 def _matrix(network: Network, span: Span, y: int, t: int, directions_kept: int) -> _Matrix:
     """With W_1 = A B + R: `x^T P x <= (|D^(1/2) A B x| + |D^(1/2)| |R| |x|)^2` for D = diag(p)."""
-    weights = curvature_weights(*readout_interval(network.layers[-1], y, t), network.activation)
+    weights = curvature_weights(
+        *readout_interval(network.layers[-1], y, t), network.nonlinearities[0]
+    )
     action = span.action
     gram = action.T @ (weights[:, None] * action)
     gram = (gram + gram.T) / 2

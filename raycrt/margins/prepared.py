@@ -212,6 +212,5 @@ def _solver_type(network: Network) -> torch.dtype:
 
 
 def _middling_slopes(network: Network, like: Tensor) -> list[Tensor]:
-    slope = sum(network.activation.slope_range) / 2
-    widths = [layer.out_features for layer in network.layers[:-1]]
-    return [like.new_full((len(like), width), slope) for width in widths]
+    ends = [each.slope_ends(like) for each in network.nonlinearities]
+    return [((low + high) / 2).expand(len(like), -1) for low, high in ends]

@@ -6,40 +6,23 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from raycrt.activations import Activation, activation
+from raycrt.activations import Activation
 from raycrt.errors import require
-from raycrt.networks.affine import AffineMap, Chain, Dense
-from raycrt.networks.convolution import Convolution
+from raycrt.networks.affine import AffineMap, Chain
+from raycrt.networks.architecture import Architecture
+from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
 
-# softplus is linear to the last bit of float64 above this: exp(-40) < 2^-57.
-_SOFTPLUS_LINEAR = 40.0
 _SMALLEST, _LARGEST = 1e-100, 1e100
 # Differences of rows of the last matrix are stored if they are at most this many numbers.
 _DIFFERENCES = 2**22
-
-TORCH = SimpleNamespace(
-    exp=torch.exp,
-    tanh=torch.tanh,
-    arctan=torch.arctan,
-    erf=torch.erf,
-    sigmoid=torch.sigmoid,
-    softplus=lambda z: F.softplus(z, threshold=_SOFTPLUS_LINEAR),
-    minimum=torch.minimum,
-    maximum=torch.maximum,
-    where=torch.where,
-    clip=torch.clip,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +36,13 @@ class Trace:
 class Network(nn.Module):
     """Classifier from images (batch, ...) to logits (batch, classes).
 
-    `maps` are its affine layers, at least two; `activation` stands between neighbours.
+    `maps` are its affine layers, at least two. Between neighbours stands `activation` or, given as
+    a sequence, a `Nonlinearity` of their own.
     """
 
-    def __init__(self, maps: Sequence[AffineMap], activation: Activation) -> None:
+    def __init__(
+        self, maps: Sequence[AffineMap], activation: Activation | Sequence[Nonlinearity]
+    ) -> None:
         super().__init__()
         require(len(maps) >= 2, "depth >= 2", depth=len(maps))
         for before, after in pairwise(maps):
@@ -67,8 +53,28 @@ class Network(nn.Module):
                 in_features=after.in_features,
             )
         require(maps[-1].out_features >= 2, "classes >= 2", classes=maps[-1].out_features)
+        if isinstance(activation, Activation):
+            sizes = [layer.out_features for layer in maps[:-1]]
+            activation = [Nonlinearity(activation=activation, active=n, width=n) for n in sizes]
+        require(
+            [each.width for each in activation] == [layer.out_features for layer in maps[:-1]],
+            "a nonlinearity for each hidden layer, of its width",
+            widths=[each.width for each in activation],
+            layers=[layer.out_features for layer in maps[:-1]],
+        )
         self.maps = nn.ModuleList(maps)
-        self.activation = activation
+        self.nonlinearities = tuple(activation)
+
+    @property
+    def activation(self) -> Activation:
+        """The activation of every hidden feature; `InvalidInput` where they differ."""
+        first = self.nonlinearities[0].activation
+        require(
+            all(each.activation == first and not each.passes for each in self.nonlinearities),
+            "one activation acts on every hidden feature",
+            activations=[each.activation.name for each in self.nonlinearities],
+        )
+        return first
 
     @property
     def layers(self) -> list[AffineMap]:
@@ -100,8 +106,8 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         z = self.layers[0](images.flatten(1))
-        for layer in self.layers[1:]:
-            z = layer(self.activation.value(z, TORCH))
+        for layer, nonlinearity in zip(self.layers[1:], self.nonlinearities, strict=True):
+            z = layer(nonlinearity.value(z))
         return z
 
     def masked(self) -> Tensor:
@@ -170,7 +176,7 @@ class Network(nn.Module):
         """Input of the last layer, from z_1 (batch, width), and the slopes of the hidden layers, of
         the type `slopes_in` if that is given."""
         z, slopes = self._up_to_last(z, slopes_in)
-        return self.activation.value(z, TORCH), slopes
+        return self.nonlinearities[-1].value(z), slopes
 
     def slopes(self, x: Tensor) -> tuple[Tensor, ...]:
         """The slopes of `trace` without its logits: all that a margin's gradient needs."""
@@ -181,10 +187,12 @@ class Network(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The last z before the logits, from z_1, and the slopes of the hidden layers."""
         dtype = slopes_in or z.dtype
-        slopes = [self.activation.slope(z.to(dtype), TORCH)]
-        for layer in self.layers[1:-1]:
-            z = layer(self.activation.value(z, TORCH))
-            slopes.append(self.activation.slope(z.to(dtype), TORCH))
+        slopes = [self.nonlinearities[0].slope(z.to(dtype))]
+        for layer, (before, after) in zip(
+            self.layers[1:-1], pairwise(self.nonlinearities), strict=True
+        ):
+            z = layer(before.value(z))
+            slopes.append(after.slope(z.to(dtype)))
         return z, tuple(slopes)
 
     def pull_back(self, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
@@ -253,25 +261,12 @@ class Readout:
 
 
 def build(spec: ModelSpec, shape: Sequence[int], classes: int) -> Network:
-    """A freshly initialised network for inputs of `shape`; draws from torch's global generator.
+    """A freshly initialised network of inputs of `shape`; draws from torch's global generator.
 
     Convolutions need a shape (channels, height, width).
     """
-    maps: list[AffineMap] = []
-    for channels in spec.channels:
-        require(len(shape) == 3, "shape is (channels, height, width)", shape=tuple(shape))
-        convolution = Convolution(
-            (shape[0], shape[1], shape[2]),
-            channels,
-            (spec.kernel, spec.kernel),
-            stride=(spec.stride, spec.stride),
-            padding=(spec.padding, spec.padding),
-        )
-        maps.append(convolution)
-        shape = convolution.out_shape
-    sizes = [math.prod(shape)] + [spec.width] * (spec.depth - 1) + [classes]
-    maps += [Dense(a, b) for a, b in pairwise(sizes)]
-    return Network(maps, activation(spec.activation, spec.beta))
+    built = Architecture(spec, shape, classes)
+    return Network(built.maps, built.nonlinearities)
 
 
 def margin_direction(label: Tensor, target: Tensor, like: Tensor) -> Tensor:

@@ -9,14 +9,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raycrt.activations import ACTIVATIONS, FAMILIES
-from raycrt.errors import nearest
+from raycrt.activations import FAMILIES
+from raycrt.specs.layers import (
+    SIDE,
+    ConvolutionLayer,
+    DenseLayer,
+    LayerSpec,
+    PoolLayer,
+    ResidualLayer,
+    known_activation,
+)
 from raycrt.specs.record import NEURONS, PROCESSES, ROWS, TURNS, Real, Record
 
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 
-# Largest kernel or stride, in pixels.
-_SIDE = 2**10
 # Training and search multiply a seed by 1,000,003 and add a counter: that stays below 2^63.
 _SEED = 2**43 - 1
 # The smallest share of a CPU or GPU that Ray supports.
@@ -24,19 +30,23 @@ _SHARE = 1e-4
 
 
 class ModelSpec(Record):
-    """A convolution for each of `channels`, if there are any, then `depth` dense layers.
+    """The layers of a network: a list, or in short a convolution for each of `channels`, if there
+    are any, then `depth` dense layers, of which the last one makes the logits.
 
-    Convolutions pad with `padding` zeros on each side: an odd kernel turns n pixels into
-    ceil(n / stride).
+    The convolutions of the short form pad with `padding` zeros on each side: an odd kernel turns n
+    pixels into ceil(n / stride).
     """
 
+    layers: tuple[LayerSpec, ...] = Field(
+        (), description="every layer but the last, a dense one that makes the logits"
+    )
     channels: tuple[Annotated[int, Field(ge=1, le=NEURONS, strict=True)], ...] = Field(
         (), description="output channels of the convolutions in front; none: a dense network"
     )
     kernel: int = Field(
-        3, ge=1, le=_SIDE, description="height and width of the convolutions' kernels"
+        3, ge=1, le=SIDE, description="height and width of the convolutions' kernels"
     )
-    stride: int = Field(2, ge=1, le=_SIDE, description="stride of the convolutions")
+    stride: int = Field(2, ge=1, le=SIDE, description="stride of the convolutions")
     depth: int = Field(2, ge=1, le=16, description="dense layers, the last one included")
     width: int = Field(1024, ge=1, le=NEURONS, description="neurons in each hidden dense layer")
     activation: str = Field("softplus", description="one of raycrt.activations.ACTIVATIONS")
@@ -45,8 +55,7 @@ class ModelSpec(Record):
     @field_validator("activation")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in ACTIVATIONS:
-            raise ValueError(f"must be one of {sorted(ACTIVATIONS)}{nearest(name, ACTIVATIONS)}")
+        known_activation(name)
         return name
 
     @model_validator(mode="after")
@@ -67,10 +76,46 @@ class ModelSpec(Record):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_form(self) -> ModelSpec:
+        short = ("channels", "kernel", "stride", "depth", "width")
+        fields = type(self).model_fields
+        stated = [key for key in short if getattr(self, key) != fields[key].default]
+        if self.layers and stated:
+            raise ValueError(f"{', '.join(stated)} must be left out where layers is given")
+        return self
+
     @property
     def padding(self) -> int:
-        """Zeros on each side of the images that a convolution gets."""
+        """Zeros on each side of the images that a convolution of the short form gets."""
         return (self.kernel - 1) // 2
+
+    @property
+    def hidden_layers(self) -> tuple[LayerSpec, ...]:
+        """Every layer but the last, a dense one that makes the logits."""
+        if self.layers:
+            return self.layers
+        convolutions = (
+            ConvolutionLayer(
+                kind="convolution",
+                channels=channels,
+                kernel=self.kernel,
+                stride=self.stride,
+                padding=self.padding,
+            )
+            for channels in self.channels
+        )
+        dense = DenseLayer(kind="dense", width=self.width)
+        return (*convolutions, *(dense for _ in range(self.depth - 1)))
+
+    @property
+    def convolves(self) -> bool:
+        """Whether a layer must be given images."""
+        return any(
+            isinstance(layer, ConvolutionLayer | PoolLayer)
+            or (isinstance(layer, ResidualLayer) and layer.kernel is not None)
+            for layer in self.hidden_layers
+        )
 
 
 class AugmentationSpec(Record):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from raycrt.errors import require
 from raycrt.networks.affine import Dense
-from raycrt.networks.network import TORCH, Network
+from raycrt.networks.network import Network
+from raycrt.networks.nonlinearity import TORCH, Nonlinearity
 
 
 class Subspace(nn.Module):
@@ -73,7 +74,7 @@ class Subspace(nn.Module):
         first = _dense(weight, bias, weight)
         parameter = next(network.parameters())
         rest = copy.deepcopy(network.layers[1:])
-        whole = Network([first.to(parameter), *rest], network.activation)
+        whole = Network([first.to(parameter), *rest], network.nonlinearities)
         return whole.requires_grad_(parameter.requires_grad)
 
 
@@ -102,11 +103,9 @@ def deepened(network: Network, layers: int, scale: float) -> Network:
         width=first.out_features,
     )
     like = next(network.parameters())
-    point = torch.tensor(
-        _NEARLY_LINEAR if network.activation.slope_limits[1] else 0.0, dtype=torch.float64
-    )
-    value = network.activation.value(point, TORCH)
-    slope = network.activation.slope(point, TORCH)
+    activation = network.nonlinearities[0].activation
+    point = torch.tensor(_NEARLY_LINEAR if activation.slope_limits[1] else 0.0).double()
+    value, slope = activation.value(point, TORCH), activation.slope(point, TORCH)
     maps: list[Dense] = []
     # The signal x is `undo (a - value)`, a the activations before the next layer.
     undo = torch.eye(first.in_features, dtype=torch.float64)
@@ -120,7 +119,10 @@ def deepened(network: Network, layers: int, scale: float) -> Network:
     weight = first.matrix().double().cpu() @ undo
     maps.append(_dense(weight, first.offset().double().cpu() - weight @ centre, like))
     rest = copy.deepcopy(network.layers[1:])
-    return Network([*maps, *rest], network.activation).requires_grad_(like.requires_grad)
+    width = first.out_features
+    inserted = [Nonlinearity(activation=activation, active=width, width=width)] * layers
+    whole = Network([*maps, *rest], [*inserted, *network.nonlinearities])
+    return whole.requires_grad_(like.requires_grad)
 
 
 def _isometry(rows: int, columns: int, seed: int) -> Tensor:

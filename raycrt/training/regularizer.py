@@ -62,45 +62,49 @@ class CurvatureEstimate(nn.Module):
         `lambda_max(W_I^T diag(p_I) W_I) (slope^(I-1) prod_{J<I} |W_J|)^2`."""
         weights = self._weights(network)
         norms = self.norms(network)
-        slope = network.activation.slope_bound
         total = torch.zeros_like(weights[0][..., 0])
         lipschitz_before = torch.ones_like(norms[0])
         for index, layer in enumerate(network.layers[:-1]):
             image = layer.linear(self._vectors(index)[:-1])
             rayleigh = (weights[index].flatten(0, 1) * image.square()).sum(1)
             total = total + rayleigh.view_as(total) * lipschitz_before.square()
+            slope = network.nonlinearities[index].slope_bound
             lipschitz_before = lipschitz_before * slope * norms[index]
         return total
 
     def _weights(self, network: Network) -> list[Tensor]:
         """p_I (classes, classes, width) >= -F_I s'', by interval propagation."""
-        activation = network.activation
-        (low_slope, high_slope), (low, high) = activation.slope_range, activation.curvature_range
         last = network.layers[-1].matrix()
         f_low = f_high = last[:, None] - last[None]
         weights: list[Tensor] = []
-        for layer in reversed(network.layers[1:]):
+        for index in range(network.depth - 2, -1, -1):
             if weights:
+                low_slope, high_slope = network.nonlinearities[index + 1].slope_ends(f_low)
                 g_low = torch.minimum(low_slope * f_low, high_slope * f_low)
                 g_high = torch.maximum(low_slope * f_high, high_slope * f_high)
-                f_low, f_high = layer.transpose_interval(g_low, g_high)
+                f_low, f_high = network.layers[index + 1].transpose_interval(g_low, g_high)
+            low, high = network.nonlinearities[index].curvature_ends(f_low)
             negative = torch.maximum(-high * f_low, -low * f_high).clamp(min=0)
             weights.insert(0, negative)
         return weights
 
     def bound(self, network: Network, label: Tensor, target: Tensor) -> Tensor:
         """K(y, t) (n,), Theorem 4: `h sum_I r_I^2 max_j S_Ij` with `r_1 = |W_1|`,
-        `r_I = g |W_I| r_{I-1}`, `S_{L-1} = |W_L[y] - W_L[t]|`, `S_I = g |W_{I+1}|^T S_{I+1}`."""
-        activation = network.activation
+        `r_I = g |W_I| r_{I-1}`, `S_{L-1} = |W_L[y] - W_L[t]|`, `S_I = g |W_{I+1}|^T S_{I+1}`, the
+        maximum over the features that an activation acts on."""
+        hidden = network.nonlinearities
         norms = self.norms(network)
         lipschitz = [norms[0]]
-        for norm in norms[1:]:
-            lipschitz.append(activation.slope_bound * norm * lipschitz[-1])
+        for norm, before in zip(norms[1:], hidden, strict=False):
+            lipschitz.append(before.slope_bound * norm * lipschitz[-1])
         last = network.layers[-1].matrix()
         influence = (last[label] - last[target]).abs()
-        total = lipschitz[-1].square() * influence.amax(1)
-        for index in range(network.depth - 3, -1, -1):
-            above = network.layers[index + 1]
-            influence = activation.slope_bound * above.transpose_absolute(influence)
-            total = total + lipschitz[index].square() * influence.amax(1)
-        return activation.curvature_bound * total
+        total = torch.zeros_like(influence[:, 0])
+        for index in range(network.depth - 2, -1, -1):
+            if index < network.depth - 2:
+                above = network.layers[index + 1]
+                influence = hidden[index + 1].slope_bound * above.transpose_absolute(influence)
+            if hidden[index].active:
+                largest = influence[:, : hidden[index].active].amax(1)
+                total = total + lipschitz[index].square() * largest
+        return max(each.curvature_bound for each in hidden) * total

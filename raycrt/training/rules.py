@@ -14,13 +14,13 @@ def check_training(spec: Spec) -> None:
     """Raise `InvalidInput` if the model of `spec` cannot be trained as `spec.train` states."""
     effects.check(spec)
     model, train = spec.model, spec.train
-    if model.channels:
+    if model.convolves or model.layers:
         if train.components is not None or train.linear_layers:
             raise InvalidInput(
                 "train.components and train.linear_layers must be left out where model.channels "
-                "has convolutions, which need images"
+                "has convolutions, which need images, and where model.layers lists the layers"
             )
-        if train.optimizer == "muon" and model.depth < 2:
+        if model.channels and train.optimizer == "muon" and model.depth < 2:
             raise InvalidInput(
                 "train.optimizer muon must have a hidden dense layer to update: model.depth >= 2"
             )
@@ -49,8 +49,8 @@ def check_training(spec: Spec) -> None:
 
 def check_certification(spec: Spec) -> None:
     """Raise `InvalidInput` if the model of `spec` cannot be certified as `spec.certify` states."""
-    if spec.model.channels and spec.certify.deployment != "exact":
+    if spec.model.convolves and spec.certify.deployment != "exact":
         raise InvalidInput(
-            "certify.deployment must be exact where model.channels has convolutions, which "
+            "certify.deployment must be exact where the model has convolutions, which "
             "libraries may compute by transforms"
         )

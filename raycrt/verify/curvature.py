@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from raycrt.verify.hidden import Hidden
 from raycrt.verify.model import Model
 from raycrt.verify.norms import SLACK, UNIT, frobenius, gamma, gram_upper, norm_upper
 
@@ -83,19 +84,21 @@ def neuron_curvature(model: Model, y: int, t: int) -> np.ndarray:
     With one hidden layer, `curvature_upper` of that margin is >= lambda_max(W_0^T diag(p) W_0) for
     these p without rounding, and `Hess (z_y - z_t) >= -W_0^T diag(p) W_0` everywhere.
     """
-    return _curvature_weights(model, *_last_gradient(model, y, t))
+    return _curvature_weights(model.hidden[-1], *_last_gradient(model, y, t))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """A hidden layer: `chain[j]` = (W_k .. W_{k-j}, error of that product), and proved bounds.
+    """A hidden layer: `chain[k - j]` = (C_kj, its error), and proved bounds.
 
-    `lipschitz` >= |J_k|, `norm` >= |W_k|, `quadratic` >= |diag(|w_i|) W_k|, `columns` >= the norms
-    of W_k's columns.
+    `lipschitz` >= |J_k| and `acted` >= the norm of those of its rows that an activation acts on,
+    `norm` >= |W_k|, `quadratic` >= |diag(|w_i|) W_k| over these rows, `columns` >= the norms of
+    W_k's columns.
     """
 
     chain: list[tuple[np.ndarray, float]]
     lipschitz: float
+    acted: float
     norm: float
     quadratic: float
     columns: np.ndarray
@@ -107,30 +110,37 @@ def _layers(model: Model) -> list[_Layer]:
         chain = [(weight, 0.0)]
         for j in range(k - 1, -1, -1):
             product, error = chain[-1]
-            factor = model.weights[j]
-            rounding = gamma(len(factor)) * frobenius(product) * frobenius(factor)
-            chain.append((product @ factor, (error * layers[j].norm + rounding) * SLACK))
-        norms = [norm_upper(product) + error for product, error in chain]
-        lengths = np.sqrt((weight * weight).sum(1))
+            factor, steepest = model.weights[j], model.hidden[j].slopes.bound
+            scaled = product * model.hidden[j].middle
+            rounding = gamma(len(factor) + 4) * frobenius(scaled) * frobenius(factor)
+            error = (error * steepest * layers[j].norm + rounding) * SLACK
+            chain.append((scaled @ factor, error))
+        hidden = model.hidden[k]
+        acted = weight[: hidden.active]
+        lengths = np.sqrt((acted * acted).sum(1))
         layers.append(
             _Layer(
                 chain=chain,
-                lipschitz=_expand(model, norms, layers),
-                norm=norms[0],
-                quadratic=norm_upper(lengths[:, None] * weight) * (1 + gamma(weight.size + 8)),
+                lipschitz=_expand(model, chain, layers),
+                acted=_expand(model, [(c[: hidden.active], e) for c, e in chain], layers),
+                norm=norm_upper(weight),
+                quadratic=norm_upper(lengths[:, None] * acted) * (1 + gamma(weight.size + 8)),
                 columns=np.sqrt((weight * weight).sum(0)) * (1 + gamma(len(weight) + 2)),
             )
         )
     return layers
 
 
-def _expand(model: Model, norms: list[float], before: list[_Layer]) -> float:
-    """Bound on |A D J_{k-1}| from `norms[j]` >= |A W_{k-1} .. W_{k-j}| and the layers below."""
-    low, high = model.slopes.low, model.slopes.high
-    middle, deviation = abs(low + high) / 2, (high - low) / 2
-    total = norms[len(before)]
-    for j in range(len(before) - 1, -1, -1):
-        total = middle * total + deviation * norms[j] * before[len(before) - 1 - j].lipschitz
+def _expand(model: Model, chain: list[tuple[np.ndarray, float]], before: list[_Layer]) -> float:
+    """Bound on |A J_k|, given for each j from k down `chain[k - j] = (A C_kj, its error)`, with the
+    layers below k."""
+    product, error = chain[-1]
+    total = norm_upper(product) + error
+    for j, layer in enumerate(before):
+        hidden = model.hidden[j]
+        product, error = chain[len(before) - 1 - j]
+        columns = product[:, : hidden.active]
+        total += hidden.deviation * (norm_upper(columns) + error) * layer.acted * SLACK
     return total * SLACK
 
 
@@ -145,9 +155,10 @@ def _readout_upper(
     length = _length(low, high)
     total = 0.0
     for k in range(len(layers) - 1, -1, -1):
-        p = _curvature_weights(model, low, high)
-        reach = model.slopes.bound * layers[k - 1].lipschitz if k > 0 else 1.0
-        by_neurons = model.curvatures.bound * length * layers[k].quadratic * reach * reach
+        p = _curvature_weights(model.hidden[k], low, high)
+        reach = model.hidden[k - 1].slopes.bound * layers[k - 1].lipschitz if k > 0 else 1.0
+        curvature = model.hidden[k].curvatures.bound
+        by_neurons = curvature * length * layers[k].quadratic * reach * reach
         claimed = claim if len(layers) == 1 else None
         total += min(_weighted_upper(model, layers[: k + 1], p, claimed), by_neurons * SLACK)
         if k > 0:
@@ -161,12 +172,12 @@ def _last_gradient(model: Model, y: int, t: int) -> tuple[np.ndarray, np.ndarray
     return _widen(gradient, gradient, np.abs(gradient) * 2 * UNIT)
 
 
-def _curvature_weights(model: Model, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _curvature_weights(hidden: Hidden, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """p >= max(0, -F * s'') for every F in `low` .. `high` and s'' at every z."""
     corners = [
         -f * extreme
         for f in (low, high)
-        for extreme in (model.curvatures.low, model.curvatures.high)
+        for extreme in (hidden.curvatures.low, hidden.curvatures.high)
     ]
     return np.maximum(np.max(corners, axis=0), 0.0) * SLACK
 
@@ -182,11 +193,11 @@ def _weighted_upper(
         # Each entry has three roundings, which are added to a given claim.
         size = frobenius(scaled)
         return gram_upper(scaled, claim) + 8 * UNIT * size * size
-    norms = []
+    chain = []
     for product, error in layers[-1].chain:
         scaled = root * product
-        norms.append(norm_upper(scaled) + 4 * UNIT * frobenius(scaled) + largest * error * SLACK)
-    norm = _expand(model, norms, layers[:-1])
+        chain.append((scaled, (4 * UNIT * frobenius(scaled) + largest * error) * SLACK))
+    norm = _expand(model, chain, layers[:-1])
     return norm * norm * SLACK
 
 
@@ -194,9 +205,10 @@ def _gradient_below(
     model: Model, k: int, layer: _Layer, low: np.ndarray, high: np.ndarray, length: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Elementwise bounds on `F_{k-1} = W_k^T (s'(z_k) * F_k)` and a bound on its 2-norm."""
-    ends = [slope * f for slope in (model.slopes.low, model.slopes.high) for f in (low, high)]
+    slopes = model.hidden[k].slopes
+    ends = [slope * f for slope in (slopes.low, slopes.high) for f in (low, high)]
     low, high = np.min(ends, axis=0), np.max(ends, axis=0)
-    length = min(model.slopes.bound * length, _length(low, high)) * SLACK
+    length = min(slopes.bound * length, _length(low, high)) * SLACK
     weight = model.weights[k]
     centre, radius = (low + high) / 2, (high - low) / 2
     reach = np.abs(weight).T @ radius

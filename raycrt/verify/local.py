@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raycrt.activations import NUMPY
 from raycrt.verify.model import Model
 from raycrt.verify.norms import SLACK, UNIT, eigenvalue_upper, frobenius, gamma, norm_upper
 from raycrt.verify.radius import Errors
@@ -77,15 +76,15 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
         matrix, rest, row_rest = _walk(weight, 0.0, layers)
         rows = _row_lengths(matrix) + row_rest
         if layers:
-            z = weight @ model.activation.value(z, NUMPY) + model.biases[k]
+            z = weight @ model.hidden[k - 1].value(z) + model.biases[k]
             steep = _row_lengths(weight * layers[-1].steepest)
             rows = np.minimum(rows, steep * layers[-1].lipschitz * SLACK)
         half = (radius * rows + float(error)) * SLACK + 4 * UNIT * np.abs(z)
         layers.append(
             _Layer(
                 weight=weight,
-                slope=model.slopes.on(z - half, z + half),
-                curvature=model.curvatures.on(z - half, z + half),
+                slope=model.hidden[k].slopes.on(z - half, z + half),
+                curvature=model.hidden[k].curvatures.on(z - half, z + half),
                 lipschitz=(norm_upper(matrix) + rest) * SLACK,
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -12,15 +13,17 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from raycrt.activations import NUMPY, Activation, activation
+from raycrt.activations import Activation
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import ModelSpec
-from raycrt.verify import convolution, ranges
+from raycrt.verify import stored_layers
+from raycrt.verify.hidden import Hidden
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """`z_k = W_k h_{k-1} + b_k`, `h_k = s(z_k)`, counted from 0 with h_{-1} the flat input.
+    """`z_k = W_k h_{k-1} + b_k` and `h_k` its `hidden[k]`, counted from 0 with h_{-1} the flat
+    input; the last z is the logits.
 
     `weights[k]` (outputs, inputs) and `biases[k]` (outputs,) are the stored numbers as float64,
     `sha256` the identity of the file's content.
@@ -28,54 +31,54 @@ class Model:
 
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
-    activation: Activation
+    hidden: tuple[Hidden, ...]
     sha256: str
 
     @staticmethod
-    def load(file: Path, spec: ModelSpec, shape: tuple[int, int, int]) -> Model:
-        """Read a `model.safetensors` whose tensors are `maps.K.weight` and `maps.K.bias`.
+    def of(
+        weights: Sequence[np.ndarray],
+        biases: Sequence[np.ndarray],
+        activation: Activation,
+        sha256: str = "",
+    ) -> Model:
+        """The model in which `activation` acts on every hidden feature."""
+        sizes = [len(weight) for weight in weights[:-1]]
+        return Model(
+            weights=tuple(weights),
+            biases=tuple(biases),
+            hidden=tuple(Hidden(activation=activation, active=n, width=n) for n in sizes),
+            sha256=sha256,
+        )
 
-        `shape` (channels, height, width) is that of an image. Convolutions are unrolled into
-        matrices; one with more than 2^25 entries is refused.
+    @staticmethod
+    def load(file: Path, spec: ModelSpec, shape: Sequence[int]) -> Model:
+        """Read a `model.safetensors` whose tensors are those of the layers of `spec`.
+
+        `shape` is that of an input: (features,) or (channels, height, width). Convolutions are
+        unrolled into matrices; one with more than 2^25 entries is refused.
         """
         if not file.is_file():
             raise InvalidInput(f"a model file must exist, but there is none at {file}")
         try:
             tensors = load_file(file)
         except (SafetensorError, OSError, TypeError, KeyError) as error:
-            # Numpy lacks some types of the format, among them bfloat16.
+            # Numpy lacks some of the types that the format allows, among them bfloat16.
             raise InvalidInput(
                 f"{file} must be a safetensors file of float64, float32 or float16: {error}"
             ) from None
         for name, tensor in tensors.items():
             require(tensor.dtype.kind == "f", f"{name} holds real numbers", type=str(tensor.dtype))
-        layers = len(spec.channels) + spec.depth
-        names = [(f"maps.{k}.weight", f"maps.{k}.bias") for k in range(layers)]
+        found = stored_layers.read(tensors, spec, shape)
         require(
-            set(tensors) == {name for pair in names for name in pair},
-            "the tensors are maps.K.weight and maps.K.bias, one K for each layer of the spec",
-            tensors=sorted(tensors),
-            layers=layers,
-        )
-        weights, biases = [], []
-        for k, pair in enumerate(names):
-            weight, bias = (tensors[name].astype(np.float64) for name in pair)
-            if k < len(spec.channels):
-                weight, bias, shape = convolution.unrolled(weight, bias, shape, spec)
-            weights.append(weight)
-            biases.append(bias)
-        require(
-            all(
-                w.ndim == 2 and b.shape == w.shape[:1] for w, b in zip(weights, biases, strict=True)
-            )
-            and all(a.shape[0] == b.shape[1] for a, b in pairwise(weights)),
+            all(len(w) == len(b) for w, b in zip(found.weights, found.biases, strict=True))
+            and all(a.shape[0] == b.shape[1] for a, b in pairwise(found.weights)),
             "the layers fit together",
-            sizes=[w.shape for w in weights],
+            sizes=[w.shape for w in found.weights],
         )
         return Model(
-            weights=tuple(weights),
-            biases=tuple(biases),
-            activation=activation(spec.activation, spec.beta),
+            weights=tuple(found.weights),
+            biases=tuple(found.biases),
+            hidden=tuple(found.hidden),
             sha256=weights_sha256(tensors),
         )
 
@@ -90,16 +93,6 @@ class Model:
     @property
     def classes(self) -> int:
         return self.weights[-1].shape[0]
-
-    @cached_property
-    def slopes(self) -> ranges.Range:
-        """Proved ranges of the activation's slope."""
-        return ranges.of_slope(self.activation)
-
-    @cached_property
-    def curvatures(self) -> ranges.Range:
-        """Proved ranges of the activation's curvature."""
-        return ranges.of_curvature(self.activation)
 
     @cached_property
     def masked(self) -> np.ndarray:
@@ -122,9 +115,11 @@ class Model:
         """Logits (n, classes) and the slopes s'(z_k) of all hidden layers at x (n, features)."""
         z = x @ self.weights[0].T + self.biases[0]
         slopes = []
-        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            slopes.append(self.activation.slope(z, NUMPY))
-            z = self.activation.value(z, NUMPY) @ weight.T + bias
+        for hidden, weight, bias in zip(
+            self.hidden, self.weights[1:], self.biases[1:], strict=True
+        ):
+            slopes.append(hidden.slope(z))
+            z = hidden.value(z) @ weight.T + bias
         return z, slopes
 
     def margin_gradient(

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from raycrt.activations import NUMPY
 from raycrt.verify.model import Model
 from raycrt.verify.norms import UNIT, frobenius, gamma, norm_upper
 
@@ -112,7 +111,8 @@ class Errors:
         Logits of classes other than `label` may overflow to -inf: that only increases the margin.
         """
         # A sharp softplus first multiplies its argument by 4 sup s''.
-        most = _LARGEST_FLOAT32 / max(1.0, 4 * self.model.curvatures.bound)
+        sharpest = max(hidden.curvatures.bound for hidden in self.model.hidden)
+        most = _LARGEST_FLOAT32 / max(1.0, 4 * sharpest)
         layers = self.layers(length, FLOAT32_UNIT)
         largest = np.max([error + size for error, size in layers], axis=0)
         last = self.model.biases[-1]
@@ -121,13 +121,13 @@ class Errors:
 
     def gradient(self, length: np.ndarray) -> np.ndarray:
         """Bound on |computed - exact gradient of a margin|_2 at inputs of 2-norm `length`."""
-        steepest = self.model.slopes.bound
         layers = self.layers(length, UNIT)
         size = math.sqrt(2) * self.spectral[-1]
         error = UNIT * size * np.ones_like(length)
         for k in range(self.model.depth - 2, -1, -1):
             # Slopes have errors of `inherited` from z, in the 2-norm, and of `own` each.
-            inherited = self.model.curvatures.bound * layers[k][0]
+            steepest = self.model.hidden[k].slopes.bound
+            inherited = self.model.hidden[k].curvatures.bound * layers[k][0]
             own = _SLOPE_UNITS * UNIT * max(1.0, steepest)
             # In the last hidden layer an entry is the difference of two entries of the last matrix.
             entry = size if k < self.model.depth - 2 else 2 * np.abs(self.model.weights[-1]).max()
@@ -145,8 +145,6 @@ class Errors:
 
     def layers(self, length: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
         """Bounds on |computed z - z|_2 and |z|_2 for each layer, for the last one without its b."""
-        steepest = self.model.slopes.bound
-        at_zero = abs(float(self.model.activation.value(0.0, NUMPY)))
         size, error = length, np.zeros_like(length)
         found = []
         for k, weight in enumerate(self.model.weights):
@@ -159,7 +157,10 @@ class Errors:
             error = self.spectral[k] * error + local
             size = self.spectral[k] * size + self.bias[k]
             found.append((error, size))
-            value = steepest * size + at_zero * math.sqrt(len(weight))
+            if k == self.model.depth - 1:
+                break
+            steepest = self.model.hidden[k].slopes.bound
+            value = steepest * size + self.model.hidden[k].at_zero
             local = _VALUE_UNITS * unit * (value + size + 2 * error)
             local = local + 4 * SMALLEST[unit] * math.sqrt(len(weight))
             error, size = steepest * error + local, value

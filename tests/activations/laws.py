@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raycrt.activations import NUMPY, ULPS, Activation
-from raycrt.networks.network import TORCH
+from raycrt.networks.nonlinearity import TORCH
 from raycrt.verify.ranges import of_curvature, of_slope
 
 GRID = torch.cat([torch.linspace(-30, 30, 600_001, dtype=torch.float64), torch.tensor([-1e9, 1e9])])

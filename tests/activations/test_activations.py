@@ -6,7 +6,7 @@ import torch
 
 from raycrt.activations import ACTIVATIONS, Activation, activation, softplus
 from raycrt.errors import InvalidInput
-from raycrt.networks.network import TORCH
+from raycrt.networks.nonlinearity import TORCH
 from tests.activations.laws import ActivationLaws
 
 EVERY = [*ACTIVATIONS.values(), softplus(4.0), softplus(0.3)]

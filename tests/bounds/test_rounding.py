@@ -10,7 +10,7 @@ from raycrt import Certifier
 from raycrt.activations import NUMPY
 from raycrt.bounds.rounding import RoundingErrors
 from raycrt.margins.prepared import pull_back
-from raycrt.networks.network import TORCH
+from raycrt.networks.nonlinearity import TORCH
 from tests.models import random_network
 
 DTYPES = [torch.float32, torch.float64]

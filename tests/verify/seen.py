@@ -7,7 +7,7 @@ from raycrt.verify.model import Model
 
 
 def seen(network: Network) -> Model:
-    return Model(
+    return Model.of(
         weights=tuple(layer.matrix().detach().double().numpy() for layer in network.layers),
         biases=tuple(layer.offset().detach().double().numpy() for layer in network.layers),
         activation=network.activation,

@@ -142,7 +142,7 @@ def test_both_sides_tell_the_same_margins_constant():
                 layer.weight.mul_(kept)
             network.layers[-1].weight[1] = network.layers[-1].weight[0]
         layers = [(w.weight.detach().numpy(), w.bias.detach().numpy()) for w in network.layers]
-        model = Model(
+        model = Model.of(
             weights=tuple(w.astype(np.float64) for w, _ in layers),
             biases=tuple(b.astype(np.float64) for _, b in layers),
             activation=network.activation,

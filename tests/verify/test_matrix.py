@@ -32,7 +32,7 @@ from tests.verify.runs import edit_manifest, manifest_of, rewrite_rows, rows_of,
 
 def _model(name="softplus", *, features=5, width=12, **options) -> Model:
     network = random_network(2, name=name, features=features, width=width, **options)
-    return Model(
+    return Model.of(
         weights=tuple(layer.matrix().detach().double().numpy() for layer in network.layers),
         biases=tuple(layer.offset().detach().double().numpy() for layer in network.layers),
         activation=network.activation,

@@ -166,10 +166,10 @@ def _unrolled_model(depth: int, name: str) -> Model:
     kernel, bias = rng.normal(size=(4, 1, 3, 3)), rng.normal(size=4)
     matrix, offset, _ = unrolled(kernel, bias, (1, 5, 6), ModelSpec(channels=(4,)))
     dense = _model(depth, name, features=len(matrix), seed=depth)
-    return Model(
+    return Model.of(
         weights=(matrix, *dense.weights),
         biases=(offset, *dense.biases),
-        activation=dense.activation,
+        activation=dense.hidden[0].activation,
         sha256="",
     )
 
@@ -189,10 +189,10 @@ def test_rounding_stays_within_its_bound(depth, name, kind):
     length = np.linalg.norm(x, axis=1)
 
     def evaluate(kind):
-        twin = Model(
+        twin = Model.of(
             weights=tuple(w.astype(kind) for w in model.weights),
             biases=tuple(b.astype(kind) for b in model.biases),
-            activation=model.activation,
+            activation=model.hidden[0].activation,
             sha256="",
         )
         logits, slopes = twin.forward(x.astype(kind))

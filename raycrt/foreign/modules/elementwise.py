@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from raycrt.activations import Activation, activation, check
-from raycrt.networks.network import TORCH
+from raycrt.networks.nonlinearity import TORCH
 
 
 class Elementwise(nn.Module):

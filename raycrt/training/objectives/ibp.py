@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from raycrt.networks.network import TORCH, Network
+from raycrt.networks.network import Network
 from raycrt.training.objectives.objective import OBJECTIVES, Losses, Objective, without_label
 from raycrt.training.registry import register
 
@@ -31,15 +31,14 @@ def interval_margins(network: Network, x: Tensor, label: Tensor, radius: Tensor)
 
     Exact in the first layer, where row w reaches `radius |w|`; boxes from there on.
     """
-    activation = network.activation
     first, *inner, last = network.layers
     middle, reach = first(x), radius * first.row_norms().expand(len(x), -1)
-    for layer in [*inner, None]:
-        if activation.slope_range[0] >= 0:
-            low, high = (activation.value(z, TORCH) for z in (middle - reach, middle + reach))
+    for layer, nonlinearity in zip([*inner, None], network.nonlinearities, strict=True):
+        if nonlinearity.activation.slope_range[0] >= 0:
+            low, high = (nonlinearity.value(z) for z in (middle - reach, middle + reach))
             middle, reach = (low + high) / 2, (high - low) / 2
         else:
-            middle, reach = activation.value(middle, TORCH), activation.slope_bound * reach
+            middle, reach = nonlinearity.value(middle), nonlinearity.slope_bound * reach
         if layer is not None:
             middle, reach = layer(middle), layer.linear_absolute(reach)
     logits, weight = last(middle), last.matrix()

@@ -1,0 +1,103 @@
+"""The freshly initialised layers of a network, from the list that a recipe states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from raycrt.activations import FAMILIES, Activation, activation
+from raycrt.errors import InvalidInput
+from raycrt.networks.affine import AffineMap, Dense
+from raycrt.networks.convolution import AveragePool, Convolution
+from raycrt.networks.nonlinearity import Nonlinearity
+from raycrt.networks.residual import Identity, Stack, Sum
+from raycrt.specs import ModelSpec
+from raycrt.specs.layers import (
+    LINEAR,
+    ConvolutionLayer,
+    DenseLayer,
+    FlattenLayer,
+    LayerSpec,
+    PoolLayer,
+    ResidualLayer,
+)
+
+Shape = tuple[int, ...]
+
+
+class Architecture:
+    """The layers of `spec` for inputs of `shape`, up to the dense one that makes the logits.
+
+    `maps[k]` is followed by `nonlinearities[k]`; the last map has none after it. Draws from torch's
+    global generator. `InvalidInput` names the layer that does not fit.
+    """
+
+    def __init__(self, spec: ModelSpec, shape: Sequence[int], classes: int) -> None:
+        self.spec, self.shape = spec, tuple(shape)
+        self.maps: list[AffineMap] = []
+        self.nonlinearities: list[Nonlinearity] = []
+        for number, layer in enumerate(spec.hidden_layers):
+            self._add(layer, number)
+        self.maps.append(Dense(math.prod(self.shape), classes))
+
+    def _add(self, layer: LayerSpec, number: int) -> None:
+        match layer:
+            case DenseLayer():
+                self._follow(Dense(math.prod(self.shape), layer.width), layer.activation)
+                self.shape = (layer.width,)
+            case ConvolutionLayer():
+                side, stride, padding = (
+                    (n, n) for n in (layer.kernel, layer.stride, layer.padding)
+                )
+                convolution = Convolution(
+                    self._image(number),
+                    layer.channels,
+                    side,
+                    stride=stride,
+                    padding=padding,
+                    groups=layer.groups,
+                )
+                self._follow(convolution, layer.activation)
+                self.shape = convolution.out_shape
+            case PoolLayer():
+                window = (layer.window, layer.window)
+                pool = AveragePool(self._image(number), window, stride=window)
+                self._follow(pool, LINEAR)
+                self.shape = pool.out_shape
+            case FlattenLayer():
+                self.shape = (math.prod(self.shape),)
+            case ResidualLayer():
+                inner, outer = self._branch(layer, number)
+                skip = inner.in_features
+                self._follow(Stack([inner, Identity(skip)]), layer.activation, inner.out_features)
+                self._follow(Sum([outer, Identity(skip)]), LINEAR)
+
+    def _branch(self, layer: ResidualLayer, number: int) -> tuple[AffineMap, AffineMap]:
+        """W and V of `x + V s(W x + b)`."""
+        if layer.kernel is None:
+            features = math.prod(self.shape)
+            return Dense(features, layer.width), Dense(layer.width, features)
+        image, side, half = self._image(number), (layer.kernel,) * 2, (layer.kernel // 2,) * 2
+        inner = Convolution(image, layer.width, side, padding=half)
+        return inner, Convolution(inner.out_shape, image[0], side, padding=half)
+
+    def _follow(self, layer: AffineMap, name: str | None, active: int | None = None) -> None:
+        """Add `layer`, whose first `active` features, or all, the activation `name` acts on."""
+        width = layer.out_features
+        acted = 0 if name == LINEAR else width if active is None else active
+        self.maps.append(layer)
+        self.nonlinearities.append(
+            Nonlinearity(activation=self._activation(name), active=acted, width=width)
+        )
+
+    def _activation(self, name: str | None) -> Activation:
+        own = self.spec.activation if name in (None, LINEAR) else name
+        return activation(own, self.spec.beta if own in FAMILIES else 1.0)
+
+    def _image(self, number: int) -> tuple[int, int, int]:
+        if len(self.shape) != 3:
+            raise InvalidInput(
+                f"model.layers[{number}] must be given images (channels, height, width), but is "
+                f"given {self.shape}"
+            )
+        return self.shape[0], self.shape[1], self.shape[2]

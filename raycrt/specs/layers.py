@@ -1,0 +1,112 @@
+"""The layers of a network as a recipe lists them, one record for each kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from raycrt.activations import ACTIVATIONS
+from raycrt.errors import nearest
+from raycrt.specs.record import NEURONS, Record
+
+# Largest kernel or stride, in pixels.
+SIDE = 2**10
+# The activation of a layer that has none.
+LINEAR = "none"
+
+
+def known_activation(name: str | None) -> str | None:
+    """`name` if it is that of an activation; `ValueError` otherwise."""
+    if name is not None and name not in ACTIVATIONS:
+        raise ValueError(f"must be one of {sorted(ACTIVATIONS)}{nearest(name, ACTIVATIONS)}")
+    return name
+
+
+class _Acting(Record):
+    """A layer that an activation follows: its own, or that of the model."""
+
+    activation: str | None = Field(
+        None, description=f"one of raycrt.activations.ACTIVATIONS, or {LINEAR}; else the model's"
+    )
+
+    @field_validator("activation")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        return name if name == LINEAR else known_activation(name)
+
+
+class DenseLayer(_Acting):
+    """A fully connected layer of the flattened input."""
+
+    kind: Literal["dense"]
+    width: int = Field(ge=1, le=NEURONS, description="neurons")
+
+
+class ConvolutionLayer(_Acting):
+    """A convolution of images, padded with zeros on each side."""
+
+    kind: Literal["convolution"]
+    channels: int = Field(ge=1, le=NEURONS, description="output channels")
+    kernel: int = Field(3, ge=1, le=SIDE, description="height and width of the kernel")
+    stride: int = Field(1, ge=1, le=SIDE)
+    padding: int = Field(0, ge=0, le=SIDE, description="zeros on each side of the images")
+    groups: int = Field(1, ge=1, le=NEURONS)
+
+
+class PoolLayer(Record):
+    """Means over windows of each channel that do not overlap; no activation follows.
+
+    The number of pixels in a window is a power of two, so that a mean is a product with a number
+    that is stored exactly.
+    """
+
+    kind: Literal["average_pool"]
+    window: Literal[2, 4, 8, 16] = Field(2, description="height, width and step of the windows")
+
+
+class FlattenLayer(Record):
+    """Images as vectors of features, in the order channel, row, column."""
+
+    kind: Literal["flatten"]
+
+
+class ResidualLayer(Record):
+    """`x + V s(W x + b) + c`: W and V are dense, or convolutions that keep height and width."""
+
+    kind: Literal["residual"]
+    width: int = Field(ge=1, le=NEURONS, description="neurons, or channels, between W and V")
+    kernel: Annotated[int, Field(ge=1, le=SIDE)] | None = Field(
+        None, description="odd height and width of both kernels; none: W and V are dense"
+    )
+    activation: str | None = Field(
+        None, description="one of raycrt.activations.ACTIVATIONS; else the model's"
+    )
+
+    _known = field_validator("activation")(known_activation)
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, kernel: int | None) -> int | None:
+        if kernel is not None and kernel % 2 == 0:
+            raise ValueError("must be odd, so that height and width are kept")
+        return kernel
+
+
+def _kind(layer: Any) -> Any:
+    return layer.get("kind") if isinstance(layer, dict) else getattr(layer, "kind", None)
+
+
+LayerSpec = Annotated[
+    Annotated[DenseLayer, Tag("dense")]
+    | Annotated[ConvolutionLayer, Tag("convolution")]
+    | Annotated[PoolLayer, Tag("average_pool")]
+    | Annotated[FlattenLayer, Tag("flatten")]
+    | Annotated[ResidualLayer, Tag("residual")],
+    Discriminator(
+        _kind,
+        custom_error_type="kind",
+        custom_error_message="a layer's kind must be dense, convolution, average_pool, flatten or "
+        "residual",
+    ),
+]
