@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -88,6 +88,11 @@ class AugmentationSpec(Record):
         return bool(self.rotation or self.shift or self.scaling or self.mirror)
 
 
+class _Only(SimpleNamespace):
+    def __getattr__(self, key: str) -> Any:
+        raise AttributeError(f"train.{key} is read but not in `uses`")
+
+
 class TrainSpec(Record):
     """Options of training. `radius` is the l2 radius trained for, in units of the input.
 
@@ -132,7 +137,7 @@ class TrainSpec(Record):
 
     def only(self, keys: frozenset[str]) -> SimpleNamespace:
         """The values of `keys` alone: reading another one is an error."""
-        return SimpleNamespace(**{key: getattr(self, key) for key in keys})
+        return _Only(**{key: getattr(self, key) for key in keys})
 
 
 class DataSpec(Record):

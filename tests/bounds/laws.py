@@ -55,6 +55,14 @@ class BoundLaws:
         network.layers[-1].bias.mul_(4)
         torch.testing.assert_close(bound(network, _points()), 4 * before, rtol=1e-6, atol=1e-9)
 
+    def test_it_scales_with_the_square_of_the_input(self, bound: Bound) -> None:
+        """A Jacobian enters a Hessian twice: a bound that takes one factor once is too small."""
+        network = random_network(3).double().requires_grad_(False)
+        before = bound(network, _points())
+        network.layers[0].weight.mul_(8)
+        after = bound(network, _points() / 8)
+        torch.testing.assert_close(after, 64 * before, rtol=1e-6, atol=1e-9)
+
     def test_it_follows_a_renaming_of_the_classes(self, bound: Bound) -> None:
         network = random_network(3).double().requires_grad_(False)
         before, order = bound(network, _points()), torch.tensor([2, 0, 3, 1])
