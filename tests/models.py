@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 
 from raycrt.activations import Activation, activation
 from raycrt.networks.affine import Dense
-from raycrt.networks.network import Network
+from raycrt.networks.network import Network, build
+from raycrt.specs import ModelSpec
 
 LINEAR = Activation(
     name="linear",
@@ -19,6 +22,61 @@ LINEAR = Activation(
     curvature_critical=(),
     slope_limits=(1.0, 1.0),
 )
+
+
+# Networks whose layers differ: in width and activation, with residual blocks and without.
+MIXED: dict[str, list[dict[str, Any]]] = {
+    "widths and activations": [
+        {"kind": "dense", "width": 9, "activation": "softplus"},
+        {"kind": "dense", "width": 4, "activation": "tanh"},
+        {"kind": "dense", "width": 7, "activation": "silu"},
+    ],
+    "residual": [
+        {"kind": "residual", "width": 6, "activation": "tanh"},
+        {"kind": "dense", "width": 8, "activation": "gelu"},
+        {"kind": "residual", "width": 5},
+        {"kind": "residual", "width": 7, "activation": "silu"},
+    ],
+    "linear between": [
+        {"kind": "dense", "width": 8, "activation": "none"},
+        {"kind": "dense", "width": 7, "activation": "sigmoid"},
+        {"kind": "dense", "width": 6, "activation": "none"},
+        {"kind": "dense", "width": 9},
+    ],
+}
+MIXED_IMAGES: dict[str, list[dict[str, Any]]] = {
+    "convolutions and pools": [
+        {"kind": "convolution", "channels": 4, "padding": 1, "activation": "tanh"},
+        {"kind": "average_pool", "window": 2},
+        {"kind": "convolution", "channels": 6, "kernel": 2, "groups": 2, "activation": "none"},
+        {"kind": "flatten"},
+        {"kind": "dense", "width": 9},
+    ],
+    "residual convolutions": [
+        {"kind": "convolution", "channels": 4, "stride": 2, "padding": 1},
+        {"kind": "residual", "width": 3, "kernel": 3, "activation": "tanh"},
+        {"kind": "average_pool", "window": 2},
+        {"kind": "residual", "width": 6},
+    ],
+}
+
+
+def mixed_network(
+    layers: list[dict[str, Any]],
+    *,
+    shape: Sequence[int] = (5,),
+    classes: int = 4,
+    gain: float = 2.0,
+    seed: int = 0,
+) -> Network:
+    """A network of `layers`, as a recipe lists them, with random weights, `gain` times the usual
+    size."""
+    torch.manual_seed(seed)
+    network = build(ModelSpec.model_validate({"layers": layers}), shape, classes)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter *= gain
+    return network
 
 
 def random_network(

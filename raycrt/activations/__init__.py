@@ -24,7 +24,7 @@ __all__ = [
 
 
 class _Registry(dict[str, Activation]):
-    """Activations by name; each is checked (`check`) before it is entered."""
+    """Activations by name; one that is added is checked first (`check`), what ships by tests."""
 
     def __setitem__(self, name: str, record: Activation) -> None:
         require(name == record.name, "an activation is entered under its name", name=record.name)

@@ -18,7 +18,6 @@ from raycrt.bounds.torus import torus_norm_upper
 from raycrt.networks.affine import AffineMap, Chain, Dense
 from raycrt.networks.convolution import AveragePool, Correlation
 from raycrt.networks.diagonal import Diagonal, Normalization, Permutation, Scaling
-from raycrt.networks.residual import Identity, Parts, Stack, Sum
 
 # Squares of smaller norms may underflow.
 _SMALLEST = 1e-140
@@ -288,87 +287,6 @@ class PermutationNorms(Norms[Permutation]):
         return float(weights.max())
 
 
-class IdentityNorms(Norms[Identity]):
-    def magnitude_upper(self) -> float:
-        return 1.0
-
-    def row_norms_upper(self) -> Tensor:
-        size, device = self.layer.out_features, self.layer.like.device
-        return torch.ones(size, dtype=torch.float64, device=device)
-
-    def column_norms_upper(self) -> Tensor:
-        return self.row_norms_upper()
-
-    def gram_upper(self, weights: Tensor) -> float:
-        return float(weights.max())
-
-
-class PartsNorms(Norms[Parts]):
-    """Bounds from those of the maps side by side: `|W|^2` is at most the sum of their squares."""
-
-    layer: Parts
-
-    @property
-    def parts(self) -> list[Norms]:
-        return [norms(part) for part in self.layer.maps]
-
-    def magnitude_upper(self) -> float:
-        if self.layer.dense:
-            return super().magnitude_upper() + self.matrix_error_upper()
-        return math.hypot(*(part.magnitude_upper() for part in self.parts)) * SLACK
-
-    def offset_norm_upper(self) -> float:
-        return sum(part.offset_norm_upper() for part in self.parts) * SLACK
-
-    def matrix_error_upper(self) -> float:
-        return sum(part.matrix_error_upper() for part in self.parts) * SLACK
-
-    def gain_upper(self) -> float:
-        return sum(part.gain_upper() for part in self.parts) * SLACK
-
-    def _squares(self, found: list[Tensor]) -> Tensor:
-        """The roots of the sums of squares of `found`, rounded up."""
-        return torch.stack(found).square().sum(0).sqrt() * SLACK
-
-
-class StackNorms(PartsNorms):
-    layer: Stack
-
-    def offset_magnitude_upper(self) -> Tensor:
-        return torch.cat([part.offset_magnitude_upper().cpu() for part in self.parts])
-
-    def row_norms_upper(self) -> Tensor:
-        return torch.cat([part.row_norms_upper() for part in self.parts])
-
-    def column_norms_upper(self) -> Tensor:
-        return self._squares([part.column_norms_upper() for part in self.parts])
-
-    def gram_upper(self, weights: Tensor) -> float:
-        if self.layer.dense:
-            return super().gram_upper(weights)
-        given = zip(self.parts, self.layer.rows(weights), strict=True)
-        return sum(part.gram_upper(own) for part, own in given) * SLACK
-
-
-class SumNorms(PartsNorms):
-    layer: Sum
-
-    def offset_magnitude_upper(self) -> Tensor:
-        given = [part.offset_magnitude_upper().cpu() for part in self.parts]
-        return torch.stack(given).sum(0) * SLACK
-
-    def row_norms_upper(self) -> Tensor:
-        return self._squares([part.row_norms_upper() for part in self.parts])
-
-    def column_norms_upper(self) -> Tensor:
-        return torch.cat([part.column_norms_upper() for part in self.parts])
-
-    def gram_upper(self, weights: Tensor) -> float:
-        if self.layer.dense:
-            return super().gram_upper(weights)
-        return sum(part.gram_upper(weights) for part in self.parts) * SLACK
-
-
 for _kind, _bounds in (
     (Dense, DenseNorms),
     (Chain, ChainNorms),
@@ -378,8 +296,5 @@ for _kind, _bounds in (
     (Normalization, NormalizationNorms),
     (Scaling, ScalingNorms),
     (Permutation, PermutationNorms),
-    (Identity, IdentityNorms),
-    (Stack, StackNorms),
-    (Sum, SumNorms),
 ):
     norms.register(_kind, _bounds)

@@ -54,7 +54,7 @@ def certify(
     format and the same curvature; otherwise they are certified again. `InvalidInput` if they
     belong to another run.
     """
-    before = stored(out, digest, spec, spec_describes_model=spec_describes_model) or {}
+    before = stored(out, digest, spec, spec_describes_model=spec_describes_model)
     rows = out / storage.ROWS
     rows.mkdir(parents=True, exist_ok=True)
     sections = spec.model_dump(mode="json") | ({} if spec_describes_model else {"model": None})
@@ -158,8 +158,8 @@ def missing(out: Path, spec: Spec, images: int) -> list[int]:
 
 def stored(
     out: Path, digest: str, spec: Spec, *, spec_describes_model: bool = True
-) -> dict[str, Any] | None:
-    """The manifest of the certificates in `out`, complete or not; None if there are none yet.
+) -> dict[str, Any]:
+    """The manifest of the certificates in `out`, complete or not; empty if there are none yet.
 
     All rows of a table belong to one run: `InvalidInput` unless those in `out` are of the weights
     with the hash `digest`, and of the images, the certification and, if `spec_describes_model`, the
@@ -168,7 +168,7 @@ def stored(
     if not (out / storage.MANIFEST).is_file():
         rows = sorted((out / storage.ROWS).glob("*"))
         require(not rows, "rows have a manifest that names their run", directory=str(out))
-        return None
+        return {}
     before = storage.read_manifest(out)
     require(
         before["weights_sha256"] == digest,

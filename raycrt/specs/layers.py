@@ -110,3 +110,8 @@ LayerSpec = Annotated[
         "residual",
     ),
 ]
+
+
+def acts(layer: LayerSpec) -> bool:
+    """Whether an activation follows `layer`."""
+    return isinstance(layer, _Acting | ResidualLayer) and layer.activation != LINEAR

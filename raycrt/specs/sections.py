@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,6 +17,7 @@ from raycrt.specs.layers import (
     LayerSpec,
     PoolLayer,
     ResidualLayer,
+    acts,
     known_activation,
 )
 from raycrt.specs.record import NEURONS, PROCESSES, ROWS, TURNS, Real, Record
@@ -83,6 +84,8 @@ class ModelSpec(Record):
         stated = [key for key in short if getattr(self, key) != fields[key].default]
         if self.layers and stated:
             raise ValueError(f"{', '.join(stated)} must be left out where layers is given")
+        if self.layers and not any(acts(layer) for layer in self.layers):
+            raise ValueError("layers must have one with an activation")
         return self
 
     @property
@@ -133,6 +136,11 @@ class AugmentationSpec(Record):
         return bool(self.rotation or self.shift or self.scaling or self.mirror)
 
 
+class _Only(SimpleNamespace):
+    def __getattr__(self, key: str) -> Any:
+        raise AttributeError(f"train.{key} is read but not in `uses`")
+
+
 class TrainSpec(Record):
     """Options of training. `radius` is the l2 radius trained for, in units of the input.
 
@@ -177,7 +185,7 @@ class TrainSpec(Record):
 
     def only(self, keys: frozenset[str]) -> SimpleNamespace:
         """The values of `keys` alone: reading another one is an error."""
-        return SimpleNamespace(**{key: getattr(self, key) for key in keys})
+        return _Only(**{key: getattr(self, key) for key in keys})
 
 
 class DataSpec(Record):

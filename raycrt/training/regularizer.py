@@ -18,7 +18,8 @@ class CurvatureEstimate(nn.Module):
     """Estimates of |W_I| and of the curvature m[y, t] for all pairs of classes, with gradients.
 
     `norms()` are estimates of the spectral norms, `bound(y, t)` is the closed form of the paper's
-    Theorem 4, `margins()` the (classes, classes) matrix of the bound used by `crt-all`.
+    Theorem 4, `margins()` the (classes, classes) matrix of the bound used by `crt-all`, which
+    needs the vectors of all pairs of classes (`pairwise`).
     """
 
     def __init__(self, network: Network, *, pairwise: bool) -> None:
@@ -60,6 +61,7 @@ class CurvatureEstimate(nn.Module):
     def margins(self, network: Network) -> Tensor:
         """m (classes, classes): estimates of the sum over layers of
         `lambda_max(W_I^T diag(p_I) W_I) (slope^(I-1) prod_{J<I} |W_J|)^2`."""
+        assert self.pairwise, "curvature.margins needs pairwise = True"
         weights = self._weights(network)
         norms = self.norms(network)
         total = torch.zeros_like(weights[0][..., 0])

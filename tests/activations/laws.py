@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from raycrt.activations import NUMPY, ULPS, Activation
+from raycrt.activations import NUMPY, ULPS, Activation, check
 from raycrt.networks.nonlinearity import TORCH
 from raycrt.verify.ranges import of_curvature, of_slope
 
@@ -39,6 +39,9 @@ both = pytest.mark.parametrize("which", PROVED)
 
 
 class ActivationLaws:
+    def test_it_is_what_bounds_assume(self, record: Activation) -> None:
+        check(record)
+
     def test_slope_and_curvature_are_the_derivatives(self, record: Activation) -> None:
         z = torch.linspace(-8, 8, 2001, dtype=torch.float64, requires_grad=True)
         (slope,) = torch.autograd.grad(record.value(z, TORCH).sum(), z)

@@ -38,7 +38,7 @@ from raycrt.specs import DataSpec, Spec
 from tests.benchmarks import write
 from tuning.search import driver
 from tuning.trials import space, store
-from tuning.trials.objective import evaluate
+from tuning.trials.trial import evaluate
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_START = 600.0

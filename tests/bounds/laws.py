@@ -4,6 +4,7 @@ network and points (n, features), float64, to m (classes, classes) that hold at 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from raycrt.activations import ACTIVATIONS
 from raycrt.networks.network import Network
-from tests.models import LINEAR, random_network
+from tests.models import LINEAR, MIXED, mixed_network, random_network
 
 Bound = Callable[[Network, Tensor], Tensor]
 PAIRS = [(0, 1), (1, 0), (2, 3)]
@@ -45,6 +46,16 @@ class BoundLaws:
             assert most_negative(network, y, t, points) <= float(m[y, t])
         assert (m.diagonal() == 0).all() and torch.isfinite(m).all()
 
+    @pytest.mark.parametrize("layers", MIXED.values(), ids=MIXED)
+    def test_no_exact_hessian_of_mixed_layers_exceeds_it(
+        self, bound: Bound, layers: list[dict[str, Any]]
+    ) -> None:
+        network = mixed_network(layers).double()
+        points = _points()
+        m = bound(network, points)
+        for y, t in PAIRS:
+            assert most_negative(network, y, t, points) <= float(m[y, t])
+
     def test_a_linear_network_has_none(self, bound: Bound) -> None:
         assert (bound(random_network(3, name=LINEAR).double(), _points()) <= 1e-9).all()
 
@@ -54,6 +65,14 @@ class BoundLaws:
         network.layers[-1].weight.mul_(4)
         network.layers[-1].bias.mul_(4)
         torch.testing.assert_close(bound(network, _points()), 4 * before, rtol=1e-6, atol=1e-9)
+
+    def test_it_scales_with_the_square_of_the_input(self, bound: Bound) -> None:
+        """A Jacobian enters a Hessian twice: a bound that takes one factor once is too small."""
+        network = random_network(3).double().requires_grad_(False)
+        before = bound(network, _points())
+        network.layers[0].weight.mul_(8)
+        after = bound(network, _points() / 8)
+        torch.testing.assert_close(after, 64 * before, rtol=1e-6, atol=1e-9)
 
     def test_it_follows_a_renaming_of_the_classes(self, bound: Bound) -> None:
         network = random_network(3).double().requires_grad_(False)

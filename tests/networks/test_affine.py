@@ -5,18 +5,32 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import pkgutil
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from raycrt.bounds.norms import norms
+from raycrt import networks
+from raycrt.activations import activation
+from raycrt.bounds.norms import Norms, norms
 from raycrt.bounds.torus import torus_norm_upper
 from raycrt.errors import InvalidInput
 from raycrt.networks import affine
 from raycrt.networks.affine import AffineMap, Chain, Dense
 from raycrt.networks.convolution import AveragePool, Convolution, Correlation
 from raycrt.networks.diagonal import Diagonal, Normalization, Permutation, Scaling
+from raycrt.networks.network import Network, build
+from raycrt.networks.residual import Identity, Parts, Stack, Sum
+from raycrt.specs import ModelSpec
+from raycrt.verify.model import Model
+
+for _module in pkgutil.iter_modules(networks.__path__, f"{networks.__name__}."):
+    import_module(_module.name)
 
 
 def convolution(in_shape=(3, 9, 8), out_channels=4, kernel=(3, 3), **geometry) -> Convolution:
@@ -46,8 +60,36 @@ def scaled(layer: Dense, factor: float) -> Dense:
     return layer
 
 
+def below(kind: type) -> set[type]:
+    """The classes of the package that derive from `kind`."""
+    found = {cls for sub in kind.__subclasses__() for cls in {sub} | below(sub)}
+    return {cls for cls in found if cls.__module__.startswith("raycrt.")}
+
+
+def of_sizes(kind: type[AffineMap]) -> AffineMap:
+    """A layer that is made of whole numbers alone, with random weights."""
+    made = kind(*range(2, 2 + len(inspect.signature(kind).parameters)))
+    for parameter in made.parameters():
+        nn.init.normal_(parameter)
+    return made
+
+
+def described(layer: AffineMap) -> ModelSpec | None:
+    """The spec of a network of `layer` and a dense one; None if there is none."""
+    if set(layer.state_dict()) != {"weight", "bias"}:
+        return None
+    if not isinstance(layer, Convolution):
+        return ModelSpec(depth=2)
+    spec = ModelSpec(
+        channels=layer.out_shape[:1], kernel=layer.window[0], stride=layer.stride[0], depth=1
+    )
+    made = build(spec, layer.in_shape, 2).layers[0]
+    geometry = ("window", "stride", "padding", "dilation", "groups")
+    return spec if all(getattr(made, name) == getattr(layer, name) for name in geometry) else None
+
+
 # What kinds of layers have in common.
-ABSTRACT = {AffineMap, Correlation, Diagonal}
+ABSTRACT = {AffineMap, Correlation, Diagonal, Parts}
 CASES = {
     "dense": lambda: Dense(6, 4),
     "normalization": lambda: normalization(3, 5),
@@ -57,6 +99,7 @@ CASES = {
     "scaled-last": lambda: Chain([Dense(6, 4), scaling(4)]),
     "convolution": convolution,
     "padded": lambda: convolution(padding=(1, 2)),
+    "of-a-spec": lambda: convolution(stride=(2, 2), padding=(1, 1)),
     "strided": lambda: convolution(kernel=(4, 3), stride=(2, 3), padding=(1, 1)),
     "dilated": lambda: convolution(kernel=(3, 2), dilation=(2, 3), padding=(2, 1)),
     "grouped": lambda: convolution((4, 6, 6), 6, groups=2, stride=(2, 2), padding=(1, 1)),
@@ -66,8 +109,19 @@ CASES = {
     "pool": lambda: AveragePool((2, 7, 6), (3, 2), stride=(2, 2), padding=(1, 0)),
     "pool-divisor": lambda: AveragePool((2, 6, 6), (2, 2), stride=(1, 1), divisor=3),
     "chain": pool_and_dense,
+    "stacked": lambda: Stack([Dense(5, 4), Identity(5)]),
+    "added": lambda: Sum([Dense(4, 5), Identity(5)]),
+    "stacked-images": lambda: Stack([convolution((2, 5, 4), 3, padding=(1, 1)), Identity(40)]),
+    "added-chain": lambda: Sum([Chain([Dense(6, 4), scaling(4)]), Dense(3, 4)]),
     "loud-first": lambda: Chain([scaled(Dense(5, 6), 100), scaled(Dense(6, 4), 0.01)]),
     "loud-last": lambda: Chain([scaled(Dense(5, 6), 0.01), scaled(Dense(6, 4), 100)]),
+}
+# Any other kind whose constructor takes whole numbers is a case as it stands.
+COVERED = {type(part) for make in CASES.values() for part in make().modules()}
+CASES |= {
+    kind.__name__: partial(of_sizes, kind)
+    for kind in sorted(below(AffineMap) - ABSTRACT - COVERED, key=lambda kind: kind.__name__)
+    if {p.annotation for p in inspect.signature(kind).parameters.values()} <= {"int", int}
 }
 
 
@@ -84,16 +138,14 @@ def undense(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_kind_of_layer_is_held_to_these_laws() -> None:
-    """A kind that is missing here: give it a case in `CASES`."""
-
-    def concrete(kind: type[AffineMap]) -> set[type[AffineMap]]:
-        below = kind.__subclasses__()
-        found = set().union(*map(concrete, below)) if below else set()
-        own = not inspect.isabstract(kind) and kind.__module__.startswith("raycrt.")
-        return found | ({kind} if own and kind not in ABSTRACT else set())
-
     covered = {type(part) for make in CASES.values() for part in make().modules()}
-    assert concrete(AffineMap) <= covered
+    missing = {kind.__name__ for kind in below(AffineMap) - ABSTRACT - covered}
+    assert not missing, f"give {missing} a case in CASES"
+
+
+def test_every_class_of_bounds_is_registered() -> None:
+    missing = {bounds.__name__ for bounds in below(Norms) - set(norms.registry.values())}
+    assert not missing, f"register {missing} with `norms`"
 
 
 class TestLayerLaws:
@@ -104,6 +156,27 @@ class TestLayerLaws:
         torch.testing.assert_close(layer.linear(x) + layer.offset(), expected, rtol=0, atol=1e-12)
         assert layer.matrix().shape == (layer.out_features, layer.in_features)
         assert layer.offset().shape == (layer.out_features,)
+
+    def test_every_parameter_enters(self, layer: AffineMap) -> None:
+        parameters = dict(layer.named_parameters())
+        if not parameters:
+            pytest.skip("nothing is trained in it")
+        value = layer(torch.randn(layer.in_features, dtype=torch.float64)).square().sum()
+        found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+        pairs = zip(parameters, found, strict=True)
+        ignored = [name for name, gradient in pairs if gradient is None or not gradient.any()]
+        assert not ignored, f"W x + b must depend on {ignored}"
+
+    def test_the_checker_reads_the_same_map(self, layer: AffineMap, tmp_path: Path) -> None:
+        spec = described(layer)
+        if spec is None:
+            pytest.skip("no spec describes it")
+        network = Network([layer, Dense(layer.out_features, 2).double()], activation("tanh"))
+        save_file(network.state_dict(), tmp_path / "model.safetensors")
+        shape = getattr(layer, "in_shape", (1, 1, layer.in_features))
+        read = Model.load(tmp_path / "model.safetensors", spec, shape)
+        assert (read.weights[0] == layer.matrix().detach().numpy()).all()
+        assert (read.biases[0] == layer.offset().detach().numpy()).all()
 
     def test_transpose_is_the_adjoint(self, layer: AffineMap) -> None:
         c = torch.randn(2, 3, layer.out_features, dtype=torch.float64)

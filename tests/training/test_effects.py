@@ -1,5 +1,6 @@
 """A spec says what has effect: options that its objective and optimizer do not use are refused."""
 
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,9 @@ from torch.nn import functional as F
 from raycrt import data, recipes
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec, TrainSpec, strict_yaml, validate
-from raycrt.training import effects, loop, rules
+from raycrt.training import effects, loop, objectives, rules
 from raycrt.training.objectives import OBJECTIVES, Losses, Objective
-from raycrt.training.optimizers import OPTIMIZERS
+from raycrt.training.optimizers import OPTIMIZERS, Optimizer
 from raycrt.training.registry import register
 from tuning.trials import space
 
@@ -134,8 +135,27 @@ def test_an_objective_has_the_options_that_it_states_and_no_others(focal):
     spec = validate({"model": {"width": 8}, "train": {"objective": "focal"}})
     made = focal(loop.fresh(spec), spec.train)
     assert made.options.gamma == 0
-    with pytest.raises(AttributeError, match="targets"):
+    with pytest.raises(AttributeError, match=r"^train\.targets is read but not in `uses`$"):
         _ = made.options.targets
+
+
+def test_every_file_of_objectives_and_every_optimizer_is_registered():
+    found = pkgutil.iter_modules(objectives.__path__, f"{objectives.__name__}.")
+    files = {file.name for file in found} - {Objective.__module__}
+    left_out = files - {kind.__module__ for kind in OBJECTIVES.values()}
+    left_out |= {kind.__name__ for kind in Optimizer.__subclasses__()} - {
+        kind.__name__ for kind in OPTIMIZERS.values()
+    }
+    assert not left_out, f"no class of {sorted(left_out)} has @register"
+
+
+@pytest.mark.parametrize("pairwise", [None, False])
+def test_an_objective_states_the_curvature_that_it_uses(focal, monkeypatch, pairwise):
+    monkeypatch.setattr(focal, "pairwise", pairwise)
+    spec = validate({"model": {"width": 8}, "train": {"objective": "focal"}})
+    network = loop.fresh(spec)
+    with pytest.raises(AssertionError, match=r"pairwise.* True"):
+        focal(network, spec.train).curvature.margins(network)
 
 
 def test_a_name_is_registered_once_and_uses_keys_of_train():

@@ -21,7 +21,7 @@ from raycrt.networks.network import build
 from raycrt.specs import ModelSpec
 from raycrt.training.folding import deepened
 from raycrt.verify.checker import Checker
-from raycrt.verify.convolution import unrolled
+from raycrt.verify.convolution import Geometry, unrolled
 from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.model import Model
 from raycrt.verify.norms import gram_upper, norm_upper
@@ -125,25 +125,30 @@ def test_a_linear_network_has_no_curvature():
 # Convolutions
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (4, 2), (5, 1), (1, 1), (2, 3)])
-def test_an_unrolled_convolution_is_that_of_torch(kernel, stride):
-    spec = ModelSpec(channels=(4,), kernel=kernel, stride=stride)
-    rng = np.random.default_rng(0)
-    weight, bias = rng.normal(size=(4, 3, kernel, kernel)), rng.normal(size=4)
-    matrix, offset, shape = unrolled(weight, bias, (3, 7, 6), spec)
-    images = rng.normal(size=(5, 3, 7, 6))
-    wanted = torch.nn.functional.conv2d(
-        *(torch.from_numpy(a) for a in (images, weight, bias)), stride, spec.padding
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"),
+    [(3, 2, 1, 1), (4, 2, 1, 1), (5, 1, 2, 1), (1, 1, 0, 1), (2, 3, 0, 1), (3, 2, 1, 2)],
+)
+def test_an_unrolled_convolution_is_that_of_torch(kernel, stride, padding, groups):
+    geometry = Geometry(
+        image=(4, 7, 6), outputs=6, kernel=kernel, stride=stride, padding=padding, groups=groups
     )
-    assert wanted.shape[1:] == shape
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(6, 4 // groups, kernel, kernel)), rng.normal(size=6)
+    matrix, offset = unrolled(weight, bias, geometry)
+    images = rng.normal(size=(5, 4, 7, 6))
+    wanted = torch.nn.functional.conv2d(
+        *(torch.from_numpy(a) for a in (images, weight, bias)), stride, padding, groups=groups
+    )
+    assert wanted.shape[1:] == geometry.made
     assert np.allclose(images.reshape(5, -1) @ matrix.T + offset, wanted.flatten(1).numpy())
 
 
 def test_a_convolution_too_large_to_unroll_is_refused():
-    spec = ModelSpec(channels=(64,), stride=1)
+    geometry = Geometry(image=(3, 32, 32), outputs=64, kernel=3, padding=1)
     weight, bias = np.zeros((64, 3, 3, 3)), np.zeros(64)
     with pytest.raises(InvalidInput, match=r"at most 33554432 entries.*entries=201326592"):
-        unrolled(weight, bias, (3, 32, 32), spec)
+        unrolled(weight, bias, geometry)
 
 
 @pytest.mark.parametrize("model", [{"depth": 1}, {"width": 20}, {"channels": (3, 5), "width": 20}])
@@ -164,7 +169,8 @@ def _unrolled_model(depth: int, name: str) -> Model:
     """A convolution of 5 x 6 pixels before the last layers of a random network."""
     rng = np.random.default_rng(depth)
     kernel, bias = rng.normal(size=(4, 1, 3, 3)), rng.normal(size=4)
-    matrix, offset, _ = unrolled(kernel, bias, (1, 5, 6), ModelSpec(channels=(4,)))
+    geometry = Geometry(image=(1, 5, 6), outputs=4, kernel=3, stride=2, padding=1)
+    matrix, offset = unrolled(kernel, bias, geometry)
     dense = _model(depth, name, features=len(matrix), seed=depth)
     return Model.of(
         weights=(matrix, *dense.weights),

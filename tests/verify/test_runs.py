@@ -114,7 +114,9 @@ def test_a_kernel_of_another_size_is_refused(tmp_path):
         run / "train", loop.fresh(spec_of(model={"channels": [4], "kernel": 5})), spec_of()
     )
     spec_of(rows=20, model={"channels": [4]}).save(run / "train")
-    with pytest.raises(InvalidInput, match=r"a kernel is \(outputs, channels, model.kernel"):
+    with pytest.raises(
+        InvalidInput, match=r"a kernel is \(outputs, channels / groups, side, side\)"
+    ):
         verify_run(run)
 
 

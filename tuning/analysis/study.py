@@ -18,7 +18,7 @@ from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
 from tuning.trials import store
-from tuning.trials.objective import AT
+from tuning.trials.trial import AT
 
 TRIALS, BEST, FINALISTS = "trials.csv", "best.yaml", "finalists.csv"
 # Intervals of 95 %.

@@ -13,14 +13,12 @@ Everything ends up in one directory:
 
 from __future__ import annotations
 
-import os
-from functools import lru_cache, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import TrialState
 from pyarrow.fs import FileSelector, FileSystem
 from ray import tune
@@ -33,21 +31,16 @@ from raycrt import data
 from raycrt.distributed.session import dashboard, session
 from raycrt.errors import InvalidInput, require
 from raycrt.networks import checkpoint
-from raycrt.specs import DataSpec, Spec, identity, validate
+from raycrt.specs import Spec, identity
 from raycrt.system import outputs
-from raycrt.training.loop import EpochEnd
 from tuning.analysis import study
 from tuning.search import finals, progress
-from tuning.search.searcher import NUMBER, Deaths, Halving, Median, StudySearch
-from tuning.trials import resources, space, store, workers
-from tuning.trials.objective import METRIC, Measurement, evaluate
+from tuning.search.searcher import Deaths, Halving, Median, StudySearch
+from tuning.trials import process, resources, space, store
 
 TUNE = "tune"
 # How often a trial is restarted whose process dies (not one whose training fails).
 _DEATHS = 2
-# How long Tune waits for the thread of a stopped trial before it kills its process.
-_SECONDS_TO_STOP = 120
-
 
 # The keys that identify a search. Its length, location and resources may change.
 _SEARCHED = ("space", "radius", "rows", "rungs", "rung_rows", "constraints", "pareto")
@@ -142,7 +135,7 @@ def _run_trials(
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
-                _trial,
+                process.run,
                 tree=data.located(spec).model_dump(mode="json"),
                 home=str(home.resolve()),
             ),
@@ -208,40 +201,7 @@ def _scheduler(spec: Spec, record: optuna.Study) -> TrialScheduler | None:
 
 
 def _name(trial: Any) -> str:
-    return f"trial-{trial.config[NUMBER]:05d}"
-
-
-def _trial(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
-    """Run a trial in its process: report measurements to Tune and save the training state."""
-    torch.set_num_threads(1)
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_SECONDS_TO_STOP)
-    base = validate(tree)
-    spec = space.apply(base, {path: value for path, value in config.items() if path != NUMBER})
-    folder = store.state_folder(Path(home), config[NUMBER])
-    epoch = 0
-
-    def report(measured: Measurement, end: EpochEnd | None = None) -> None:
-        nonlocal epoch
-        epoch = measured.epoch
-        if end is not None and epoch < base.train.epochs:
-            checkpoint.save_state(folder, end.state())
-        tune.report(measured.as_dict())
-
-    try:
-        if base.search.workers > 1:
-            workers.evaluate(spec, folder, report)
-        else:
-            dataset = _dataset(base.data.model_dump_json())
-            evaluate(spec, dataset, state=checkpoint.load_state(folder), report=report)
-    except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        tune.report({METRIC: 0.0, "epoch": epoch, store.REASON: said})
-
-
-@lru_cache(maxsize=1)
-def _dataset(spec: str) -> data.Dataset:
-    """The data set, read once per process, which runs many trials."""
-    return data.load(DataSpec.model_validate_json(spec))
+    return f"trial-{trial.config[process.NUMBER]:05d}"
 
 
 def _check_outcome(spec: Spec, record: optuna.Study, home: Path) -> None:

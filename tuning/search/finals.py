@@ -23,7 +23,7 @@ from raycrt.training.loop import TrainingDiverged
 from tuning.analysis import study
 from tuning.analysis.study import TrialRecord
 from tuning.trials import resources, space, workers
-from tuning.trials.objective import Measurement, evaluate, nothing_certified
+from tuning.trials.trial import Measurement, evaluate, nothing_certified
 
 
 def choose(spec: Spec, home: Path, records: list[TrialRecord], console: Console) -> TrialRecord:

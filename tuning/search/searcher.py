@@ -23,10 +23,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raycrt.specs import Spec
 from tuning.trials import space, store
-from tuning.trials.objective import AT, METRIC, Measurement
+from tuning.trials.process import NUMBER
+from tuning.trials.trial import AT, METRIC, Measurement
 
 MODE = "max"
-NUMBER = "trial"
 _MEASURED = {field.name for field in fields(Measurement)}
 
 

@@ -18,13 +18,13 @@ from raycrt.distributed import train
 from raycrt.specs import DataSpec, Spec
 from raycrt.training.loop import EpochEnd, Metrics
 from tuning.trials import resources
-from tuning.trials.objective import METRIC, Measurement, judge
+from tuning.trials.trial import METRIC, Measurement, judge
 
 
 def evaluate(
     spec: Spec, folder: Path, report: Callable[[Measurement], None] = lambda measured: None
 ) -> Measurement:
-    """Like `objective.evaluate`, on `search.workers` training workers, with their run in `folder`.
+    """Like `trial.evaluate`, on `search.workers` training workers, with their run in `folder`.
 
     A run that `folder` holds is resumed from its last checkpoint. `report` is called in the
     caller's thread, so that training continues however long it takes. An exception that it

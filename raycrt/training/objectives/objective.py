@@ -35,7 +35,7 @@ class Objective(nn.Module):
     """
 
     uses: ClassVar[frozenset[str]]
-    # Estimates: the curvature of all pairs of classes (True), norms only (False) or none (None).
+    # True for `curvature.margins` (and `bound`), False for `curvature.bound` alone, else None.
     pairwise: ClassVar[bool | None] = None
 
     def __init__(self, network: Network, spec: TrainSpec, subspace: Subspace | None = None) -> None:
@@ -49,7 +49,10 @@ class Objective(nn.Module):
 
     @property
     def curvature(self) -> CurvatureEstimate:
-        assert self.estimate is not None
+        assert self.estimate is not None, (
+            f"{type(self).__name__} uses curvature, so it must set pairwise: True for "
+            "curvature.margins, False for curvature.bound"
+        )
         return self.estimate
 
     def before_step(self) -> None:

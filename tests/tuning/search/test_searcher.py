@@ -21,8 +21,9 @@ from raycrt.specs import Spec
 from tests.tuning.driver import LANDSCAPE, drive, result
 from tuning.analysis import importance, study
 from tuning.search import driver
-from tuning.search.searcher import NUMBER, Deaths, Halving, Median, StudySearch
+from tuning.search.searcher import Deaths, Halving, Median, StudySearch
 from tuning.trials import space, store
+from tuning.trials.process import NUMBER
 
 GRID = LANDSCAPE.override(
     {

@@ -26,8 +26,8 @@ from tests.conftest import TINY
 from tuning.analysis import study
 from tuning.search import driver
 from tuning.search.searcher import StudySearch
-from tuning.trials import objective, resources, space, store, workers
-from tuning.trials.objective import Measurement
+from tuning.trials import resources, space, store, trial, workers
+from tuning.trials.trial import Measurement
 
 SPEC = validate(yaml.safe_load(TINY)).override(
     {"train.epochs": 60, "search.rungs": [5, 30], "search.radius": [0.1, 0.3]}
@@ -121,7 +121,7 @@ def test_one_worker_gives_the_numbers_of_a_trial_in_its_own_process(
     two_cpus: None, tmp_path: Path
 ) -> None:
     alone: list[tuple[int, Measurement]] = []
-    objective.evaluate(
+    trial.evaluate(
         SPEC,
         data.load(SPEC.data),
         report=lambda m, end: alone.append((m.epoch, replace(m, seconds=0.0))),

@@ -21,9 +21,8 @@ from raycrt.training import loop
 from raycrt.training.loop import EpochEnd
 from tests.distributed.inprocess import work_here
 from tests.models import random_network
-from tuning.search import driver
-from tuning.trials import store
-from tuning.trials.objective import Measurement, evaluate, judge, measure, nothing_certified
+from tuning.trials import process, store
+from tuning.trials.trial import Measurement, evaluate, judge, measure, nothing_certified
 
 SPEC = validate(
     {
@@ -50,10 +49,10 @@ def test_a_trial_that_needs_more_memory_than_there_is_fails_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[dict[str, Any]] = []
-    monkeypatch.setattr(driver.tune, "report", told.append)
+    monkeypatch.setattr(process.tune, "report", told.append)
     monkeypatch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "1")
     spec = SPEC.override({"model.width": 2**20, "model.depth": 3})
-    driver._trial({driver.NUMBER: 0}, tree=spec.model_dump(mode="json"), home=str(tmp_path))
+    process.run({process.NUMBER: 0}, tree=spec.model_dump(mode="json"), home=str(tmp_path))
     assert [found["epoch"] for found in told] == [0]
     assert "can't allocate memory" in told[0][store.REASON]
 
@@ -70,12 +69,12 @@ def test_a_trial_goes_on_from_the_state_of_its_last_rung_and_not_from_the_start(
         if measured["epoch"] == dies_after:
             raise SystemExit
 
-    monkeypatch.setattr(driver.tune, "report", report)
+    monkeypatch.setattr(process.tune, "report", report)
 
     def run(number: int) -> list[dict[str, Any]]:
         told.clear()
-        config = {driver.NUMBER: number}
-        driver._trial(config, tree=SPEC.model_dump(mode="json"), home=str(tmp_path))
+        config = {process.NUMBER: number}
+        process.run(config, tree=SPEC.model_dump(mode="json"), home=str(tmp_path))
         return list(told)
 
     whole = run(0)

@@ -1,0 +1,97 @@
+"""Proved bounds on the affine maps of residual blocks; they are registered with `norms.norms`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from raycrt.bounds.norms import Norms, norms
+from raycrt.bounds.spectral import SLACK
+from raycrt.networks.residual import Identity, Parts, Stack, Sum
+
+
+@norms.register(Identity)
+class IdentityNorms(Norms[Identity]):
+    def magnitude_upper(self) -> float:
+        return 1.0
+
+    def row_norms_upper(self) -> Tensor:
+        size, device = self.layer.out_features, self.layer.like.device
+        return torch.ones(size, dtype=torch.float64, device=device)
+
+    def column_norms_upper(self) -> Tensor:
+        return self.row_norms_upper()
+
+    def gram_upper(self, weights: Tensor) -> float:
+        return float(weights.max())
+
+
+@norms.register(Parts)
+class PartsNorms(Norms[Parts]):
+    """Bounds from those of the maps side by side: `|W|^2` is at most the sum of their squares."""
+
+    layer: Parts
+
+    @property
+    def parts(self) -> list[Norms]:
+        return [norms(part) for part in self.layer.maps]
+
+    def magnitude_upper(self) -> float:
+        if self.layer.dense:
+            return super().magnitude_upper() + self.matrix_error_upper()
+        return math.hypot(*(part.magnitude_upper() for part in self.parts)) * SLACK
+
+    def offset_norm_upper(self) -> float:
+        return sum(part.offset_norm_upper() for part in self.parts) * SLACK
+
+    def matrix_error_upper(self) -> float:
+        return sum(part.matrix_error_upper() for part in self.parts) * SLACK
+
+    def gain_upper(self) -> float:
+        return sum(part.gain_upper() for part in self.parts) * SLACK
+
+    def _squares(self, found: list[Tensor]) -> Tensor:
+        """The roots of the sums of squares of `found`, rounded up."""
+        return torch.stack(found).square().sum(0).sqrt() * SLACK
+
+
+@norms.register(Stack)
+class StackNorms(PartsNorms):
+    layer: Stack
+
+    def offset_magnitude_upper(self) -> Tensor:
+        return torch.cat([part.offset_magnitude_upper().cpu() for part in self.parts])
+
+    def row_norms_upper(self) -> Tensor:
+        return torch.cat([part.row_norms_upper() for part in self.parts])
+
+    def column_norms_upper(self) -> Tensor:
+        return self._squares([part.column_norms_upper() for part in self.parts])
+
+    def gram_upper(self, weights: Tensor) -> float:
+        if self.layer.dense:
+            return super().gram_upper(weights)
+        given = zip(self.parts, self.layer.rows(weights), strict=True)
+        return sum(part.gram_upper(own) for part, own in given) * SLACK
+
+
+@norms.register(Sum)
+class SumNorms(PartsNorms):
+    layer: Sum
+
+    def offset_magnitude_upper(self) -> Tensor:
+        given = [part.offset_magnitude_upper().cpu() for part in self.parts]
+        return torch.stack(given).sum(0) * SLACK
+
+    def row_norms_upper(self) -> Tensor:
+        return self._squares([part.row_norms_upper() for part in self.parts])
+
+    def column_norms_upper(self) -> Tensor:
+        return torch.cat([part.column_norms_upper() for part in self.parts])
+
+    def gram_upper(self, weights: Tensor) -> float:
+        if self.layer.dense:
+            return super().gram_upper(weights)
+        return sum(part.gram_upper(weights) for part in self.parts) * SLACK

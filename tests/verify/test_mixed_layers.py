@@ -1,0 +1,151 @@
+"""Networks whose layers differ: certified, read by the checker, and proved a second time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from raycrt import Certifier, attack, data
+from raycrt.bounds.curvature import margin_curvature
+from raycrt.errors import InvalidInput
+from raycrt.networks import checkpoint
+from raycrt.specs import validate
+from raycrt.verify import verify_run
+from raycrt.verify.curvature import curvature_upper
+from raycrt.verify.model import Model
+from tests.bounds.laws import PAIRS, most_negative
+from tests.models import MIXED, MIXED_IMAGES, mixed_network
+from tests.verify.runs import rewrite_rows, rows_of, write_run
+
+EVERY = MIXED | MIXED_IMAGES
+
+
+def _spec(layers, **certify):
+    return validate(
+        {
+            "model": {"layers": layers, "activation": "arctan"},
+            "data": {"name": "digits", "limit": 20},
+            "certify": {"steps": 20, "batch_size": 16, "at": [0.05, 0.3], **certify},
+        }
+    )
+
+
+@pytest.mark.parametrize("region", ["global", "local"])
+@pytest.mark.parametrize("name", EVERY)
+def test_honest_rows_pass_and_raised_ones_do_not(tmp_path, name, region):
+    run = write_run(tmp_path, _spec(EVERY[name], region=region))
+    rows = rows_of(run).to_pylist()
+    assert sum(row["status"] == "certified" for row in rows) >= 15
+    report = verify_run(run)
+    assert report.sound, report.findings[:3]
+    raised = next(row for row in rows if row["status"] == "certified")
+    raised["radius"] *= 1.01
+    raised["radius_runner_up"] = max(raised["radius"], raised["radius_runner_up"])
+    rewrite_rows(run, rows)
+    assert verify_run(run).failed == 1
+
+
+@pytest.mark.parametrize("layers", MIXED.values(), ids=MIXED)
+def test_float32_deployments_pass(tmp_path, layers):
+    run = write_run(tmp_path, _spec(layers, deployment="float32"))
+    report = verify_run(run)
+    assert report.sound, report.findings[:3]
+
+
+def _stored(tmp_path, layers, shape):
+    spec = validate({"model": {"layers": layers}})
+    network = mixed_network(layers, shape=shape)
+    checkpoint.save_model(tmp_path, network, spec)
+    return network, Model.load(tmp_path / checkpoint.MODEL, spec.model, shape)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_checker_computes_what_the_network_computes(tmp_path, name):
+    shape = (2, 6, 8) if name in MIXED_IMAGES else (5,)
+    network, model = _stored(tmp_path, EVERY[name], shape)
+    points = torch.randn(7, *shape, dtype=torch.float64)
+    logits, slopes = model.forward(points.flatten(1).numpy())
+    trace = network.double().trace(points.flatten(1))
+    assert np.allclose(logits, trace.logits.detach().numpy(), rtol=1e-10, atol=1e-12)
+    for ours, theirs in zip(slopes, trace.slopes, strict=True):
+        assert np.allclose(ours, theirs.detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("layers", MIXED.values(), ids=MIXED)
+def test_the_checkers_curvature_is_above_exact_hessians(tmp_path, layers):
+    network, model = _stored(tmp_path, layers, (5,))
+    m = curvature_upper(model, np.full((4, 4), np.nan))
+    points = 0.5 * torch.randn(60, 5, dtype=torch.float64)
+    for y, t in PAIRS:
+        assert most_negative(network.double(), y, t, points) <= m[y, t]
+    assert np.allclose(m, margin_curvature(network).numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("options", [{}, {"region": "local", "radii": (0.3,)}])
+def test_no_attack_lies_inside_a_radius(name, options):
+    shape = (1, 8, 8)
+    network = mixed_network(EVERY[name], shape=shape, classes=10, gain=1.5)
+    images = data.load(_spec(EVERY[name]).data).test.images
+    found = Certifier(network, **options)(images)
+    assert (found.radius > 0).sum() >= 15
+    assert (found.radius <= attack(network, images).distance).all()
+
+
+def test_the_identity_of_a_residual_block_adds_no_curvature():
+    """Of `x + V s(W x)` only V s(W x) is curved, whatever the size of what is passed on."""
+    residual = mixed_network([{"kind": "residual", "width": 6}], gain=1.0)
+    block = mixed_network([{"kind": "dense", "width": 6}], gain=1.0)
+    stack, after, last = residual.layers
+    with torch.no_grad():
+        first, second = block.layers
+        first.weight.copy_(stack.maps[0].weight)
+        first.bias.copy_(stack.maps[0].bias)
+        second.weight.copy_(last.weight @ after.maps[0].weight)
+    torch.testing.assert_close(
+        margin_curvature(residual), margin_curvature(block), rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (
+            [{"kind": "dense", "width": 5}, {"kind": "average_pool"}],
+            r"layers\[1\] must be given images",
+        ),
+        ([{"kind": "convolution", "channels": 3, "groups": 2}], "groups divides"),
+        ([{"kind": "convolution", "channels": 3, "kernel": 9}], "kernel fits"),
+    ],
+)
+def test_layers_that_do_not_fit_are_named(layers, message):
+    with pytest.raises(InvalidInput, match=message):
+        mixed_network(layers, shape=(1, 6, 6))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"layers": [{"kind": "dence", "width": 5}]}, "kind must be dense, convolution"),
+        ({"layers": [{"kind": "dense", "width": 5}], "width": 64}, "width must be left out"),
+        ({"layers": [{"kind": "residual", "width": 5, "kernel": 2}]}, "must be odd"),
+        ({"layers": [{"kind": "residual", "width": 5, "activation": "none"}]}, "must be one of"),
+        ({"layers": [{"kind": "average_pool", "window": 3}]}, "window"),
+        ({"layers": [{"kind": "flatten"}]}, "activation"),
+    ],
+)
+def test_lists_of_layers_that_make_no_sense_are_refused(model, message):
+    with pytest.raises(InvalidInput, match=message):
+        validate({"model": model})
+
+
+def test_a_tensor_that_is_missing_or_unknown_is_named(tmp_path):
+    layers = MIXED["residual"]
+    spec, other = _spec(layers), _spec(layers[:-1])
+    checkpoint.save_model(tmp_path, mixed_network(layers), spec)
+    with pytest.raises(InvalidInput, match=r"maps\.7\.bias|maps\.6\.parts"):
+        Model.load(tmp_path / checkpoint.MODEL, other.model, (5,))
+    checkpoint.save_model(tmp_path, mixed_network(layers[:-1]), other)
+    with pytest.raises(InvalidInput, match=r"missing='maps\.\d\.parts\.0\.weight'"):
+        Model.load(tmp_path / checkpoint.MODEL, spec.model, (5,))
