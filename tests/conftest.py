@@ -44,7 +44,7 @@ search:
 
 
 # The same examples every time, and few.
-settings.register_profile("raycrt", deadline=None, derandomize=True, max_examples=10)
+settings.register_profile("raycrt", deadline=None, derandomize=True, max_examples=6)
 settings.load_profile("raycrt")
 # Several processes share the cores.
 torch.set_num_threads(1)

@@ -57,6 +57,7 @@ def test_bad_input(name, shell, tmp_path, monkeypatch):
     _refused(shell(*arguments, code=2), message, tmp_path)
 
 
+@pytest.mark.slow
 def test_bad_input_of_a_process(tmp_path):
     """Nothing that is imported on the way says a word, and no PATH is needed."""
     arguments, message = BAD["trial's workers"]

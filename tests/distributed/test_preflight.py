@@ -56,6 +56,7 @@ def test_a_server_that_is_no_ray_is_not_waited_for(
         preflight.check_address(other)
 
 
+@pytest.mark.slow
 def test_a_token_that_is_wanted_and_not_there_is_told(
     closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ def _spec(layers, **certify):
     return validate(
         {
             "model": {"layers": layers, "activation": "arctan"},
-            "data": {"name": "digits", "limit": 20},
+            "data": {"name": "digits", "limit": 8},
             "certify": {"steps": 20, "batch_size": 16, "at": [0.05, 0.3], **certify},
         }
     )
@@ -36,7 +36,7 @@ def _spec(layers, **certify):
 def test_honest_rows_pass_and_raised_ones_do_not(tmp_path, name, region):
     run = write_run(tmp_path, _spec(EVERY[name], region=region))
     rows = rows_of(run).to_pylist()
-    assert sum(row["status"] == "certified" for row in rows) >= 15
+    assert sum(row["status"] == "certified" for row in rows) >= 6
     report = verify_run(run)
     assert report.sound, report.findings[:3]
     raised = next(row for row in rows if row["status"] == "certified")
@@ -89,7 +89,7 @@ def test_no_attack_lies_inside_a_radius(name, options):
     network = mixed_network(EVERY[name], shape=shape, classes=10, gain=1.5)
     images = data.load(_spec(EVERY[name]).data).test.images
     found = Certifier(network, **options)(images)
-    assert (found.radius > 0).sum() >= 15
+    assert (found.radius > 0).sum() >= 6
     assert (found.radius <= attack(network, images).distance).all()
 
 

@@ -22,7 +22,6 @@ import optuna
 from optuna.trial import TrialState
 from pyarrow.fs import FileSelector, FileSystem
 from ray import tune
-from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
@@ -114,6 +113,9 @@ def _loggers(spec: Spec) -> list[Callback]:
         return []
     if find_spec("mlflow") is None:
         raise InvalidInput("search.mlflow needs MLflow: pip install 'raycrt[mlflow]'")
+    # MLflow takes most of a second to import.
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
     name = store.study_name(spec)
     return [MLflowLoggerCallback(tracking_uri=spec.search.mlflow, experiment_name=name)]
 

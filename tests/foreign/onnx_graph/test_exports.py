@@ -112,6 +112,7 @@ def test_weight_norm(tmp_path: Path) -> None:
     torch.testing.assert_close(weight, model[1].weight, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_threshold_by_dynamo(tmp_path: Path) -> None:
     model = dense(ACTIVATIONS["sharp softplus"])
     file = by_dynamo(model, (1, 2, 3), tmp_path / "model.onnx")
