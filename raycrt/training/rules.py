@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from raycrt.data import image_shape
+from raycrt import data
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import Spec
 from raycrt.training import effects
@@ -14,6 +14,12 @@ def check_training(spec: Spec) -> None:
     """Raise `InvalidInput` if the model of `spec` cannot be trained as `spec.train` states."""
     effects.check(spec)
     model, train = spec.model, spec.train
+    shape = data.shape(spec.data)
+    if len(shape) != 3 and (model.channels or train.augmentation.moves):
+        raise InvalidInput(
+            "model.channels and train.augmentation must be left out unless the data is images "
+            f"(channels, height, width), but its shape is {shape}"
+        )
     if model.channels:
         if train.components is not None or train.linear_layers:
             raise InvalidInput(
@@ -25,7 +31,7 @@ def check_training(spec: Spec) -> None:
                 "train.optimizer muon must have a hidden dense layer to update: model.depth >= 2"
             )
         return
-    pixels = math.prod(image_shape(spec.data))
+    pixels = math.prod(shape)
     inputs = train.components or pixels
     require(
         inputs <= pixels,

@@ -10,7 +10,8 @@ from raycrt.specs import ModelSpec
 # A float64 matrix with this many entries takes 256 MB.
 _ENTRIES = 2**25
 
-Shape = tuple[int, int, int]
+# (channels, height, width).
+Shape = tuple[int, ...]
 
 
 def unrolled(
@@ -22,6 +23,7 @@ def unrolled(
     height, width). Output (o, i, j) is `bias[o]` plus the sum of `kernel[o, c, a, b]` times pixel
     (c, i * stride + a - padding, j * stride + b - padding), which is 0 outside the image.
     """
+    require(len(shape) == 3, "shape is (channels, height, width)", shape=shape)
     channels, height, width = shape
     size, stride, padding = spec.kernel, spec.stride, spec.padding
     require(

@@ -32,11 +32,11 @@ class Model:
     sha256: str
 
     @staticmethod
-    def load(file: Path, spec: ModelSpec, shape: tuple[int, int, int]) -> Model:
+    def load(file: Path, spec: ModelSpec, shape: tuple[int, ...]) -> Model:
         """Read a `model.safetensors` whose tensors are `maps.K.weight` and `maps.K.bias`.
 
-        `shape` (channels, height, width) is that of an image. Convolutions are unrolled into
-        matrices; one with more than 2^25 entries is refused.
+        `shape` is that of an input, (channels, height, width) if there are convolutions. These are
+        unrolled into matrices; one with more than 2^25 entries is refused.
         """
         if not file.is_file():
             raise InvalidInput(f"a model file must exist, but there is none at {file}")

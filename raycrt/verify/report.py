@@ -71,7 +71,7 @@ def verify_run(
     manifest = read_manifest(directory)
     spec = _spec(manifest, data_directory)
     described = read_spec(trained)
-    model = Model.load(trained / "model.safetensors", described.model, data.image_shape(spec.data))
+    model = Model.load(trained / "model.safetensors", described.model, data.shape(spec.data))
     test = data.load(spec.data).test
     images = test.images.numpy().reshape(len(test), -1)
     labels = test.labels.numpy()
