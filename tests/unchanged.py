@@ -66,7 +66,7 @@ def _spec(**sections: dict) -> Spec:
 def _drawn(gain: float = 1.5, **model: object) -> Network:
     spec = _spec(model={"depth": 2, "width": 24, **model})
     torch.manual_seed(3)
-    made = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
+    made = network.build(spec.model, data.shape(spec.data), len(data.class_names(spec.data)))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter *= gain

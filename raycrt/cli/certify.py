@@ -97,7 +97,7 @@ def certify(
     network = files.load(
         source,
         spec.model,
-        data.image_shape(spec.data),
+        data.shape(spec.data),
         images=data.load(spec.data).test.images if graph else None,
         key=key,
         layers=None if layers is None else layers.split(","),
@@ -108,7 +108,7 @@ def certify(
     if model is not None:
         sizes = [network.features, *(layer.out_features for layer in network.layers)]
         print(f"model: {'-'.join(map(str, sizes))}, {network.activation.name}")
-        described = files.described(model, network, spec.model)
+        described = files.described(model, network, spec.model, len(data.class_names(spec.data)))
     with outputs.held(trained) if described is not None else nullcontext():
         if model is not None:
             spec = stages.adopt(spec, network, described, trained, made)

@@ -1,23 +1,23 @@
 """Images and labels: the data sets, and batches of images from callers."""
 
 from raycrt.data.datasets import (
-    CLASSES,
     DIRECTORY_VARIABLE,
     Dataset,
     Split,
     check,
-    image_shape,
+    class_names,
     load,
     located,
+    shape,
 )
 
 __all__ = [
-    "CLASSES",
     "DIRECTORY_VARIABLE",
     "Dataset",
     "Split",
     "check",
-    "image_shape",
+    "class_names",
     "load",
     "located",
+    "shape",
 ]

@@ -19,7 +19,6 @@ from raycrt.data import cifar, idx
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec, Spec
 
-CLASSES = 10
 DIRECTORY_VARIABLE = "RAYCRT_DATA"
 _SPLIT_SEED = 20_200_602
 _SHAPES = {
@@ -27,6 +26,19 @@ _SHAPES = {
     "mnist": (1, 28, 28),
     "fashion-mnist": (1, 28, 28),
     "cifar10": cifar.SHAPE,
+}
+_DIGIT_NAMES = tuple("0123456789")
+_CLASS_NAMES = {
+    "digits": _DIGIT_NAMES,
+    "mnist": _DIGIT_NAMES,
+    "fashion-mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    "cifar10": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
 }
 # The number of digits, and the number of test images among them.
 _DIGITS, _DIGITS_TEST = 1797, 360
@@ -65,9 +77,14 @@ class Dataset:
         )
 
 
-def image_shape(spec: DataSpec) -> tuple[int, int, int]:
-    """(channels, height, width) of an image."""
+def shape(spec: DataSpec) -> tuple[int, ...]:
+    """The shape of an input: (channels, height, width) of an image."""
     return _SHAPES[spec.name]
+
+
+def class_names(spec: DataSpec) -> tuple[str, ...]:
+    """The name of each class, in the order of the labels 0, 1, ..."""
+    return _CLASS_NAMES[spec.name]
 
 
 def load(spec: DataSpec) -> Dataset:
@@ -145,7 +162,7 @@ def _split(part: _Bytes) -> Split:
 
 def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:
     """Function that reads the images and labels of training (true) or test (false)."""
-    root = _directory(spec)
+    root, classes = _directory(spec), len(class_names(spec))
 
     def read(train: bool) -> _Bytes:
         try:
@@ -163,8 +180,8 @@ def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:
             **where,
         )
         require(
-            labels.max() < CLASSES,
-            f"labels are 0 .. {CLASSES - 1}",
+            labels.max() < classes,
+            f"labels are 0 .. {classes - 1}",
             smallest=int(labels.min()),
             largest=int(labels.max()),
             **where,

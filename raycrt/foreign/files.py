@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from raycrt import data
 from raycrt.activations import ACTIVATIONS, activation
 from raycrt.errors import InvalidInput
 from raycrt.foreign import onnx_graph
@@ -97,11 +96,14 @@ def _refuse(path: Path, given: dict[str, Any]) -> None:
         raise InvalidInput(f"{', '.join(extra)} must be left out unless {path} is a weights file")
 
 
-def described(path: Path, network: Network, spec: ModelSpec) -> ModelSpec | None:
-    """The spec of the `network` that `load(path, spec)` returned; None where no spec has it."""
+def described(path: Path, network: Network, spec: ModelSpec, classes: int) -> ModelSpec | None:
+    """The spec of the `network` that `load(path, spec)` returned, for data of `classes` classes.
+
+    None where no spec describes it.
+    """
     if path.is_dir():
         return Spec.load(path).model
-    if network.classes != data.CLASSES:  # A spec does not state their number.
+    if network.classes != classes:  # A model's spec does not state their number.
         return None
     if path.name.lower().endswith(".onnx"):
         return dense_spec(network)

@@ -64,7 +64,7 @@ def load_model(directory: Path) -> tuple[Network, Spec]:
     said = load_provenance(directory)
     file, spec = directory / MODEL, Spec.load(directory)
     said.check(spec, directory)
-    model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
+    model = network.build(spec.model, data.shape(spec.data), len(data.class_names(spec.data)))
     tensors = weights_file.read(file)
     try:
         tensors = weights_file.widened(tensors)

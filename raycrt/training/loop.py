@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from raycrt.data import CLASSES, Split, image_shape
+from raycrt import data
+from raycrt.data import Split
 from raycrt.errors import require
 from raycrt.networks import network as networks
 from raycrt.networks.floating_point import quicken_softplus
@@ -69,7 +70,7 @@ Report = Callable[[EpochEnd], None]
 
 def fresh(spec: Spec) -> Network:
     """The untrained network of `spec`, initialised from its seed."""
-    return _drawn(spec, spec.model, image_shape(spec.data))
+    return _drawn(spec, spec.model, data.shape(spec.data))
 
 
 def _trained_part(spec: Spec) -> Network:
@@ -77,12 +78,13 @@ def _trained_part(spec: Spec) -> Network:
     principal coordinates if `train.components` is set."""
     part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
     components = spec.train.components
-    return _drawn(spec, part, image_shape(spec.data) if components is None else (components,))
+    return _drawn(spec, part, data.shape(spec.data) if components is None else (components,))
 
 
 def _drawn(spec: Spec, model: ModelSpec, shape: tuple[int, ...]) -> Network:
     torch.manual_seed(spec.run.seed)
-    return networks.build(model, shape, CLASSES).to(DTYPES[spec.train.precision])
+    classes = len(data.class_names(spec.data))
+    return networks.build(model, shape, classes).to(DTYPES[spec.train.precision])
 
 
 def train(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 
-from raycrt.data import image_shape
+import torch
+
+from raycrt import data
 from raycrt.errors import InvalidInput, require
+from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
+from raycrt.specs.layers import DenseLayer, LayerSpec, ResidualLayer
 from raycrt.training import effects
 
 
@@ -14,18 +18,26 @@ def check_training(spec: Spec) -> None:
     """Raise `InvalidInput` if the model of `spec` cannot be trained as `spec.train` states."""
     effects.check(spec)
     model, train = spec.model, spec.train
+    shape = data.shape(spec.data)
+    if len(shape) != 3 and (model.convolves or train.augmentation.moves):
+        raise InvalidInput(
+            "convolutions, pools and train.augmentation must be left out unless the data is images "
+            f"(channels, height, width), but its shape is {shape}"
+        )
+    with torch.device("meta"):  # Layers that do not fit are refused; no weight is made.
+        Architecture(model, shape, len(data.class_names(spec.data)))
     if model.convolves or model.layers:
         if train.components is not None or train.linear_layers:
             raise InvalidInput(
                 "train.components and train.linear_layers must be left out where model.channels "
                 "has convolutions, which need images, and where model.layers lists the layers"
             )
-        if model.channels and train.optimizer == "muon" and model.depth < 2:
+        if train.optimizer == "muon" and not any(map(_has_matrices, model.hidden_layers)):
             raise InvalidInput(
                 "train.optimizer muon must have a hidden dense layer to update: model.depth >= 2"
             )
         return
-    pixels = math.prod(image_shape(spec.data))
+    pixels = math.prod(shape)
     inputs = train.components or pixels
     require(
         inputs <= pixels,
@@ -44,6 +56,12 @@ def check_training(spec: Spec) -> None:
         "train.linear_layers needs no more inputs (or train.components) than model.width",
         inputs=inputs,
         width=model.width,
+    )
+
+
+def _has_matrices(layer: LayerSpec) -> bool:
+    return isinstance(layer, DenseLayer) or (
+        isinstance(layer, ResidualLayer) and layer.kernel is None
     )
 
 

@@ -71,7 +71,7 @@ def verify_run(
     manifest = read_manifest(directory)
     spec = _spec(manifest, data_directory)
     described = read_spec(trained)
-    model = Model.load(trained / "model.safetensors", described.model, data.image_shape(spec.data))
+    model = Model.load(trained / "model.safetensors", described.model, data.shape(spec.data))
     test = data.load(spec.data).test
     images = test.images.numpy().reshape(len(test), -1)
     labels = test.labels.numpy()
@@ -192,7 +192,7 @@ def _check_manifest(
         "deployment must be that of spec.certify": _deployment(manifest)
         != found.certify.deployment,
         # Float32 libraries may compute convolutions by transforms, for which no bound is stated.
-        "deployment must be exact for a model with convolutions": bool(trained.model.channels)
+        "deployment must be exact for a model with convolutions": trained.model.convolves
         and _deployment(manifest) != "exact",
     }
     return [Finding(sentence=f"{text} in the manifest.") for text, bad in wrong.items() if bad]

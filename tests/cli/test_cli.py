@@ -117,7 +117,9 @@ def refused(monkeypatch, tmp_path):
 def test_workers_and_gpus_stand_for_the_keys_of_the_run(given, tmp_path, command):
     own = recipes.load("digits").override({"run.workers": 5})
     checkpoint.save_model(
-        tmp_path / "train", network.build(own.model, data.image_shape(own.data), 10), own
+        tmp_path / "train",
+        network.build(own.model, data.shape(own.data), len(data.class_names(own.data))),
+        own,
     )
     (tmp_path / "own.yaml").write_text(own.to_yaml())
     source = ["--out", tmp_path] if command == "certify" else ["--recipe", tmp_path / "own.yaml"]
@@ -145,7 +147,7 @@ def test_another_model_is_told_truly_and_can_be_verified(tmp_path, local_ray):
         {"model": {"depth": 2, "width": 20, "activation": "tanh"}, "train.linear_layers": 0}
     )
     source, out = tmp_path / "net", tmp_path / "run"
-    net = network.build(own.model, data.image_shape(own.data), 10)
+    net = network.build(own.model, data.shape(own.data), len(data.class_names(own.data)))
     checkpoint.save_model(source, net, own)
     assert recipes.load("digits").model != own.model
     app = typer.Typer()
@@ -156,7 +158,7 @@ def test_another_model_is_told_truly_and_can_be_verified(tmp_path, local_ray):
     _, manifest = storage.read(out / "certificates")
     assert manifest["spec"]["model"] == own.model.model_dump(mode="json")
     assert verify_run(out).sound
-    other = network.build(own.model, data.image_shape(own.data), 10)
+    other = network.build(own.model, data.shape(own.data), len(data.class_names(own.data)))
     with pytest.raises(InvalidInput, match="holds another model"):
         stages.adopt(own, other, own.model, out / "train")
     manifest["spec"]["model"] = None

@@ -175,7 +175,7 @@ def test_rows_held_out_train_another_model_beside(out):
     assert isinstance(again(out, "train", "--hold-out"), Reached)
     assert files(out) == before
     assert {path.name for path in (out / "hold-out").iterdir()} <= {"driver", ".driver.lock"}
-    held = network.build(SPEC.model, data.image_shape(SPEC.data), data.CLASSES)
+    held = network.build(SPEC.model, data.shape(SPEC.data), len(data.class_names(SPEC.data)))
     checkpoint.save_model(out / "train", held, SPEC, Training.of(SPEC, "train"))
     found = again(out, "train")
     assert isinstance(found, InvalidInput) and "validation rows were kept out" in str(found)
@@ -222,7 +222,7 @@ def test_weights_without_a_header_are_certified_only_by_what_the_user_says(out):
 
 
 def test_certificates_of_other_weights_are_refused(out):
-    other = network.build(SPEC.model, data.image_shape(SPEC.data), data.CLASSES)
+    other = network.build(SPEC.model, data.shape(SPEC.data), len(data.class_names(SPEC.data)))
     checkpoint.save_model(out / "train", other, SPEC, Training.of(SPEC))
     found = again(out, "certify")
     assert isinstance(found, InvalidInput) and "of the same weights" in str(found)
@@ -270,7 +270,7 @@ def test_weights_from_elsewhere_have_no_training(tmp_path):
     assert {"train", "search"}.isdisjoint(yaml.safe_load((out / "train/spec.yaml").read_text()))
     (out / "train" / checkpoint.MODEL).rename(file)
     shutil.rmtree(out / "train")
-    model = network.build(SPEC.model, data.image_shape(SPEC.data), data.CLASSES)
+    model = network.build(SPEC.model, data.shape(SPEC.data), len(data.class_names(SPEC.data)))
     adopted = stages.adopt(SPEC, model, SPEC.model, out / "train")
     assert adopted.train == Spec().train != SPEC.train
     (tmp_path / "recipe.yaml").write_text(SPEC.to_yaml())

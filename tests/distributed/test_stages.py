@@ -28,7 +28,7 @@ SPEC = validate(
 
 def _model(seed=0):
     torch.manual_seed(seed)
-    return network.build(SPEC.model, data.image_shape(SPEC.data), data.CLASSES)
+    return network.build(SPEC.model, data.shape(SPEC.data), len(data.class_names(SPEC.data)))
 
 
 @pytest.fixture

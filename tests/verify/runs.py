@@ -48,7 +48,7 @@ def write_run(
     """A model with random weights, after a `change`, in `run / "train"` and its certificates beside
     it; `training` is what it says of itself."""
     torch.manual_seed(seed)
-    model = network.build(spec.model, data.image_shape(spec.data), data.CLASSES)
+    model = network.build(spec.model, data.shape(spec.data), len(data.class_names(spec.data)))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= gain

@@ -469,7 +469,7 @@ def honest(written, request):
 def _reached(run: Path) -> np.ndarray:
     """The radii that the checker proves of the rows' points, (n, classes)."""
     spec, manifest = Spec.load(run / "train"), manifest_of(run)
-    model = Model.load(run / "train" / "model.safetensors", spec.model, data.image_shape(spec.data))
+    model = Model.load(run / "train" / "model.safetensors", spec.model, data.shape(spec.data))
     stated = np.array(manifest["margin_curvature"])
     deployed = FLOAT32_UNIT if manifest["deployment"] == "float32" else None
     prover = Prover(model, curvature=stated, stated=stated, deployed=deployed)
