@@ -61,7 +61,7 @@ def certify(
     """
     from raycrt import data
     from raycrt.distributed import stages
-    from raycrt.foreign import files
+    from raycrt.foreign import description, files
     from raycrt.networks import checkpoint
 
     trained = out / "train"
@@ -107,8 +107,11 @@ def certify(
     described: ModelSpec | None = spec.model
     if model is not None:
         sizes = [network.features, *(layer.out_features for layer in network.layers)]
-        print(f"model: {'-'.join(map(str, sizes))}, {network.activation.name}")
-        described = files.described(model, network, spec.model, len(data.class_names(spec.data)))
+        names = dict.fromkeys(each.activation.name for each in network.nonlinearities)
+        print(f"model: {'-'.join(map(str, sizes))}, {', '.join(names)}")
+        described = description.described(
+            model, network, spec.model, len(data.class_names(spec.data))
+        )
     with outputs.held(trained) if described is not None else nullcontext():
         if model is not None:
             spec = stages.adopt(spec, network, described, trained, made)

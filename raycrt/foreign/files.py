@@ -8,19 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
-from raycrt.activations import ACTIVATIONS, activation
 from raycrt.errors import InvalidInput
 from raycrt.foreign import onnx_graph
 from raycrt.foreign.weights import state_dict
 from raycrt.foreign.weights.network import from_state_dict
 from raycrt.networks import checkpoint, weights_file
-from raycrt.networks.affine import Dense
-from raycrt.networks.convolution import Convolution
 from raycrt.networks.network import Network
-from raycrt.specs import ModelSpec, Spec
+from raycrt.specs import ModelSpec
 
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
 
@@ -94,48 +90,3 @@ def _refuse(path: Path, given: dict[str, Any]) -> None:
     extra = [name for name, value in given.items() if value is not None]
     if extra:
         raise InvalidInput(f"{', '.join(extra)} must be left out unless {path} is a weights file")
-
-
-def described(path: Path, network: Network, spec: ModelSpec, classes: int) -> ModelSpec | None:
-    """The spec of the `network` that `load(path, spec)` returned, for data of `classes` classes.
-
-    None where no spec describes it.
-    """
-    if path.is_dir():
-        return Spec.load(path).model
-    if network.classes != classes:  # A model's spec does not state their number.
-        return None
-    if path.name.lower().endswith(".onnx"):
-        return dense_spec(network)
-    stated = {"activation": spec.activation, "beta": spec.beta}
-    if any(type(layer) is Convolution for layer in network.layers):
-        stated |= {"kernel": spec.kernel, "stride": spec.stride}
-    return _spec_of(network, stated)
-
-
-def dense_spec(network: Network) -> ModelSpec | None:
-    """The spec of a network of dense layers whose hidden ones are of one width, else None."""
-    given = network.activation
-    # The curvature of softplus at 0 is a quarter of its sharpness.
-    top = given.curvature_range[1] / activation("softplus").curvature_range[1]
-    beta = float(f"{top:.12g}") if given.name == "softplus" else 1.0
-    if given.name not in ACTIVATIONS or any(type(layer) is not Dense for layer in network.layers):
-        return None
-    if activation(given.name, beta).curvature_range != given.curvature_range:
-        return None
-    return _spec_of(network, {"activation": given.name, "beta": beta})
-
-
-def _spec_of(network: Network, stated: dict[str, Any]) -> ModelSpec | None:
-    """`stated` with the depth, width and channels of a network; None where no spec has these."""
-    layers = network.layers
-    front = [layer.out_shape[0] for layer in layers if isinstance(layer, Convolution)]
-    dense = layers[len(front) :]
-    widths = {layer.out_features for layer in dense[:-1]}
-    if len(widths) > 1 or any(type(layer) is not Dense for layer in dense):
-        return None
-    sizes = {"channels": front, "depth": len(dense)} | ({"width": widths.pop()} if widths else {})
-    try:
-        return ModelSpec(**sizes, **stated)
-    except ValidationError:  # More layers than a spec may have.
-        return None

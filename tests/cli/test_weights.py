@@ -51,7 +51,8 @@ class TestCommand:
         torch.save(dense(64, 50, 25, 10).state_dict(), tmp_path / "w.ckpt")
         output, found, told = certify(tmp_path / "w.ckpt", "--set", "model.activation=tanh")
         assert "model: 64-50-25-10, tanh" in output
-        assert found.activation.name == "tanh" and told is None
+        assert found.activation.name == "tanh"
+        assert [layer.width for layer in told.layers] == [50, 25]
 
     def test_another_depth_than_the_recipe_is_told_truly(self, tmp_path: Path, certify) -> None:
         torch.save(dense(64, 20, 20, 20, 10).state_dict(), tmp_path / "w.pt")

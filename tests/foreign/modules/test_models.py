@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 import raycrt
 from raycrt.certification.certifier import Certifier
 from raycrt.errors import InvalidInput
-from raycrt.foreign import files
+from raycrt.foreign import description, files
 from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.networks import checkpoint, network
 from raycrt.specs import ModelSpec, Spec
@@ -183,16 +184,33 @@ class TestFiles:
 
 @pytest.mark.parametrize("layer", [nn.Tanh(), nn.Softplus(beta=5), nn.GELU()])
 def test_a_dense_network_is_told_by_a_spec(layer: nn.Module) -> None:
-    found = files.dense_spec(raycrt.as_network(dense(layer)))
+    found = description.spec_of(raycrt.as_network(dense(layer)))
     assert found is not None and (found.depth, found.width) == (3, 8)
     rebuilt = network.build(found, (6,), 3)
     rebuilt.load_state_dict(raycrt.as_network(dense(layer)).state_dict())
     assert found.beta == (5 if isinstance(layer, nn.Softplus) else 1)
 
 
-def test_what_no_spec_can_say_is_not_told() -> None:
-    widths = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
-    assert files.dense_spec(raycrt.as_network(widths)) is None
-    assert files.dense_spec(raycrt.as_network(convolutional(), (2, 8, 6))) is None
-    deep = [layer for _ in range(16) for layer in (nn.Linear(6, 6), nn.Tanh())]
-    assert files.dense_spec(raycrt.as_network(nn.Sequential(*deep, nn.Linear(6, 3)))) is None
+@pytest.mark.parametrize("widths", [(8, 5), (6,) * 16])
+def test_dense_layers_beyond_the_short_form_are_listed(widths: tuple[int, ...]) -> None:
+    sizes = [6, *widths]
+    layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
+    given = raycrt.as_network(nn.Sequential(*layers, nn.Linear(sizes[-1], 3)))
+    found = description.spec_of(given)
+    assert found is not None
+    assert [layer.width for layer in found.layers] == list(widths)
+    network.build(found, (6,), 3).load_state_dict(given.state_dict())
+
+
+def test_a_convolution_of_its_own_geometry_is_listed() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 2, stride=1, padding=1, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3)
+    )
+    given = raycrt.as_network(model, (2, 2, 2))
+    found = description.spec_of(given)
+    assert found is not None and found.layers[0].groups == 2
+    network.build(found, (2, 2, 2), 3).load_state_dict(given.state_dict())
+
+
+def test_what_no_spec_states_is_not_described() -> None:
+    assert description.spec_of(raycrt.as_network(convolutional(), (2, 8, 6))) is None

@@ -14,7 +14,7 @@ import raycrt
 from raycrt.cli import main as cli
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
-from raycrt.foreign import files
+from raycrt.foreign import description, files
 from raycrt.foreign.onnx_graph import shapes
 from raycrt.networks.affine import Dense
 from raycrt.networks.network import Network
@@ -53,7 +53,7 @@ class TestTail:
         assert [type(layer) for layer in found.layers] == [Dense, Dense]
         images = torch.rand(6, 16).double()
         assert torch.equal(found(images), whole(images))
-        assert files.dense_spec(found) is not None
+        assert description.spec_of(found) is not None
 
     def test_negative_temperature_turns_the_order(self, tmp_path: Path) -> None:
         found, whole = self.load(tmp_path, lambda g: (g("Div", np.array(-2.0)), g("Softmax")))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raycrt import Certifier
 from raycrt.errors import InvalidInput
-from raycrt.foreign import files
+from raycrt.foreign import description, files
 from raycrt.foreign.weights.network import from_state_dict
 from raycrt.specs import ModelSpec
 from tests.foreign.models import assert_same
@@ -35,7 +35,7 @@ class TestBatchNorm:
     def test_the_place_of_the_activation_is_a_missing_number(self, model: nn.Sequential) -> None:
         found = files.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=1e-5)
         assert_same(model, found, (6,))
-        assert files.described(Path("w.pt"), found, SPEC, 10) is None
+        assert description.described(Path("w.pt"), found, SPEC, 10) is None
         assert (Certifier(found, steps=2)(torch.rand(3, 6)).radius > 0).any()
 
     def test_convolutional(self) -> None:
@@ -114,7 +114,7 @@ class TestNormaliser:
         first = found.layers[0].links[0]  # type: ignore[attr-defined]
         expected = model.std.double().expand(1, 2, 4, 4).flatten()
         assert torch.equal(first.variance.sqrt(), expected)
-        assert files.described(Path("w.pt"), found, SPEC, 10) is None
+        assert description.described(Path("w.pt"), found, SPEC, 10) is None
 
     def test_channels_and_columns_are_not_confused(self) -> None:
         state = {"mean": torch.rand(4), "std": torch.ones(4), **dense(64, 8, 3).state_dict()}

@@ -1,0 +1,85 @@
+"""The spec that describes a network read from a file, so that a second program can read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from raycrt.activations import ACTIVATIONS, activation
+from raycrt.networks.affine import AffineMap, Dense
+from raycrt.networks.convolution import Convolution
+from raycrt.networks.network import Network
+from raycrt.specs import ModelSpec, Spec
+from raycrt.specs.layers import ConvolutionLayer, DenseLayer
+
+
+def described(path: Path, network: Network, spec: ModelSpec, classes: int) -> ModelSpec | None:
+    """The spec of the `network` that `files.load(path, spec)` returned, for data of `classes`
+    classes.
+
+    None where no spec describes it.
+    """
+    if path.is_dir():
+        return Spec.load(path).model
+    if network.classes != classes:  # A model's spec does not state their number.
+        return None
+    if path.name.lower().endswith(".onnx"):
+        return spec_of(network)
+    return _of_layers(network, {"activation": spec.activation, "beta": spec.beta})
+
+
+def spec_of(network: Network) -> ModelSpec | None:
+    """The spec of a network of dense layers and convolutions with one activation that ships; None
+    of any other network."""
+    given = network.activation
+    # The curvature of softplus at 0 is a quarter of its sharpness.
+    top = given.curvature_range[1] / activation("softplus").curvature_range[1]
+    beta = float(f"{top:.12g}") if given.name == "softplus" else 1.0
+    if given.name not in ACTIVATIONS:
+        return None
+    if activation(given.name, beta).curvature_range != given.curvature_range:
+        return None
+    return _of_layers(network, {"activation": given.name, "beta": beta})
+
+
+def _of_layers(network: Network, stated: dict[str, Any]) -> ModelSpec | None:
+    """`stated` with the layers of a network, in the short form where that is possible."""
+    *hidden, last = map(_layer_spec, network.layers)
+    if not isinstance(last, DenseLayer) or None in hidden:
+        return None
+    front = [layer for layer in hidden if isinstance(layer, ConvolutionLayer)]
+    short: dict[str, Any] = {"depth": len(network.layers) - len(front)}
+    if front:
+        short |= {"kernel": front[0].kernel, "stride": front[0].stride}
+        short |= {"channels": [layer.channels for layer in front]}
+    if len(hidden) > len(front) and isinstance(hidden[-1], DenseLayer):
+        short |= {"width": hidden[-1].width}
+    for form in (short, {"layers": hidden}):
+        try:
+            spec = ModelSpec(**form, **stated)
+        except ValidationError:  # More or wider layers than this form may state.
+            continue
+        if list(spec.hidden_layers) == hidden:
+            return spec
+    return None
+
+
+def _layer_spec(layer: AffineMap) -> DenseLayer | ConvolutionLayer | None:
+    if type(layer) is Dense:
+        return DenseLayer(kind="dense", width=layer.out_features)
+    if type(layer) is not Convolution:
+        return None
+    same = (layer.window, layer.stride, layer.padding)
+    if layer.dilation != (1, 1) or any(tall != wide for tall, wide in same):
+        return None
+    kernel, stride, padding = (side[0] for side in same)
+    return ConvolutionLayer(
+        kind="convolution",
+        channels=layer.out_shape[0],
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        groups=layer.groups,
+    )
