@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from raycrt.activations import ACTIVATIONS, activation
+from raycrt.activations import ACTIVATIONS, FAMILIES, Activation, activation
 from raycrt.networks.affine import AffineMap, Dense
 from raycrt.networks.convolution import Convolution
 from raycrt.networks.network import Network
@@ -31,24 +33,43 @@ def described(path: Path, network: Network, spec: ModelSpec, classes: int) -> Mo
 
 
 def spec_of(network: Network) -> ModelSpec | None:
-    """The spec of a network of dense layers and convolutions with one activation that ships; None
-    of any other network."""
-    given = network.activation
+    """The spec of a network of dense layers and convolutions with activations that ship; None of
+    any other network."""
+    found = [_known(each.activation) for each in network.nonlinearities]
+    # The model's activation may be any of them, but all softplus have its sharpness.
+    stated = next((name for name in found if name is not None and name[1] != 1.0), found[0])
+    if stated is None or None in found:
+        return None
+    if any(name[0] in FAMILIES and name[1] != stated[1] for name in found if name):
+        return None
+    names = [None if name == stated else name[0] for name in found if name]
+    return _of_layers(network, {"activation": stated[0], "beta": stated[1]}, names)
+
+
+def _known(given: Activation) -> tuple[str, float] | None:
+    """Name and beta of an activation that ships; None of another one."""
     # The curvature of softplus at 0 is a quarter of its sharpness.
     top = given.curvature_range[1] / activation("softplus").curvature_range[1]
     beta = float(f"{top:.12g}") if given.name == "softplus" else 1.0
     if given.name not in ACTIVATIONS:
         return None
-    if activation(given.name, beta).curvature_range != given.curvature_range:
-        return None
-    return _of_layers(network, {"activation": given.name, "beta": beta})
+    same = activation(given.name, beta).curvature_range == given.curvature_range
+    return (given.name, beta) if same else None
 
 
-def _of_layers(network: Network, stated: dict[str, Any]) -> ModelSpec | None:
-    """`stated` with the layers of a network, in the short form where that is possible."""
-    *hidden, last = map(_layer_spec, network.layers)
-    if not isinstance(last, DenseLayer) or None in hidden:
+def _of_layers(
+    network: Network, stated: dict[str, Any], names: Sequence[str | None] = ()
+) -> ModelSpec | None:
+    """`stated` with the layers of a network, in the short form where that is possible. `names` are
+    the activations of hidden layers, or None where it is the one that is stated."""
+    *found, last = map(_layer_spec, network.layers)
+    if not isinstance(last, DenseLayer):
         return None
+    hidden = []
+    for layer, name in zip_longest(found, names):
+        if layer is None:
+            return None
+        hidden.append(layer.model_copy(update={"activation": name}))
     front = [layer for layer in hidden if isinstance(layer, ConvolutionLayer)]
     short: dict[str, Any] = {"depth": len(network.layers) - len(front)}
     if front:

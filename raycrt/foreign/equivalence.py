@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from raycrt.activations import Activation
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.network import Network
 
@@ -74,7 +75,7 @@ def require_same_function(
             seen = finish(rough(x.to(rough.dtype)))
             scale = torch.finfo(dtype).eps / torch.finfo(rough.dtype).eps
             rounding = _largest((seen.double() - wanted) * scale)
-            if network.activation.name == "softplus":
+            if any(each.activation.name == "softplus" for each in network.nonlinearities):
                 rounding = rounding + _largest(finish(_linear_early(exact)(x.double())) - wanted)
             units = _UNITS * torch.finfo(dtype).eps * _largest(wanted)
             overflows = ~seen.isfinite() if rough.dtype == dtype else ~wanted.isfinite()
@@ -120,11 +121,19 @@ def _called(original: Function, x: Tensor) -> Tensor:
 
 def _linear_early(network: Network) -> Network:
     """The network with torch's softplus at the lowest threshold."""
-    soft = network.activation
+    hidden = [
+        replace(each, activation=_early(each.activation))
+        if each.activation.name == "softplus"
+        else each
+        for each in network.nonlinearities
+    ]
+    return Network(network.layers, hidden)
+
+
+def _early(soft: Activation) -> Activation:
     # The curvature of softplus at 0 is a quarter of its sharpness.
     above = _SOFTPLUS_THRESHOLD / (4 * soft.curvature_range[1])
-    early = replace(soft, value=lambda z, xp: xp.where(z > above, z, soft.value(z, xp)))
-    return Network(network.layers, early)
+    return replace(soft, value=lambda z, xp: xp.where(z > above, z, soft.value(z, xp)))
 
 
 def _largest(numbers: Tensor) -> Tensor:

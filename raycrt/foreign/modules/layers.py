@@ -56,11 +56,6 @@ def activation_of(step: Step) -> Activation | None:
     return None if kind is None else _ACTIVATIONS[kind](step.place, step.layer)
 
 
-def same(first: Activation, second: Activation) -> bool:
-    """Whether two activations are equal; softplus of another sharpness has another curvature."""
-    return first.name == second.name and first.curvature_range == second.curvature_range
-
-
 def affine_of(step: Step, shape: Shape) -> tuple[list[AffineMap], Shape]:
     """The maps of a layer for inputs of `shape`, none if it only reshapes, and the new shape."""
     layer = step.layer

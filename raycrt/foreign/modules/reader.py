@@ -17,13 +17,14 @@ from raycrt.data.images import batch_of_images
 from raycrt.errors import InvalidInput, require
 from raycrt.foreign.equivalence import require_same_function
 from raycrt.foreign.modules.graph import steps_of, unwrapped
-from raycrt.foreign.modules.layers import Shape, Step, activation_of, affine_of, same
+from raycrt.foreign.modules.layers import Shape, Step, activation_of, affine_of
 from raycrt.foreign.modules.operations import Squeeze
 from raycrt.foreign.modules.rescaling import Rescaling
 from raycrt.foreign.own_call import device_of, dtype_of, evaluation_mode, in_float64, runs
 from raycrt.networks.affine import AffineMap, Chain, Dense
 from raycrt.networks.hooks import require_no_global_hooks, require_plain
 from raycrt.networks.network import Network
+from raycrt.networks.nonlinearity import Nonlinearity
 
 
 def as_network(
@@ -32,8 +33,8 @@ def as_network(
     """A `Network` that computes what `model` does in evaluation mode; the weights are copied.
 
     `model` is any `torch.nn.Module` whose call is a chain of layers named in
-    `raycrt.foreign.modules.layers.supported()`, with one activation throughout. Layers after the
-    last affine one that change no decision are left out: softmax, log-softmax and positive factors.
+    `raycrt.foreign.modules.layers.supported()`. Layers after the last affine one that change no
+    decision are left out: softmax, log-softmax and positive factors.
     A model with one output z becomes the network with logits (0, z): class 1 means z > 0.
 
     `input_shape` is the shape of one input; it may be left out where a linear layer comes first.
@@ -70,7 +71,7 @@ def as_network(
 def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
     """The network of the layers, and whether its two classes come from a single output."""
     stages: list[list[AffineMap]] = [[]]
-    chosen: Activation | None = None
+    between: list[Activation] = []
     for step in steps:
         found = activation_of(step)
         if found is None:
@@ -79,14 +80,9 @@ def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
             continue
         if not stages[-1]:
             raise InvalidInput(f"an affine layer must stand before {step.place}")
-        if chosen is not None and not same(chosen, found):
-            raise InvalidInput(
-                f"one activation must be used throughout, but {step.place} "
-                f"is not the {chosen.name} before it"
-            )
-        chosen = found
+        between.append(found)
         stages.append([])
-    if chosen is None or not stages[-1]:
+    if not between or not stages[-1]:
         raise InvalidInput(
             "a model must have affine layers with an activation between them and end in an affine "
             f"layer, but got {[type(step.layer).__name__ for step in steps]}"
@@ -94,7 +90,12 @@ def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
     binary = stages[-1][-1].out_features == 1
     if binary:
         stages[-1][-1] = _with_zero(stages[-1][-1])
-    network = Network([stage[0] if len(stage) == 1 else Chain(stage) for stage in stages], chosen)
+    maps = [stage[0] if len(stage) == 1 else Chain(stage) for stage in stages]
+    hidden = [
+        Nonlinearity(activation=found, active=layer.out_features, width=layer.out_features)
+        for layer, found in zip(maps, between, strict=False)
+    ]
+    network = Network(maps, hidden)
     # One type that holds all weights exactly: that of pools differs, and that of biases may.
     types = {tensor.dtype for tensor in network.state_dict().values()}
     return network.to(reduce(torch.promote_types, types)).eval(), binary

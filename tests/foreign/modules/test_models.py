@@ -116,11 +116,6 @@ class TestUnsupported:
             ([nn.Softplus(threshold=5)], r"threshold >= 20 .* layer 0.1 \(Softplus\)"),
             ([nn.GELU(approximate="tanh")], r"approximate must be 'none', but layer 0.1 \(GELU\)"),
             ([nn.Tanh(), nn.Tanh()], r"an affine layer must stand before layer 0.2 \(Tanh\)"),
-            ([nn.Tanh(), nn.Linear(8, 8), nn.SiLU()], r"layer 0.3 \(SiLU\) is not the tanh before"),
-            (
-                [nn.Softplus(), nn.Linear(8, 8), nn.Softplus(2)],
-                r"layer 0.3 \(Softplus\) is not the softplus before",
-            ),
             (
                 [nn.Linear(9, 8), nn.Tanh()],
                 r"layer 0.1 \(Linear\): a linear layer of 9 features .* gets \(8,\)",
@@ -210,6 +205,39 @@ def test_a_convolution_of_its_own_geometry_is_listed() -> None:
     found = description.spec_of(given)
     assert found is not None and found.layers[0].groups == 2
     network.build(found, (2, 2, 2), 3).load_state_dict(given.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "beta"),
+    [
+        ((nn.Tanh(), nn.SiLU(), nn.Tanh()), [None, "silu", None], 1.0),
+        ((nn.GELU(), nn.Softplus(3), nn.Softplus(3)), ["gelu", None, None], 3.0),
+        ((nn.Sigmoid(), nn.Softplus(), nn.Sigmoid()), [None, "softplus", None], 1.0),
+    ],
+)
+def test_each_layer_may_have_an_activation_of_its_own(
+    given: tuple[nn.Module, ...], names: list[str | None], beta: float
+) -> None:
+    layers = [layer for act in given for layer in (nn.Linear(6, 6), act)]
+    model = nn.Sequential(*layers, nn.Linear(6, 3))
+    read = raycrt.as_network(model)
+    assert_same(model, read, (6,))
+    found = description.spec_of(read)
+    assert found is not None and found.beta == beta
+    assert [layer.activation for layer in found.layers] == names
+    rebuilt = network.build(found, (6,), 3).to(read.dtype)
+    rebuilt.load_state_dict(read.state_dict())
+    x = torch.randn(4, 6, dtype=read.dtype)
+    assert torch.equal(rebuilt(x), read(x))
+
+
+def test_two_sharpnesses_of_softplus_are_certified_and_not_described() -> None:
+    layers = (nn.Linear(6, 6), nn.Softplus(2), nn.Linear(6, 6), nn.Softplus(), nn.Linear(6, 3))
+    read = raycrt.as_network(nn.Sequential(*layers))
+    assert description.spec_of(read) is None
+    x = torch.randn(5, 6)
+    found = Certifier(read)(x)
+    assert (found.radius > 0).all() and (found.radius <= raycrt.attack(read, x).distance).all()
 
 
 def test_what_no_spec_states_is_not_described() -> None:

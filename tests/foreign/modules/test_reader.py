@@ -389,10 +389,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         r"one chain, but .* branches and skip connections",
     ),
     "line": (lambda: Own(lambda m, x: m.c(F.relu(m.a(x)))), r"relu at .*test_reader.py:\d+ is"),
-    "two": (
-        lambda: Own(lambda m, x: m.c(torch.tanh(m.b(torch.sigmoid(m.a(x)))))),
-        r"one activation .* operation tanh at .*\.py:\d+ is not the sigmoid before",
-    ),
     "branch on values": (
         lambda: Own(lambda m, x: m.c(torch.tanh(m.a(x if x.sum() > 0 else -x)))),
         r"the same for every input, .* TraceError at .*test_reader.py:\d+",
