@@ -35,8 +35,8 @@ _SEARCHED = (
 def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Report:
     """Run the unfinished stages of the job of `spec` in `out` and return its report."""
     console = console or Console()
+    spec = data.described(spec)
     space.check(spec)
-    data.check(spec.data)
     home, model, proofs = out / SEARCH, out / TRAIN, out / CERTIFICATES
     with ExitStack() as claims:
         for stage in (home, model, proofs):

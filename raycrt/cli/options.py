@@ -65,7 +65,8 @@ def spec_from(
     idle: tuple[str, ...] = (),
     **shorthands: float | None,
 ) -> Spec:
-    """The spec that the common options of a command define, with its data set checked.
+    """The spec that the common options of a command define, with its data set checked and
+    described.
 
     `shorthands` are the values of options that stand for further keys, `section__key`; those that
     are None change nothing. `InvalidInput` where an option would have no effect: a key given twice,
@@ -92,5 +93,4 @@ def spec_from(
             "--data-dir and --download have no effect on data.name=digits, which comes with "
             "scikit-learn; name another data set by a --recipe or --set data.name=..."
         )
-    data.check(spec.data)
-    return spec
+    return data.described(spec)

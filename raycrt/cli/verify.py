@@ -22,6 +22,10 @@ def verify(
     data_dir: Annotated[
         Path | None, typer.Option(help="Directory of the data sets, if they have moved.")
     ] = None,
+    run_code: Annotated[
+        bool,
+        typer.Option("--run-code", help="Run the function that the run names as its data source."),
+    ] = False,
 ) -> None:
     """Re-prove every stored radius from the rows and the weights; exit with 1 if one fails."""
     from rich.console import Console
@@ -32,14 +36,16 @@ def verify(
 
     watch = partial(progress.over, console=Console(stderr=True))
     if workers == 1:
-        report = verify_run(run, data_directory=data_dir, watch=watch)
+        report = verify_run(run, data_directory=data_dir, trusted=run_code, watch=watch)
     else:
         from raycrt.distributed import room, session, verification
 
         check: CheckFiles = partial(verification.check_files, workers=workers)
         with session.session():
             room.check(RunSpec(workers=workers))
-            report = verify_run(run, data_directory=data_dir, check=check, watch=watch)
+            report = verify_run(
+                run, data_directory=data_dir, trusted=run_code, check=check, watch=watch
+            )
     typer.echo(summary(report))
     if not report.sound:
         raise typer.Exit(1)

@@ -1,15 +1,17 @@
-"""Images and labels: the data sets, and batches of images from callers."""
+"""Inputs and labels: named data sets, sources of any other, and batches of images from callers."""
 
 from raycrt.data.datasets import (
-    DIRECTORY_VARIABLE,
-    Dataset,
-    Split,
     check,
     class_names,
+    described,
     load,
     located,
+    runs_code,
     shape,
+    uses,
 )
+from raycrt.data.sources.source import DIRECTORY_VARIABLE
+from raycrt.data.splits import Dataset, Split
 
 __all__ = [
     "DIRECTORY_VARIABLE",
@@ -17,7 +19,10 @@ __all__ = [
     "Split",
     "check",
     "class_names",
+    "described",
     "load",
     "located",
+    "runs_code",
     "shape",
+    "uses",
 ]

@@ -1,124 +1,54 @@
-"""Images: pixels in [0, 1], a seeded validation split of the training set, and the test set.
-
-`digits` ships inside scikit-learn. The others are read from files in a directory; they are fetched
-only when `download` is set.
-"""
+"""The data set that a spec names: its rows, its shape and classes, checked before any work."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from raycrt.data import cifar, idx
-from raycrt.errors import InvalidInput, require
-from raycrt.specs import DataSpec, Spec
+from raycrt.data import labels, named, pixels, sources
+from raycrt.data.sources.source import DIRECTORY_VARIABLE, Rows
+from raycrt.data.splits import Dataset, Split, divided
+from raycrt.errors import InvalidInput
+from raycrt.specs import DataSpec, Spec, identity
+from raycrt.specs.data import ALWAYS, OF_SOURCES
 
-DIRECTORY_VARIABLE = "RAYCRT_DATA"
-_SPLIT_SEED = 20_200_602
-_SHAPES = {
-    "digits": (1, 8, 8),
-    "mnist": (1, 28, 28),
-    "fashion-mnist": (1, 28, 28),
-    "cifar10": cifar.SHAPE,
-}
-_DIGIT_NAMES = tuple("0123456789")
-_CLASS_NAMES = {
-    "digits": _DIGIT_NAMES,
-    "mnist": _DIGIT_NAMES,
-    "fashion-mnist": (
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-    "cifar10": (
-        *("airplane", "automobile", "bird", "cat", "deer"),
-        *("dog", "frog", "horse", "ship", "truck"),
-    ),
-}
-# The number of digits, and the number of test images among them.
-_DIGITS, _DIGITS_TEST = 1797, 360
-# Images (n, channels, height, width) and labels (n,), uint8.
-_Bytes = tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """`images` float32 (n, channels, height, width) in [0, 1] and `labels` int64 (n,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: Tensor | slice) -> Split:
-        return Split(images=self.images[rows], labels=self.labels[rows])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """Training rows, validation rows held out of the training set, and rows for the final test."""
-
-    train: Split
-    validation: Split
-    test: Split
-
-    @property
-    def fit(self) -> Split:
-        """Training and validation rows together, on which the chosen configuration is trained."""
-        return Split(
-            images=torch.cat([self.train.images, self.validation.images]),
-            labels=torch.cat([self.train.labels, self.validation.labels]),
-        )
+_DEFAULTS, _OF_FILES = DataSpec(), frozenset({"directory", "download"})
 
 
 def shape(spec: DataSpec) -> tuple[int, ...]:
-    """The shape of an input: (channels, height, width) of an image."""
-    return _SHAPES[spec.name]
+    """The shape of an input: (channels, height, width) of an image, or (features,)."""
+    return named.SHAPES[spec.name] if spec.name is not None else _stated(spec, "shape")
 
 
 def class_names(spec: DataSpec) -> tuple[str, ...]:
     """The name of each class, in the order of the labels 0, 1, ..."""
-    return _CLASS_NAMES[spec.name]
+    return named.CLASS_NAMES[spec.name] if spec.name is not None else _stated(spec, "class_names")
 
 
 def load(spec: DataSpec) -> Dataset:
-    """Read the data set that `spec` names.
+    """Read the data set that `spec` names; `InvalidInput` unless all of it is as it must be.
 
     The validation rows are a fixed pseudo-random choice from the training set: the same for every
     seed of a run, so that runs with different seeds are compared on the same rows.
     """
-    if spec.name == "digits":
-        training, test = _digits()
-    else:
-        read = _reader(spec)
-        training, test = (_split(read(train)) for train in (True, False))
-    held_out = _held_out(spec, len(training))
-    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    keep = slice(spec.limit)
-    return Dataset(
-        train=training.take(order[held_out:]).take(keep),
-        validation=training.take(order[:held_out]).take(keep),
-        test=test.take(keep),
-    )
+    _check_effects(spec)
+    return named.load(spec) if spec.name is not None else _read(spec).dataset
 
 
 def check(spec: DataSpec) -> None:
     """Raise `InvalidInput` unless `load` can read the data set, fetched first with `download`.
 
-    Files must exist and be complete, images have the right shape, and labels be classes. A class
-    without images is accepted, as some users leave classes out.
+    Files must exist and be complete, inputs have one shape and finite numbers, and labels be
+    classes. A class without test images is accepted, as some users leave classes out.
     """
-    rows = _DIGITS - _DIGITS_TEST
-    if spec.name != "digits":
-        read = _reader(spec)
-        rows, _ = (len(read(train)[1]) for train in (True, False))
-    _held_out(spec, rows)
+    _check_effects(spec)
+    if spec.name is not None:
+        named.check(spec)
+    else:
+        _read(spec)
 
 
 def located(spec: Spec) -> Spec:
@@ -126,107 +56,109 @@ def located(spec: Spec) -> Spec:
 
     Workers, which have another environment and working directory, are given this spec.
     """
-    named = os.environ.get(DIRECTORY_VARIABLE)
-    if spec.data.name == "digits" or spec.data.directory or not named:
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if spec.data.directory or not directory or "directory" not in uses(spec.data):
         return spec
-    return spec.override({"data.directory": named})
+    return spec.override({"data.directory": directory})
 
 
-def _held_out(spec: DataSpec, rows: int) -> int:
-    """Number of training rows held out for validation."""
-    held_out = round(spec.validation * rows)
-    require(
-        0 < held_out < rows,
-        "data.validation leaves rows on both sides",
-        validation=spec.validation,
-        rows=rows,
+def described(spec: Spec) -> Spec:
+    """`spec` with the shape and the class names of its source, which is read and checked.
+
+    Every command begins with it, so that models and workers know both without reading the data. A
+    named data set is checked, and its spec returned as it is.
+    """
+    if spec.data.name is not None:
+        check(spec.data)
+        return spec
+    _check_effects(spec.data)
+    found = _read(spec.data)
+    facts = {"data.shape": found.shape, "data.class_names": found.class_names}
+    return spec.override({**facts, **sources.of(spec.data).placed()})
+
+
+def uses(spec: DataSpec) -> frozenset[str]:
+    """The keys of `data` that have an effect on this data set."""
+    if spec.name is not None:
+        return ALWAYS if spec.name == "digits" else ALWAYS | _OF_FILES
+    return ALWAYS | OF_SOURCES | sources.kind(str(spec.source)).uses
+
+
+def runs_code(spec: DataSpec) -> bool:
+    """Whether reading the data set runs code that the spec names."""
+    return spec.source is not None and sources.kind(spec.source).runs_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A source's rows with the facts about them."""
+
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    dataset: Dataset
+
+
+def _read(spec: DataSpec) -> _Read:
+    source = sources.of(spec)
+    parts = {name: read() for name, read in source.splits().items()}
+    for rows in parts.values():
+        if not len(rows.inputs):
+            raise InvalidInput(f"there must be at least one row, but {rows.where} has none")
+        _check_inputs(rows, parts["train"], spec.shape)
+    names, numbers = labels.classes(parts, source.class_names(), spec.class_names)
+    given = {name: Split(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}
+    return _Read(
+        shape=tuple(parts["train"].inputs.shape[1:]),
+        class_names=names,
+        dataset=divided(given, spec, names),
     )
-    return held_out
 
 
-def _digits() -> tuple[Split, Split]:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float().div(16).reshape(-1, *_SHAPES["digits"])
-    labels = torch.from_numpy(bunch.target).long()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    everything = Split(images=images[order], labels=labels[order])
-    return everything.take(slice(_DIGITS_TEST, None)), everything.take(slice(_DIGITS_TEST))
-
-
-def _split(part: _Bytes) -> Split:
-    images, labels = (torch.from_numpy(np.array(array)) for array in part)
-    return Split(images=images.float().div(255), labels=labels.long())
-
-
-def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:
-    """Function that reads the images and labels of training (true) or test (false)."""
-    root, classes = _directory(spec), len(class_names(spec))
-
-    def read(train: bool) -> _Bytes:
-        try:
-            if spec.download and train:
-                _fetch(spec.name, root)
-            images, labels = _find(spec.name, root)(train)
-        except OSError as error:
-            raise InvalidInput(f"the files of {spec.name} must be readable: {error}") from None
-        where = {"part": "training" if train else "test", "directory": str(root)}
-        require(
-            len(images) == len(labels) > 0,
-            "as many images as labels, and at least one",
-            images=len(images),
-            labels=len(labels),
-            **where,
-        )
-        require(
-            labels.max() < classes,
-            f"labels are 0 .. {classes - 1}",
-            smallest=int(labels.min()),
-            largest=int(labels.max()),
-            **where,
-        )
-        return images, labels
-
-    return read
-
-
-def _directory(spec: DataSpec) -> Path:
-    named = spec.directory or os.environ.get(DIRECTORY_VARIABLE)
-    if not named:
+def _check_inputs(rows: Rows, first: Rows, stated: Sequence[int] | None) -> None:
+    """Refuse inputs of another shape than the `first` rows or the `stated` one, NaN and inf."""
+    if rows.inputs.shape[1:] != first.inputs.shape[1:]:
         raise InvalidInput(
-            f"data.directory: {spec.name} is read from files; name their directory with "
-            f"--data-dir or {DIRECTORY_VARIABLE} (or use `digits`, which needs none)"
+            pixels.another_shape(rows.inputs[0], rows.place(0), first.inputs[0], first.place(0))
         )
-    return Path(os.path.abspath(os.path.expanduser(named)))
+    if stated is not None and tuple(stated) != rows.inputs.shape[1:]:
+        raise InvalidInput(
+            f"data.shape states {tuple(stated)}, but {rows.place(0)} has "
+            f"{tuple(rows.inputs.shape[1:])}"
+        )
+    wrong = ~rows.inputs.isfinite()
+    if bool(wrong.any()):
+        raise InvalidInput(_not_finite(rows, wrong))
 
 
-def _find(name: str, root: Path) -> Callable[[bool], _Bytes]:
-    """Function that reads training (true) or test (false) from the files below `root`."""
-    if name == "cifar10":
-        if cifar.lie_in(root):
-            return lambda train: cifar.read(root, train=train)
-    else:
-        folder = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name]
-        for place in (root / folder / "raw", root / name, root):
-            if idx.lie_in(place):
-                return lambda train: idx.read(place, _SHAPES[name], train=train)
-    raise InvalidInput(
-        f"data.directory must hold {name}, but {root} does not; "
-        "put the files there or give --download"
-    )
+def _not_finite(rows: Rows, wrong: Tensor) -> str:
+    row, *index = (int(k) for k in wrong.nonzero()[0])
+    value = float(rows.inputs[(row, *index)])
+    where = f"column {rows.columns[index[0]]!r}" if rows.columns else f"entry {tuple(index)}"
+    return f"inputs must be finite in float32, but {where} in {rows.place(row)} is {value}"
 
 
-def _fetch(name: str, root: Path) -> None:
-    """Fetch what is missing into `root`."""
-    from torchvision import datasets
+def _stated(spec: DataSpec, key: str) -> tuple:
+    found = getattr(spec, key)
+    if found is None:
+        raise InvalidInput(
+            f"data.{key} must be stated for data.source={spec.source}; raycrt.data.described reads "
+            "it from the data"
+        )
+    return tuple(found)
 
-    kind = {
-        "mnist": datasets.MNIST,
-        "fashion-mnist": datasets.FashionMNIST,
-        "cifar10": datasets.CIFAR10,
-    }[name]
-    try:
-        kind(root=str(root), train=True, download=True)
-    except RuntimeError as error:
-        raise InvalidInput(f"{name} must be fetched completely: {error}") from None
+
+def _check_effects(spec: DataSpec) -> None:
+    """Refuse keys that are set and that the data set does not use."""
+    # A recipe may state both for digits, which needs neither.
+    used = uses(spec) | (_OF_FILES if spec.name is not None else frozenset())
+    idle = [
+        key
+        for key in type(spec).model_fields
+        if key not in used and getattr(spec, key) != getattr(_DEFAULTS, key)
+    ]
+    if idle:
+        chosen = f"data.name={spec.name}" if spec.name is not None else f"data.source={spec.source}"
+        values = " and ".join(
+            f"data.{key}={identity.as_option(spec.model_dump(mode='json')[key])}" for key in idle
+        )
+        raise InvalidInput(f"{chosen} does not use {values}: leave it out")

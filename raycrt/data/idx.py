@@ -24,7 +24,7 @@ def lie_in(folder: Path) -> bool:
     return all(_find(folder, name) for names in _NAMES.values() for name in names)
 
 
-def read(folder: Path, shape: tuple[int, int, int], *, train: bool) -> tuple[np.ndarray, ...]:
+def read(folder: Path, shape: tuple[int, ...], *, train: bool) -> tuple[np.ndarray, ...]:
     """Images (n, *shape) and labels (n,), uint8, of training or test; shape has one channel.
 
     Raises `InvalidInput` naming a file that is incomplete or has other content.

@@ -43,7 +43,7 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     draw(table, plot, spec.certify.at)
     rate = len(table) / manifest["seconds"] if manifest.get("seconds") else None
     first = headline(summary, rate)
-    parts = [f"# {spec.data.name}: certified accuracy\n", first + "\n", _radii(summary), _CHECK]
+    parts = [f"# {spec.data.title}: certified accuracy\n", first + "\n", _radii(summary), _CHECK]
     remarks = storage.remarks(table)
     if remarks:
         parts.append("\n".join(f"- {line}" for line in remarks) + "\n")

@@ -1,11 +1,11 @@
 """Specs of runs: their sections, their strict YAML, and the comparison of two specs."""
 
+from raycrt.specs.data import DataSpec
 from raycrt.specs.record import Record
 from raycrt.specs.search import Domain, SearchSpec
 from raycrt.specs.sections import (
     AugmentationSpec,
     CertifySpec,
-    DataSpec,
     ModelSpec,
     RunSpec,
     TrainSpec,

@@ -1,6 +1,7 @@
 """Comparison of specs: the keys that identify a run, and the first one that differs.
 
-Resources and the locations of files are never compared.
+Resources and the locations of files are never compared, except that the path of a source is what
+names its data set.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from typing import Any
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec
 
+# The keys that decide the rows of a data set before any is held out for validation.
+DATA = (
+    *("data.name", "data.source", "data.path", "data.label", "data.input", "data.resize"),
+    *("data.test", "data.split_seed", "data.limit", "data.shape", "data.class_names"),
+)
 # The keys that decide the weights. Up to rounding the number of workers does not: they share each
 # batch and average gradients.
-TRAINING = ("model", "train", "data.name", "data.validation", "data.limit", "run.seed")
+TRAINING = ("model", "train", *DATA, "data.validation", "run.seed")
 # The keys that decide the rows of certificates, beside the weights.
-CERTIFICATES = ("model", "data.name", "data.limit", "certify")
+CERTIFICATES = ("model", *DATA, "certify")
 
 
 def difference(before: Spec, now: Spec, keys: tuple[str, ...]) -> tuple[str, Any, Any] | None:

@@ -11,6 +11,8 @@ Real = Annotated[float, Field(strict=True)]
 # Upper limits of counts: iterations of a loop, neurons of a layer, rows, processes. Beyond them
 # counters of torch, Ray and Optuna overflow, or no machine has the memory.
 TURNS, NEURONS, ROWS, PROCESSES = 10**6, 2**20, 10**9, 10**5
+# Training and search multiply a seed by 1,000,003 and add a counter: that stays below 2^63.
+SEED = 2**43 - 1
 
 
 class Record(BaseModel):

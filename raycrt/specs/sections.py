@@ -1,9 +1,7 @@
-"""The sections of a spec: model, training, data, certification, run."""
+"""The sections of a spec: model, training, certification, run."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
@@ -20,12 +18,8 @@ from raycrt.specs.layers import (
     acts,
     known_activation,
 )
-from raycrt.specs.record import NEURONS, PROCESSES, ROWS, TURNS, Real, Record
+from raycrt.specs.record import NEURONS, PROCESSES, ROWS, SEED, TURNS, Real, Record
 
-DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
-
-# Training and search multiply a seed by 1,000,003 and add a counter: that stays below 2^63.
-_SEED = 2**43 - 1
 # The smallest share of a CPU or GPU that Ray supports.
 _SHARE = 1e-4
 
@@ -188,26 +182,6 @@ class TrainSpec(Record):
         return _Only(**{key: getattr(self, key) for key in keys})
 
 
-class DataSpec(Record):
-    """The data set, where its files are, and the share of the training set held out."""
-
-    name: DataName = "digits"
-    directory: Path | None = Field(
-        None, description="where the files are, from the working directory; else RAYCRT_DATA"
-    )
-    download: bool = Field(False, description="fetch the files when they are missing")
-    validation: float = Field(0.15, gt=0, lt=1, description="share of the training set held out")
-    limit: int | None = Field(
-        None, ge=1, le=ROWS, description="use the first rows of each split only"
-    )
-
-    @field_validator("directory")
-    @classmethod
-    def _absolute(cls, directory: Path | None) -> Path | None:
-        """Make a relative directory absolute: workers have another working directory."""
-        return None if directory is None else Path(os.path.abspath(os.path.expanduser(directory)))
-
-
 class CertifySpec(Record):
     """Options of certification, and the radii at which certified accuracy is stated."""
 
@@ -232,7 +206,7 @@ class CertifySpec(Record):
 class RunSpec(Record):
     """Seed and resources."""
 
-    seed: int = Field(0, ge=0, le=_SEED)
+    seed: int = Field(0, ge=0, le=SEED)
     workers: int = Field(
         2, ge=1, le=PROCESSES, description="training workers; certification actors too"
     )

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ValidationError
 
 from raycrt.errors import InvalidInput, nearest
 from raycrt.specs import strict_yaml
+from raycrt.specs.data import DataSpec
 from raycrt.specs.record import Record
 from raycrt.specs.search import SearchSpec
-from raycrt.specs.sections import CertifySpec, DataSpec, ModelSpec, RunSpec, TrainSpec
+from raycrt.specs.sections import CertifySpec, ModelSpec, RunSpec, TrainSpec
 from raycrt.system.outputs import write_atomically
 
 # Most characters of a value in an error.
@@ -39,8 +40,14 @@ class Spec(Record):
     run: RunSpec = RunSpec()
 
     def override(self, values: dict[str, Any]) -> Spec:
-        """A new spec with the dotted paths in `values` replaced, validated as a whole."""
+        """A new spec with the dotted paths in `values` replaced, validated as a whole.
+
+        A new `data.name` or `data.source` takes the place of the other one, and of all that was
+        stated about that data set.
+        """
         tree = self.model_dump(mode="python")
+        of_data = {k.removeprefix("data."): v for k, v in values.items() if k.startswith("data.")}
+        tree["data"] |= self.data.replaced(of_data)
         for path, value in values.items():
             _assign(tree, path, value)
         return validate(tree)

@@ -58,18 +58,20 @@ def verify_run(
     run: Path,
     *,
     data_directory: Path | None = None,
+    trusted: bool = False,
     check: CheckFiles = check_files,
     watch: Watch = lambda name, items: items,
 ) -> Report:
     """Re-prove the certificates in `run / "certificates"` of the model in `run / "train"`.
 
-    `data_directory` replaces the one named in the manifest; `check` checks the files, here or on
-    other machines; `watch` iterates over the proofs about the model and may show progress. Raises
+    `data_directory` replaces the one named in the manifest, or the path of a source; a source that
+    is a function is run only if the run is `trusted`. `check` checks the files, here or on other
+    machines; `watch` iterates over the proofs about the model and may show progress. Raises
     `InvalidInput` where a part of the run is missing; a part that is present but wrong is reported.
     """
     directory, trained = run / "certificates", run / "train"
     manifest = read_manifest(directory)
-    spec = _spec(manifest, data_directory)
+    spec = _spec(manifest, data_directory, trusted)
     described = read_spec(trained)
     model = Model.load(trained / "model.safetensors", described.model, data.shape(spec.data))
     test = data.load(spec.data).test
@@ -105,7 +107,7 @@ def verify_run(
     findings += [finding for result in results for finding in result.findings]
     findings += [] if surplus else _check_indices(indices, len(labels))
     return Report(
-        data=spec.data.name,
+        data=spec.data.title,
         images=len(labels),
         checked=len(indices),
         failed=len({finding.index for finding in findings if finding.index >= 0}),
@@ -113,7 +115,7 @@ def verify_run(
     )
 
 
-def _spec(manifest: dict[str, Any], data_directory: Path | None) -> Spec:
+def _spec(manifest: dict[str, Any], data_directory: Path | None, trusted: bool) -> Spec:
     stored = manifest.get("spec")
     if isinstance(stored, dict) and "model" in stored and stored["model"] is None:
         raise InvalidInput(
@@ -122,10 +124,17 @@ def _spec(manifest: dict[str, Any], data_directory: Path | None) -> Spec:
         )
     # A checker downloads nothing, whatever the manifest says.
     spec = _known(stored).override({"data.download": False})
+    if data.runs_code(spec.data) and not trusted:
+        raise InvalidInput(
+            f"the data is read by running {spec.data.source} in {spec.data.path}, which is allowed "
+            "only with --run-code, but this was not given"
+        )
     if data_directory is None:
         return spec
-    require(spec.data.name != "digits", "--data-dir is for data in files", data=spec.data.name)
-    return spec.override({"data.directory": str(data_directory)})
+    place = next((key for key in ("path", "directory") if key in data.uses(spec.data)), None)
+    if place is None:
+        raise InvalidInput(f"--data-dir is for data in files, but the data is {spec.data.title}")
+    return spec.override({f"data.{place}": str(data_directory)})
 
 
 def _known(stored: Any) -> Spec:

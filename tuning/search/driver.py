@@ -45,7 +45,7 @@ _DEATHS = 2
 _SEARCHED = ("space", "radius", "rows", "rungs", "rung_rows", "constraints", "pareto")
 _DRAWN = ("algorithm", "scheduler", "reduction", "storage")
 IDENTITY = (
-    *("model", "train", "certify", "data.name", "data.validation", "data.limit", "run.seed"),
+    *("model", "train", "certify", *identity.DATA, "data.validation", "run.seed"),
     *(f"search.{key}" for key in _SEARCHED + _DRAWN),
 )
 
@@ -63,8 +63,8 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     the same trials. `InvalidInput` if another process drives the search in `home`.
     """
     console = console or Console()
+    spec = data.described(spec)
     space.check(spec)
-    data.check(spec.data)
     _check_directory(spec)
     loggers, first = _loggers(spec), _first(spec)
     with outputs.held(home):

@@ -95,7 +95,7 @@ def study_name(spec: Spec) -> str:
     counted = ("space", "radius", "rows", "rungs", "rung_rows", "constraints", "pareto")
     same["search"] = {key: same["search"][key] for key in counted if key in same["search"]}
     digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
-    return f"raycrt-{spec.data.name}-{digest[:12]}"
+    return f"raycrt-{spec.data.title}-{digest[:12]}"
 
 
 def start_study(spec: Spec, home: Path, points: list[space.Params]) -> optuna.Study:

@@ -1,0 +1,52 @@
+"""Sources of data sets, one file for each.
+
+Every file in this folder is imported here, so that adding a file adds a source.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from pathlib import Path
+
+from raycrt.data.sources.source import SOURCES, Rows, Source
+from raycrt.errors import InvalidInput, nearest
+from raycrt.specs import DataSpec
+
+__all__ = ["SOURCES", "Rows", "Source", "detect", "kind", "of"]
+
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")
+
+
+def kind(source: str) -> type[Source]:
+    """The class that reads `source`: a kind, kind:NAME, or module:function."""
+    name, colon, _ = source.partition(":")
+    if name in SOURCES and name != "function" and (not colon or SOURCES[name].named):
+        return SOURCES[name]
+    if colon and name not in SOURCES:
+        return SOURCES["function"]
+    known = [k for k in SOURCES if k != "function"]
+    raise InvalidInput(
+        f"data.source must be one of {sorted(known)}, torchvision:NAME, huggingface:NAME or "
+        f"module:function{nearest(source, known)}, but got {source!r}"
+    )
+
+
+def of(spec: DataSpec) -> Source:
+    """The source that `spec` names."""
+    return kind(str(spec.source))(spec)
+
+
+def detect(path: Path) -> str:
+    """The kind of the data set at `path`, by the names of its files."""
+    if not os.path.exists(path):
+        raise InvalidInput(f"a data set must exist, but there is nothing at {path}")
+    found = sorted(name for name, source in SOURCES.items() if source.recognises(path))
+    if len(found) != 1:
+        raise InvalidInput(
+            f"data.source must name the kind of {path}, which by its files is "
+            f"{' or '.join(found) or f'none of {sorted(SOURCES)}'}"
+        )
+    return found[0]

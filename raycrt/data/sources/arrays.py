@@ -1,0 +1,121 @@
+"""Arrays: an .npz file, or a directory of .npy files, with inputs and labels of each split."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from raycrt.data import pixels
+from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.errors import InvalidInput
+
+_INPUTS, _LABELS = ("images", "image", "x", "inputs"), ("labels", "label", "y", "targets")
+_NAMES = "class_names"
+
+
+@register("arrays", uses=("path", "input", "label", "resize"))
+class Arrays(Source):
+    """`images` (or `x`) and `labels` (or `y`), with the name of a split before or behind it:
+    `x_train`, `train_images`, `test-labels`. `class_names` may name the classes."""
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npy")))
+
+    def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        names = self._arrays()
+        inputs = self._named(names, self.options.input or _INPUTS)
+        labels = self._named(names, (self.options.label,) if self.options.label else _LABELS)
+        for found, option, usual in ((inputs, "input", "images"), (labels, "label", "labels")):
+            if not found:
+                raise InvalidInput(
+                    f"{self.path} must hold an array {getattr(self.options, option) or usual!r} "
+                    f"(data.{option} names another), but has {sorted(names)}"
+                )
+        if set(inputs) != set(labels):
+            raise InvalidInput(
+                f"{self.path} must hold inputs and labels of each split, but has inputs of "
+                f"{' and '.join(inputs)} and labels of {' and '.join(labels)}"
+            )
+        pairs = {split: (inputs[split], labels[split]) for split in inputs}
+        readers = by_split(pairs, self.path)
+        return {split: partial(self._rows, *pair) for split, pair in readers.items()}
+
+    def class_names(self) -> Sequence[str] | None:
+        if _NAMES not in self._arrays():
+            return None
+        return [str(name) for name in self._array(_NAMES).ravel().tolist()]
+
+    def _arrays(self) -> list[str]:
+        path = self.path
+        if path.is_dir():
+            return [file.stem for file in sorted(path.glob("*.npy"))]
+        with _reported(path), np.load(path, allow_pickle=False) as opened:
+            if not isinstance(opened, np.lib.npyio.NpzFile):
+                raise InvalidInput(f"data.path must be an .npz file or a directory, not {path}")
+            return list(opened)
+
+    def _named(self, names: Sequence[str], bases: Sequence[str]) -> dict[str, str]:
+        """The array called one of `bases` for each split; `train` where there is but one."""
+        found: dict[str, str] = {}
+        for name in names:
+            parts = re.split(r"[_\-. ]", name)
+            for start, end in ((0, 0), (1, 0), (0, 1)):
+                base = name if start == end == 0 else _without(name, start, end)
+                split = "train" if start == end == 0 else (parts[0] if start else parts[-1]).lower()
+                if split in SPLITS and base.lower() in {b.lower() for b in bases}:
+                    if split in found:
+                        raise InvalidInput(
+                            f"an array must be the only one of its split, but {self.path} has "
+                            f"{found[split]!r} and {name!r}"
+                        )
+                    found[split] = name
+        return found
+
+    def _array(self, name: str) -> np.ndarray:
+        path = self.path
+        file = path / f"{name}.npy" if path.is_dir() else path
+        with _reported(file):
+            loaded = np.load(file, allow_pickle=False)
+            return np.asarray(loaded if path.is_dir() else loaded[name])
+
+    def _rows(self, inputs: str, labels: str) -> Rows:
+        where = f"{inputs!r} in {self.path}"
+        stated = None if self.options.resize else self.options.shape
+        numbers = pixels.channels_first(self._array(inputs), where, stated)
+        return Rows(
+            inputs=pixels.resized(pixels.scaled(numbers, where), self.options.resize, where),
+            labels=self._array(labels),
+            where=where,
+            place=lambda row: f"row {row} of {where}",
+        )
+
+
+def _without(name: str, start: int, end: int) -> str:
+    """`name` without its first or last part."""
+    parts = re.split(r"([_\-. ])", name)
+    return "".join(parts[2 * start : len(parts) - 2 * end])
+
+
+class _reported:
+    """Context in which a file that numpy cannot read is `InvalidInput`, naming it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        broken = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+        if isinstance(error, broken) and not isinstance(error, InvalidInput):
+            said = " ".join(str(error).split())
+            raise InvalidInput(
+                f"{self.file} must be a whole file of numpy arrays of plain numbers or text: {said}"
+            ) from None

@@ -1,0 +1,150 @@
+"""Columns of a table as inputs and labels: images, lists of numbers, or a column per feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyarrow import types as kinds
+from torch import Tensor
+
+from raycrt.data import pixels
+from raycrt.data.sources.source import Rows
+from raycrt.errors import InvalidInput
+
+_LABELS = ("label", "labels", "class", "target", "y")
+
+
+class Columns:
+    """A `table` from `where`, with `place(row)` of each row; `options` has the keys `input`,
+    `label`, `resize` and `shape` of `data`."""
+
+    def __init__(
+        self, table: pa.Table, options: SimpleNamespace, where: str, place: Callable[[int], str]
+    ) -> None:
+        self.table, self.options, self.where, self.place = table, options, where, place
+        self.stated = None if options.resize else options.shape
+
+    def rows(self) -> Rows:
+        """Inputs and labels; `InvalidInput` where a column or a value is missing."""
+        if not len(self.table):
+            raise InvalidInput(f"a table must have at least one row, but {self.where} has none")
+        label = self._label()
+        names = list(self.options.input or (n for n in self.table.column_names if n != label))
+        missing = [name for name in names if name not in self.table.column_names]
+        if missing or not names:
+            raise InvalidInput(
+                f"{self.where} must have the columns of data.input, but has no "
+                f"{', '.join(map(repr, missing)) or 'column besides the label'}"
+            )
+        whole = [name for name in names if _is_whole(self.table.schema.field(name).type)]
+        if len(whole) > 1 or (whole and self.options.input not in (None, (whole[0],))):
+            raise InvalidInput(
+                "data.input must name one column of images or lists, or only columns of numbers, "
+                f"but {self.where} has {_shown(names)}"
+            )
+        return Rows(
+            inputs=self._whole(whole[0]) if whole else self._features(names),
+            labels=self.table.column(label).to_pylist(),
+            where=self.where,
+            place=self.place,
+            columns=() if whole else tuple(names),
+        )
+
+    def _label(self) -> str:
+        names = (self.options.label,) if self.options.label else _LABELS
+        found = [name for name in self.table.column_names if name in names]
+        if len(found) != 1:
+            raise InvalidInput(
+                f"{self.where} must have one column of labels, {' or '.join(map(repr, names))} "
+                f"(data.label names another), but its columns are "
+                f"{_shown(self.table.column_names)}"
+            )
+        return found[0]
+
+    def _column(self, name: str) -> Any:
+        """A column as one array; `InvalidInput` if a value is missing."""
+        column = self.table.column(name).combine_chunks()
+        if column.null_count:
+            row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+            raise InvalidInput(
+                f"each input must have a value, but {self.place(row)} has no {name!r}"
+            )
+        return column
+
+    def _features(self, names: Sequence[str]) -> Tensor:
+        columns = []
+        for name in names:
+            kind = self.table.schema.field(name).type
+            if not (kinds.is_integer(kind) or kinds.is_floating(kind)):
+                raise InvalidInput(
+                    f"a feature must be a column of numbers, but {name!r} in {self.where} is "
+                    f"{kind}; data.input names the columns to use"
+                )
+            columns.append(torch.from_numpy(self._column(name).to_numpy().astype(np.float32)))
+        return pixels.resized(torch.stack(columns, 1), self.options.resize, self.where)
+
+    def _whole(self, name: str) -> Tensor:
+        """The inputs of a column that has a whole one in each row."""
+        column, size, place = self._column(name), self.options.resize, self.place
+        if _is_image(column.type):
+            images = (pixels.decoded(_bytes(v, place(k)), place(k)) for k, v in enumerate(column))
+            return pixels.stacked(images, place, size)
+        if isinstance(column.type, pa.FixedShapeTensorType):
+            tensors = pixels.channels_first(column.to_numpy_ndarray(), self.where, self.stated)
+            return pixels.resized(pixels.scaled(tensors, self.where), size, self.where)
+        kind = _element(column.type).to_pandas_dtype()
+
+        def single(row: int, value: Any) -> Tensor:
+            try:
+                numbers = np.array(value.as_py(), kind)
+            except (TypeError, ValueError, OverflowError):
+                raise InvalidInput(
+                    f"an input must be a full list of numbers, but {place(row)} is not"
+                ) from None
+            return pixels.of_anything(numbers, place(row), self.stated)
+
+        return pixels.stacked((single(k, v) for k, v in enumerate(column)), place, size)
+
+
+def _is_image(kind: Any) -> bool:
+    """Whether values are the bytes of image files, alone or as Hugging Face stores them."""
+    if kinds.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
+
+
+def _is_list(kind: Any) -> bool:
+    return bool(
+        kinds.is_list(kind)
+        or kinds.is_large_list(kind)
+        or kinds.is_fixed_size_list(kind)
+        or isinstance(kind, pa.FixedShapeTensorType)
+    )
+
+
+def _is_whole(kind: Any) -> bool:
+    return _is_image(kind) or _is_list(kind)
+
+
+def _element(kind: Any) -> Any:
+    """The type of the numbers in a list of lists of any depth."""
+    while _is_list(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _bytes(value: Any, place: str) -> bytes:
+    found = value.as_py()
+    found = found.get("bytes") if isinstance(found, dict) else found
+    if found is None:
+        raise InvalidInput(f"each row must have an input, but {place} has no bytes of an image")
+    return bytes(found)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")

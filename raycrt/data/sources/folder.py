@@ -1,0 +1,68 @@
+"""A folder of image files, one folder for each class, as torchvision's ImageFolder reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from raycrt.data import pixels
+from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.errors import InvalidInput
+
+
+@register("folder", uses=("path", "resize"))
+class Folder(Source):
+    """`SPLIT/CLASS/*.png`, or `CLASS/*.png` where no split is given; any format that PIL reads."""
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        from torchvision.datasets.folder import IMG_EXTENSIONS
+
+        return any(
+            file.suffix.lower() in IMG_EXTENSIONS
+            for pattern in ("*/*", "*/*/*")
+            for file in path.glob(pattern)
+        )
+
+    def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        folders = self._folders()
+        return {name: partial(self._rows, folder) for name, folder in folders.items()}
+
+    def class_names(self) -> Sequence[str]:
+        every = {name for folder in self._folders().values() for name in _classes(folder)}
+        return sorted(every)
+
+    def _folders(self) -> dict[str, Path]:
+        """The folder of each split; the whole folder is `train` if none is named after a split."""
+        if not self.path.is_dir():
+            raise InvalidInput(f"data.path must be a folder of folders of images, not {self.path}")
+        named = {name: self.path / name for name in _classes(self.path) if name.lower() in SPLITS}
+        return by_split(named, self.path) if named else {"train": self.path}
+
+    def _rows(self, folder: Path) -> Rows:
+        from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+        names = _classes(folder)
+        if not names:
+            raise InvalidInput(
+                f"{folder} must hold a folder of images for each class, but has none"
+            )
+        found = make_dataset(
+            str(folder), {name: k for k, name in enumerate(names)}, IMG_EXTENSIONS, allow_empty=True
+        )
+        if not found:
+            raise InvalidInput(f"the folders in {folder} must hold images, but all are empty")
+        files = [file for file, _ in found]
+        images = (pixels.decoded(Path(file), file) for file in files)
+        return Rows(
+            inputs=pixels.stacked(images, files.__getitem__, self.options.resize),
+            labels=[names[label] for _, label in found],
+            where=str(folder),
+            place=files.__getitem__,
+        )
+
+
+def _classes(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted, without hidden ones."""
+    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))

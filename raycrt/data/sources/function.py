@@ -1,0 +1,106 @@
+"""A function of the user's that returns the splits: `module:function`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from raycrt.data import pixels
+from raycrt.data.sources import items
+from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.errors import InvalidInput
+
+_NAMES = "class_names"
+
+
+@register("function", uses=("path", "resize"))
+class Function(Source):
+    """`function()` returns a dictionary with `train`, and perhaps `validation` and `test`: for each
+    the pair (images, labels) of arrays, or a torch Dataset of items (image, label).
+
+    `class_names` in it, a list, names the classes. Its module is imported from `path`, by default
+    the working directory, or from where Python finds it.
+    """
+
+    runs_code = True
+
+    def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        given = {name: part for name, part in self._returned.items() if name != _NAMES}
+        strange = [name for name in given if str(name).lower() not in SPLITS]
+        if strange:
+            raise InvalidInput(
+                f"{self._name} must return train, validation, test and {_NAMES} alone, but also "
+                f"returns {strange[0]!r}"
+            )
+        found = by_split(given, self._name)
+        return {split: partial(self._rows, split, part) for split, part in found.items()}
+
+    def class_names(self) -> Sequence[str] | None:
+        names = self._returned.get(_NAMES)
+        return None if names is None else list(names)
+
+    def placed(self) -> dict[str, Any]:
+        return {"data.path": self._directory}
+
+    @property
+    def _name(self) -> str:
+        return str(self.options.source)
+
+    @property
+    def _directory(self) -> str:
+        return os.getcwd() if self.options.path is None else str(self.path)
+
+    @cached_property
+    def _returned(self) -> Mapping[str, Any]:
+        if self._directory not in sys.path:
+            sys.path.insert(0, self._directory)
+        module = self._name.partition(":")[0]
+        try:
+            found = getattr(importlib.import_module(module), self.argument)
+        except ModuleNotFoundError as error:
+            raise InvalidInput(
+                f"data.source must name a module that can be imported, but {error}, nor in "
+                f"{self._directory}"
+            ) from None
+        except AttributeError:
+            raise InvalidInput(
+                f"data.source must name a function of {module}, but it has no {self.argument!r}"
+            ) from None
+        returned = found()
+        if not isinstance(returned, Mapping):
+            raise InvalidInput(
+                f"{self._name} must return a dictionary of splits, but returned "
+                f"{type(returned).__name__}"
+            )
+        return returned
+
+    def _rows(self, split: str, part: Any) -> Rows:
+        where = f"{split!r} of {self._name}"
+        if isinstance(part, Dataset):
+            return items.rows(part, where, self.options.resize, self.options.shape)
+        if not isinstance(part, tuple | list) or len(part) != 2:
+            raise InvalidInput(
+                f"{where} must be a pair (images, labels) or a torch Dataset, but is a "
+                f"{type(part).__name__}"
+            )
+        images, labels = (v.numpy(force=True) if isinstance(v, Tensor) else v for v in part)
+        stated = None if self.options.resize else self.options.shape
+        try:
+            numbers = np.asarray(images)
+        except ValueError:
+            raise InvalidInput(f"all inputs must have one shape, but not so {where}") from None
+        scaled = pixels.scaled(pixels.channels_first(numbers, where, stated), where)
+        return Rows(
+            inputs=pixels.resized(scaled, self.options.resize, where),
+            labels=labels,
+            where=where,
+            place=lambda row: f"row {row} of {where}",
+        )

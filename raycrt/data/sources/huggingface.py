@@ -1,0 +1,89 @@
+"""Data sets of Hugging Face: saved by save_to_disk, or `huggingface:NAME` in the local cache."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyarrow as pa
+
+from raycrt.data.sources.columns import Columns
+from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.errors import InvalidInput
+
+_FILES = ("dataset_dict.json", "state.json")
+
+
+@register("huggingface", uses=("path", "input", "label", "resize", "download"))
+class HuggingFace(Source):
+    """A Dataset or DatasetDict of the package `datasets`, its columns used as those of a table.
+
+    NAME is fetched only with `data.download`.
+    """
+
+    named = True
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return any((path / name).is_file() for name in _FILES)
+
+    def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        opened = self._opened
+        if not isinstance(opened, dict):
+            return {"train": partial(self._rows, "train", opened)}
+        named = {name: part for name, part in opened.items() if name.lower() in SPLITS}
+        found = by_split(named, self._where)
+        return {split: partial(self._rows, split, part) for split, part in found.items()}
+
+    def class_names(self) -> Sequence[str] | None:
+        opened = self._opened
+        train = opened["train"] if isinstance(opened, dict) else opened
+        named = {
+            column: feature.names
+            for column, feature in train.features.items()
+            if hasattr(feature, "names") and self.options.label in (None, column)
+        }
+        return next(iter(named.values())) if len(named) == 1 else None
+
+    @property
+    def _where(self) -> str:
+        return self.argument or str(self.path)
+
+    @cached_property
+    def _opened(self) -> Any:
+        if importlib.util.find_spec("datasets") is None:
+            raise InvalidInput(
+                "data.source=huggingface needs Hugging Face's datasets: pip install "
+                "'raycrt[huggingface]'"
+            )
+        import datasets
+
+        if self.argument and self.options.path is not None:
+            raise InvalidInput("data.path must be left out where huggingface:NAME names the data")
+        offline = mock.patch.object(datasets.config, "HF_HUB_OFFLINE", not self.options.download)
+        try:
+            with offline:
+                if self.argument:
+                    return datasets.load_dataset(self.argument)
+                return datasets.load_from_disk(str(self.path))
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            said = " ".join(str(error).split())
+            raise InvalidInput(
+                f"{self._where} must be a whole data set of Hugging Face: {said:.200}"
+            ) from None
+
+    def _rows(self, split: str, part: Any) -> Rows:
+        where = f"{split!r} of {self._where}"
+        table = part.with_format("arrow")[:]
+        for index, field in enumerate(table.schema):
+            if (
+                isinstance(field.type, pa.ExtensionType)
+                and "datasets" in type(field.type).__module__
+            ):
+                plain = table.column(index).cast(field.type.storage_type)
+                table = table.set_column(index, field.name, plain)
+        return Columns(table, self.options, where, lambda row: f"row {row} of {where}").rows()

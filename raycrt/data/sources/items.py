@@ -1,0 +1,41 @@
+"""Rows of data sets that give an input and its label for each index, as torch's do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from raycrt.data import pixels
+from raycrt.data.sources.source import Rows
+from raycrt.errors import InvalidInput
+
+
+def rows(
+    dataset: Any, where: str, size: tuple[int, int] | None, stated: Sequence[int] | None
+) -> Rows:
+    """All rows of `dataset`, which has a length and items (input, label).
+
+    An input is a PIL image, an array or a tensor; images are resized to `size` if it is given.
+    `stated` is the shape of an input where a spec states it.
+    """
+    labels: list[Any] = []
+
+    def place(row: int) -> str:
+        return f"row {row} of {where}"
+
+    def single(row: int) -> Tensor:
+        try:
+            value, label = dataset[row]
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"an item must be an input and its label, but {place(row)} is not: {error}"
+            ) from None
+        except OSError as error:
+            raise InvalidInput(f"{place(row)} must be readable: {error}") from None
+        labels.append(label.item() if hasattr(label, "item") else label)
+        return pixels.of_anything(value, place(row), None if size else stated)
+
+    inputs = pixels.stacked(map(single, range(len(dataset))), place, size)
+    return Rows(inputs=inputs, labels=labels, where=where, place=place)

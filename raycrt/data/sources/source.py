@@ -1,0 +1,132 @@
+"""The base class of sources: where the rows of a data set come from.
+
+A source reads inputs and labels. Splits that it lacks, class numbers and the checks of all values
+are made of its rows in `raycrt.data`, the same for every source.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+
+from raycrt.data.splits import NAMES
+from raycrt.errors import InvalidInput, require
+from raycrt.specs import DataSpec
+from raycrt.specs.data import ALWAYS, OF_SOURCES
+
+# The environment variable with the directory of data sets.
+DIRECTORY_VARIABLE = "RAYCRT_DATA"
+# Other names of the splits in files.
+_ALIASES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
+SPLITS = {**{name: name for name in NAMES}, **_ALIASES, "testing": "test"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of one split as a source has them.
+
+    `inputs` float32 (n, features) or (n, channels, height, width), in the units of `pixels.scaled`;
+    `labels` (n,) whole numbers, Booleans or text, None for a row without one. In messages `where`
+    is their file or directory, and `place(row)` a single row; `columns` are the names of features.
+    """
+
+    inputs: Tensor
+    labels: Any
+    where: str
+    place: Callable[[int], str]
+    columns: tuple[str, ...] = ()
+
+
+class Source:
+    """A kind of source, made of a spec; `argument` is what follows a colon in `data.source`.
+
+    A subclass is registered under its `kind` with the keys of `data` that it `uses`; `options` has
+    their values, and those of the keys that all sources use. It opens nothing before `splits`.
+    """
+
+    kind: ClassVar[str]
+    uses: ClassVar[frozenset[str]]
+    # Whether data.source may be kind:NAME.
+    named: ClassVar[bool] = False
+    # Whether reading it runs code that the spec names.
+    runs_code: ClassVar[bool] = False
+
+    def __init__(self, spec: DataSpec) -> None:
+        self.options = spec.only(self.uses | OF_SOURCES | ALWAYS)
+        self.argument = str(spec.source).partition(":")[2]
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether `path` is by its names a data set of this kind."""
+        return False
+
+    def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        """A reader for each split given: `train`, and perhaps `validation` and `test`.
+
+        Raises `InvalidInput`, as the readers do, naming the file that is not what it must be.
+        """
+        raise NotImplementedError
+
+    def class_names(self) -> Sequence[str] | None:
+        """The names of all classes, if the source has some; called after the readers."""
+        return None
+
+    def placed(self) -> dict[str, Any]:
+        """Keys of `data` to set for processes with another environment and working directory."""
+        return {}
+
+    @property
+    def path(self) -> Path:
+        """`data.path`; `InvalidInput` unless it is there and can be read."""
+        path = self.options.path
+        if path is None:
+            raise InvalidInput(f"data.path must name the files of data.source={self.kind}")
+        if not os.path.exists(path):
+            raise InvalidInput(f"data.path must exist, but there is nothing at {path}")
+        if not os.access(path, os.R_OK):
+            raise InvalidInput(f"data.path must be readable, but {path} is not")
+        return Path(path)
+
+
+SOURCES: dict[str, type[Source]] = {}
+Kind = TypeVar("Kind", bound=type[Source])
+
+
+def register(kind: str, *, uses: tuple[str, ...] = ()) -> Callable[[Kind], Kind]:
+    """Enter the decorated class into `SOURCES` as `kind`, with the keys of `data` that it `uses`.
+
+    A key of `data` that some sources use and others do not is refused where one of the others is
+    chosen. `InvalidInput` where the kind is taken or `uses` names no key of `data`.
+    """
+    require(kind not in SOURCES, "a kind is registered once", kind=kind)
+    for key in uses:
+        require(key in DataSpec.model_fields, "uses names keys of data", uses=key)
+
+    def enter(source: Kind) -> Kind:
+        source.kind, source.uses = kind, frozenset(uses)
+        SOURCES[kind] = source
+        return source
+
+    return enter
+
+
+def by_split(names: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """The values of `names` under train, validation and test, for any usual name of these.
+
+    `InvalidInput` where two names are the same split, or there is no training split.
+    """
+    found: dict[str, Any] = {}
+    for name, value in names.items():
+        split = SPLITS[name.lower()]
+        require(split not in found, "a split is given once", split=split, where=str(where))
+        found[split] = value
+    if "train" not in found:
+        raise InvalidInput(
+            f"a train split must be given, but {where} has {' and '.join(names) or 'none'}"
+        )
+    return found

@@ -1,0 +1,79 @@
+"""Tables: Parquet or CSV files with images, lists of numbers, or a column for each feature."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from raycrt.data.sources.columns import Columns
+from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.errors import InvalidInput
+
+_SUFFIXES = (".csv", ".parquet", ".pq")
+
+
+@register("table", uses=("path", "input", "label", "resize"))
+class Table(Source):
+    """A file, or a directory with `train.csv`, `test.parquet` and the like; several files of a
+    split (`train-0.parquet`, `train-1.parquet`) are read in the order of their names.
+
+    The input is a column with the bytes of image files or with lists of numbers, or else all
+    columns but the label, which then are numbers and are left as they are.
+    """
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return path.suffix.lower() in _SUFFIXES or (path.is_dir() and bool(_files(path)))
+
+    def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        path = self.path
+        if not path.is_dir():
+            return {"train": partial(self._rows, [path])}
+        files = _files(path)
+        named: dict[str, list[Path]] = {}
+        for file in files:
+            named.setdefault(re.split(r"[-_.]", file.name)[0].lower(), []).append(file)
+        if files and set(named) <= set(SPLITS):
+            found = by_split(named, path)
+            return {split: partial(self._rows, files) for split, files in found.items()}
+        raise InvalidInput(
+            f"{path} must hold files named train, validation and test ending in {_SUFFIXES}, but "
+            f"has {[file.name for file in files] or 'none'}"
+        )
+
+    def _rows(self, files: Sequence[Path]) -> Rows:
+        tables = [_read(file) for file in files]
+        where = str(files[0]) if len(files) == 1 else f"{files[0]} and others"
+        if len({tuple(table.column_names) for table in tables}) > 1:
+            raise InvalidInput(f"files of one split must have the same columns, not so {where}")
+        ends = np.cumsum([len(part) for part in tables])
+
+        def place(row: int) -> str:
+            file = int(np.searchsorted(ends, row, side="right"))
+            return f"row {row - (int(ends[file - 1]) if file else 0)} of {files[file]}"
+
+        table = pa.concat_tables(tables, promote_options="permissive")
+        return Columns(table, self.options, where, place).rows()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in _SUFFIXES]
+
+
+def _read(file: Path) -> pa.Table:
+    try:
+        table = csv.read_csv(file) if file.suffix.lower() == ".csv" else parquet.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(f"{file} must be a table that can be read: {said:.200}") from None
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise InvalidInput(f"a column must be there once, but {file} has two of {twice[0]!r}")
+    return table

@@ -1,0 +1,100 @@
+"""Splits of a data set: rows for training, validation and test, given or drawn by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raycrt.errors import InvalidInput
+from raycrt.specs import DataSpec
+
+NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """`images` float32 (n, features) or (n, channels, height, width), `labels` int64 (n,).
+
+    Pixels of files are in [0, 1]; numbers that a source has as floats are left as they are.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor | slice) -> Split:
+        return Split(images=self.images[rows], labels=self.labels[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Training rows, validation rows held out of the training set, and rows for the final test."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def fit(self) -> Split:
+        """Training and validation rows together, on which the chosen configuration is trained."""
+        return Split(
+            images=torch.cat([self.train.images, self.validation.images]),
+            labels=torch.cat([self.train.labels, self.validation.labels]),
+        )
+
+
+def divided(given: Mapping[str, Split], spec: DataSpec, names: tuple[str, ...]) -> Dataset:
+    """The splits `given` as they are, and the missing ones taken out of the training rows.
+
+    Of each of the classes `names` the share `spec.test`, then `spec.validation` of the rest, is
+    drawn from `spec.split_seed`; rows keep their order. Raises `InvalidInput` where the training
+    rows lack a class, or a share has none of a class.
+    """
+    parts = dict(given)
+    counts = torch.bincount(parts["train"].labels, minlength=len(names))
+    if not bool(counts.all()):
+        lacking = names[int((counts == 0).nonzero()[0, 0])]
+        raise InvalidInput(
+            f"each class must have rows in the train split, but class {lacking!r} has none"
+        )
+    generator = torch.Generator().manual_seed(spec.split_seed)
+    for name, share in (("test", spec.test), ("validation", spec.validation)):
+        if name not in parts:
+            chosen = _stratified(parts["train"].labels, share, generator, f"data.{name}", names)
+            parts[name] = parts["train"].take(chosen)
+            parts["train"] = parts["train"].take(~chosen)
+    return Dataset(**{name: limited(parts[name], spec.limit) for name in NAMES})
+
+
+def limited(split: Split, limit: int | None) -> Split:
+    """At most `limit` rows: the first ones of each class, as many of each as possible, in their
+    order."""
+    if limit is None or len(split) <= limit:
+        return split
+    turn = torch.empty_like(split.labels)
+    for label in split.labels.unique():
+        own = split.labels == label
+        turn[own] = torch.arange(int(own.sum()))
+    return split.take(turn.argsort(stable=True)[:limit].sort().values)
+
+
+def _stratified(
+    labels: Tensor, share: float, generator: torch.Generator, key: str, names: tuple[str, ...]
+) -> Tensor:
+    """Mask (n,) of `share` of the rows of each class."""
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label, name in enumerate(names):
+        rows = (labels == label).nonzero().flatten()
+        number = round(share * len(rows))
+        if not 0 < number < len(rows):
+            raise InvalidInput(
+                f"{key} must leave rows of each class on both sides, but {share:g} of the "
+                f"{len(rows)} rows of class {name!r} is {number}"
+            )
+        chosen[rows[torch.randperm(len(rows), generator=generator)[:number]]] = True
+    return chosen

@@ -1,0 +1,121 @@
+"""The section `data` of a spec: which data set, where it is, how it is divided."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from raycrt.specs.record import NEURONS, ROWS, SEED, Record
+
+DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
+# The keys that every data set uses, and those that every source uses besides.
+ALWAYS = frozenset({"name", "source", "validation", "limit"})
+OF_SOURCES = frozenset({"test", "split_seed", "shape", "class_names"})
+# The keys that stay as they are when another data set takes the place of one.
+_KEPT = ALWAYS | {"directory", "download"}
+
+Side = Annotated[int, Field(ge=1, le=NEURONS, strict=True)]
+
+
+class DataSpec(Record):
+    """The data set, one of four by its `name` or any other by its `source`, and its splits.
+
+    Every source states which of these keys it uses; `data.check` refuses the others where they are
+    set. `shape` and `class_names` are facts about a source: what is read must agree with them if
+    they are stated, and `data.described` states them. For a named set they are known.
+    """
+
+    name: DataName | None = "digits"
+    source: str | None = Field(
+        None,
+        description="one of raycrt.data.sources.SOURCES, torchvision:NAME, huggingface:NAME, or "
+        "module:function",
+    )
+    path: Path | None = Field(
+        None, description="file or directory of a source, from the working directory"
+    )
+    label: str | None = Field(None, description="column or array with the labels")
+    input: tuple[str, ...] | None = Field(
+        None, min_length=1, description="columns or array with the inputs; one or a list"
+    )
+    resize: tuple[Side, Side] | None = Field(
+        None, description="height and width to which images are resized"
+    )
+    directory: Path | None = Field(
+        None, description="where the files are, from the working directory; else RAYCRT_DATA"
+    )
+    download: bool = Field(False, description="fetch the files when they are missing")
+    validation: float = Field(
+        0.15, gt=0, lt=1, description="share of the training rows held out, unless they are given"
+    )
+    test: float = Field(
+        0.2, gt=0, lt=1, description="share of a source's rows for the test, unless they are given"
+    )
+    split_seed: int = Field(0, ge=0, le=SEED, description="seed of the choice of these shares")
+    limit: int | None = Field(
+        None, ge=1, le=ROWS, description="use the first rows of each split only"
+    )
+    shape: tuple[Side, ...] | None = Field(
+        None, description="shape of an input: features, or channels, height, width"
+    )
+    class_names: tuple[str, ...] | None = Field(
+        None, min_length=2, description="names of the classes, in the order of the labels"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_takes_the_place_of_name(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("source") is not None:
+            return {"name": None, **tree}
+        return tree
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_or_a_list(cls, columns: Any) -> Any:
+        return (columns,) if isinstance(columns, str) else columns
+
+    @field_validator("directory", "path")
+    @classmethod
+    def _absolute(cls, directory: Path | None) -> Path | None:
+        """Make a relative directory absolute: workers have another working directory."""
+        return None if directory is None else Path(os.path.abspath(os.path.expanduser(directory)))
+
+    @field_validator("shape")
+    @classmethod
+    def _features_or_image(cls, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if shape is not None and len(shape) not in (1, 3):
+            raise ValueError("must be (features,) or (channels, height, width)")
+        return shape
+
+    @model_validator(mode="after")
+    def _one_data_set(self) -> DataSpec:
+        if (self.name is None) == (self.source is None):
+            raise ValueError("exactly one of data.name and data.source must be set")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The data set in a word or two: its name, or its source with the last part of its path."""
+        if self.name is not None:
+            return self.name
+        if self.path is None or ":" in str(self.source):
+            return str(self.source)
+        return f"{self.source} {self.path.name}"
+
+    def only(self, keys: frozenset[str]) -> SimpleNamespace:
+        """The values of `keys` alone."""
+        return SimpleNamespace(**{key: getattr(self, key) for key in keys})
+
+    def replaced(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Defaults for the keys that are about this data set alone, if one of `values` (by key)
+        names another data set; else nothing."""
+        for key in ("name", "source"):
+            if values.get(key) is not None and values[key] != getattr(self, key):
+                own = (k for k in type(self).model_fields if k not in _KEPT)
+                defaults = {k: type(self).model_fields[k].default for k in own}
+                return {**defaults, "name": None, "source": None}
+        return {}
