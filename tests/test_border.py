@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_importing_raycrt_loads_no_ray():
     code = (
         "import sys, raycrt, raycrt.cli.main, raycrt.training.loop; sys.exit('ray' in sys.modules)"

@@ -25,6 +25,7 @@ with outputs.held(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_directory_with_a_living_driver_is_refused_and_a_killed_one_holds_nothing(tmp_path):
     psutil = pytest.importorskip("psutil", reason="psutil finds the driver's own process")
     out = tmp_path / "a" / "b"

@@ -31,7 +31,7 @@ def _spec(layers, **certify):
     )
 
 
-@pytest.mark.parametrize("region", ["global", "local"])
+@pytest.mark.parametrize("region", ["global", pytest.param("local", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", EVERY)
 def test_honest_rows_pass_and_raised_ones_do_not(tmp_path, name, region):
     run = write_run(tmp_path, _spec(EVERY[name], region=region))
@@ -83,7 +83,10 @@ def test_the_checkers_curvature_is_above_exact_hessians(tmp_path, layers):
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("options", [{}, {"region": "local", "radii": (0.3,)}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"region": "local", "radii": (0.3,)}, marks=pytest.mark.slow)],
+)
 def test_no_attack_lies_inside_a_radius(name, options):
     shape = (1, 8, 8)
     network = mixed_network(EVERY[name], shape=shape, classes=10, gain=1.5)

@@ -21,6 +21,8 @@ from tests.tuning.search.test_searcher import landscape
 from tuning.analysis import study
 from tuning.trials import store
 
+pytestmark = pytest.mark.slow
+
 
 def _programs() -> Path | None:
     """The directory of `initdb` and `pg_ctl`."""
