@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from raycrt.cli.certify import certify
+from raycrt.cli.data import data
 from raycrt.cli.report import report
 from raycrt.cli.train import train
 from raycrt.cli.verify import verify
@@ -55,6 +56,7 @@ def options(
 
     A run is a recipe with overrides. Start with `raycrt demo`; then, step by step:
 
+      raycrt data    photos/                             describe the data in a folder
       raycrt search  --recipe digits --out runs/a        find the best configuration
       raycrt train   --recipe runs/a/search/best.yaml --out runs/a
       raycrt certify --out runs/a                        prove a radius for each test image
@@ -97,7 +99,7 @@ def _shown_of_thread(failed: threading.ExceptHookArgs) -> None:
 def main() -> None:
     """Run the command line."""
     pipes.outlive_readers()
-    for command in (train, certify, verify, report):
+    for command in (data, train, certify, verify, report):
         app.command()(command)
     for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
         app.command(entry.name)(entry.load())

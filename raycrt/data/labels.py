@@ -31,6 +31,8 @@ def classes(
     numbers = kinds == {"whole numbers"}
     levels: np.ndarray = np.unique(np.concatenate(list(values.values())))
     names = tuple(str(level) for level in levels.tolist())
+    if known is not None and kinds == {"Booleans"}:
+        values, numbers = {name: array.astype(np.int64) for name, array in values.items()}, True
     if known is not None:
         names = tuple(map(str, known))
         levels = np.arange(len(names)) if numbers else np.array(names)

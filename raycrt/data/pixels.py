@@ -19,7 +19,7 @@ from raycrt.errors import InvalidInput
 _CHANNELS = (1, 3, 4)
 _WHOLE = {"uint8": 255, "uint16": 65535}
 # Modes of PIL that hold an image as it is, and those that are another form of one of them.
-_PLAIN, _CONVERTED = ("L", "RGB", "I;16", "F"), {"1": "L", "CMYK": "RGB", "YCbCr": "RGB"}
+_PLAIN, _CONVERTED = ("L", "RGB", "I;16", "I;16B", "F"), {"1": "L", "CMYK": "RGB", "YCbCr": "RGB"}
 _ALPHA = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB"}
 _REASON = "(channels, height, width), (height, width, channels), (height, width) or (features,)"
 
@@ -68,7 +68,6 @@ def decoded(file: Path | bytes, place: str) -> Tensor:
     """The image in a file, or in the bytes of one, as float32 (channels, height, width)."""
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            image.load()
             return of_image(image, place)
     except UnidentifiedImageError:
         raise InvalidInput(f"{place} must be an image, but its format is not known") from None
@@ -84,6 +83,8 @@ def of_image(image: Image.Image, place: str) -> Tensor:
 
     Palettes are converted. An alpha channel is dropped if it is opaque everywhere.
     """
+    # Known until the pixels are read, of which PIL keeps 8 bits for each colour.
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if image.mode in ("P", "PA") or "transparency" in image.info:
         image = image.convert("RGBA" if image.mode != "L" else "LA")
     if image.mode in _ALPHA:
@@ -91,7 +92,6 @@ def of_image(image: Image.Image, place: str) -> Tensor:
             raise InvalidInput(f"an image must be opaque, but {place} has transparent pixels")
         image = image.convert(_ALPHA[image.mode])
     image = image.convert(_CONVERTED[image.mode]) if image.mode in _CONVERTED else image
-    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if image.mode not in _PLAIN or (deep and image.mode == "RGB"):
         raise InvalidInput(
             "an image must have 8 bits for each colour, or 8, 16 or floating-point ones for grey, "

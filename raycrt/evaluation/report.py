@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
+from raycrt import data
 from raycrt.certification import storage
 from raycrt.evaluation.accuracy import Summary, summarise
-from raycrt.specs import validate
+from raycrt.specs import Spec, validate
 from raycrt.specs.provenance import Training
 from raycrt.system import outputs
 
@@ -48,6 +50,7 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     if remarks:
         parts.append("\n".join(f"- {line}" for line in remarks) + "\n")
     parts.append(f"![certified accuracy against radius]({plot.name})\n")
+    parts.append(_classes(table, spec, summary))
     parts.append(_model(manifest))
     if trials_csv is not None:
         parts.append(_trials(trials_csv))
@@ -109,6 +112,27 @@ def _radii(summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _classes(table: pa.Table, spec: Spec, whole: Summary) -> str:
+    """Accuracy of the rows of each class, and of all."""
+    radii = spec.certify.at
+    lines = [
+        "## Classes\n",
+        "| class | rows | clean | " + " | ".join(f"certified at {r:g}" for r in radii) + " |",
+        "|" + "---|" * (3 + len(radii)),
+    ]
+    for label, name in enumerate(data.class_names(spec.data)):
+        rows = table.filter(pc.equal(table.column("label"), label))
+        lines.append(_of_class(_cell(name), summarise(rows, radii) if len(rows) else None, radii))
+    return "\n".join([*lines, _of_class("all", whole, radii)]) + "\n"
+
+
+def _of_class(name: str, found: Summary | None, radii: tuple[float, ...]) -> str:
+    if found is None:
+        return f"| {name} | 0 |" + " |" * (1 + len(radii))
+    shares = [found.clean, *(found.certified[r] for r in radii)]
+    return f"| {name} | {found.rows} | " + " | ".join(f"{100 * s:.2f} %" for s in shares) + " |"
+
+
 def _model(manifest: dict[str, Any]) -> str:
     model, training = manifest["spec"]["model"], manifest.get("training")
     lines = ["## Model\n", "| key | value |", "|---|---|"]
@@ -120,11 +144,20 @@ def _model(manifest: dict[str, Any]) -> str:
     else:
         made = Training.model_validate(training)
         lines += [f"| train.{k} | {v} |" for k, v in training["train"].items()]
-        lines += [f"| data.{k} | {training['data'][k]} |" for k in ("name", "validation", "limit")]
+        lines += [f"| data.{k} | {v} |" for k, v in _trained_on(made).items()]
         lines.append(f"| trained on | {made.sentence or 'training and validation rows'} |")
         lines.append(f"| seed | {made.run.seed} |")
     lines.append(f"| weights SHA-256 | `{manifest['weights_sha256']}` |")
     return "\n".join(lines) + "\n"
+
+
+def _trained_on(made: Training) -> dict[str, object]:
+    """The keys of the data of a training that its data set uses, without its facts."""
+    used = data.uses(made.data) - {"directory", "download", "shape", "class_names"}
+    own = made.data.model_dump(mode="json")
+    return {
+        key: own[key] for key in own if (key in used and own[key] is not None) or key == "limit"
+    }
 
 
 def _trials(file: Path) -> str:
@@ -143,4 +176,4 @@ def _trials(file: Path) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value).replace("|", r"\|")

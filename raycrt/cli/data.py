@@ -1,0 +1,77 @@
+"""`raycrt data`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, spec_from
+from raycrt.errors import InvalidInput
+from raycrt.specs import strict_yaml
+from raycrt.specs.data import DataName
+
+
+def data(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A named set, a source such as torchvision:SVHN or module:function, or a path."
+        ),
+    ],
+    set_: Overrides = None,
+    out: Annotated[
+        Path, typer.Option(callback=lasting, help="File for the picture of the first inputs.")
+    ] = Path("data.png"),
+    data_dir: DataDir = None,
+    download: Download = False,
+) -> None:
+    """Read a data set, check it, and describe it: shape, range, rows of each class and split.
+
+    The kind of a path is found by its files. The last line has the options for other commands.
+    """
+    from raycrt import data as sets
+    from raycrt.data import description
+
+    chosen = [f"{key}={_as_yaml(value)}" for key, value in _chosen(what).items()]
+    given = chosen + (set_ or [])
+    spec = spec_from(
+        DEFAULT_RECIPE,
+        given,
+        data_dir,
+        download,
+        idle=("model", "train", "certify", "search", "run"),
+    ).data
+    names = sets.class_names(spec)
+    found = sets.load(spec)
+    print(f"data: {spec.title}")
+    print("\n".join(description.lines(found, names)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    description.draw(found.train, names, out)
+    print(f"picture: {out}")
+    print("options: " + shlex.join(part for text in given for part in ("--set", text)))
+
+
+def _as_yaml(text: str) -> str:
+    return text if strict_yaml.parse(text, "a value") == text else json.dumps(text)
+
+
+def _chosen(what: str) -> dict[str, str]:
+    """The keys of a spec that name the data set `what`."""
+    from raycrt.data.sources import SOURCES, detect
+
+    if what in get_args(DataName):
+        return {"data.name": what}
+    if os.path.exists(os.path.expanduser(what)):
+        path = Path(os.path.abspath(os.path.expanduser(what)))
+        return {"data.source": detect(path), "data.path": str(path)}
+    if what in SOURCES or (":" in what and "/" not in what.partition(":")[0]):
+        return {"data.source": what}
+    raise InvalidInput(
+        f"a data set must be one of {', '.join(get_args(DataName))}, a source or a path, but there "
+        f"is nothing at {what}"
+    )
