@@ -1,7 +1,7 @@
 """A low-rank-plus-identity upper bound P of a margin's negative Hessian.
 
 With two layers, `Hess f >= -P` everywhere for `P = W_1^T diag(p) W_1`, with p from
-`raycrt.bounds.readout_curvature`; m is the largest eigenvalue of P. The leading eigenvectors V are
+`raycrt.bounds.global_curvature`; m is the largest eigenvalue of P. The leading eigenvectors V are
 kept, as coordinates in a span:
 
     P <= V diag(d) V^T + rest I,    V^T V <= (1 + skew) I,
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from raycrt.bounds.readout_curvature import curvature_weights, readout_interval
+from raycrt.bounds.global_curvature import curvature_weights, readout_interval
 from raycrt.bounds.spectral import EPS, SLACK, eigenvalue_upper, gamma
 from raycrt.margins.first_layer import Space, Span
 from raycrt.networks.network import Network

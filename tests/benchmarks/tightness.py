@@ -70,7 +70,7 @@ class Pieces:
             self.averaged.append(self.through(torch.ones(len(self.weights[k])).double(), k))
 
     def through(self, p: Tensor, k: int) -> float:
-        """|diag(p)^(1/2) J_k| with averaged operators (see raycrt.bounds.readout_curvature)."""
+        """|diag(p)^(1/2) J_k| with averaged operators (see raycrt.bounds.global_curvature)."""
         matrix = p.sqrt()[:, None] * self.weights[k]
         total = 0.0
         scale = 1.0

@@ -7,7 +7,7 @@ import torch
 import raycrt
 from raycrt.bounds import curvature
 from raycrt.bounds.curvature import FEW_CLASSES, margin_curvature
-from raycrt.bounds.readout_curvature import layer_bounds, pair_upper
+from raycrt.bounds.global_curvature import layer_bounds, pair_upper
 from raycrt.verify import curvature as checked
 from raycrt.verify.curvature import TOLERANCE, curvature_upper
 from tests.models import random_network

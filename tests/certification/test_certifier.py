@@ -300,7 +300,7 @@ def test_convolutions_too_large_to_be_formed_are_certified(monkeypatch, channels
     network = build(ModelSpec(channels=channels, stride=1, depth=1), (1, 6, 6), 4)
     images = torch.rand(30, 1, 6, 6)
     formed = Certifier(network)(images)
-    for module in ("networks.affine", "margins.first_layer", "bounds.readout_curvature"):
+    for module in ("networks.affine", "margins.first_layer", "bounds.global_curvature"):
         monkeypatch.setattr(f"raycrt.{module}.DENSE_ENTRIES", 1000)
     monkeypatch.setattr(Convolution, "matrix", lambda self: pytest.fail("a matrix was formed"))
     assert not any(layer.dense for layer in network.layers[:-1])
