@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from raycrt.activations import Activation, activation
-from raycrt.networks.affine import Dense
+from raycrt.networks.layers.affine import Dense
 from raycrt.networks.network import Network, build
 from raycrt.specs import ModelSpec
 

@@ -9,7 +9,7 @@ F_I is bounded elementwise, which gives weights p_I >= -F_I * s'' and for each t
 remainder, `D = mid + dev S` with |S| <= 1, so that products of weight matrices appear whose norm is
 far below the product of the norms (averaged operators, Combettes & Pesquet 2020):
 
-    |A J_k| <= |A C_k0| + sum_j dev |A C_k,j+1| Lip(z_j),    C_kj = W_k mid W_{k-1} ... mid W_j.
+    |A B_k| <= |A C_k0| + sum_j dev |A C_k,j+1| Lip(z_j),    C_kj = W_k mid W_{k-1} ... mid W_j.
 
 A feature that is passed on has mid = 1, dev = 0 and no curvature: only the columns of C_k,j+1 and
 the rows of z_j that an activation acts on count.
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from raycrt.bounds.norms import norms
 from raycrt.bounds.spectral import SLACK, weighted_gram_upper
-from raycrt.networks.affine import DENSE_ENTRIES, AffineMap
+from raycrt.networks.layers.affine import DENSE_ENTRIES, AffineMap
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import Nonlinearity
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from raycrt.bounds.spectral import SLACK, nonnegative_norm_upper, weighted_gram_upper
 from raycrt.bounds.torus import torus_norm_upper
-from raycrt.networks.affine import AffineMap, Chain, Dense
-from raycrt.networks.convolution import AveragePool, Correlation
-from raycrt.networks.diagonal import Diagonal, Normalization, Permutation, Scaling
+from raycrt.networks.layers.affine import AffineMap, Chain, Dense
+from raycrt.networks.layers.convolution import AveragePool, Correlation
+from raycrt.networks.layers.diagonal import Diagonal, Normalization, Permutation, Scaling
 
 # Squares of smaller norms may underflow.
 _SMALLEST = 1e-140

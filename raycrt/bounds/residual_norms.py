@@ -9,7 +9,7 @@ from torch import Tensor
 
 from raycrt.bounds.norms import Norms, norms
 from raycrt.bounds.spectral import SLACK
-from raycrt.networks.residual import Identity, Parts, Stack, Sum
+from raycrt.networks.layers.residual import Identity, Parts, Stack, Sum
 
 
 @norms.register(Identity)

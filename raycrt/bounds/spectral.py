@@ -17,7 +17,7 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
-from raycrt.networks.affine import DENSE_ENTRIES
+from raycrt.networks.layers.affine import DENSE_ENTRIES
 
 EPS = torch.finfo(torch.float64).eps
 # No sum in a bound has more terms than a formed matrix has entries. Sums of that many positive

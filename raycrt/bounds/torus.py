@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from raycrt.bounds.spectral import EPS, SLACK, cholesky_upper, gamma
-from raycrt.networks.convolution import Pair
+from raycrt.networks.layers.convolution import Pair
 
 _POWER_STEPS = 60
 # Number of float64 entries of frequency blocks that are proved together.

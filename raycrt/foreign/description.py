@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from raycrt.activations import ACTIVATIONS, FAMILIES, Activation, activation
-from raycrt.networks.affine import AffineMap, Dense
-from raycrt.networks.convolution import Convolution
+from raycrt.networks.layers.affine import AffineMap, Dense
+from raycrt.networks.layers.convolution import Convolution
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec
 from raycrt.specs.layers import ConvolutionLayer, DenseLayer

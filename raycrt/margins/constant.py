@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raycrt.bounds.norms import norms
-from raycrt.networks.affine import AffineMap, Chain
+from raycrt.networks.layers.affine import AffineMap, Chain
 from raycrt.networks.network import Network
 
 

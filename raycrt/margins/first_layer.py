@@ -23,7 +23,7 @@ from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
 from raycrt.bounds.spectral import EPS, SLACK, gamma, gram_iteration_upper, nonnegative_norm_upper
 from raycrt.margins.gradient_norms import Leading, Measure, Pixels, first_good, spread
 from raycrt.margins.tolerances import Tolerances
-from raycrt.networks.affine import DENSE_ENTRIES, AffineMap, Dense
+from raycrt.networks.layers.affine import DENSE_ENTRIES, AffineMap, Dense
 
 
 @dataclass(frozen=True, kw_only=True)

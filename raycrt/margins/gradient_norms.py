@@ -17,7 +17,7 @@ from raycrt.bounds.norms import norms
 from raycrt.bounds.rounding import RoundingErrors, root_upper, squares
 from raycrt.bounds.spectral import SLACK, eigenvalue_upper, gamma
 from raycrt.margins.tolerances import Tolerances
-from raycrt.networks.affine import AffineMap
+from raycrt.networks.layers.affine import AffineMap
 from raycrt.networks.network import Readout
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from raycrt.activations import FAMILIES, Activation, activation
 from raycrt.errors import InvalidInput
-from raycrt.networks.affine import AffineMap, Dense
-from raycrt.networks.convolution import AveragePool, Convolution
+from raycrt.networks.layers.affine import AffineMap, Dense
+from raycrt.networks.layers.convolution import AveragePool, Convolution
+from raycrt.networks.layers.residual import Identity, Stack, Sum
 from raycrt.networks.nonlinearity import Nonlinearity
-from raycrt.networks.residual import Identity, Stack, Sum
 from raycrt.specs import ModelSpec
 from raycrt.specs.layers import (
     LINEAR,

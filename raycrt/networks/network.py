@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from raycrt.activations import Activation
 from raycrt.errors import require
-from raycrt.networks.affine import AffineMap, Chain
 from raycrt.networks.architecture import Architecture
+from raycrt.networks.layers.affine import AffineMap, Chain
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raycrt.errors import require
-from raycrt.networks.affine import Dense
+from raycrt.networks.layers.affine import Dense
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import TORCH, Nonlinearity
 

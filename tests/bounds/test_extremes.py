@@ -9,9 +9,9 @@ from raycrt import Certifier, InvalidInput, Network, Status
 from raycrt.activations import activation
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.bounds.spectral import eigenvalue_upper, norm_upper, weighted_gram_upper
-from raycrt.networks.affine import Chain, Dense
-from raycrt.networks.diagonal import Normalization
 from raycrt.networks.floating_point import float32_is_plain
+from raycrt.networks.layers.affine import Chain, Dense
+from raycrt.networks.layers.diagonal import Normalization
 
 
 def _network(name, *layers):

@@ -10,7 +10,7 @@ from raycrt import Certifier, InvalidInput, Status
 from raycrt.activations import ACTIVATIONS
 from raycrt.evaluation.attacks import attack
 from raycrt.margins.tolerances import Tolerances
-from raycrt.networks.convolution import Convolution
+from raycrt.networks.layers.convolution import Convolution
 from raycrt.networks.network import build
 from raycrt.specs import ModelSpec
 from tests.models import LINEAR, random_network
@@ -300,7 +300,7 @@ def test_convolutions_too_large_to_be_formed_are_certified(monkeypatch, channels
     network = build(ModelSpec(channels=channels, stride=1, depth=1), (1, 6, 6), 4)
     images = torch.rand(30, 1, 6, 6)
     formed = Certifier(network)(images)
-    for module in ("networks.affine", "margins.first_layer", "bounds.global_curvature"):
+    for module in ("networks.layers.affine", "margins.first_layer", "bounds.global_curvature"):
         monkeypatch.setattr(f"raycrt.{module}.DENSE_ENTRIES", 1000)
     monkeypatch.setattr(Convolution, "matrix", lambda self: pytest.fail("a matrix was formed"))
     assert not any(layer.dense for layer in network.layers[:-1])

@@ -13,7 +13,7 @@ from raycrt.margins.curvature import NumberCurvature
 from raycrt.margins.curvature_matrix import MatrixAtPoints
 from raycrt.margins.proof import Measured, RadiusProof
 from raycrt.margins.tolerances import Tolerances
-from raycrt.networks.affine import Dense
+from raycrt.networks.layers.affine import Dense
 from raycrt.networks.network import Network
 from tests.models import random_network
 

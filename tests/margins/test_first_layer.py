@@ -11,7 +11,7 @@ from raycrt.evaluation.attacks import attack
 from raycrt.margins import first_layer
 from raycrt.margins.first_layer import AllPixels, Span
 from raycrt.margins.tolerances import Tolerances
-from raycrt.networks.affine import Dense
+from raycrt.networks.layers.affine import Dense
 from tests.models import random_network
 
 

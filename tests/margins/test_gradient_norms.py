@@ -10,7 +10,7 @@ from raycrt.margins import evaluation
 from raycrt.margins.first_layer import Directions
 from raycrt.margins.gradient_norms import Leading, Pixels
 from raycrt.margins.tolerances import Tolerances
-from raycrt.networks.affine import Dense
+from raycrt.networks.layers.affine import Dense
 from raycrt.networks.network import margin_direction
 from tests.models import random_network
 

@@ -20,16 +20,16 @@ from raycrt.activations import activation
 from raycrt.bounds.norms import Norms, norms
 from raycrt.bounds.torus import torus_norm_upper
 from raycrt.errors import InvalidInput
-from raycrt.networks import affine
-from raycrt.networks.affine import AffineMap, Chain, Dense
-from raycrt.networks.convolution import AveragePool, Convolution, Correlation
-from raycrt.networks.diagonal import Diagonal, Normalization, Permutation, Scaling
+from raycrt.networks.layers import affine
+from raycrt.networks.layers.affine import AffineMap, Chain, Dense
+from raycrt.networks.layers.convolution import AveragePool, Convolution, Correlation
+from raycrt.networks.layers.diagonal import Diagonal, Normalization, Permutation, Scaling
+from raycrt.networks.layers.residual import Identity, Parts, Stack, Sum
 from raycrt.networks.network import Network, build
-from raycrt.networks.residual import Identity, Parts, Stack, Sum
 from raycrt.specs import ModelSpec
 from raycrt.verify.model import Model
 
-for _module in pkgutil.iter_modules(networks.__path__, f"{networks.__name__}."):
+for _module in pkgutil.walk_packages(networks.__path__, f"{networks.__name__}."):
     import_module(_module.name)
 
 

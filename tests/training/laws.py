@@ -7,8 +7,8 @@ import torch
 
 from raycrt import data
 from raycrt.networks import checkpoint
-from raycrt.networks.affine import Dense
-from raycrt.networks.convolution import Convolution
+from raycrt.networks.layers.affine import Dense
+from raycrt.networks.layers.convolution import Convolution
 from raycrt.networks.network import Network
 from raycrt.specs import validate
 from raycrt.training import effects, loop, objectives

@@ -27,8 +27,8 @@ from raycrt.foreign.modules.operations import (
     normalization_layers,
     reversed_layers_of,
 )
-from raycrt.networks.affine import AffineMap
 from raycrt.networks.hooks import has_hooks
+from raycrt.networks.layers.affine import AffineMap
 
 # Wrappers that compute the same as their `module`.
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)

@@ -19,9 +19,9 @@ from raycrt.activations import ACTIVATIONS, Activation, softplus
 from raycrt.errors import InvalidInput, require
 from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.foreign.modules.rescaling import Rescaling
-from raycrt.networks.affine import AffineMap, Dense
-from raycrt.networks.convolution import AveragePool, Convolution, Pair
-from raycrt.networks.diagonal import Normalization, Scaling
+from raycrt.networks.layers.affine import AffineMap, Dense
+from raycrt.networks.layers.convolution import AveragePool, Convolution, Pair
+from raycrt.networks.layers.diagonal import Normalization, Scaling
 
 # Shape of one input, without the batch; None while it is not known.
 Shape = tuple[int, ...] | None

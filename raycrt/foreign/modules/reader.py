@@ -21,8 +21,8 @@ from raycrt.foreign.modules.layers import Shape, Step, activation_of, affine_of
 from raycrt.foreign.modules.operations import Squeeze
 from raycrt.foreign.modules.rescaling import Rescaling
 from raycrt.foreign.own_call import device_of, dtype_of, evaluation_mode, in_float64, runs
-from raycrt.networks.affine import AffineMap, Chain, Dense
 from raycrt.networks.hooks import require_no_global_hooks, require_plain
+from raycrt.networks.layers.affine import AffineMap, Chain, Dense
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import Nonlinearity
 

@@ -16,9 +16,9 @@ from raycrt.foreign.onnx_graph import shapes
 from raycrt.foreign.onnx_graph.graph import Graph
 from raycrt.foreign.onnx_graph.nodes import SUPPORTED, attributes, described, expect, given
 from raycrt.foreign.onnx_graph.shapes import Converted, Shape
-from raycrt.networks.affine import Dense
-from raycrt.networks.convolution import AveragePool, Convolution
-from raycrt.networks.diagonal import Normalization, Scaling
+from raycrt.networks.layers.affine import Dense
+from raycrt.networks.layers.convolution import AveragePool, Convolution
+from raycrt.networks.layers.diagonal import Normalization, Scaling
 
 
 def convert(graph: Graph, node: Any, tensor: str, shape: Shape) -> Converted:

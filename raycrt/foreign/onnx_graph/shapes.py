@@ -10,8 +10,8 @@ import torch
 from raycrt.errors import InvalidInput, require
 from raycrt.foreign.onnx_graph.graph import TYPES, Graph
 from raycrt.foreign.onnx_graph.nodes import attributes, given, type_name
-from raycrt.networks.affine import AffineMap
-from raycrt.networks.diagonal import Permutation
+from raycrt.networks.layers.affine import AffineMap
+from raycrt.networks.layers.diagonal import Permutation
 
 Shape = tuple[int, ...]
 # Maps and their output shape, with a batch of one in front.

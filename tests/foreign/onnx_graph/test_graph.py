@@ -16,7 +16,7 @@ from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
 from raycrt.foreign import description, files
 from raycrt.foreign.onnx_graph import shapes
-from raycrt.networks.affine import Dense
+from raycrt.networks.layers.affine import Dense
 from raycrt.networks.network import Network
 from tests.foreign.models import assert_same
 from tests.foreign.onnx_graph.models import (

@@ -14,7 +14,7 @@ from torch import nn
 from raycrt.errors import InvalidInput
 from raycrt.foreign import files
 from raycrt.foreign.modules.elementwise import Elementwise
-from raycrt.networks.affine import Dense
+from raycrt.networks.layers.affine import Dense
 from tests.foreign.models import assert_same, convolutional, dense
 from tests.foreign.onnx_graph.models import (
     Graph,

@@ -12,7 +12,7 @@ import raycrt
 from raycrt import data
 from raycrt.data import Split
 from raycrt.foreign import files
-from raycrt.networks.diagonal import Scaling
+from raycrt.networks.layers.diagonal import Scaling
 from raycrt.networks.network import Network
 from raycrt.specs import DataSpec
 

@@ -13,7 +13,7 @@ from torch import nn
 import raycrt
 from raycrt.errors import InvalidInput
 from raycrt.foreign import files
-from raycrt.networks.diagonal import Permutation
+from raycrt.networks.layers.diagonal import Permutation
 from tests.foreign.models import assert_same
 from tests.foreign.onnx_graph.models import (
     Graph,

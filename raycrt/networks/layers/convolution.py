@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycrt.errors import require
-from raycrt.networks.affine import AffineMap
+from raycrt.networks.layers.affine import AffineMap
 
 # A height and a width.
 Pair = tuple[int, int]

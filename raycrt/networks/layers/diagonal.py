@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from raycrt.errors import require
-from raycrt.networks.affine import AffineMap
+from raycrt.networks.layers.affine import AffineMap
 
 
 class Diagonal(AffineMap):

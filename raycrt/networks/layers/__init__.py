@@ -1,0 +1,1 @@
+"""The affine layers of a network, as maps between flat vectors."""
