@@ -34,8 +34,13 @@ def scaled(numbers: np.ndarray, place: str) -> Tensor:
             f"inputs must be uint8, uint16 or floating-point numbers, but {place} has "
             f"{numbers.dtype}"
         )
-    plain = np.array(numbers, np.float32, order="C")
-    return torch.from_numpy(plain).div_(_WHOLE.get(numbers.dtype.name, 1))
+    return single_precision(numbers).div_(_WHOLE.get(numbers.dtype.name, 1))
+
+
+def single_precision(numbers: np.ndarray) -> Tensor:
+    """A copy of `numbers` as float32; those that are too large for it are infinite."""
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.array(numbers, np.float32, order="C"))
 
 
 def channels_first(inputs: np.ndarray, place: str, stated: Sequence[int] | None) -> np.ndarray:

@@ -85,7 +85,7 @@ class Columns:
                     f"a feature must be a column of numbers, but {name!r} in {self.where} is "
                     f"{kind}; data.input names the columns to use"
                 )
-            columns.append(torch.from_numpy(self._column(name).to_numpy().astype(np.float32)))
+            columns.append(pixels.single_precision(self._column(name).to_numpy()))
         return pixels.resized(torch.stack(columns, 1), self.options.resize, self.where)
 
     def _whole(self, name: str) -> Tensor:
