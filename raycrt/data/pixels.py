@@ -69,6 +69,14 @@ def channels_first(inputs: np.ndarray, place: str, stated: Sequence[int] | None)
     return turned if last else inputs
 
 
+def of_arrays(
+    inputs: np.ndarray, place: str, size: tuple[int, int] | None, stated: Sequence[int] | None
+) -> Tensor:
+    """Inputs (n, ...) `scaled`, with `channels_first` and `resized` to `size` if it is given."""
+    numbers = channels_first(inputs, place, None if size else stated)
+    return resized(scaled(numbers, place), size, place)
+
+
 def decoded(file: Path | bytes, place: str) -> Tensor:
     """The image in a file, or in the bytes of one, as float32 (channels, height, width)."""
     try:

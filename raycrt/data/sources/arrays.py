@@ -87,10 +87,9 @@ class Arrays(Source):
 
     def _rows(self, inputs: str, labels: str) -> Rows:
         where = f"{inputs!r} in {self.path}"
-        stated = None if self.options.resize else self.options.shape
-        numbers = pixels.channels_first(self._array(inputs), where, stated)
+        size, stated = self.options.resize, self.options.shape
         return Rows(
-            inputs=pixels.resized(pixels.scaled(numbers, where), self.options.resize, where),
+            inputs=pixels.of_arrays(self._array(inputs), where, size, stated),
             labels=self._array(labels),
             where=where,
             place=lambda row: f"row {row} of {where}",
