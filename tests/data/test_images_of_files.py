@@ -150,6 +150,17 @@ def test_folders_that_are_not_whole_are_refused(name, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_files_that_may_not_be_read_are_named(tmp_path, monkeypatch):
+    spec = _filled(tmp_path, GREY)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "ape"))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InvalidInput, match=r"files of folder \S+ must be readable: .*ape"):
+        data.check(spec)
+
+
 def test_folders_without_images_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match="a folder of images for each class, but has none"):
         data.check(DataSpec(source="folder", path=tmp_path))
