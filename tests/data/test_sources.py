@@ -1,6 +1,7 @@
 """Sources as specs name them: kinds, functions, torchvision's sets, Hugging Face's, detection."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +227,18 @@ def test_hugging_face_s_arrays_keep_their_type_and_rows_without_label_are_refuse
 
 
 @needs_datasets
-def test_hugging_face_s_cache_is_read_and_nothing_fetched(tmp_path):
+def test_hugging_face_s_cache_is_read_and_nothing_fetched(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    (tmp_path / "pets.csv").write_text("age,label\n" + "1,cat\n2,dog\n" * 20)
+    datasets.load_dataset("csv", data_files={"train": str(tmp_path / "pets.csv")})
+    [made] = tmp_path.glob("csv/*/*/*/")
+    kept = tmp_path / "someone___pets" / "default" / "0.0.0" / "abc"
+    shutil.copytree(made, kept)
+    (kept / "csv-train.arrow").rename(kept / "pets-train.arrow")
+    found = data.load(DataSpec(source="huggingface:someone/pets"))
+    assert torch.equal(found.train.images[:, 0].long() - 1, found.train.labels)
     with pytest.raises(InvalidInput, match=r"no/such must be a whole data set of Hugging Face"):
         data.check(DataSpec(source="huggingface:no/such"))
     with pytest.raises(InvalidInput, match=r"data\.path must be left out"):
