@@ -107,6 +107,7 @@ def _read(spec: DataSpec) -> _Read:
     for rows in parts.values():
         if not len(rows.inputs):
             raise InvalidInput(f"there must be at least one row, but {rows.where} has none")
+    for rows in parts.values():
         _check_inputs(rows, parts["train"], spec.shape)
     names, numbers = labels.classes(parts, source.class_names(), spec.class_names)
     given = {name: Split(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}

@@ -21,7 +21,7 @@ _WHOLE = {"uint8": 255, "uint16": 65535}
 # Modes of PIL that hold an image as it is, and those that are another form of one of them.
 _PLAIN, _CONVERTED = ("L", "RGB", "I;16", "I;16B", "F"), {"1": "L", "CMYK": "RGB", "YCbCr": "RGB"}
 _ALPHA = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB"}
-_REASON = "(channels, height, width), (height, width, channels), (height, width) or (features,)"
+_LAYOUTS = "(channels, height, width), (height, width, channels), (height, width) or (features,)"
 
 
 def scaled(numbers: np.ndarray, place: str) -> Tensor:
@@ -53,7 +53,7 @@ def channels_first(inputs: np.ndarray, place: str, stated: Sequence[int] | None)
     if inputs.ndim == 3:
         return inputs[:, None]
     if inputs.ndim != 4:
-        raise InvalidInput(f"an input must be {_REASON}, but in {place} it is {inputs.shape[1:]}")
+        raise InvalidInput(f"an input must be {_LAYOUTS}, but in {place} it is {inputs.shape[1:]}")
     turned = np.moveaxis(inputs, 3, 1)
     if stated is not None and inputs.shape[1:] != turned.shape[1:]:
         if tuple(stated) == inputs.shape[1:]:

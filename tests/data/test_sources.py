@@ -192,6 +192,12 @@ def test_torchvision_gives_its_own_validation_rows(tmp_path):
     assert set(source.splits()) == {"train", "validation"}
 
 
+def test_a_set_of_torchvision_without_training_rows_is_refused(tmp_path):
+    spec = DataSpec(source="torchvision:Places365", directory=tmp_path)
+    with pytest.raises(InvalidInput, match=r"a train split must be given, but torchvision:Places"):
+        data.check(spec)
+
+
 def test_hugging_face_s_datasets_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InvalidInput, match=r"needs Hugging Face's datasets: pip install 'raycrt\["):
