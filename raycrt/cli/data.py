@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, get_args
@@ -12,7 +13,6 @@ import typer
 
 from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, spec_from
 from raycrt.errors import InvalidInput
-from raycrt.specs import strict_yaml
 from raycrt.specs.data import DataName
 
 
@@ -57,7 +57,8 @@ def data(
 
 
 def _as_yaml(text: str) -> str:
-    return text if strict_yaml.parse(text, "a value") == text else json.dumps(text)
+    """A kind, a name or an absolute path as the value of `--set`, in quotes where it needs them."""
+    return text if re.fullmatch(r"[\w./:+-]+", text) else json.dumps(text)
 
 
 def _chosen(what: str) -> dict[str, str]:

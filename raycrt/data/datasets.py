@@ -100,10 +100,14 @@ class _Read:
 
 def _read(spec: DataSpec) -> _Read:
     source = sources.of(spec)
-    parts = {name: read() for name, read in source.splits().items()}
+    try:
+        parts = {name: read() for name, read in source.splits().items()}
+    except OSError as error:
+        raise InvalidInput(f"the files of {spec.title} must be readable: {error}") from None
     for rows in parts.values():
         if not len(rows.inputs):
             raise InvalidInput(f"there must be at least one row, but {rows.where} has none")
+    for rows in parts.values():
         _check_inputs(rows, parts["train"], spec.shape)
     names, numbers = labels.classes(parts, source.class_names(), spec.class_names)
     given = {name: Split(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}

@@ -21,7 +21,7 @@ _WHOLE = {"uint8": 255, "uint16": 65535}
 # Modes of PIL that hold an image as it is, and those that are another form of one of them.
 _PLAIN, _CONVERTED = ("L", "RGB", "I;16", "I;16B", "F"), {"1": "L", "CMYK": "RGB", "YCbCr": "RGB"}
 _ALPHA = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB"}
-_REASON = "(channels, height, width), (height, width, channels), (height, width) or (features,)"
+_LAYOUTS = "(channels, height, width), (height, width, channels), (height, width) or (features,)"
 
 
 def scaled(numbers: np.ndarray, place: str) -> Tensor:
@@ -34,8 +34,13 @@ def scaled(numbers: np.ndarray, place: str) -> Tensor:
             f"inputs must be uint8, uint16 or floating-point numbers, but {place} has "
             f"{numbers.dtype}"
         )
-    plain = np.array(numbers, np.float32, order="C")
-    return torch.from_numpy(plain).div_(_WHOLE.get(numbers.dtype.name, 1))
+    return single_precision(numbers).div_(_WHOLE.get(numbers.dtype.name, 1))
+
+
+def single_precision(numbers: np.ndarray) -> Tensor:
+    """A copy of `numbers` as float32; those that are too large for it are infinite."""
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.array(numbers, np.float32, order="C"))
 
 
 def channels_first(inputs: np.ndarray, place: str, stated: Sequence[int] | None) -> np.ndarray:
@@ -48,7 +53,7 @@ def channels_first(inputs: np.ndarray, place: str, stated: Sequence[int] | None)
     if inputs.ndim == 3:
         return inputs[:, None]
     if inputs.ndim != 4:
-        raise InvalidInput(f"an input must be {_REASON}, but in {place} it is {inputs.shape[1:]}")
+        raise InvalidInput(f"an input must be {_LAYOUTS}, but in {place} it is {inputs.shape[1:]}")
     turned = np.moveaxis(inputs, 3, 1)
     if stated is not None and inputs.shape[1:] != turned.shape[1:]:
         if tuple(stated) == inputs.shape[1:]:
@@ -62,6 +67,14 @@ def channels_first(inputs: np.ndarray, place: str, stated: Sequence[int] | None)
             f"way, but in {place} it is {inputs.shape[1:]}"
         )
     return turned if last else inputs
+
+
+def of_arrays(
+    inputs: np.ndarray, place: str, size: tuple[int, int] | None, stated: Sequence[int] | None
+) -> Tensor:
+    """Inputs (n, ...) `scaled`, with `channels_first` and `resized` to `size` if it is given."""
+    numbers = channels_first(inputs, place, None if size else stated)
+    return resized(scaled(numbers, place), size, place)
 
 
 def decoded(file: Path | bytes, place: str) -> Tensor:

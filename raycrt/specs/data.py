@@ -57,7 +57,10 @@ class DataSpec(Record):
     )
     split_seed: int = Field(0, ge=0, le=SEED, description="seed of the choice of these shares")
     limit: int | None = Field(
-        None, ge=1, le=ROWS, description="use the first rows of each split only"
+        None,
+        ge=1,
+        le=ROWS,
+        description="use the first rows of each split only; of a source, of each class in turn",
     )
     shape: tuple[Side, ...] | None = Field(
         None, description="shape of an input: features, or channels, height, width"

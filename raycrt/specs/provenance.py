@@ -24,7 +24,7 @@ class Training(Record):
     """The training of weights. Resources in `run`, such as `workers`, are not compared."""
 
     train: TrainSpec
-    data: DataSpec = Field(description="without the location of the files")
+    data: DataSpec = Field(description="without `directory` and `download`")
     run: RunSpec
     rows: Rows
     epoch: int = Field(ge=1, description="epochs that ran, of train.epochs")

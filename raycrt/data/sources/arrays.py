@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -62,20 +62,17 @@ class Arrays(Source):
             return list(opened)
 
     def _named(self, names: Sequence[str], bases: Sequence[str]) -> dict[str, str]:
-        """The array called one of `bases` for each split; `train` where there is but one."""
+        """The array called one of `bases` for each split; `train` where it names no split."""
         found: dict[str, str] = {}
         for name in names:
-            parts = re.split(r"[_\-. ]", name)
-            for start, end in ((0, 0), (1, 0), (0, 1)):
-                base = name if start == end == 0 else _without(name, start, end)
-                split = "train" if start == end == 0 else (parts[0] if start else parts[-1]).lower()
-                if split in SPLITS and base.lower() in {b.lower() for b in bases}:
-                    if split in found:
-                        raise InvalidInput(
-                            f"an array must be the only one of its split, but {self.path} has "
-                            f"{found[split]!r} and {name!r}"
-                        )
-                    found[split] = name
+            split = _split(name.lower(), [base.lower() for base in bases])
+            if split in found:
+                raise InvalidInput(
+                    f"an array must be the only one of its split, but {self.path} has "
+                    f"{found[split]!r} and {name!r}"
+                )
+            if split is not None:
+                found[split] = name
         return found
 
     def _array(self, name: str) -> np.ndarray:
@@ -87,35 +84,38 @@ class Arrays(Source):
 
     def _rows(self, inputs: str, labels: str) -> Rows:
         where = f"{inputs!r} in {self.path}"
-        stated = None if self.options.resize else self.options.shape
-        numbers = pixels.channels_first(self._array(inputs), where, stated)
+        size, stated = self.options.resize, self.options.shape
         return Rows(
-            inputs=pixels.resized(pixels.scaled(numbers, where), self.options.resize, where),
+            inputs=pixels.of_arrays(self._array(inputs), where, size, stated),
             labels=self._array(labels),
             where=where,
             place=lambda row: f"row {row} of {where}",
         )
 
 
-def _without(name: str, start: int, end: int) -> str:
-    """`name` without its first or last part."""
-    parts = re.split(r"([_\-. ])", name)
-    return "".join(parts[2 * start : len(parts) - 2 * end])
+def _split(name: str, bases: Sequence[str]) -> str | None:
+    """The split of the array `name`; None where it is none of `bases`, with a split or without."""
+    if name in bases:
+        return "train"
+    for parts in (name.rpartition, name.partition):
+        for mark in "_-. ":
+            before, _, after = parts(mark)
+            if before in bases and after in SPLITS:
+                return SPLITS[after]
+            if before in SPLITS and after in bases:
+                return SPLITS[before]
+    return None
 
 
-class _reported:
-    """Context in which a file that numpy cannot read is `InvalidInput`, naming it."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        broken = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
-        if isinstance(error, broken) and not isinstance(error, InvalidInput):
-            said = " ".join(str(error).split())
-            raise InvalidInput(
-                f"{self.file} must be a whole file of numpy arrays of plain numbers or text: {said}"
-            ) from None
+@contextmanager
+def _reported(file: Path) -> Iterator[None]:
+    """Within it a `file` that numpy cannot read is `InvalidInput`."""
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(
+            f"{file} must be a whole file of numpy arrays of plain numbers or text: {said}"
+        ) from None

@@ -27,7 +27,6 @@ class Columns:
         self, table: pa.Table, options: SimpleNamespace, where: str, place: Callable[[int], str]
     ) -> None:
         self.table, self.options, self.where, self.place = table, options, where, place
-        self.stated = None if options.resize else options.shape
 
     def rows(self) -> Rows:
         """Inputs and labels; `InvalidInput` where a column or a value is missing."""
@@ -85,7 +84,7 @@ class Columns:
                     f"a feature must be a column of numbers, but {name!r} in {self.where} is "
                     f"{kind}; data.input names the columns to use"
                 )
-            columns.append(torch.from_numpy(self._column(name).to_numpy().astype(np.float32)))
+            columns.append(pixels.single_precision(self._column(name).to_numpy()))
         return pixels.resized(torch.stack(columns, 1), self.options.resize, self.where)
 
     def _whole(self, name: str) -> Tensor:
@@ -95,8 +94,7 @@ class Columns:
             images = (pixels.decoded(_bytes(v, place(k)), place(k)) for k, v in enumerate(column))
             return pixels.stacked(images, place, size)
         if isinstance(column.type, pa.FixedShapeTensorType):
-            tensors = pixels.channels_first(column.to_numpy_ndarray(), self.where, self.stated)
-            return pixels.resized(pixels.scaled(tensors, self.where), size, self.where)
+            return pixels.of_arrays(column.to_numpy_ndarray(), self.where, size, self.options.shape)
         kind = _element(column.type).to_pandas_dtype()
 
         def single(row: int, value: Any) -> Tensor:
@@ -106,7 +104,7 @@ class Columns:
                 raise InvalidInput(
                     f"an input must be a full list of numbers, but {place(row)} is not"
                 ) from None
-            return pixels.of_anything(numbers, place(row), self.stated)
+            return pixels.of_anything(numbers, place(row), None if size else self.options.shape)
 
         return pixels.stacked((single(k, v) for k, v in enumerate(column)), place, size)
 

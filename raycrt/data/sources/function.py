@@ -92,14 +92,13 @@ class Function(Source):
                 f"{type(part).__name__}"
             )
         images, labels = (v.numpy(force=True) if isinstance(v, Tensor) else v for v in part)
-        stated = None if self.options.resize else self.options.shape
+        size, stated = self.options.resize, self.options.shape
         try:
             numbers = np.asarray(images)
         except ValueError:
             raise InvalidInput(f"all inputs must have one shape, but not so {where}") from None
-        scaled = pixels.scaled(pixels.channels_first(numbers, where, stated), where)
         return Rows(
-            inputs=pixels.resized(scaled, self.options.resize, where),
+            inputs=pixels.of_arrays(numbers, where, size, stated),
             labels=labels,
             where=where,
             place=lambda row: f"row {row} of {where}",

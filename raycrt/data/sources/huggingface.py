@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pyarrow as pa
 
@@ -64,9 +64,8 @@ class HuggingFace(Source):
 
         if self.argument and self.options.path is not None:
             raise InvalidInput("data.path must be left out where huggingface:NAME names the data")
-        offline = mock.patch.object(datasets.config, "HF_HUB_OFFLINE", not self.options.download)
         try:
-            with offline:
+            with nullcontext() if self.options.download else _offline(datasets.config):
                 if self.argument:
                     return datasets.load_dataset(self.argument)
                 return datasets.load_from_disk(str(self.path))
@@ -87,3 +86,13 @@ class HuggingFace(Source):
                 plain = table.column(index).cast(field.type.storage_type)
                 table = table.set_column(index, field.name, plain)
         return Columns(table, self.options, where, lambda row: f"row {row} of {where}").rows()
+
+
+@contextmanager
+def _offline(config: Any) -> Iterator[None]:
+    """Within it `datasets`, whose `config` this is, reads its cache and fetches nothing."""
+    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before

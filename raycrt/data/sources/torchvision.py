@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raycrt.data.sources import items
-from raycrt.data.sources.source import DIRECTORY_VARIABLE, SPLITS, Rows, Source, register
+from raycrt.data.sources.source import DIRECTORY_VARIABLE, SPLITS, Rows, Source, by_split, register
 from raycrt.errors import InvalidInput, nearest
 
 
@@ -20,6 +20,7 @@ class Torchvision(Source):
     training and test rows, and the validation rows that it gives."""
 
     named = True
+    _names: Sequence[str] | None = None
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
         arguments = inspect.signature(self._class()).parameters
@@ -29,18 +30,15 @@ class Torchvision(Source):
                 for split in ("train", "test")
             }
         if "split" in arguments:
-            asked = [name for name in (*SPLITS, "trainval") if self._has(name)]
-            return {
-                SPLITS.get(name, "train"): partial(self._rows, name, {"split": name})
-                for name in asked
-                if name != "trainval" or "train" not in asked
-            }
+            asked = [name for name in SPLITS if self._has(name)]
+            named = {name: partial(self._rows, name, {"split": name}) for name in asked}
+            if "train" not in asked and self._has("trainval"):
+                named["train"] = partial(self._rows, "trainval", {"split": "trainval"})
+            return by_split(named, f"torchvision:{self.argument}")
         return {"train": partial(self._rows, "train", {})}
 
     def class_names(self) -> Sequence[str] | None:
         return self._names
-
-    _names: Sequence[str] | None = None
 
     def _class(self) -> Any:
         from torchvision import datasets
@@ -68,7 +66,7 @@ class Torchvision(Source):
             self._open({"split": split}, download=False)
         except ValueError:
             return False
-        except (RuntimeError, OSError):
+        except (RuntimeError, OSError, TypeError, ImportError):
             pass
         return True
 
@@ -81,7 +79,7 @@ class Torchvision(Source):
         where = f"{self.argument}, {split}, in {self._root()}"
         try:
             opened = self._open(choice, self.options.download)
-        except (RuntimeError, OSError, EOFError, TypeError, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, TypeError, ValueError, ImportError) as error:
             said = " ".join(str(error).split())
             raise InvalidInput(f"{where} must be complete: {said:.300}") from None
         self._names = getattr(opened, "classes", None)

@@ -1,0 +1,58 @@
+"""`raycrt data`: what it prints and draws, and its one line for what is no data set."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raycrt.errors import InvalidInput
+from raycrt.specs import Spec
+from raycrt.training import rules
+from tests.data.laws import part
+from tests.data.stores import STORES
+
+TABLE = """class  train  validation  test
+ape       12           4     4
+bat       12           4     4
+cow       12           4     4
+all       36          12    12
+"""
+
+
+@pytest.mark.parametrize("store", ["folder", "csv", "npz"])
+def test_it_describes_and_draws_what_it_reads(store, shell, tmp_path):
+    spec = STORES[store].spec(tmp_path, {"train": part(60)}).data
+    out = tmp_path / "pictures" / "rows.png"
+    said = shell("data", spec.path, "--out", out)
+    shape = "90 (features)" if store == "csv" else "3 x 6 x 5 (channels, height, width)"
+    high = 255 if store == "csv" else 1
+    assert f"data: {spec.source} {spec.path.name}\nshape: {shape}\nvalues: 0 .. {high}" in said
+    assert TABLE in said
+    assert f"options: --set data.source={spec.source} --set data.path={spec.path}" in said
+    drawn = np.asarray(Image.open(out).convert("RGB"))
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 20
+
+
+BAD = {
+    "nothing": (["/no/such"], "there is nothing at /no/such"),
+    "unknown set": (["torchvision:CIFAR11"], "nearest known is 'CIFAR10'"),
+    "no kind": (["."], "data.source must name the kind of"),
+    "idle option": (["digits", "--set", "train.epochs=3"], "no effect on this command"),
+    "idle key": (["digits", "--set", "data.resize=[4, 4]"], "does not use data.resize=[4, 4]"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_data_set_is_one_line_and_exit_code_2(name, shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given, said = BAD[name]
+    ended = shell("data", *given, code=2)
+    assert said in ended and len(ended.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["model.channels", "train.augmentation"])
+def test_features_have_no_convolutions_and_no_augmentation(key):
+    value = [4] if key == "model.channels" else {"shift": 1}
+    facts = {"data.shape": [90], "data.class_names": ["ape", "bat"]}
+    spec = Spec().override({"data.source": "table", "data.path": "t.csv", **facts, key: value})
+    with pytest.raises(InvalidInput, match=r"must be left out unless the data is images.*\(90,\)"):
+        rules.check_training(spec)
