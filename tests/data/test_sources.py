@@ -85,12 +85,16 @@ def test_two_paths_are_two_data_sets():
         assert identity.difference(one, two, keys) == ("data.path", "/a", "/b")
 
 
-def test_a_limit_takes_the_classes_in_turn(tmp_path):
-    stored = STORES["folder"].spec(tmp_path, {"train": part(60)})
-    spec = stored.override({"data.limit": 7, "data.validation": 0.4})
-    found = data.load(spec.data)
+def test_beginnings_have_the_classes_in_proportion(tmp_path):
+    """`limit` takes such a beginning, and so do trials of the validation rows."""
+    classes = tuple("aaab")
+    parts = {"train": part(60, classes=classes), "validation": part(40, 1, classes)}
+    stored = STORES["folder"].spec(tmp_path, parts)
+    whole = data.load(stored.data)
+    assert whole.validation.labels[:8].sum() == 2
+    few = data.load(stored.override({"data.limit": 8}).data)
     for name in NAMES:
-        assert torch.bincount(getattr(found, name).labels).tolist() == [3, 2, 2]
+        assert torch.bincount(getattr(few, name).labels).tolist() == [6, 2]
 
 
 MODULE = """
