@@ -1,6 +1,7 @@
 """Sources as specs name them: kinds, functions, torchvision's sets, Hugging Face's, detection."""
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 
 from raycrt import data
 from raycrt.data import sources
+from raycrt.data.sources import SOURCES
 from raycrt.errors import InvalidInput
-from raycrt.specs import DataSpec, Spec, identity, validate
+from raycrt.specs import DataSpec, Spec, identity, strict_yaml, validate
 from tests.data.laws import NAMES, part
 from tests.data.stores import INSTALLED, STORES
 from tests.data.test_data import _write_idx
@@ -253,6 +255,21 @@ def test_hugging_face_s_cache_is_read_and_nothing_fetched(tmp_path, monkeypatch)
         data.check(DataSpec(source="huggingface:no/such"))
     with pytest.raises(InvalidInput, match=r"data\.path must be left out"):
         data.check(DataSpec(source="huggingface:no/such", path=tmp_path))
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+EXAMPLES = re.findall(r"^data: .*$", DOCUMENT, re.M)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_document_are_specs_of_keys_that_are_used(example):
+    tree = strict_yaml.parse(example, "an example")
+    assert set(tree["data"]) <= data.uses(validate(tree).data)
+
+
+def test_the_document_has_an_example_of_every_source():
+    kinds = {sources.kind(validate(strict_yaml.parse(e, "")).data.source).kind for e in EXAMPLES}
+    assert kinds == set(SOURCES)
 
 
 DETECTED = [name for name in STORES if name not in ("torchvision", "function")]
