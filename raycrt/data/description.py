@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from raycrt.data.splits import NAMES, Dataset, Split, limited
+from raycrt.data.splits import NAMES, Dataset, Split, mixed
 
 _ROWS, _COLUMNS = 3, 8
 _AXES = {1: "features", 3: "channels, height, width"}
@@ -45,7 +45,7 @@ def draw(split: Split, names: tuple[str, ...], file: Path) -> None:
     figure = Figure(figsize=(1.5 * _COLUMNS, 1.8 * _ROWS), layout="constrained")
     axes = figure.subplots(_ROWS, _COLUMNS).flat
     low, high = float(split.images.min()), float(split.images.max())
-    split = limited(split, _ROWS * _COLUMNS)
+    split = split.take(mixed(split.labels)[: _ROWS * _COLUMNS])
     for axis, image, label in zip(axes, split.images, split.labels.tolist(), strict=False):
         axis.set_title(names[label][:20], fontsize=8, parse_math=False)
         if image.dim() == 1:

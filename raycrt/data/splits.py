@@ -52,8 +52,8 @@ def divided(given: Mapping[str, Split], spec: DataSpec, names: tuple[str, ...]) 
     """The splits `given` as they are, and the missing ones taken out of the training rows.
 
     Of each of the classes `names` the share `spec.test`, then `spec.validation` of the rest, is
-    drawn from `spec.split_seed`; rows keep their order. Raises `InvalidInput` where the training
-    rows lack a class, or a share has none of a class.
+    drawn from `spec.split_seed`. Rows keep their order, but those of validation are `mixed`. Raises
+    `InvalidInput` where the training rows lack a class, or a share has none of a class.
     """
     parts = dict(given)
     counts = torch.bincount(parts["train"].labels, minlength=len(names))
@@ -68,19 +68,27 @@ def divided(given: Mapping[str, Split], spec: DataSpec, names: tuple[str, ...]) 
             chosen = _stratified(parts["train"].labels, share, generator, f"data.{name}", names)
             parts[name] = parts["train"].take(chosen)
             parts["train"] = parts["train"].take(~chosen)
+    # Trials and a training's progress are measured on the first validation rows.
+    parts["validation"] = parts["validation"].take(mixed(parts["validation"].labels))
     return Dataset(**{name: limited(parts[name], spec.limit) for name in NAMES})
 
 
 def limited(split: Split, limit: int | None) -> Split:
-    """At most `limit` rows: the first ones of each class, as many of each as possible, in their
-    order."""
+    """At most `limit` rows in their order: of each class the first ones, in proportion to its
+    share."""
     if limit is None or len(split) <= limit:
         return split
-    turn = torch.empty_like(split.labels)
-    for label in split.labels.unique():
-        own = split.labels == label
-        turn[own] = torch.arange(int(own.sum()))
-    return split.take(turn.argsort(stable=True)[:limit].sort().values)
+    return split.take(mixed(split.labels)[:limit].sort().values)
+
+
+def mixed(labels: Tensor) -> Tensor:
+    """An order of rows in which every beginning has the classes in their proportions."""
+    share = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        own = labels == label
+        number = int(own.sum())
+        share[own] = (torch.arange(number, dtype=torch.float64) + 0.5) / number
+    return share.argsort(stable=True)
 
 
 def _stratified(

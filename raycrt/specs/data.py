@@ -60,7 +60,7 @@ class DataSpec(Record):
         None,
         ge=1,
         le=ROWS,
-        description="use the first rows of each split only; of a source, of each class in turn",
+        description="use the first rows of each split only; of a source, those of each class",
     )
     shape: tuple[Side, ...] | None = Field(
         None, description="shape of an input: features, or channels, height, width"

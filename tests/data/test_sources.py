@@ -1,6 +1,7 @@
 """Sources as specs name them: kinds, functions, torchvision's sets, Hugging Face's, detection."""
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 
 from raycrt import data
 from raycrt.data import sources
+from raycrt.data.sources import SOURCES
 from raycrt.errors import InvalidInput
-from raycrt.specs import DataSpec, Spec, identity, validate
+from raycrt.specs import DataSpec, Spec, identity, strict_yaml, validate
 from tests.data.laws import NAMES, part
 from tests.data.stores import INSTALLED, STORES
 from tests.data.test_data import _write_idx
@@ -85,12 +87,16 @@ def test_two_paths_are_two_data_sets():
         assert identity.difference(one, two, keys) == ("data.path", "/a", "/b")
 
 
-def test_a_limit_takes_the_classes_in_turn(tmp_path):
-    stored = STORES["folder"].spec(tmp_path, {"train": part(60)})
-    spec = stored.override({"data.limit": 7, "data.validation": 0.4})
-    found = data.load(spec.data)
+def test_beginnings_have_the_classes_in_proportion(tmp_path):
+    """`limit` takes such a beginning, and so do trials of the validation rows."""
+    classes = tuple("aaab")
+    parts = {"train": part(60, classes=classes), "validation": part(40, 1, classes)}
+    stored = STORES["folder"].spec(tmp_path, parts)
+    whole = data.load(stored.data)
+    assert whole.validation.labels[:8].sum() == 2
+    few = data.load(stored.override({"data.limit": 8}).data)
     for name in NAMES:
-        assert torch.bincount(getattr(found, name).labels).tolist() == [3, 2, 2]
+        assert torch.bincount(getattr(few, name).labels).tolist() == [6, 2]
 
 
 MODULE = """
@@ -249,6 +255,21 @@ def test_hugging_face_s_cache_is_read_and_nothing_fetched(tmp_path, monkeypatch)
         data.check(DataSpec(source="huggingface:no/such"))
     with pytest.raises(InvalidInput, match=r"data\.path must be left out"):
         data.check(DataSpec(source="huggingface:no/such", path=tmp_path))
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+EXAMPLES = re.findall(r"^data: .*$", DOCUMENT, re.M)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_document_are_specs_of_keys_that_are_used(example):
+    tree = strict_yaml.parse(example, "an example")
+    assert set(tree["data"]) <= data.uses(validate(tree).data)
+
+
+def test_the_document_has_an_example_of_every_source():
+    kinds = {sources.kind(validate(strict_yaml.parse(e, "")).data.source).kind for e in EXAMPLES}
+    assert kinds == set(SOURCES)
 
 
 DETECTED = [name for name in STORES if name not in ("torchvision", "function")]
