@@ -28,7 +28,7 @@ from torch import Tensor
 
 from raycrt.bounds.norms import norms
 from raycrt.bounds.spectral import SLACK, weighted_gram_upper
-from raycrt.networks.layers.affine import DENSE_ENTRIES, AffineMap
+from raycrt.networks.layers.affine import DENSE_ENTRIES, AffineMap, Chain
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import Nonlinearity
 
@@ -162,16 +162,20 @@ def readout_upper(network: Network, bounds: LayerBounds, low: Tensor, high: Tens
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         return math.inf
     length = float(torch.linalg.vector_norm(torch.maximum(low.abs(), high.abs()))) * SLACK
-    total = 0.0
+    total, reached = 0.0, (low != 0) | (high != 0)
     for layer in range(network.depth - 2, -1, -1):
-        # Norms of smaller vectors, and intermediate results, may have underflowed.
-        if 0 < float(torch.maximum(low.abs(), high.abs()).max()) < _SMALLEST:
-            return math.inf
         nonlinearity = network.nonlinearities[layer]
+        sizes = torch.maximum(low.abs(), high.abs())
+        acted = sizes[: nonlinearity.active][reached[: nonlinearity.active]]
+        # Norms of smaller vectors, intermediate results, and these numbers, may have underflowed.
+        for part in (sizes[reached], acted):
+            if len(part) > 0 and float(part.max()) < _SMALLEST:
+                return math.inf
         if nonlinearity.active:
             weights = curvature_weights(low, high, nonlinearity)
             total += _term(bounds, layer, weights, nonlinearity.curvature_bound * length)
         if layer > 0:
+            reached = _reached(bounds.layers[layer], reached)
             low, high, length = _gradient_interval(
                 bounds.layers[layer],
                 bounds.norms[layer],
@@ -182,6 +186,14 @@ def readout_upper(network: Network, bounds: LayerBounds, low: Tensor, high: Tens
             )
     total *= SLACK
     return total if math.isfinite(total) else math.inf
+
+
+def _reached(layer: AffineMap, given: Tensor) -> Tensor:
+    """Mask (in_features,) of the features that the result's features `given` (out_features,) read
+    with a weight other than 0."""
+    for link in reversed(layer.links if isinstance(layer, Chain) else [layer]):
+        given = link.transpose_absolute(given.double()) > 0
+    return given
 
 
 def readout_interval(last: AffineMap, y: int, t: int) -> tuple[Tensor, Tensor]:

@@ -263,8 +263,7 @@ class RoundingErrors:
             largest = torch.maximum(torch.maximum(reach, size + error), on_the_way)
             # Weights outside the float32 range turn even the smallest inputs into infinities.
             largest = largest.clamp(min=self.magnitude[k])
-            sharpest = self.curvature_bound[k] if k < len(self.curvature_bound) else 0.0
-            within = largest * max(1.0, 4 * sharpest) < most
+            within = largest * max(1.0, 4 * max(self.curvature_bound)) < most
             error = torch.where(within, error, torch.inf)
             found.append((error, size))
             if k < len(self.spectral) - 1:

@@ -37,10 +37,13 @@ class Architecture:
         self.maps: list[AffineMap] = []
         self.nonlinearities: list[Nonlinearity] = []
         for number, layer in enumerate(spec.hidden_layers):
-            self._add(layer, number)
+            try:
+                self._add(layer)
+            except InvalidInput as error:
+                raise InvalidInput(f"layer {number} of the model: {error}") from None
         self.maps.append(Dense(math.prod(self.shape), classes))
 
-    def _add(self, layer: LayerSpec, number: int) -> None:
+    def _add(self, layer: LayerSpec) -> None:
         match layer:
             case DenseLayer():
                 self._follow(Dense(math.prod(self.shape), layer.width), layer.activation)
@@ -50,7 +53,7 @@ class Architecture:
                     (n, n) for n in (layer.kernel, layer.stride, layer.padding)
                 )
                 convolution = Convolution(
-                    self._image(number),
+                    self._image(),
                     layer.channels,
                     side,
                     stride=stride,
@@ -61,23 +64,23 @@ class Architecture:
                 self.shape = convolution.out_shape
             case PoolLayer():
                 window = (layer.window, layer.window)
-                pool = AveragePool(self._image(number), window, stride=window)
+                pool = AveragePool(self._image(), window, stride=window)
                 self._follow(pool, LINEAR)
                 self.shape = pool.out_shape
             case FlattenLayer():
                 self.shape = (math.prod(self.shape),)
             case ResidualLayer():
-                inner, outer = self._branch(layer, number)
+                inner, outer = self._branch(layer)
                 skip = inner.in_features
                 self._follow(Stack([inner, Identity(skip)]), layer.activation, inner.out_features)
                 self._follow(Sum([outer, Identity(skip)]), LINEAR)
 
-    def _branch(self, layer: ResidualLayer, number: int) -> tuple[AffineMap, AffineMap]:
+    def _branch(self, layer: ResidualLayer) -> tuple[AffineMap, AffineMap]:
         """W and V of `x + V s(W x + b)`."""
         if layer.kernel is None:
             features = math.prod(self.shape)
             return Dense(features, layer.width), Dense(layer.width, features)
-        image, side, half = self._image(number), (layer.kernel,) * 2, (layer.kernel // 2,) * 2
+        image, side, half = self._image(), (layer.kernel,) * 2, (layer.kernel // 2,) * 2
         inner = Convolution(image, layer.width, side, padding=half)
         return inner, Convolution(inner.out_shape, image[0], side, padding=half)
 
@@ -94,10 +97,9 @@ class Architecture:
         own = self.spec.activation if name in (None, LINEAR) else name
         return activation(own, self.spec.beta if own in FAMILIES else 1.0)
 
-    def _image(self, number: int) -> tuple[int, int, int]:
+    def _image(self) -> tuple[int, int, int]:
         if len(self.shape) != 3:
             raise InvalidInput(
-                f"model.layers[{number}] must be given images (channels, height, width), but is "
-                f"given {self.shape}"
+                f"it must be given images (channels, height, width), but is given {self.shape}"
             )
         return self.shape[0], self.shape[1], self.shape[2]

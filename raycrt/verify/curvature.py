@@ -33,6 +33,8 @@ from raycrt.verify.norms import SLACK, UNIT, frobenius, gamma, gram_upper, norm_
 # Relative amount by which a stated curvature may lie below the one proved here: the two proofs
 # round differently.
 TOLERANCE = 1e-9
+# Gradients whose largest entry is smaller prove nothing.
+_SMALLEST = 1e-140
 # Up to this many classes, every pair is proved separately from the start.
 FEW_CLASSES = 20
 # Iterates over items and may report progress; takes the name of the task and the items.
@@ -153,8 +155,13 @@ def _readout_upper(
 ) -> float:
     """A bound for a function whose gradient in the last hidden layer lies within low .. high."""
     length = _length(low, high)
-    total = 0.0
+    total, reached = 0.0, (low != 0) | (high != 0)
     for k in range(len(layers) - 1, -1, -1):
+        active = model.hidden[k].active
+        acted = np.maximum(np.abs(low), np.abs(high))[:active][reached[:active]]
+        # Such numbers may have underflowed.
+        if len(acted) > 0 and acted.max() < _SMALLEST:
+            return math.inf
         p = _curvature_weights(model.hidden[k], low, high)
         reach = model.hidden[k - 1].slopes.bound * layers[k - 1].lipschitz if k > 0 else 1.0
         curvature = model.hidden[k].curvatures.bound
@@ -162,6 +169,7 @@ def _readout_upper(
         claimed = claim if len(layers) == 1 else None
         total += min(_weighted_upper(model, layers[: k + 1], p, claimed), by_neurons * SLACK)
         if k > 0:
+            reached = (model.weights[k][reached] != 0).any(axis=0)
             low, high, length = _gradient_below(model, k, layers[k], low, high, length)
     return total * SLACK
 

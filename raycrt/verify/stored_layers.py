@@ -68,7 +68,7 @@ class StoredLayers:
     def add(self, layer: LayerSpec) -> None:
         """Read one more layer."""
         if isinstance(layer, DenseLayer):
-            self._follow(self._dense(self._name()), layer.activation)
+            self._follow(self._dense(self._name(), layer.width, self.features), layer.activation)
             self.shape = (layer.width,)
         elif isinstance(layer, ConvolutionLayer):
             geometry = Geometry.of(layer, self._image())
@@ -86,17 +86,20 @@ class StoredLayers:
 
     def add_logits(self) -> None:
         """Read the last layer."""
-        self._append(self._dense(self._name()))
+        self._append(self._dense(self._name(), None, self.features))
 
     def _residual(self, layer: ResidualLayer) -> None:
-        skip, name = np.eye(self.features), f"{self._name()}.parts.0"
+        name = f"{self._name()}.parts.0"
         after = f"maps.{len(self.weights) + 1}.parts.0"
         if layer.kernel is None:
-            (w, b), (v, c) = self._dense(name), self._dense(after)
+            features = self.features
+            w, b = self._dense(name, layer.width, features)
+            v, c = self._dense(after, features, layer.width)
         else:
             inner = Geometry.of_branch(layer, self._image(), layer.width)
             outer = Geometry.of_branch(layer, inner.made, self._image()[0])
             (w, b), (v, c) = self._convolution(name, inner), self._convolution(after, outer)
+        skip = np.eye(self.features)
         stacked = np.concatenate([w, skip]), np.concatenate([b, np.zeros(len(skip))])
         self._follow(stacked, layer.activation, active=len(w))
         self._follow((np.concatenate([v, skip], axis=1), c), LINEAR)
@@ -134,13 +137,17 @@ class StoredLayers:
             found.append(self.tensors[tensor].astype(np.float64))
         return found[0], found[1]
 
-    def _dense(self, name: str) -> Affine:
+    def _dense(self, name: str, outputs: int | None, inputs: int) -> Affine:
+        """A matrix of `inputs` columns, and of `outputs` rows if that is given."""
         weight, bias = self._pair(name)
+        rows = bias.size if outputs is None else outputs
         require(
-            weight.ndim == 2 and bias.shape == weight.shape[:1],
-            f"{name}.weight is (outputs, inputs), its bias (outputs,)",
+            weight.shape == (rows, inputs) and bias.shape == (rows,),
+            f"the layers fit together: {name}.weight is (outputs, inputs), its bias (outputs,)",
             weight=weight.shape,
             bias=bias.shape,
+            outputs=rows,
+            inputs=inputs,
         )
         return weight, bias
 

@@ -79,7 +79,7 @@ def described(layer: AffineMap) -> ModelSpec | None:
     if set(layer.state_dict()) != {"weight", "bias"}:
         return None
     if not isinstance(layer, Convolution):
-        return ModelSpec(depth=2)
+        return ModelSpec(depth=2, width=layer.out_features)
     spec = ModelSpec(
         channels=layer.out_shape[:1], kernel=layer.window[0], stride=layer.stride[0], depth=1
     )

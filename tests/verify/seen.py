@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from raycrt.networks.network import Network
+from raycrt.verify.hidden import Hidden
 from raycrt.verify.model import Model
 
 
 def seen(network: Network) -> Model:
-    return Model.of(
+    return Model(
         weights=tuple(layer.matrix().detach().double().numpy() for layer in network.layers),
         biases=tuple(layer.offset().detach().double().numpy() for layer in network.layers),
-        activation=network.activation,
+        hidden=tuple(
+            Hidden(activation=each.activation, active=each.active, width=each.width)
+            for each in network.nonlinearities
+        ),
         sha256="",
     )

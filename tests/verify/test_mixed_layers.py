@@ -17,6 +17,7 @@ from raycrt.verify.model import Model
 from tests.bounds.laws import PAIRS, most_negative
 from tests.models import MIXED, MIXED_IMAGES, mixed_network
 from tests.verify.runs import rewrite_rows, rows_of, write_run
+from tests.verify.seen import seen
 
 EVERY = MIXED | MIXED_IMAGES
 
@@ -152,3 +153,51 @@ def test_a_tensor_that_is_missing_or_unknown_is_named(tmp_path):
     checkpoint.save_model(tmp_path, mixed_network(layers[:-1]), other)
     with pytest.raises(InvalidInput, match=r"missing='maps\.\d\.parts\.0\.weight'"):
         Model.load(tmp_path / checkpoint.MODEL, spec.model, (5,))
+
+
+def test_a_width_that_the_spec_does_not_state_is_refused(tmp_path):
+    """Before anything of the stated size is made."""
+    for layers, key in (
+        ([{"kind": "residual", "width": 3}, {"kind": "dense", "width": 5}], "residual"),
+        ([{"kind": "dense", "width": 5}, {"kind": "residual", "width": 3}], "dense"),
+    ):
+        checkpoint.save_model(tmp_path / key, mixed_network(layers), _spec(layers))
+        wide = [{**layers[0], "width": 1_000_000}, *layers[1:]]
+        with pytest.raises(InvalidInput, match=r"the layers fit together: maps\.0"):
+            Model.load(tmp_path / key / checkpoint.MODEL, _spec(wide).model, (5,))
+
+
+def test_a_branch_of_one_row_is_refused(tmp_path):
+    spec = _spec([{"kind": "residual", "width": 6}])
+    network = mixed_network([{"kind": "residual", "width": 6}])
+    outer = network.layers[1].maps[0]
+    outer.weight, outer.bias = (torch.nn.Parameter(p[:1]) for p in (outer.weight, outer.bias))
+    checkpoint.save_model(tmp_path, network, spec)
+    with pytest.raises(InvalidInput, match=r"maps\.1\.parts\.0\.weight is \(outputs, inputs\)"):
+        Model.load(tmp_path / checkpoint.MODEL, spec.model, (5,))
+
+
+def test_gradients_that_underflow_prove_nothing():
+    """The gradient in the block's neuron is 1e-330, which is 0 in float64, its Jacobian 1e198."""
+    layers = [{"kind": "dense", "width": 2, "activation": "none"}, {"kind": "residual", "width": 1}]
+    network = mixed_network(layers, shape=(2,), classes=2).double()
+    first, stack, after, last = network.layers
+    with torch.no_grad():
+        first.weight.copy_(1e99 * torch.eye(2))
+        stack.maps[0].weight.fill_(1e99)
+        after.maps[0].weight.copy_(torch.tensor([[1e-300], [1e-50]]))
+        last.weight.copy_(torch.tensor([[1e-30, 0.0], [-1e-30, 0.0]]))
+    assert torch.isinf(margin_curvature(network)[0, 1])
+    assert np.isinf(curvature_upper(seen(network), np.full((2, 2), np.nan))[0, 1])
+
+
+def test_overflow_limits_the_same_radii_in_solver_and_checker(tmp_path):
+    """Rows of one class that is not masked reach as far as float32 does."""
+
+    def masked(model):
+        model.layers[-1].bias.data[1:] = -torch.inf
+
+    layers = MIXED["residual"]
+    run = write_run(tmp_path, _spec(layers, deployment="float32"), change=masked)
+    report = verify_run(run)
+    assert report.sound, report.findings[:3]

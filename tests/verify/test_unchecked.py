@@ -14,6 +14,7 @@ from raycrt.certification import storage
 from raycrt.errors import InvalidInput
 from raycrt.verify import verify_run
 from raycrt.verify.checker import Checker
+from raycrt.verify.model import Model
 from raycrt.verify.table import row_files
 from tests.verify.runs import edit_manifest, manifest_of, rows_of, spec_of, write_run
 
@@ -364,6 +365,9 @@ def test_a_checker_fetches_and_writes_nothing(run, tmp_path, monkeypatch, name):
     spec = manifest_of(run)["spec"]
     stranger = {**spec["data"], "name": name, "download": True, "directory": str(place)}
     edit_manifest(run, spec={**spec, "data": stranger})
+    # A model of other inputs would be refused before the data is looked for.
+    model = Model.load(run / "train" / "model.safetensors", spec_of(rows=1).model, (1, 8, 8))
+    monkeypatch.setattr(Model, "load", staticmethod(lambda *given: model))
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("asked the network"))
     monkeypatch.setenv("HOME", str(place))
     monkeypatch.chdir(place)
