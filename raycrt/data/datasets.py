@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from torch import Tensor
 
@@ -119,7 +120,14 @@ def _read(spec: DataSpec) -> _Read:
 
 
 def _check_inputs(rows: Rows, first: Rows, stated: Sequence[int] | None) -> None:
-    """Refuse inputs of another shape than the `first` rows or the `stated` one, NaN and inf."""
+    """Refuse inputs of other columns or another shape than the `first` rows or the `stated` one,
+    NaN and inf."""
+    for one, other in zip_longest(rows.columns, first.columns):
+        if one != other:
+            raise InvalidInput(
+                "all splits must have the same columns in one order, but where "
+                f"{first.where} has {other!r}, {rows.where} has {one!r}"
+            )
     if rows.inputs.shape[1:] != first.inputs.shape[1:]:
         raise InvalidInput(
             pixels.another_shape(rows.inputs[0], rows.place(0), first.inputs[0], first.place(0))

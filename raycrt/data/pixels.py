@@ -119,6 +119,8 @@ def of_anything(value: Any, place: str, stated: Sequence[int] | None) -> Tensor:
     if isinstance(value, Image.Image):
         return of_image(value, place)
     numbers = value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
+    if isinstance(value, Tensor) and value.dim() == 3:  # An image of torch has channels first.
+        return scaled(numbers, place)
     return scaled(channels_first(numbers[None], place, stated)[0], place)
 
 

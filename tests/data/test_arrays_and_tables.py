@@ -145,6 +145,12 @@ def test_arrays_that_are_no_data_set_are_refused(name, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_single_array_is_no_data_set(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(InvalidInput, match=r"an .npz file or a directory, not \S+x.npy"):
+        data.check(DataSpec(source="arrays", path=tmp_path / "x.npy"))
+
+
 ROWS = [f"{a / 7:.3f},{a % 5},{'ny'[a % 2]}" for a in range(40)]
 
 
@@ -184,6 +190,10 @@ BAD_TABLES = {
     "one class": (["height,age,label", *ROWS[::2]], r"at least two classes"),
     "no rows": (["height,age,label"], r"at least one row, but \S+set.csv has none"),
     "rows of other lengths": (["height,age,label", "1,2", *ROWS], r"set.csv must be a table that"),
+    "index of pandas": (
+        [",age,label", *(f"{k},{row[6:]}" for k, row in enumerate(ROWS))],
+        r"a feature must have a name, but \S+set.csv has an index as column ''",
+    ),
     "label alone": (["label", *("ny" * 20)], r"no column besides the label"),
 }
 
@@ -209,6 +219,14 @@ def test_files_of_a_split_are_read_in_order_and_rows_named_in_them(tmp_path):
     _csv(tmp_path, ["height,age,label", *ROWS], "more.csv")
     with pytest.raises(InvalidInput, match=r"must hold files named train, validation and test"):
         data.check(spec)
+
+
+@pytest.mark.parametrize("columns", ["age,height,label", "height,weight,label"])
+def test_all_splits_have_the_same_columns_in_one_order(columns, tmp_path):
+    _csv(tmp_path, ["height,age,label", *ROWS], "train.csv")
+    _csv(tmp_path, [columns, *ROWS], "test.csv")
+    with pytest.raises(InvalidInput, match=r"same columns in one order.*train.csv .*test.csv has"):
+        data.check(DataSpec(source="table", path=tmp_path))
 
 
 def _parquet(folder: Path, **columns: object) -> DataSpec:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raycrt import data
-from raycrt.data import sources
+from raycrt.data import pixels, sources
 from raycrt.data.sources import SOURCES
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, Spec, identity, strict_yaml, validate
@@ -59,6 +59,7 @@ UNKNOWN = {
     "torchvision:wrap_dataset_for_transforms_v2": r"torchvision:NAME",
     "no_such_module:load": r"a module that can be imported, but No module named 'no_such_module'",
     "json:no_such_function": r"a function of json, but it has no 'no_such_function'",
+    "json:__name__": r"a function of json, but '__name__' is str",
     "os:getcwd": r"os:getcwd must return a dictionary of splits, but returned str",
 }
 
@@ -101,7 +102,11 @@ def test_beginnings_have_the_classes_in_proportion(tmp_path):
 
 MODULE = """
 import numpy as np, torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(5), 0
 
 class Flat(Dataset):
     def __len__(self):
@@ -124,6 +129,7 @@ bad = {
     "another": {"train": (x, y), "holdout": (x, y)},
     "none": {},
     "no pair": {"train": TensorDataset(x)},
+    "stream": {"train": Stream()},
 }
 for number, value in enumerate([*good.values(), *bad.values()]):
     globals()[f"load{number}"] = lambda value=value: value
@@ -136,6 +142,7 @@ BAD = {
     "another": r"return train, validation, test and class_names alone, but also returns 'holdout'",
     "none": r"a train split must be given, but mine_rows:load8 has none",
     "no pair": r"an item must be an input and its label, but row 0 of 'train' of mine_rows:load9",
+    "stream": r"have a length and items by index, but not so 'train' of mine_rows:load10",
 }
 
 
@@ -161,6 +168,11 @@ def test_a_function_that_returns_something_else_is_refused(name, module):
     number = len(GOOD) + list(BAD).index(name)
     with pytest.raises(InvalidInput, match=BAD[name]):
         data.check(DataSpec(source=f"{module}:load{number}"))
+
+
+def test_images_of_torch_have_channels_first():
+    image = torch.rand(1, 8, 4)
+    assert torch.equal(pixels.of_anything(image, "an image", None), image)
 
 
 def test_torchvision_gives_training_and_test_rows(tmp_path, monkeypatch):

@@ -56,9 +56,11 @@ class Arrays(Source):
         path = self.path
         if path.is_dir():
             return [file.stem for file in sorted(path.glob("*.npy"))]
-        with _reported(path), np.load(path, allow_pickle=False) as opened:
-            if not isinstance(opened, np.lib.npyio.NpzFile):
-                raise InvalidInput(f"data.path must be an .npz file or a directory, not {path}")
+        with _reported(path):
+            opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise InvalidInput(f"data.path must be an .npz file or a directory, not {path}")
+        with opened:
             return list(opened)
 
     def _named(self, names: Sequence[str], bases: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from raycrt.data import pixels
 from raycrt.data.sources.source import Rows
 from raycrt.errors import InvalidInput
 
+# Names under which pandas stores the index of a table.
+_INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 _LABELS = ("label", "labels", "class", "target", "y")
 
 
@@ -34,6 +37,13 @@ class Columns:
             raise InvalidInput(f"a table must have at least one row, but {self.where} has none")
         label = self._label()
         names = list(self.options.input or (n for n in self.table.column_names if n != label))
+        index = [name for name in names if not name or _INDEX.fullmatch(name)]
+        if index and self.options.input is None:
+            raise InvalidInput(
+                "a feature must have a name, but "
+                f"{self.where} has an index as column {index[0]!r}; write the table without it, or "
+                "name the columns to use in data.input"
+            )
         missing = [name for name in names if name not in self.table.column_names]
         if missing or not names:
             raise InvalidInput(
@@ -60,8 +70,7 @@ class Columns:
         if len(found) != 1:
             raise InvalidInput(
                 f"{self.where} must have one column of labels, {' or '.join(map(repr, names))} "
-                f"(data.label names another), but its columns are "
-                f"{_shown(self.table.column_names)}"
+                f"(the key data.label), but its columns are {_shown(self.table.column_names)}"
             )
         return found[0]
 

@@ -74,6 +74,11 @@ class Function(Source):
             raise InvalidInput(
                 f"data.source must name a function of {module}, but it has no {self.argument!r}"
             ) from None
+        if not callable(found):
+            raise InvalidInput(
+                f"data.source must name a function of {module}, but {self.argument!r} is "
+                f"{type(found).__name__}"
+            )
         returned = found()
         if not isinstance(returned, Mapping):
             raise InvalidInput(

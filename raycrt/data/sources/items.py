@@ -20,6 +20,8 @@ def rows(
     An input is a PIL image, an array or a tensor; images are resized to `size` if it is given.
     `stated` is the shape of an input where a spec states it.
     """
+    if not hasattr(dataset, "__len__"):
+        raise InvalidInput(f"a data set must have a length and items by index, but not so {where}")
     labels: list[Any] = []
 
     def place(row: int) -> str:
