@@ -117,7 +117,7 @@ def test_the_identity_of_a_residual_block_adds_no_curvature():
     [
         (
             [{"kind": "dense", "width": 5}, {"kind": "average_pool"}],
-            r"layers\[1\] must be given images",
+            "layer 1 of the model: it must be given images",
         ),
         ([{"kind": "convolution", "channels": 3, "groups": 2}], "groups divides"),
         ([{"kind": "convolution", "channels": 3, "kernel": 9}], "kernel fits"),
