@@ -72,6 +72,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_batch_of_any_size_stays_within_the_budget(monkeypatch, solved, name):
     """Chunks of images, chunks of margins to solve, and all that is alive at a time."""

@@ -107,6 +107,7 @@ class DataLaws:
         assert train and validation and test
         assert not train & validation and not train & test and not validation & test
 
+    @pytest.mark.slow
     def test_rows_are_the_same_in_every_call_and_process(self, spec, elsewhere):
         described = data.located(data.described(spec)).data
         own = _digest(data.load(spec.data))

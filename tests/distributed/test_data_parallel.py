@@ -60,6 +60,7 @@ def _worker(rank: int, size: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_workers_agree_with_one_worker(tmp_path, size):
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
