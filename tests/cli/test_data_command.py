@@ -18,7 +18,9 @@ all       36          12    12
 """
 
 
-@pytest.mark.parametrize("store", ["folder", "csv", "npz"])
+@pytest.mark.parametrize(
+    "store", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("folder", "npz"))]
+)
 def test_it_describes_and_draws_what_it_reads(store, shell, tmp_path):
     spec = STORES[store].spec(tmp_path, {"train": part(60)}).data
     out = tmp_path / "pictures" / "rows.png"

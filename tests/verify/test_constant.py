@@ -56,11 +56,10 @@ CHANGES = _changes()
 
 @pytest.mark.parametrize(
     ("name", "deployment"),
-    [(name, "exact") for name in CHANGES]
-    + [(name, "float32") for name in ("mask -inf", "equal", "one left")],
+    [(name, "exact") for name in CHANGES] + [(name, "float32") for name in ("mask -inf", "equal")],
 )
 def test_honest_rows_pass(tmp_path, name, deployment):
-    spec = spec_of(depth=3, rows=10, width=12, deployment=deployment)
+    spec = spec_of(depth=3, rows=4, width=12, deployment=deployment)
     run = write_run(tmp_path, spec, change=CHANGES[name])
     rows = rows_of(run).to_pylist()
     assert all(row["radius"] > 0 for row in rows)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from raycrt import data
-from raycrt.activations import ACTIVATIONS
 from raycrt.certification import storage
 from raycrt.specs import Spec
 from raycrt.verify import verify_run
@@ -100,7 +99,7 @@ def _points(rng, x, y, t, model, m, count=4):
     return u
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["softplus", "arctan", "gelu", "silu"])
 def test_radii_hold_and_are_no_smaller_than_those_by_a_number(name):
     """No point of the ball that sampling or descent finds has the margin negative."""
     model = _model(name, gain=3.0)
@@ -133,8 +132,7 @@ def test_radii_hold_and_are_no_smaller_than_those_by_a_number(name):
 
 @pytest.mark.parametrize(
     ("name", "width"),
-    [(name, 3) for name in ("softplus", "tanh", "gelu", "silu", LINEAR)]
-    + [("softplus", 1), ("silu", 12)],
+    [("tanh", 3), ("gelu", 3), (LINEAR, 3), ("softplus", 1), ("silu", 12)],
 )
 def test_radii_are_the_best_of_their_kind(name, width):
     """Also where fewer neurons than features bend: P has a null space, or is zero."""

@@ -59,7 +59,7 @@ def run(honest, tmp_path):
 
 @pytest.mark.parametrize(
     ("depth", "name"),
-    [(3, name) for name in ACTIVATIONS] + [(2, "softplus"), (2, "silu"), (4, "tanh")],
+    [(2 + i % 2, name) for i, name in enumerate(ACTIVATIONS)] + [(4, "tanh")],
 )
 def test_honest_runs_pass(tmp_path, depth, name):
     run = write_run(tmp_path, spec_of(depth, name, rows=20), seed=depth)
@@ -71,7 +71,7 @@ def test_honest_runs_pass(tmp_path, depth, name):
 
 @pytest.mark.parametrize(
     ("depth", "gain", "deployment"),
-    [(2, 12.0, "exact"), (3, 2.0, "exact"), (5, 2.0, "exact"), (3, 2.0, "float32")],
+    [(2, 12.0, "exact"), (4, 2.0, "exact"), (3, 2.0, "float32")],
 )
 def test_honest_runs_with_local_curvature_pass(tmp_path, depth, gain, deployment):
     spec = spec_of(depth, "silu", rows=20, region="local", at=(0.5, 2.0), deployment=deployment)

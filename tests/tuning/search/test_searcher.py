@@ -389,6 +389,7 @@ def test_points_are_queued_though_their_maker_was_stopped_between_them(
     assert [trial.system_attrs["fixed_params"] for trial in record.get_trials()] == points
 
 
+@pytest.mark.slow
 def test_a_grid_is_run_once_by_searches_that_share_it(tmp_path: Path) -> None:
     spec = GRID.override({"search.storage": f"sqlite:///{tmp_path}/shared.db"})
     together = threading.Barrier(3, timeout=60)
@@ -417,6 +418,7 @@ def test_a_grid_is_run_once_by_searches_that_share_it(tmp_path: Path) -> None:
     assert drawn == {tuple(sorted(point.items())) for point in space.grid(spec)}
 
 
+@pytest.mark.slow
 def test_of_searches_that_draw_at_once_each_gets_trials_of_its_own(tmp_path: Path) -> None:
     """SQLite does not lock rows: without more, several searches draw one trial of the queue."""
     url = f"sqlite:///{tmp_path}/shared.db"
