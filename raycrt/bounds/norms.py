@@ -17,7 +17,7 @@ from raycrt.bounds.spectral import SLACK, nonnegative_norm_upper, weighted_gram_
 from raycrt.bounds.torus import torus_norm_upper
 from raycrt.networks.layers.affine import AffineMap, Chain, Dense
 from raycrt.networks.layers.convolution import AveragePool, Correlation
-from raycrt.networks.layers.diagonal import Diagonal, Normalization, Permutation, Scaling
+from raycrt.networks.layers.diagonal import Diagonal, Identity, Normalization, Scaling
 
 # Squares of smaller norms may underflow.
 _SMALLEST = 1e-140
@@ -272,7 +272,9 @@ class ScalingNorms(DiagonalNorms):
         return self._gain_upper((own.weight, own.bias, own.divisor), own.divisor.abs())
 
 
-class PermutationNorms(Norms[Permutation]):
+class IdentityNorms(Norms[Identity]):
+    """Also those of permutations."""
+
     def magnitude_upper(self) -> float:
         return 1.0
 
@@ -295,6 +297,6 @@ for _kind, _bounds in (
     (Diagonal, DiagonalNorms),
     (Normalization, NormalizationNorms),
     (Scaling, ScalingNorms),
-    (Permutation, PermutationNorms),
+    (Identity, IdentityNorms),
 ):
     norms.register(_kind, _bounds)

@@ -9,23 +9,7 @@ from torch import Tensor
 
 from raycrt.bounds.norms import Norms, norms
 from raycrt.bounds.spectral import SLACK
-from raycrt.networks.layers.residual import Identity, Parts, Stack, Sum
-
-
-@norms.register(Identity)
-class IdentityNorms(Norms[Identity]):
-    def magnitude_upper(self) -> float:
-        return 1.0
-
-    def row_norms_upper(self) -> Tensor:
-        size, device = self.layer.out_features, self.layer.like.device
-        return torch.ones(size, dtype=torch.float64, device=device)
-
-    def column_norms_upper(self) -> Tensor:
-        return self.row_norms_upper()
-
-    def gram_upper(self, weights: Tensor) -> float:
-        return float(weights.max())
+from raycrt.networks.layers.residual import Parts, Stack, Sum
 
 
 @norms.register(Parts)

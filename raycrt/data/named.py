@@ -6,7 +6,6 @@ only when `download` is set.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from raycrt.data import cifar, idx
-from raycrt.data.sources.source import DIRECTORY_VARIABLE
+from raycrt.data.sources.source import files_directory
 from raycrt.data.splits import Dataset, Split
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec
@@ -101,7 +100,8 @@ def _split(part: _Bytes) -> Split:
 
 def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:
     """Function that reads the images and labels of training (true) or test (false)."""
-    root, name = _directory(spec), str(spec.name)
+    name = str(spec.name)
+    root = files_directory(spec.directory, name, " (or use `digits`, which needs none)")
     classes = len(CLASS_NAMES[name])
 
     def read(train: bool) -> _Bytes:
@@ -129,16 +129,6 @@ def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:
         return images, labels
 
     return read
-
-
-def _directory(spec: DataSpec) -> Path:
-    named = spec.directory or os.environ.get(DIRECTORY_VARIABLE)
-    if not named:
-        raise InvalidInput(
-            f"data.directory: {spec.name} is read from files; name their directory with "
-            f"--data-dir or {DIRECTORY_VARIABLE} (or use `digits`, which needs none)"
-        )
-    return Path(os.path.abspath(os.path.expanduser(named)))
 
 
 def _find(name: str, root: Path) -> Callable[[bool], _Bytes]:

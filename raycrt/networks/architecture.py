@@ -9,7 +9,8 @@ from raycrt.activations import FAMILIES, Activation, activation
 from raycrt.errors import InvalidInput
 from raycrt.networks.layers.affine import AffineMap, Dense
 from raycrt.networks.layers.convolution import AveragePool, Convolution
-from raycrt.networks.layers.residual import Identity, Stack, Sum
+from raycrt.networks.layers.diagonal import Identity
+from raycrt.networks.layers.residual import Stack, Sum
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
 from raycrt.specs.layers import (

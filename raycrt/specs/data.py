@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raycrt.specs.record import NEURONS, ROWS, SEED, Record
+from raycrt.specs.record import NEURONS, ROWS, SEED, Options
 
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 # The keys that every data set uses, and those that every source uses besides.
@@ -21,13 +20,15 @@ _KEPT = ALWAYS | {"directory", "download"}
 Side = Annotated[int, Field(ge=1, le=NEURONS, strict=True)]
 
 
-class DataSpec(Record):
+class DataSpec(Options):
     """The data set, one of four by its `name` or any other by its `source`, and its splits.
 
     Every source states which of these keys it uses; `data.check` refuses the others where they are
     set. `shape` and `class_names` are facts about a source: what is read must agree with them if
     they are stated, and `data.described` states them. For a named set they are known.
     """
+
+    section: ClassVar[str] = "data"
 
     name: DataName | None = "digits"
     source: str | None = Field(
@@ -108,10 +109,6 @@ class DataSpec(Record):
         if self.path is None or ":" in str(self.source):
             return str(self.source)
         return f"{self.source} {self.path.name}"
-
-    def only(self, keys: frozenset[str]) -> SimpleNamespace:
-        """The values of `keys` alone."""
-        return SimpleNamespace(**{key: getattr(self, key) for key in keys})
 
     def replaced(self, values: dict[str, Any]) -> dict[str, Any]:
         """Defaults for the keys that are about this data set alone, if one of `values` (by key)

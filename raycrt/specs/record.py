@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from types import SimpleNamespace
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -29,3 +30,23 @@ class Record(BaseModel):
         if kinds and isinstance(value, str | bool):
             raise ValueError(f"must be {'a number' if float in kinds else 'an integer'}")
         return value
+
+
+class Options(Record):
+    """A section of a spec of which what it names, an objective say, `uses` some keys alone."""
+
+    section: ClassVar[str]
+
+    def only(self, keys: frozenset[str]) -> SimpleNamespace:
+        """The values of `keys` alone: reading another one is an error."""
+        return _Only(self.section, {key: getattr(self, key) for key in keys})
+
+
+class _Only(SimpleNamespace):
+    def __init__(self, section: str, values: dict[str, Any]) -> None:
+        super().__init__(**values)
+        self._section = section
+
+    def __getattr__(self, key: str) -> Any:
+        section = self.__dict__.get("_section", "")  # Copies ask before there is one.
+        raise AttributeError(f"{section}.{key} is read but not in `uses`")

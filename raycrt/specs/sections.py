@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,7 +17,7 @@ from raycrt.specs.layers import (
     acts,
     known_activation,
 )
-from raycrt.specs.record import NEURONS, PROCESSES, ROWS, SEED, TURNS, Real, Record
+from raycrt.specs.record import NEURONS, PROCESSES, ROWS, SEED, TURNS, Options, Real, Record
 
 # The smallest share of a CPU or GPU that Ray supports.
 _SHARE = 1e-4
@@ -130,17 +129,14 @@ class AugmentationSpec(Record):
         return bool(self.rotation or self.shift or self.scaling or self.mirror)
 
 
-class _Only(SimpleNamespace):
-    def __getattr__(self, key: str) -> Any:
-        raise AttributeError(f"train.{key} is read but not in `uses`")
-
-
-class TrainSpec(Record):
+class TrainSpec(Options):
     """Options of training. `radius` is the l2 radius trained for, in units of the input.
 
     Every objective and optimizer states which of these keys it uses; `training.effects` refuses the
     others where they are set. A spec can be read where its objective is not available.
     """
+
+    section: ClassVar[str] = "train"
 
     objective: str = Field("crt-all", description="one of raycrt.training.objectives.OBJECTIVES")
     radius: float = Field(1.58, ge=0, description="l2 radius trained for")
@@ -176,10 +172,6 @@ class TrainSpec(Record):
     )
     linear_scale: float = Field(0.01, gt=0, description="size of the signal in these layers")
     augmentation: AugmentationSpec = AugmentationSpec()
-
-    def only(self, keys: frozenset[str]) -> SimpleNamespace:
-        """The values of `keys` alone: reading another one is an error."""
-        return _Only(**{key: getattr(self, key) for key in keys})
 
 
 class CertifySpec(Record):

@@ -32,17 +32,17 @@ class Hidden:
         """Proved ranges of the curvatures."""
         return Ends(ranges.of_curvature(self.activation), self.active, self.width, passed=0.0)
 
-    @property
+    @cached_property
     def middle(self) -> np.ndarray:
         """The midpoint of each feature's slopes (width,)."""
         return (self.slopes.low + self.slopes.high) / 2
 
-    @property
+    @cached_property
     def deviation(self) -> float:
         """The largest distance of a slope from its midpoint, up to rounding."""
         return float(((self.slopes.high - self.slopes.low) / 2).max())
 
-    @property
+    @cached_property
     def at_zero(self) -> float:
         """The norm of the features' values at z = 0, up to rounding."""
         return abs(float(self.activation.value(0.0, NUMPY))) * math.sqrt(self.active)

@@ -13,7 +13,6 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from raycrt.activations import Activation
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import ModelSpec
 from raycrt.verify import stored_layers
@@ -33,22 +32,6 @@ class Model:
     biases: tuple[np.ndarray, ...]
     hidden: tuple[Hidden, ...]
     sha256: str
-
-    @staticmethod
-    def of(
-        weights: Sequence[np.ndarray],
-        biases: Sequence[np.ndarray],
-        activation: Activation,
-        sha256: str = "",
-    ) -> Model:
-        """The model in which `activation` acts on every hidden feature."""
-        sizes = [len(weight) for weight in weights[:-1]]
-        return Model(
-            weights=tuple(weights),
-            biases=tuple(biases),
-            hidden=tuple(Hidden(activation=activation, active=n, width=n) for n in sizes),
-            sha256=sha256,
-        )
 
     @staticmethod
     def load(file: Path, spec: ModelSpec, shape: Sequence[int]) -> Model:

@@ -23,8 +23,8 @@ from raycrt.errors import InvalidInput
 from raycrt.networks.layers import affine
 from raycrt.networks.layers.affine import AffineMap, Chain, Dense
 from raycrt.networks.layers.convolution import AveragePool, Convolution, Correlation
-from raycrt.networks.layers.diagonal import Diagonal, Normalization, Permutation, Scaling
-from raycrt.networks.layers.residual import Identity, Parts, Stack, Sum
+from raycrt.networks.layers.diagonal import Diagonal, Identity, Normalization, Permutation, Scaling
+from raycrt.networks.layers.residual import Parts, Stack, Sum
 from raycrt.networks.network import Network, build
 from raycrt.specs import ModelSpec
 from raycrt.verify.model import Model

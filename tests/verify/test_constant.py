@@ -3,7 +3,6 @@ not."""
 
 from math import inf
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,9 +10,9 @@ from raycrt.evaluation import report
 from raycrt.margins.constant import constant_margins
 from raycrt.verify import verify_run
 from raycrt.verify.constant import constant_margins as checked_margins
-from raycrt.verify.model import Model
 from tests.models import random_network
 from tests.verify.runs import rewrite_rows, rows_of, spec_of, write_run
+from tests.verify.seen import seen
 
 LIVE = 2
 
@@ -140,12 +139,5 @@ def test_both_sides_tell_the_same_margins_constant():
                 kept = torch.rand(layer.weight.shape, generator=generator) < 0.25
                 layer.weight.mul_(kept)
             network.layers[-1].weight[1] = network.layers[-1].weight[0]
-        layers = [(w.weight.detach().numpy(), w.bias.detach().numpy()) for w in network.layers]
-        model = Model.of(
-            weights=tuple(w.astype(np.float64) for w, _ in layers),
-            biases=tuple(b.astype(np.float64) for _, b in layers),
-            activation=network.activation,
-            sha256="",
-        )
-        ours = checked_margins(model)
+        ours = checked_margins(seen(network))
         assert (ours == constant_margins(network).numpy()).all() and ours[0, 1]

@@ -27,16 +27,11 @@ from raycrt.verify.radius import FLOAT32_UNIT, Errors, witness_radius
 from raycrt.verify.table import VERSIONS, read_rows
 from tests.models import LINEAR, random_network
 from tests.verify.runs import edit_manifest, manifest_of, rewrite_rows, rows_of, spec_of, write_run
+from tests.verify.seen import seen
 
 
 def _model(name="softplus", *, features=5, width=12, **options) -> Model:
-    network = random_network(2, name=name, features=features, width=width, **options)
-    return Model.of(
-        weights=tuple(layer.matrix().detach().double().numpy() for layer in network.layers),
-        biases=tuple(layer.offset().detach().double().numpy() for layer in network.layers),
-        activation=network.activation,
-        sha256="",
-    )
+    return seen(random_network(2, name=name, features=features, width=width, **options))
 
 
 def _curvature(model: Model) -> np.ndarray:

@@ -172,11 +172,12 @@ def _unrolled_model(depth: int, name: str) -> Model:
     geometry = Geometry(image=(1, 5, 6), outputs=4, kernel=3, stride=2, padding=1)
     matrix, offset = unrolled(kernel, bias, geometry)
     dense = _model(depth, name, features=len(matrix), seed=depth)
-    return Model.of(
+    first = replace(dense.hidden[0], active=len(matrix), width=len(matrix))
+    return replace(
+        dense,
         weights=(matrix, *dense.weights),
         biases=(offset, *dense.biases),
-        activation=dense.hidden[0].activation,
-        sha256="",
+        hidden=(first, *dense.hidden),
     )
 
 
@@ -195,11 +196,10 @@ def test_rounding_stays_within_its_bound(depth, name, kind):
     length = np.linalg.norm(x, axis=1)
 
     def evaluate(kind):
-        twin = Model.of(
+        twin = replace(
+            model,
             weights=tuple(w.astype(kind) for w in model.weights),
             biases=tuple(b.astype(kind) for b in model.biases),
-            activation=model.hidden[0].activation,
-            sha256="",
         )
         logits, slopes = twin.forward(x.astype(kind))
         return logits[:, 0] - logits[:, 1], twin.margin_gradient(slopes, label, target)

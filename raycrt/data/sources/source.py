@@ -93,6 +93,18 @@ class Source:
         return Path(path)
 
 
+def files_directory(stated: Path | None, title: str, otherwise: str = "") -> Path:
+    """`data.directory` if it is `stated`, else that of `RAYCRT_DATA`; `InvalidInput` without one,
+    which may say what to do `otherwise`."""
+    directory = stated or os.environ.get(DIRECTORY_VARIABLE)
+    if not directory:
+        raise InvalidInput(
+            f"data.directory: {title} is read from files; name their directory with --data-dir or "
+            f"{DIRECTORY_VARIABLE}{otherwise}"
+        )
+    return Path(os.path.abspath(os.path.expanduser(directory)))
+
+
 SOURCES: dict[str, type[Source]] = {}
 Kind = TypeVar("Kind", bound=type[Source])
 

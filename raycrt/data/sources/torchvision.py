@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raycrt.data.sources import items
-from raycrt.data.sources.source import DIRECTORY_VARIABLE, SPLITS, Rows, Source, by_split, register
+from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, files_directory, register
 from raycrt.errors import InvalidInput, nearest
 
 
@@ -52,13 +51,7 @@ class Torchvision(Source):
         return getattr(datasets, self.argument)
 
     def _root(self) -> Path:
-        named = self.options.directory or os.environ.get(DIRECTORY_VARIABLE)
-        if not named:
-            raise InvalidInput(
-                f"data.directory: {self.argument} is read from files; name their directory with "
-                f"--data-dir or {DIRECTORY_VARIABLE}"
-            )
-        return Path(os.path.abspath(os.path.expanduser(named)))
+        return files_directory(self.options.directory, self.argument)
 
     def _has(self, split: str) -> bool:
         """Whether the class has a split of this name; it is asked before it looks at files."""

@@ -97,24 +97,58 @@ class Scaling(Diagonal):
         return self.bias
 
 
-class Permutation(AffineMap):
+class Identity(AffineMap):
+    """x -> x."""
+
+    like: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        require(features > 0, "features > 0", features=features)
+        self.in_features = self.out_features = features
+        # This only carries the type and the device of the network.
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x
+
+    def transpose(self, cotangent: Tensor) -> Tensor:
+        return cotangent
+
+    def transpose_absolute(self, weights: Tensor) -> Tensor:
+        return weights
+
+    def linear_absolute(self, x: Tensor) -> Tensor:
+        return x
+
+    def row_norms(self) -> Tensor:
+        return self.like.new_ones(self.out_features)
+
+    def matrix(self) -> Tensor:
+        return torch.eye(self.in_features).to(self.like)
+
+    def offset(self) -> Tensor:
+        return self.like.new_zeros(self.out_features)
+
+    @property
+    def terms(self) -> int:
+        return 1
+
+
+class Permutation(Identity):
     """Feature i of the result is feature `order[i]` of the input."""
 
     order: Tensor
-    like: Tensor
 
     def __init__(self, order: Tensor) -> None:
-        super().__init__()
         features = len(order)
+        super().__init__(features)
         require(
             torch.equal(order.sort().values, torch.arange(features)),
             "order holds every feature once",
             features=features,
         )
-        self.in_features = self.out_features = features
         self.register_buffer("order", order)
-        # This only carries the type and the device of the network.
-        self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def linear(self, x: Tensor) -> Tensor:
         return x[..., self.order]
@@ -128,15 +162,5 @@ class Permutation(AffineMap):
     def linear_absolute(self, x: Tensor) -> Tensor:
         return self.linear(x)
 
-    def row_norms(self) -> Tensor:
-        return self.like.new_ones(self.out_features)
-
     def matrix(self) -> Tensor:
-        return torch.eye(self.in_features).to(self.like)[self.order]
-
-    def offset(self) -> Tensor:
-        return self.like.new_zeros(self.out_features)
-
-    @property
-    def terms(self) -> int:
-        return 1
+        return super().matrix()[self.order]

@@ -18,44 +18,6 @@ def _added(parts: Iterable[Tensor]) -> Tensor:
     return reduce(operator.add, parts)
 
 
-class Identity(AffineMap):
-    """x -> x."""
-
-    like: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        require(features > 0, "features > 0", features=features)
-        self.in_features = self.out_features = features
-        # This only carries the type and the device of the network.
-        self.register_buffer("like", torch.zeros(()), persistent=False)
-
-    def linear(self, x: Tensor) -> Tensor:
-        return x
-
-    def transpose(self, cotangent: Tensor) -> Tensor:
-        return cotangent
-
-    def transpose_absolute(self, weights: Tensor) -> Tensor:
-        return weights
-
-    def linear_absolute(self, x: Tensor) -> Tensor:
-        return x
-
-    def row_norms(self) -> Tensor:
-        return self.like.new_ones(self.out_features)
-
-    def matrix(self) -> Tensor:
-        return torch.eye(self.in_features).to(self.like)
-
-    def offset(self) -> Tensor:
-        return self.like.new_zeros(self.out_features)
-
-    @property
-    def terms(self) -> int:
-        return 1
-
-
 class Parts(AffineMap):
     """Several maps side by side; the family's common part.
 
