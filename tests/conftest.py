@@ -1,4 +1,8 @@
-"""Fixtures for the whole suite."""
+"""Fixtures for the whole suite.
+
+The process that hands tests to others reads this file too, so what is large is imported by the
+fixture that needs it.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import sklearn.datasets
-import torch
-from hypothesis import settings
-
-from raycrt.certification.targets import Targets
-from raycrt.cli import main as cli
 
 Shell = Callable[..., str]
 
@@ -43,31 +41,41 @@ search:
 """
 
 
-# The same examples every time, and few.
-settings.register_profile("raycrt", deadline=None, derandomize=True, max_examples=6)
-settings.load_profile("raycrt")
-# Several processes share the cores.
-torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def digits_are_read_once() -> Iterator[None]:
     """scikit-learn parses text for as long as a small test runs."""
+    import sklearn.datasets
+
     read = cache(sklearn.datasets.load_digits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sklearn.datasets, "load_digits", lambda: copy.deepcopy(read()))
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Several processes share the cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """What a test draws does not depend on which ran before it."""
-    torch.manual_seed(0)
+    """What a test draws does not depend on which ran before it.
+
+    `torch.manual_seed` also formats the stack three times for accelerators that are not there.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture
 def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many margins each call of the solver gets."""
+    from raycrt.certification.targets import Targets
+
     counts: list[int] = []
     solve = Targets.solve
     monkeypatch.setattr(
@@ -82,6 +90,7 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
     """Runs `raycrt` with words as in a shell, in this process: what it says, by exit code 0, or
     what it says on standard error by another one."""
+    from raycrt.cli import main as cli
 
     def run(*words: object, code: int = 0) -> str:
         monkeypatch.setattr(cli.app, "registered_commands", [])

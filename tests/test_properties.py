@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,6 +18,10 @@ from raycrt.networks.network import Network
 from raycrt.verify import verify_run
 from tests.models import random_network
 from tests.verify.runs import rewrite_rows, rows_of, spec_of, write_run
+
+# The same examples every time, and few.
+settings.register_profile("raycrt", deadline=None, derandomize=True, max_examples=6)
+settings.load_profile("raycrt")
 
 SEEDS = st.integers(0, 2**31 - 1)
 NAMES = st.sampled_from(sorted(ACTIVATIONS))

@@ -119,6 +119,7 @@ def test_the_recipe_trains_a_model_that_loads(files, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_narrow_model_of_the_recipe_is_certified_and_checked(files, tmp_path):
     spec = _spec(files, **{"model.channels": [2], "model.width": 16})
     report = verify_run(write_run(tmp_path / "run", spec))

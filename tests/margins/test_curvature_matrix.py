@@ -229,6 +229,7 @@ def _best_of_the_dual(network, images, found, m):
     return dual.clamp(min=0).sqrt().reshape(len(shares), -1).amax(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rank", "gain", "seed"),
     [

@@ -80,6 +80,7 @@ class ObjectiveLaws:
         empty = module(images[:0], labels[:0], torch.tensor(0.3))
         assert float(empty.loss.detach().sum()) == 0
 
+    @pytest.mark.slow
     def test_convolutions_learn_without_a_dense_matrix(self, objective, monkeypatch):
         def refuse(layer):
             raise AssertionError("a step must not form the matrix of a convolution")

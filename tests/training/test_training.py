@@ -344,6 +344,7 @@ def test_a_model_that_does_not_fit_its_spec_is_refused(tmp_path):
         checkpoint.load_model(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_robust_training_raises_certified_accuracy():
     spec = TINY.override({"train.epochs": 20, "data.limit": None, "model.width": 32})
     found = data.load(spec.data)

@@ -76,6 +76,7 @@ def test_the_report_says_that_a_prediction_is_constant(tmp_path, name):
     assert told == (name != "mask -inf")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mask -inf", "mask -1e+30", "two equal"])
 def test_honest_rows_of_two_layers_and_of_local_regions_pass(tmp_path, name):
     two = write_run(tmp_path / "two", spec_of(rows=20), change=CHANGES[name])

@@ -125,6 +125,7 @@ def test_radii_hold_and_are_no_smaller_than_those_by_a_number(name):
     assert gained > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "width"),
     [("tanh", 3), ("gelu", 3), (LINEAR, 3), ("softplus", 1), ("silu", 12)],
@@ -509,7 +510,11 @@ def _short_witnesses(rows: list[dict]) -> list[dict]:
 @pytest.mark.parametrize(
     ("honest", "version"),
     [(kind, storage.SCHEMA_VERSION) for kind in HONEST]
-    + [("dense", version) for version in VERSIONS if version != storage.SCHEMA_VERSION],
+    + [
+        pytest.param("dense", version, marks=pytest.mark.slow)
+        for version in VERSIONS
+        if version != storage.SCHEMA_VERSION
+    ],
     indirect=["honest"],
 )
 def test_rows_are_proved_up_to_what_the_matrix_proves(honest, tmp_path, monkeypatch, version):

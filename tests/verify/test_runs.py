@@ -69,6 +69,7 @@ def test_honest_runs_pass(tmp_path, depth, name):
     assert (report.checked, report.failed) == (20, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "gain", "deployment"),
     [(2, 12.0, "exact"), (4, 2.0, "exact"), (3, 2.0, "float32")],

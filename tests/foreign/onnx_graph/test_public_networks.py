@@ -40,6 +40,7 @@ def deep(digits: Split) -> Network:
     return files.load(file, None, SHAPE, images=digits.images)
 
 
+@pytest.mark.slow
 def test_six_layers_of_200_that_normalise(deep: Network, digits: Split) -> None:
     steps = [part for part in deep.layers[0].modules() if isinstance(part, Scaling)]
     assert deep.depth == 7 and len(steps) == 2
