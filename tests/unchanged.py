@@ -28,7 +28,8 @@ from raycrt.activations import ACTIVATIONS
 from raycrt.distributed.session import session
 from raycrt.networks import network
 from raycrt.specs import Spec, validate
-from raycrt.training import effects, loop
+from raycrt.training import loop
+from raycrt.training.options import effects
 from tuning.analysis import study
 from tuning.search import driver
 from tuning.trials import store

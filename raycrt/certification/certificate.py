@@ -41,7 +41,7 @@ _SENTENCES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Witnesses:
-    """Points that prove radii: `raycrt.margins.radius` at image + point, for that image and class.
+    """Points that prove radii: `margins.proofs.radius` at image + point, for that image and class.
 
     `row` and `target` (k,) index the image and class, sorted by row, then class; `point`
     (k, features) is float16; `curvature` (k,) float64 is the m with which the radius was proved.

@@ -3,7 +3,7 @@
 The theorem holds for the network with its stored weights, evaluated in exact arithmetic. Margins
 and radii are evaluated in float64, gradients in float32 where their proved relative error is small;
 the rounding error of each is bounded and subtracted. The solver only proposes points (stored in
-float16): `raycrt.margins.radius` turns any point into a valid radius.
+float16): `raycrt.margins.proofs.radius` turns any point into a valid radius.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from raycrt.certification.certificate import Witnesses, witness_points
 from raycrt.certification.targets import Targets
 from raycrt.margins.evaluation import MarginEvaluator
 from raycrt.margins.images import Margins
-from raycrt.margins.proof import ROUND_DOWN, Measured
-from raycrt.margins.radius import largest_curvature
+from raycrt.margins.proofs.proof import ROUND_DOWN, Measured
+from raycrt.margins.proofs.radius import largest_curvature
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raycrt.margins.radius import Points, dot
+from raycrt.margins.proofs.radius import Points, dot
 from raycrt.margins.tolerances import Tolerances
 
 

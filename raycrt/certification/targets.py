@@ -12,7 +12,7 @@ from raycrt.certification.certificate import Witnesses
 from raycrt.margins.evaluation import MarginEvaluator
 from raycrt.margins.images import Margins
 from raycrt.margins.prepared import PreparedNetwork
-from raycrt.margins.radius import Points
+from raycrt.margins.proofs.radius import Points
 
 
 @dataclass(frozen=True, kw_only=True)

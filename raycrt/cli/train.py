@@ -50,7 +50,7 @@ def train(
         run__gpus_per_worker=gpus_per_worker,
     )
     from raycrt.distributed import stages
-    from raycrt.training import rules
+    from raycrt.training.options import rules
 
     rules.check_training(spec)
     print(f"recipe: {recipe}")

@@ -14,8 +14,8 @@ from raycrt.bounds.spectral import SLACK
 from raycrt.margins.first_layer import Directions, Space, Span
 from raycrt.margins.images import Margins
 from raycrt.margins.prepared import CotangentNorms, PreparedNetwork, pull_back
-from raycrt.margins.proof import Measured
-from raycrt.margins.radius import Points
+from raycrt.margins.proofs.proof import Measured
+from raycrt.margins.proofs.radius import Points
 from raycrt.networks.network import Network
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from raycrt.bounds.error_tables import ErrorTables
 from raycrt.bounds.rounding import RoundingErrors, root_upper, squares
 from raycrt.bounds.spectral import SLACK
-from raycrt.margins.curvature import Curvature, MatrixCurvature, NumberCurvature
-from raycrt.margins.curvature_matrix import CurvatureMatrices
 from raycrt.margins.first_layer import Directions, Space, Span, spaces
 from raycrt.margins.gradient_norms import Leading, Measure, Pairs
-from raycrt.margins.proof import RadiusProof
+from raycrt.margins.proofs.curvature import Curvature, MatrixCurvature, NumberCurvature
+from raycrt.margins.proofs.curvature_matrix import CurvatureMatrices
+from raycrt.margins.proofs.proof import RadiusProof
 from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.floating_point import float32_is_plain
 from raycrt.networks.network import Network, Readout

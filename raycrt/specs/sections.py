@@ -132,8 +132,8 @@ class AugmentationSpec(Record):
 class TrainSpec(Options):
     """Options of training. `radius` is the l2 radius trained for, in units of the input.
 
-    Every objective and optimizer states which of these keys it uses; `training.effects` refuses the
-    others where they are set. A spec can be read where its objective is not available.
+    Every objective and optimizer states which of these keys it uses; `training.options.effects`
+    refuses the others where they are set. A spec can be read where its objective is not available.
     """
 
     section: ClassVar[str] = "train"

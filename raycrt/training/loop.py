@@ -23,10 +23,11 @@ from raycrt.networks import network as networks
 from raycrt.networks.floating_point import quicken_softplus
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec, TrainSpec
-from raycrt.training import objectives, optimizers, rules
+from raycrt.training import objectives, optimizers
 from raycrt.training.augmentation import random_maps, warp
 from raycrt.training.folding import Subspace, deepened
 from raycrt.training.optimizers import Optimizer
+from raycrt.training.options import rules
 from raycrt.training.precision import DTYPES, products_in
 
 State = dict[str, Any]

@@ -38,11 +38,11 @@ from raycrt import Certifier, data
 from raycrt.certification.certificate import Witnesses
 from raycrt.certification.targets import Targets
 from raycrt.evaluation.attacks import attack, draw_back, steps_to
-from raycrt.margins.curvature import NumberCurvature
 from raycrt.margins.evaluation import MarginEvaluator
 from raycrt.margins.images import Margins
 from raycrt.margins.prepared import PreparedNetwork
-from raycrt.margins.radius import Points
+from raycrt.margins.proofs.curvature import NumberCurvature
+from raycrt.margins.proofs.radius import Points
 from raycrt.networks import network
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, validate

@@ -24,8 +24,9 @@ from torch import nn
 from raycrt import recipes
 from raycrt.data import Split
 from raycrt.specs import Spec
-from raycrt.training import effects, loop
+from raycrt.training import loop
 from raycrt.training.loop import EpochEnd, Workers
+from raycrt.training.options import effects
 from tests.benchmarks import write
 
 DENSE_ROWS, CONVOLUTION_ROWS = 2560, 512

@@ -6,7 +6,7 @@ from PIL import Image
 
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec
-from raycrt.training import rules
+from raycrt.training.options import rules
 from tests.data.laws import part
 from tests.data.stores import STORES
 

@@ -10,8 +10,9 @@ import torch.multiprocessing as mp
 
 from raycrt import data
 from raycrt.specs import validate
-from raycrt.training import effects, loop
+from raycrt.training import loop
 from raycrt.training.objectives import OBJECTIVES
+from raycrt.training.options import effects
 
 # 130 rows in batches of 64: the last batch has 2 rows, fewer than three workers.
 SPEC = validate(

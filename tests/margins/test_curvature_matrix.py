@@ -9,9 +9,9 @@ import torch
 from raycrt import Certifier, attack
 from raycrt.activations import activation
 from raycrt.bounds.rounding import RoundingErrors
-from raycrt.margins.curvature import NumberCurvature
-from raycrt.margins.curvature_matrix import MatrixAtPoints
-from raycrt.margins.proof import Measured, RadiusProof
+from raycrt.margins.proofs.curvature import NumberCurvature
+from raycrt.margins.proofs.curvature_matrix import MatrixAtPoints
+from raycrt.margins.proofs.proof import Measured, RadiusProof
 from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.layers.affine import Dense
 from raycrt.networks.network import Network

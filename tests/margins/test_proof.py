@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raycrt.bounds.rounding import RoundingErrors
-from raycrt.margins.proof import Measured, RadiusProof
+from raycrt.margins.proofs.proof import Measured, RadiusProof
 from tests.models import random_network
 
 N = 400

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from raycrt import recipes
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, Spec, parse_override, strict_yaml, validate
-from raycrt.training import rules
+from raycrt.training.options import rules
 
 MISTAKES = {
     "unknown section": ({"trian": {}}, r"trian: unknown key; the nearest known is 'train'"),

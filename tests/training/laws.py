@@ -11,8 +11,9 @@ from raycrt.networks.layers.affine import Dense
 from raycrt.networks.layers.convolution import Convolution
 from raycrt.networks.network import Network
 from raycrt.specs import validate
-from raycrt.training import effects, loop, objectives
+from raycrt.training import loop, objectives
 from raycrt.training.objectives import OBJECTIVES
+from raycrt.training.options import effects
 from tests.models import random_network
 
 TINY = validate(

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from raycrt import data, recipes
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec, TrainSpec, strict_yaml, validate
-from raycrt.training import effects, loop, objectives, rules
+from raycrt.training import loop, objectives
 from raycrt.training.objectives import OBJECTIVES, Losses, Objective
 from raycrt.training.optimizers import OPTIMIZERS, Optimizer
+from raycrt.training.options import effects, rules
 from raycrt.training.registry import register
 from tuning.trials import space
 

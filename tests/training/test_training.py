@@ -13,11 +13,12 @@ from raycrt.networks import checkpoint
 from raycrt.networks.floating_point import float32_is_plain
 from raycrt.specs import AugmentationSpec, Spec, TrainSpec
 from raycrt.specs.provenance import Training
-from raycrt.training import attacks, augmentation, effects, loop, objectives
+from raycrt.training import attacks, augmentation, loop, objectives
 from raycrt.training.folding import Subspace, deepened
 from raycrt.training.objectives import OBJECTIVES
 from raycrt.training.objectives.crt_all import CrtAll
 from raycrt.training.objectives.ibp import interval_margins
+from raycrt.training.options import effects
 from raycrt.training.precision import View
 from raycrt.training.regularizer import CurvatureEstimate
 from tests.models import random_network

@@ -3,7 +3,7 @@
 `spec.search.space` maps paths of the spec to domains. A parameter that has no effect under the
 others' values (softplus's beta under tanh, gamma without a regulariser) is not drawn at all, so
 that the sampler learns nothing from its noise. Objectives, optimizers and activations state which
-parameters they use (`raycrt.training.effects`).
+parameters they use (`raycrt.training.options.effects`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ray.tune.search.variant_generator import generate_variants
 from raycrt.errors import InvalidInput, nearest, require
 from raycrt.specs import Spec, paths
 from raycrt.specs.search import Domain
-from raycrt.training import effects, rules
+from raycrt.training.options import effects, rules
 
 Params = dict[str, Any]
 

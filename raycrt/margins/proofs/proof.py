@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
-from raycrt.margins.curvature_matrix import MatrixAtPoints
-from raycrt.margins.radius import dual_radius
+from raycrt.margins.proofs.curvature_matrix import MatrixAtPoints
+from raycrt.margins.proofs.radius import dual_radius
 
 EPS = torch.finfo(torch.float64).eps
 _SMALLEST = 1e-280

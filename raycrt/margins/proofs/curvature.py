@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from raycrt.bounds.error_tables import ErrorTables
-from raycrt.margins.curvature_matrix import CurvatureMatrices
-from raycrt.margins.proof import Measured, RadiusProof
-from raycrt.margins.radius import Points
+from raycrt.margins.proofs.curvature_matrix import CurvatureMatrices
+from raycrt.margins.proofs.proof import Measured, RadiusProof
+from raycrt.margins.proofs.radius import Points
 from raycrt.margins.tolerances import Tolerances
 
 

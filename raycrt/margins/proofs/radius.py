@@ -27,7 +27,7 @@ def dual_radius(value: Tensor, gg: Tensor, gu: Tensor, uu: Tensor, m: Tensor) ->
     """r(u) from f and the products g.g, g.u and u.u, all of the same shape.
 
     Negative or zero where the point proves nothing, NaN where no real radius exists. The formula is
-    evaluated as it stands; `raycrt.margins.proof` accounts for its rounding.
+    evaluated as it stands; `raycrt.margins.proofs.proof` accounts for its rounding.
     """
     across = (gg + 2 * m * gu + m * m * uu).clamp(min=0).sqrt()
     reach = (gg + 2 * m * value).sqrt()

@@ -11,7 +11,7 @@ from raycrt.errors import InvalidInput, require
 from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
 from raycrt.specs.layers import DenseLayer, LayerSpec, ResidualLayer
-from raycrt.training import effects
+from raycrt.training.options import effects
 
 
 def check_training(spec: Spec) -> None:
