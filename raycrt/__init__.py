@@ -13,6 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raycrt import verify
+from raycrt.api.evidence import save
+from raycrt.api.training import train
 from raycrt.certification.certificate import Certificates, Status
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import radii_of_rows
@@ -37,6 +40,9 @@ __all__ = [
     "attack",
     "certify",
     "load",
+    "save",
+    "train",
+    "verify",
 ]
 
 

@@ -16,6 +16,7 @@ from raycrt import data
 from raycrt.distributed import room, stages
 from raycrt.distributed.session import session
 from raycrt.evaluation import report
+from raycrt.foreign import factory
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, identity
 from raycrt.system import outputs
@@ -35,7 +36,8 @@ _SEARCHED = (
 def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Report:
     """Run the unfinished stages of the job of `spec` in `out` and return its report."""
     console = console or Console()
-    spec = data.described(spec)
+    spec = factory.resolved(data.described(spec))
+    data.require_training_rows(spec.data)
     space.check(spec)
     home, model, proofs = out / SEARCH, out / TRAIN, out / CERTIFICATES
     with ExitStack() as claims:

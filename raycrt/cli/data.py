@@ -51,7 +51,7 @@ def data(
     print(f"data: {spec.title}")
     print("\n".join(description.lines(found, names)))
     out.parent.mkdir(parents=True, exist_ok=True)
-    description.draw(found.train, names, out)
+    description.draw(found.train if len(found.train) else found.test, names, out)
     print(f"picture: {out}")
     print("options: " + shlex.join(part for text in given for part in ("--set", text)))
 

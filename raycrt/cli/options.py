@@ -66,7 +66,7 @@ def spec_from(
     **shorthands: float | None,
 ) -> Spec:
     """The spec that the common options of a command define, with its data set checked and
-    described.
+    described, and the layers of its `model.factory`.
 
     `shorthands` are the values of options that stand for further keys, `section__key`; those that
     are None change nothing. `InvalidInput` where an option would have no effect: a key given twice,
@@ -74,6 +74,7 @@ def spec_from(
     download for a data set without files.
     """
     from raycrt import data
+    from raycrt.foreign import factory
 
     given = [parse_override(text) for text in overrides or []]
     given += [("data.directory", str(data_dir))] * (data_dir is not None)
@@ -93,4 +94,4 @@ def spec_from(
             "--data-dir and --download have no effect on data.name=digits, which comes with "
             "scikit-learn; name another data set by a --recipe or --set data.name=..."
         )
-    return data.described(spec)
+    return factory.resolved(data.described(spec))

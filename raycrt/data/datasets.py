@@ -85,6 +85,15 @@ def uses(spec: DataSpec) -> frozenset[str]:
     return ALWAYS | OF_SOURCES | sources.kind(str(spec.source)).uses
 
 
+def require_training_rows(spec: DataSpec) -> None:
+    """Raise `InvalidInput` if the data set is a test split alone."""
+    if spec.source is not None and "train" not in sources.of(spec).splits():
+        raise InvalidInput(
+            f"training needs a train split, but {spec.title} has a test split alone: its rows can "
+            "be certified, not trained on"
+        )
+
+
 def runs_code(spec: DataSpec) -> bool:
     """Whether reading the data set runs code that the spec names."""
     return spec.source is not None and sources.kind(spec.source).runs_code
@@ -105,15 +114,16 @@ def _read(spec: DataSpec) -> _Read:
         parts = {name: read() for name, read in source.splits().items()}
     except OSError as error:
         raise InvalidInput(f"the files of {spec.title} must be readable: {error}") from None
+    first = parts.get("train", next(iter(parts.values())))
     for rows in parts.values():
         if not len(rows.inputs):
             raise InvalidInput(f"there must be at least one row, but {rows.where} has none")
     for rows in parts.values():
-        _check_inputs(rows, parts["train"], spec.shape)
+        _check_inputs(rows, first, spec.shape)
     names, numbers = labels.classes(parts, source.class_names(), spec.class_names)
     given = {name: Split(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}
     return _Read(
-        shape=tuple(parts["train"].inputs.shape[1:]),
+        shape=tuple(first.inputs.shape[1:]),
         class_names=names,
         dataset=divided(given, spec, names),
     )

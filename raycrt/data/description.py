@@ -15,10 +15,12 @@ _AXES = {1: "features", 3: "channels, height, width"}
 def lines(dataset: Dataset, names: tuple[str, ...]) -> list[str]:
     """Shape and range of the inputs, and a table of the rows of each class in each split."""
     splits = {name: getattr(dataset, name) for name in NAMES}
-    shape = tuple(dataset.train.images.shape[1:])
-    low = min(float(split.images.min()) for split in splits.values())
-    high = max(float(split.images.max()) for split in splits.values())
-    mean, deviation = dataset.train.images.mean(), dataset.train.images.std()
+    given = {name: split for name, split in splits.items() if len(split)}
+    first, images = next((name, split.images) for name, split in given.items())
+    shape = tuple(images.shape[1:])
+    low = min(float(split.images.min()) for split in given.values())
+    high = max(float(split.images.max()) for split in given.values())
+    mean, deviation = images.mean(), images.std()
     counts = [torch.bincount(s.labels, minlength=len(names)).tolist() for s in splits.values()]
     table = [
         ["class", *NAMES],
@@ -28,7 +30,7 @@ def lines(dataset: Dataset, names: tuple[str, ...]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         f"shape: {' x '.join(map(str, shape))} ({_AXES[len(shape)]})",
-        f"values: {low:.6g} .. {high:.6g} (in train: mean {mean:.4g}, deviation {deviation:.4g})",
+        f"values: {low:.6g} .. {high:.6g} (in {first}: mean {mean:.4g}, deviation {deviation:.4g})",
         f"classes: {len(names)}",
         *(
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])

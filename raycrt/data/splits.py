@@ -33,7 +33,10 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Training rows, validation rows held out of the training set, and rows for the final test."""
+    """Training rows, validation rows held out of the training set, and rows for the final test.
+
+    The first two are empty for a data set that is a test split alone.
+    """
 
     train: Split
     validation: Split
@@ -49,13 +52,18 @@ class Dataset:
 
 
 def divided(given: Mapping[str, Split], spec: DataSpec, names: tuple[str, ...]) -> Dataset:
-    """The splits `given` as they are, and the missing ones taken out of the training rows.
+    """The splits `given` as they are, and the missing ones taken out of the training rows, if there
+    are some.
 
     Of each of the classes `names` the share `spec.test`, then `spec.validation` of the rest, is
     drawn from `spec.split_seed`. Rows keep their order, but those of validation are `mixed`. Raises
     `InvalidInput` where the training rows lack a class, or a share has none of a class.
     """
     parts = dict(given)
+    if set(parts) == {"test"}:
+        nothing = parts["test"].take(slice(0))
+        test = limited(parts["test"], spec.limit)
+        return Dataset(train=nothing, validation=nothing, test=test)
     counts = torch.bincount(parts["train"].labels, minlength=len(names))
     if not bool(counts.all()):
         lacking = names[int((counts == 0).nonzero()[0, 0])]

@@ -21,7 +21,7 @@ import torch
 from ray.data import ActorPoolStrategy
 from torch import Tensor
 
-from raycrt.certification import storage
+from raycrt.certification import manifest, storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import Options
 from raycrt.data import Split
@@ -57,8 +57,6 @@ def certify(
     before = stored(out, digest, spec, spec_describes_model=spec_describes_model)
     rows = out / storage.ROWS
     rows.mkdir(parents=True, exist_ok=True)
-    sections = spec.model_dump(mode="json") | ({} if spec_describes_model else {"model": None})
-    sections |= {} if training else {"train": None}
     began = time.monotonic()
     shared = {"schema_version": storage.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
     kept = all(before.get(key) == value for key, value in shared.items())
@@ -68,15 +66,14 @@ def certify(
     watch(done)
     if spec_describes_model:
         spec.save(out)
-    facts = {
-        "rows": len(split),
-        "weights_sha256": digest,
-        "region": spec.certify.region,
-        "deployment": spec.certify.deployment,
-        "margin_curvature": curvature.tolist(),
-        "spec": sections,
-        "training": training.model_dump(mode="json") if training else None,
-    }
+    facts = manifest.facts(
+        spec,
+        rows=len(split),
+        digest=digest,
+        curvature=curvature,
+        training=training,
+        spec_describes_model=spec_describes_model,
+    )
     storage.write_manifest(out, {"complete": False, **facts})
     if pending:
         for table in _run(network, curvature, spec, split, pending):

@@ -46,6 +46,7 @@ def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
         if _ended(spec, out, rows):
             print(f"this training is complete: {out / checkpoint.MODEL}")
             return
+        data.require_training_rows(spec.data)
         _train(spec, out, rows)
     print(f"model: {out / checkpoint.MODEL}")
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raycrt.activations import FAMILIES
+from raycrt.errors import InvalidInput
 from raycrt.specs.layers import (
     SIDE,
     ConvolutionLayer,
@@ -31,6 +32,9 @@ class ModelSpec(Record):
     pixels into ceil(n / stride).
     """
 
+    factory: str | None = Field(
+        None, description="module:function whose torch.nn.Module has the layers, in their place"
+    )
     layers: tuple[LayerSpec, ...] = Field(
         (), description="every layer but the last, a dense one that makes the logits"
     )
@@ -72,9 +76,13 @@ class ModelSpec(Record):
 
     @model_validator(mode="after")
     def _one_form(self) -> ModelSpec:
-        short = ("channels", "kernel", "stride", "depth", "width")
         fields = type(self).model_fields
-        stated = [key for key in short if getattr(self, key) != fields[key].default]
+        changed = [key for key in fields if getattr(self, key) != fields[key].default]
+        if self.factory is not None and changed != ["factory"]:
+            others = ", ".join(key for key in changed if key != "factory")
+            raise ValueError(f"{others} must be left out where factory is given")
+        short = ("channels", "kernel", "stride", "depth", "width")
+        stated = [key for key in short if key in changed]
         if self.layers and stated:
             raise ValueError(f"{', '.join(stated)} must be left out where layers is given")
         if self.layers and not any(acts(layer) for layer in self.layers):
@@ -89,6 +97,10 @@ class ModelSpec(Record):
     @property
     def hidden_layers(self) -> tuple[LayerSpec, ...]:
         """Every layer but the last, a dense one that makes the logits."""
+        if self.factory is not None:
+            raise InvalidInput(
+                f"model.factory={self.factory} must first be read, by raycrt.foreign.factory"
+            )
         if self.layers:
             return self.layers
         convolutions = (

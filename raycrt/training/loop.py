@@ -88,16 +88,31 @@ def _drawn(spec: Spec, model: ModelSpec, shape: tuple[int, ...]) -> Network:
     return networks.build(model, shape, classes).to(DTYPES[spec.train.precision])
 
 
+def _from(start: Network, spec: Spec) -> Network:
+    """A copy of `start` to be trained, with the weights of `spec.train.precision`."""
+    put_in = spec.train.components is not None or spec.train.linear_layers > 0
+    require(
+        not put_in,
+        "train.components and train.linear_layers are left out where weights are given",
+        components=spec.train.components,
+        linear_layers=spec.train.linear_layers,
+    )
+    return start.copied(DTYPES[spec.train.precision]).train().requires_grad_(True)
+
+
 def train(
     spec: Spec,
     split: Split,
     *,
+    start: Network | None = None,
     report: Report = lambda end: None,
     workers: Workers | None = None,
     state: State | None = None,
     device: torch.device | str = "cpu",
 ) -> Network:
     """Train `spec` on `split` and return the network.
+
+    It begins at the weights of `start`, a network of `spec.model`, or at `fresh` ones.
 
     With the same spec, split and number of workers the weights are the same to the last bit on one
     machine's CPU, whether or not training was stopped after an epoch and resumed from its `state`.
@@ -109,7 +124,7 @@ def train(
     subspace = None
     if spec.train.components is not None:
         subspace = Subspace(split.images, spec.train.components).to(device)
-    model = _trained_part(spec).to(device)
+    model = (_trained_part(spec) if start is None else _from(start, spec)).to(device)
     objective = objectives.build(model, spec.train, subspace)
     wrapped = workers.wrap(objective)
     optimizer = optimizers.build(model, spec.train)

@@ -197,6 +197,17 @@ class SourceLaws(DataLaws):
         found = data.load(store.spec(tmp_path, parts).data)
         assert set(found.test.labels.tolist()) == {0, 2}
 
+    def test_a_test_split_alone_is_certified_and_not_trained_on(self, store, tmp_path):
+        if not store.splits:
+            pytest.skip("only training rows can be stored")
+        given = part(9)
+        spec = store.spec(tmp_path, {"test": given})
+        found = data.load(spec.data)
+        _same_rows(store, found.test, given, ordered=store.ordered)
+        assert len(found.train) == len(found.validation) == len(found.fit) == 0
+        with pytest.raises(InvalidInput, match="has a test split alone"):
+            data.require_training_rows(spec.data)
+
     def test_a_share_too_small_for_a_class_is_refused(self, spec):
         small = spec.override({"data.test": 0.01})
         _refused(small, "data.test must leave rows of each class on both sides, but 0.01 of the 20")

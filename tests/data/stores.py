@@ -32,7 +32,7 @@ def cut(file: Path) -> str:
 def _npz(directory: Path, parts: Mapping[str, Part]) -> dict:
     arrays = {}
     for name, part in parts.items():
-        suffix = "" if len(parts) == 1 else f"_{name}"
+        suffix = "" if [*parts] == ["train"] else f"_{name}"
         arrays |= {f"x{suffix}": np.moveaxis(part.pixels, 1, 3), f"y{suffix}": np.array(part.names)}
     np.savez(directory / "all.npz", **arrays)
     return {"source": "arrays", "path": directory / "all.npz"}
@@ -54,7 +54,7 @@ def _images(directory: Path, part: Part) -> None:
 
 def _folder(directory: Path, parts: Mapping[str, Part]) -> dict:
     for name, part in parts.items():
-        _images(directory / (name if len(parts) > 1 else ""), part)
+        _images(directory / ("" if [*parts] == ["train"] else name), part)
     return {"source": "folder", "path": directory}
 
 
@@ -106,7 +106,7 @@ def _huggingface(directory: Path, parts: Mapping[str, Part]) -> dict:
         images = [{"bytes": png(p), "path": None} for p in part.pixels]
         columns = {"image": images, "label": part.names}
         made[name] = datasets.Dataset.from_dict(columns, features=kinds)
-    saved = datasets.DatasetDict(made) if len(made) > 1 else made["train"]
+    saved = made["train"] if [*made] == ["train"] else datasets.DatasetDict(made)
     saved.save_to_disk(str(directory / "saved"))
     return {"source": "huggingface", "path": directory / "saved"}
 
@@ -122,9 +122,9 @@ def _torchvision(directory: Path, parts: Mapping[str, Part]) -> dict:
 
 
 def _function(directory: Path, parts: Mapping[str, Part]) -> dict:
-    arrays = _npz(directory, {"train": parts["train"], **parts})["path"]
+    arrays = _npz(directory, parts)["path"]
     names = list(parts)
-    suffix = {name: "" if len(parts) == 1 else f"_{name}" for name in names}
+    suffix = {name: "" if [*parts] == ["train"] else f"_{name}" for name in names}
     module = f"mine_{abs(hash(directory))}"
     (directory / f"{module}.py").write_text(
         f"""import numpy as np

@@ -120,9 +120,9 @@ BAD = {
         lambda folder: (folder / "cow").mkdir(),
         r"each class must have rows in the train split, but class 'cow' has none",
     ),
-    "a test without training": (
-        lambda folder: (folder / "ape").rename(folder / "test"),
-        r"a train split must be given, but \S+ has test",
+    "a validation without training": (
+        lambda folder: (folder / "ape").rename(folder / "val"),
+        r"a train split must be given, but \S+ has val",
     ),
     "a split twice": (
         lambda folder: [(folder / name).mkdir() for name in ("train", "val", "valid")],

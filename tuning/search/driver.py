@@ -29,6 +29,7 @@ from rich.console import Console
 from raycrt import data
 from raycrt.distributed.session import dashboard, session
 from raycrt.errors import InvalidInput, require
+from raycrt.foreign import factory
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, identity
 from raycrt.system import outputs
@@ -63,7 +64,8 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     the same trials. `InvalidInput` if another process drives the search in `home`.
     """
     console = console or Console()
-    spec = data.described(spec)
+    spec = factory.resolved(data.described(spec))
+    data.require_training_rows(spec.data)
     space.check(spec)
     _check_directory(spec)
     loggers, first = _loggers(spec), _first(spec)

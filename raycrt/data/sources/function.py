@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -17,6 +15,7 @@ from raycrt.data import pixels
 from raycrt.data.sources import items
 from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
 from raycrt.errors import InvalidInput
+from raycrt.system.imports import imported
 
 _NAMES = "class_names"
 
@@ -60,25 +59,7 @@ class Function(Source):
 
     @cached_property
     def _returned(self) -> Mapping[str, Any]:
-        if self._directory not in sys.path:
-            sys.path.insert(0, self._directory)
-        module = self._name.partition(":")[0]
-        try:
-            found = getattr(importlib.import_module(module), self.argument)
-        except ModuleNotFoundError as error:
-            raise InvalidInput(
-                f"data.source must name a module that can be imported, but {error}, nor in "
-                f"{self._directory}"
-            ) from None
-        except AttributeError:
-            raise InvalidInput(
-                f"data.source must name a function of {module}, but it has no {self.argument!r}"
-            ) from None
-        if not callable(found):
-            raise InvalidInput(
-                f"data.source must name a function of {module}, but {self.argument!r} is "
-                f"{type(found).__name__}"
-            )
+        found = imported(self._name, "data.source", self._directory)
         returned = found()
         if not isinstance(returned, Mapping):
             raise InvalidInput(

@@ -41,10 +41,10 @@ class HuggingFace(Source):
 
     def class_names(self) -> Sequence[str] | None:
         opened = self._opened
-        train = opened["train"] if isinstance(opened, dict) else opened
+        first = next(iter(opened.values())) if isinstance(opened, dict) else opened
         named = {
             column: feature.names
-            for column, feature in train.features.items()
+            for column, feature in first.features.items()
             if hasattr(feature, "names") and self.options.label in (None, column)
         }
         return next(iter(named.values())) if len(named) == 1 else None

@@ -66,7 +66,8 @@ class Source:
         return False
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
-        """A reader for each split given: `train`, and perhaps `validation` and `test`.
+        """A reader for each split given: `train`, and perhaps `validation` and `test`, or `test`
+        alone.
 
         Raises `InvalidInput`, as the readers do, naming the file that is not what it must be.
         """
@@ -130,15 +131,17 @@ def register(kind: str, *, uses: tuple[str, ...] = ()) -> Callable[[Kind], Kind]
 def by_split(names: Mapping[str, Any], where: object) -> dict[str, Any]:
     """The values of `names` under train, validation and test, for any usual name of these.
 
-    `InvalidInput` where two names are the same split, or there is no training split.
+    `InvalidInput` where two names are the same split, or there is no training split beside others
+    than the test split.
     """
     found: dict[str, Any] = {}
     for name, value in names.items():
         split = SPLITS[name.lower()]
         require(split not in found, "a split is given once", split=split, where=str(where))
         found[split] = value
-    if "train" not in found:
+    if "train" not in found and set(found) != {"test"}:
         raise InvalidInput(
-            f"a train split must be given, but {where} has {' and '.join(names) or 'none'}"
+            f"a train split must be given, but {where} has {' and '.join(names) or 'none'}; only a "
+            "test split may stand alone"
         )
     return found

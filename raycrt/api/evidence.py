@@ -1,0 +1,89 @@
+"""A run on disk, written by a program: a model, its rows and their certificates."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from raycrt import data
+from raycrt.api.rows import Rows, split_of
+from raycrt.api.training import at_hand
+from raycrt.certification import manifest, storage
+from raycrt.certification.certifier import Certifier
+from raycrt.certification.options import Options
+from raycrt.errors import require
+from raycrt.foreign import factory
+from raycrt.foreign.modules.reader import as_network
+from raycrt.networks import checkpoint
+from raycrt.specs import Spec
+from raycrt.system import outputs
+
+ROWS = "rows.npz"
+
+
+def save(directory: str | Path, model: nn.Module, rows: Rows, **options: Any) -> Path:
+    """Certify `rows` in this process and write the run into a new `directory`; return its path.
+
+    The run is what `raycrt verify`, `raycrt.verify` and `raycrt report` read: the weights and the
+    layers of `model` in `train/`, the rows in `rows.npz`, and their certificates in
+    `certificates/`. `model` and `rows` are as in `raycrt.train`, but labels need not have every
+    class. `options` are keys of a recipe's section `certify`: at, region, deployment, steps,
+    batch_size; full radii are proved, up to the solver's tolerance.
+
+    Raises `InvalidInput` before any work starts where a value or the model does not fit, or where
+    the directory holds files.
+    """
+    out = Path(directory)
+    split = split_of(rows)
+    require(
+        not out.exists() or not any(out.iterdir()),
+        "a run is written into a new directory",
+        directory=str(out),
+    )
+    network = as_network(model, tuple(split.images.shape[1:]), split.images).cpu()
+    spec = Spec().override({f"certify.{key}": value for key, value in options.items()})
+    spec = at_hand(spec, split, network.classes, path=out.absolute() / ROWS)
+    spec = spec.model_copy(update={"model": factory.listed(network, network.classes)})
+    Options.of(spec.certify).check(network)
+    with outputs.held(outputs.made(out / "certificates")):
+        outputs.write_atomically(out / ROWS, _as_npz(split, data.class_names(spec.data)))
+        checkpoint.save_model(out / "train", network, spec)
+        _certify(out / "certificates", network, spec, split)
+    return out
+
+
+def _as_npz(split: data.Split, names: tuple[str, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        test_images=split.images.numpy(),
+        test_labels=split.labels.numpy(),
+        class_names=np.array(names),
+    )
+    return buffer.getvalue()
+
+
+def _certify(out: Path, network: Any, spec: Spec, split: data.Split) -> None:
+    began = time.monotonic()
+    certifier = Certifier.of(network, spec.certify)
+    facts = manifest.facts(
+        spec,
+        rows=len(split),
+        digest=checkpoint.weights_hash(network),
+        curvature=certifier.curvature,
+        training=None,
+    )
+    (out / storage.ROWS).mkdir()
+    storage.write_manifest(out, {"complete": False, **facts})
+    first = 0
+    for found in certifier.batches(split.images):
+        labels = split.labels[first : first + len(found)].numpy()
+        table = storage.to_table(found, first, labels)
+        storage.write_rows(out / storage.ROWS / f"{first:09d}.parquet", table)
+        first += len(found)
+    storage.write_manifest(out, {"complete": True, **facts, "seconds": time.monotonic() - began})

@@ -1,0 +1,88 @@
+"""Training in this process: of a spec, or of a torch module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from raycrt import data, recipes
+from raycrt.api.rows import Rows, split_of
+from raycrt.data import Split
+from raycrt.errors import InvalidInput, require
+from raycrt.foreign import factory
+from raycrt.foreign.modules.reader import as_network
+from raycrt.networks import network as networks
+from raycrt.networks.network import Network
+from raycrt.specs import Spec
+from raycrt.training import loop
+from raycrt.training.loop import Report
+
+
+def train(
+    model: nn.Module | Spec | str,
+    rows: Rows | None = None,
+    *,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+    report: Report = lambda end: None,
+    **options: Any,
+) -> Network:
+    """Train in this process and return the network, on `device`.
+
+    `model` is a `torch.nn.Module` that `raycrt.as_network` reads, of which a copy is trained from
+    the weights that it has; or a spec, or the name or path of a recipe. `rows` are a pair (inputs,
+    labels), inputs (n, features) or (n, channels, height, width) and labels (n,) whole numbers from
+    0, a torch `Dataset` of such rows, or a `raycrt.data.Split`. A spec without `rows` is trained on
+    the training and validation rows of its data set.
+
+    `options` are keys of a recipe's section `train`: objective, radius, gamma, epochs, ... `report`
+    is called with a `raycrt.training.loop.EpochEnd` after each epoch. Raises `InvalidInput` before
+    any work starts where a value, the rows or the model do not fit, and
+    `raycrt.training.loop.TrainingDiverged` where the loss does not stay finite.
+    """
+    values: dict[str, Any] = {f"train.{key}": value for key, value in options.items()}
+    values |= {} if seed is None else {"run.seed": seed}
+    split = None if rows is None else split_of(rows)
+    if isinstance(model, nn.Module):
+        if split is None:
+            raise InvalidInput("a module must be given rows: raycrt.train(model, rows)")
+        spec, start = _of_module(model, Spec().override(values), split)
+    else:
+        spec = (model if isinstance(model, Spec) else recipes.load(model)).override(values)
+        start = None
+        if split is None:
+            data.require_training_rows(spec.data)
+            spec = data.described(spec)
+            split = data.load(spec.data).fit
+        else:
+            spec = at_hand(spec, split, int(split.labels.max()) + 1)
+        spec = factory.resolved(spec)
+    _require_labels(split, len(data.class_names(spec.data)))
+    return loop.train(spec, split, start=start, report=report, device=device)
+
+
+def at_hand(spec: Spec, split: Split, classes: int, **more: Any) -> Spec:
+    """`spec` with the shape of the rows of `split` and the numbers of `classes` as their names."""
+    facts: dict[str, Any] = {
+        "source": "arrays",
+        "shape": tuple(split.images.shape[1:]),
+        "class_names": tuple(map(str, range(classes))),
+    }
+    return spec.override({f"data.{key}": value for key, value in (facts | more).items()})
+
+
+def _of_module(model: nn.Module, spec: Spec, split: Split) -> tuple[Spec, Network]:
+    """The spec that lists the layers of `model`, and the network of that spec with its weights."""
+    read = as_network(model, tuple(split.images.shape[1:]), split.images)
+    spec = at_hand(spec, split, read.classes)
+    spec = spec.model_copy(update={"model": factory.listed(read, read.classes)})
+    start = networks.build(spec.model, data.shape(spec.data), read.classes).to(read.dtype)
+    start.load_state_dict(read.state_dict())
+    return spec, start
+
+
+def _require_labels(split: Split, classes: int) -> None:
+    largest = int(split.labels.max()) if len(split) else 0
+    require(largest < classes, "labels < classes", largest=largest, classes=classes)
