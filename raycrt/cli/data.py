@@ -37,8 +37,7 @@ def data(
     from raycrt import data as sets
     from raycrt.data import description
 
-    chosen = [f"{key}={_as_yaml(value)}" for key, value in _chosen(what).items()]
-    given = chosen + (set_ or [])
+    given = named(what) + (set_ or [])
     spec = spec_from(
         DEFAULT_RECIPE,
         given,
@@ -54,6 +53,11 @@ def data(
     description.draw(found.train if len(found.train) else found.test, names, out)
     print(f"picture: {out}")
     print("options: " + shlex.join(part for text in given for part in ("--set", text)))
+
+
+def named(what: str) -> list[str]:
+    """The overrides that name the data set `what`."""
+    return [f"{key}={_as_yaml(value)}" for key, value in _chosen(what).items()]
 
 
 def _as_yaml(text: str) -> str:

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from raycrt.cli.certify import certify
 from raycrt.cli.data import data
+from raycrt.cli.init import init
 from raycrt.cli.report import report
 from raycrt.cli.train import train
 from raycrt.cli.verify import verify
@@ -57,6 +58,7 @@ def options(
     A run is a recipe with overrides. Start with `raycrt demo`; then, step by step:
 
       raycrt data    photos/                             describe the data in a folder
+      raycrt init    runs/b --data photos/               write a recipe for it
       raycrt search  --recipe digits --out runs/a        find the best configuration
       raycrt train   --recipe runs/a/search/best.yaml --out runs/a
       raycrt certify --out runs/a                        prove a radius for each test image
@@ -99,7 +101,7 @@ def _shown_of_thread(failed: threading.ExceptHookArgs) -> None:
 def main() -> None:
     """Run the command line."""
     pipes.outlive_readers()
-    for command in (data, train, certify, verify, report):
+    for command in (data, init, train, certify, verify, report):
         app.command()(command)
     for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
         app.command(entry.name)(entry.load())

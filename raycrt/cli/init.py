@@ -1,0 +1,95 @@
+"""`raycrt init`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raycrt.cli.data import named
+from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, spec_from
+from raycrt.errors import InvalidInput
+from raycrt.specs import Spec, strict_yaml
+from raycrt.system.outputs import made, write_atomically
+
+if TYPE_CHECKING:
+    from raycrt.api.recipe import Start
+
+RECIPE = "recipe.yaml"
+# Sections of a recipe that a person changes, in this order.
+_SECTIONS = ("data", "model", "train", "certify", "search", "run")
+
+
+def init(
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", callback=lasting, help="Directory of the run; created if missing."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A named set, a source such as torchvision:SVHN or module:function, or a path."
+        ),
+    ],
+    set_: Overrides = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="How long search and training may take on this machine.")
+    ] = 10.0,
+) -> None:
+    """Look at a data set and write a recipe to start with, DIR/recipe.yaml.
+
+    It states what was read, and chooses network, radii, epochs and search space by the rows, so
+    that the whole job takes about MINUTES here. --set takes keys of `data`.
+    """
+    from raycrt import data as sets
+    from raycrt.api import recipe
+    from raycrt.data import description
+
+    file = out / RECIPE
+    if file.exists():
+        raise InvalidInput(f"{file} must not exist yet; remove it, or name another directory")
+    spec = spec_from(
+        DEFAULT_RECIPE,
+        named(data) + (set_ or []),
+        data_dir,
+        download,
+        idle=("model", "train", "certify", "search", "run"),
+    )
+    sets.require_training_rows(spec.data)
+    dataset = sets.load(spec.data)
+    print(f"data: {spec.data.title}")
+    print("\n".join(description.lines(dataset, sets.class_names(spec.data))))
+    start = recipe.start(Spec().model_copy(update={"data": spec.data}), dataset, minutes)
+    heading = _heading(start)
+    write_atomically(made(out) / RECIPE, (heading + _text(start.spec)).encode())
+    print(heading, end="")
+    print(f"recipe: {file}")
+    print("next:")
+    where = shlex.quote(str(file)), shlex.quote(str(out))
+    print("  raycrt demo --recipe {} --out {}      # search, train, certify, report".format(*where))
+    print("  raycrt verify {1}".format(*where))
+
+
+def _heading(start: Start) -> str:
+    """Comments that say what the numbers were chosen by."""
+    train = start.spec.train
+    training = train.epochs * start.seconds / 60
+    return (
+        f"# The nearest training row of another class is {start.distance:.3g} away (median). No "
+        "classifier that is right\n# on both has a radius above half of that; this recipe trains "
+        f"for {train.radius:g}.\n"
+        f"# On this machine an epoch takes {start.seconds:.2g} s: {train.epochs} epochs take "
+        f"{training:.2g} minutes, search and training\n# together about {start.minutes:.2g}.\n"
+    )
+
+
+def _text(spec: Spec) -> str:
+    """The sections of a recipe, without keys that have their default."""
+    tree = spec.model_dump(mode="json", exclude_defaults=True)
+    return "".join(strict_yaml.write({key: tree[key]}) for key in _SECTIONS if key in tree)
