@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
-from torch import Tensor
-
-from raycrt.data import labels, named, pixels, sources
-from raycrt.data.sources.source import DIRECTORY_VARIABLE, Rows
+from raycrt.data import checks, labels, named, sources
+from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import Dataset, Split, divided
-from raycrt.errors import InvalidInput
+from raycrt.data.streaming import survey
+from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec, Spec, identity
 from raycrt.specs.data import ALWAYS, OF_SOURCES
 
@@ -70,10 +67,11 @@ def described(spec: Spec) -> Spec:
     named data set is checked, and its spec returned as it is.
     """
     if spec.data.name is not None:
+        require(not spec.run.stream, "run.stream is for sources; a named data set fits into memory")
         check(spec.data)
         return spec
     _check_effects(spec.data)
-    found = _read(spec.data)
+    found = survey(spec.data) if spec.run.stream else _read(spec.data)
     facts = {"data.shape": found.shape, "data.class_names": found.class_names}
     return spec.override({**facts, **sources.of(spec.data).placed()})
 
@@ -119,7 +117,7 @@ def _read(spec: DataSpec) -> _Read:
         if not len(rows.inputs):
             raise InvalidInput(f"there must be at least one row, but {rows.where} has none")
     for rows in parts.values():
-        _check_inputs(rows, first, spec.shape)
+        checks.check_inputs(rows, first, spec.shape)
     names, numbers = labels.classes(parts, source.class_names(), spec.class_names)
     given = {name: Split(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}
     return _Read(
@@ -127,36 +125,6 @@ def _read(spec: DataSpec) -> _Read:
         class_names=names,
         dataset=divided(given, spec, names),
     )
-
-
-def _check_inputs(rows: Rows, first: Rows, stated: Sequence[int] | None) -> None:
-    """Refuse inputs of other columns or another shape than the `first` rows or the `stated` one,
-    NaN and inf."""
-    for one, other in zip_longest(rows.columns, first.columns):
-        if one != other:
-            raise InvalidInput(
-                "all splits must have the same columns in one order, but where "
-                f"{first.where} has {other!r}, {rows.where} has {one!r}"
-            )
-    if rows.inputs.shape[1:] != first.inputs.shape[1:]:
-        raise InvalidInput(
-            pixels.another_shape(rows.inputs[0], rows.place(0), first.inputs[0], first.place(0))
-        )
-    if stated is not None and tuple(stated) != rows.inputs.shape[1:]:
-        raise InvalidInput(
-            f"data.shape states {tuple(stated)}, but {rows.place(0)} has "
-            f"{tuple(rows.inputs.shape[1:])}"
-        )
-    wrong = ~rows.inputs.isfinite()
-    if bool(wrong.any()):
-        raise InvalidInput(_not_finite(rows, wrong))
-
-
-def _not_finite(rows: Rows, wrong: Tensor) -> str:
-    row, *index = (int(k) for k in wrong.nonzero()[0])
-    value = float(rows.inputs[(row, *index)])
-    where = f"column {rows.columns[index[0]]!r}" if rows.columns else f"entry {tuple(index)}"
-    return f"inputs must be finite in float32, but {where} in {rows.place(row)} is {value}"
 
 
 def _stated(spec: DataSpec, key: str) -> tuple:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raycrt import data
-from raycrt.distributed import lines, session, worker
+from raycrt.data.streaming import store
+from raycrt.distributed import lines, session, streaming, worker
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
@@ -70,12 +72,17 @@ def fit(
     """
     stop = stop or threading.Event()
     line = lines.start()
+    stored = (out / "rows").resolve() if spec.run.stream else None
+    number = 0 if stored is None else store(spec.data, rows, stored)
     trainer = TorchTrainer(
         worker.train,
+        datasets=None if stored is None else streaming.datasets(spec, stored, rows, number),
+        dataset_config=streaming.config() if stored else None,
         train_loop_config={
             "spec": spec.model_dump(mode="json"),
             "data": data.located(spec).data.model_dump(mode="json"),
             "rows": rows,
+            "stored": stored,
             "measure": measure,
             "line": line,
             "seconds": seconds_between_checkpoints,
@@ -117,6 +124,8 @@ def fit(
     with result.checkpoint.as_directory() as directory:
         model, _ = checkpoint.load_model(Path(directory))
     checkpoint.save_model(out, model, spec, Training.of(spec, rows))
+    if stored is not None:
+        shutil.rmtree(stored)
     return model
 
 

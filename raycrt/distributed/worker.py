@@ -18,6 +18,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raycrt import data
+from raycrt.data import Split
+from raycrt.data.streaming import Stored
+from raycrt.distributed.streaming import Streamed
 from raycrt.evaluation.assessment import assess
 from raycrt.networks import checkpoint
 from raycrt.specs import DataSpec, Spec, validate
@@ -46,16 +49,15 @@ def train(config: dict[str, Any]) -> None:
             state = checkpoint.load_state(Path(directory))
     elif config["from"] is not None:
         state = checkpoint.load_state(Path(config["from"]))
-    dataset = data.load(DataSpec.model_validate(config["data"]))
-    split = getattr(dataset, config["rows"])
-    watched = dataset.validation.take(slice(_ROWS_ASSESSED))
+    split, watched = _rows(spec, config, workers.rank)
     name = "validation" if config["rows"] == "train" else "training_rows"
     assessed = {math.ceil(spec.train.epochs * k / _ASSESSMENTS) for k in range(1, _ASSESSMENTS + 1)}
+    rows = len(split) if isinstance(split, Split) else split.rows
     line, first = config["line"], workers.rank == 0
     last = began = time.monotonic()
 
     def observe(end: EpochEnd, measured: Metrics) -> Metrics:
-        seen = {"rows_per_second": len(split) / (time.monotonic() - began)}
+        seen = {"rows_per_second": rows / (time.monotonic() - began)}
         if end.epoch in assessed:
             found = assess(end.network, watched, spec.certify)
             seen |= {f"{name}/{key}": value for key, value in found.items()}
@@ -91,6 +93,15 @@ def train(config: dict[str, Any]) -> None:
     if state is not None and state["epoch"] == spec.train.epochs:
         # The run ended after its last checkpoint was stored and before that was reported.
         report(EpochEnd(epoch=state["epoch"], metrics={}, network=network, state=lambda: state))
+
+
+def _rows(spec: Spec, config: dict[str, Any], rank: int) -> tuple[Split | Streamed, Split]:
+    """The rows to be trained on, in memory or streamed, and those that are assessed."""
+    part, stored, some = config["rows"], config["stored"], slice(_ROWS_ASSESSED)
+    if stored is not None:
+        return Streamed(spec, stored, part, rank), Stored(stored, "validation").read(some)
+    dataset = data.load(DataSpec.model_validate(config["data"]))
+    return getattr(dataset, part), dataset.validation.take(some)
 
 
 def _keep(end: EpochEnd, spec: Spec, rows: Rows, first: bool) -> None:

@@ -216,6 +216,9 @@ class RunSpec(Record):
     )
     cpus_per_worker: float = Field(1, ge=_SHARE, le=PROCESSES)
     gpus_per_worker: float = Field(0, ge=0, le=PROCESSES)
+    stream: bool = Field(
+        False, description="training reads its rows from files, for data larger than memory"
+    )
 
     @field_validator("gpus_per_worker")
     @classmethod

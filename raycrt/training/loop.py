@@ -18,13 +18,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from raycrt import data
 from raycrt.data import Split
-from raycrt.errors import require
+from raycrt.errors import InvalidInput, require
 from raycrt.networks import network as networks
 from raycrt.networks.floating_point import quicken_softplus
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec, TrainSpec
 from raycrt.training import objectives, optimizers
 from raycrt.training.augmentation import random_maps, warp
+from raycrt.training.batches import Batches, InMemory
 from raycrt.training.folding import Subspace, deepened
 from raycrt.training.optimizers import Optimizer
 from raycrt.training.options import rules
@@ -102,7 +103,7 @@ def _from(start: Network, spec: Spec) -> Network:
 
 def train(
     spec: Spec,
-    split: Split,
+    split: Split | Batches,
     *,
     start: Network | None = None,
     report: Report = lambda end: None,
@@ -110,19 +111,23 @@ def train(
     state: State | None = None,
     device: torch.device | str = "cpu",
 ) -> Network:
-    """Train `spec` on `split` and return the network.
+    """Train `spec` on `split`, in memory or a stream of its batches, and return the network.
 
     It begins at the weights of `start`, a network of `spec.model`, or at `fresh` ones.
 
-    With the same spec, split and number of workers the weights are the same to the last bit on one
-    machine's CPU, whether or not training was stopped after an epoch and resumed from its `state`.
+    With the same spec, rows and number of workers the weights are the same to the last bit on one
+    machine's CPU, whether or not rows are streamed, and whether or not training was stopped after
+    an epoch and resumed from its `state`.
     """
     rules.check_training(spec)
     quicken_softplus()
     workers = workers or Workers()
-    require(len(split) > 0, "at least one training row", rows=len(split))
+    rows = len(split) if isinstance(split, Split) else split.rows
+    require(rows > 0, "at least one training row", rows=rows)
     subspace = None
     if spec.train.components is not None:
+        if not isinstance(split, Split):
+            raise InvalidInput("train.components must be left out where rows are streamed")
         subspace = Subspace(split.images, spec.train.components).to(device)
     model = (_trained_part(spec) if start is None else _from(start, spec)).to(device)
     objective = objectives.build(model, spec.train, subspace)
@@ -136,8 +141,18 @@ def train(
         if average is not None:
             average.load_state_dict(state["average"])
         first = state["epoch"]
-    images = split.images.to(device, dtype=next(model.parameters()).dtype)
-    labels = split.labels.to(device)
+    batches: Batches
+    if isinstance(split, Split):
+        moved = split.images.to(device, dtype=next(model.parameters()).dtype)
+        batches = InMemory(
+            split=Split(images=moved, labels=split.labels.to(device)),
+            batch_size=min(spec.train.batch_size, rows),
+            seed=spec.run.seed,
+            rank=workers.rank,
+            size=workers.size,
+        )
+    else:
+        batches = split
 
     def whole() -> Network:
         plan = spec.train
@@ -147,9 +162,7 @@ def train(
 
     for epoch in range(first, spec.train.epochs):
         with products_in(spec.train.precision):
-            steps = _epoch(
-                spec, epoch, images, labels, objective, wrapped, optimizer, average, workers
-            )
+            steps = _epoch(spec, epoch, batches, objective, wrapped, optimizer, average, workers)
 
         def snapshot(done: int = epoch + 1) -> State:
             return {
@@ -159,7 +172,7 @@ def train(
                 "average": None if average is None else average.state_dict(),
             }
 
-        metrics = _summary(workers.total(steps), spec, epoch, len(split))
+        metrics = _summary(workers.total(steps), spec, epoch, rows)
         _require_finite(model, epoch, len(steps))
         metrics |= _settings(spec.train, epoch, objective)
         report(EpochEnd(epoch=epoch + 1, metrics=metrics, network=whole(), state=snapshot))
@@ -169,8 +182,7 @@ def train(
 def _epoch(
     spec: Spec,
     epoch: int,
-    images: Tensor,
-    labels: Tensor,
+    batches: Batches,
     objective: objectives.Objective,
     wrapped: nn.Module,
     optimizer: Optimizer,
@@ -178,25 +190,24 @@ def _epoch(
     workers: Workers,
 ) -> Tensor:
     """One pass over the rows; sums of (loss, correct, robust) for each step, (steps, 3)."""
-    batch = min(spec.train.batch_size, len(labels))
-    order = epoch_order(len(labels), spec.run.seed, epoch).to(labels.device)
-    batches = order.split(batch)
-    sums = torch.zeros(len(batches), 3, dtype=torch.float64, device=labels.device)
-    for index, rows in enumerate(batches):
-        done = (epoch * len(batches) + index) / (spec.train.epochs * len(batches))
-        radius = images.new_tensor(spec.train.radius * ramp_share(spec.train, done))
-        ours = rows[workers.rank :: workers.size]
-        inputs = images[ours]
+    like = next(objective.network.parameters())
+    steps = math.ceil(batches.rows / min(spec.train.batch_size, batches.rows))
+    sums = torch.zeros(steps, 3, dtype=torch.float64, device=like.device)
+    for index, batch in enumerate(batches.epoch(epoch)):
+        done = (epoch * steps + index) / (spec.train.epochs * steps)
+        radius = like.new_tensor(spec.train.radius * ramp_share(spec.train, done))
+        inputs = batch.inputs.to(like)
+        labels = batch.labels.to(like.device)
         if spec.train.augmentation.moves and done < spec.train.augmentation.until:
-            seed = spec.run.seed * 1_000_003 + epoch * len(batches) + index
-            maps = random_maps(len(rows), images.shape[1:], spec.train.augmentation, seed)
+            seed = spec.run.seed * 1_000_003 + epoch * steps + index
+            maps = random_maps(batch.rows, inputs.shape[1:], spec.train.augmentation, seed)
             inputs = warp(inputs, maps[workers.rank :: workers.size])
         objective.before_step()
-        losses = wrapped(inputs, labels[ours], radius)
+        losses = wrapped(inputs, labels, radius)
         optimizer.zero_grad()
         # The sum over this worker's rows divided by the size of the whole batch, times the number
         # of workers that a data-parallel average divides by: the exact gradient of the batch mean.
-        (losses.loss.sum() * (workers.size / len(rows))).backward()
+        (losses.loss.sum() * (workers.size / batch.rows)).backward()
         optimizer.step(rate_share(spec.train, done))
         if average is not None:
             average.update_parameters(objective.network)
@@ -204,12 +215,6 @@ def _epoch(
         sums[index, 1] = losses.correct.sum()
         sums[index, 2] = losses.robust.sum()
     return sums
-
-
-def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
-    """The order of the rows in an epoch; depends only on seed and epoch."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(rows, generator=generator)
 
 
 def rate_share(spec: TrainSpec, done: float) -> float:

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from raycrt import data
+from raycrt.data import streaming
+from raycrt.data.sources.source import Source
 from raycrt.data.splits import NAMES
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, Spec, validate
@@ -208,6 +210,27 @@ class SourceLaws(DataLaws):
         with pytest.raises(InvalidInput, match="has a test split alone"):
             data.require_training_rows(spec.data)
 
+    def test_it_is_the_same_where_it_is_read_some_rows_at_a_time(
+        self, store, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(Source, "at_a_time", 7)
+        given = (
+            {"train": part(30), "test": part(9, seed=1)} if store.splits else {"train": part(30)}
+        )
+        spec = store.spec(tmp_path, given)
+        found, whole = streaming.survey(spec.data), data.load(spec.data)
+        described = data.described(spec).data
+        assert (found.shape, found.class_names) == (described.shape, described.class_names)
+        assert data.described(spec.override({"run.stream": True})).data == described
+        for name in ("fit", "train"):
+            assert streaming.store(spec.data, name, tmp_path / "rows") == len(getattr(whole, name))
+            for kept in (name, "validation"):
+                stored, split = streaming.Stored(tmp_path / "rows", kept), getattr(whole, kept)
+                order = torch.randperm(len(split))
+                read = stored.read(order.numpy())
+                assert torch.equal(read.images, split.images[order])
+                assert torch.equal(read.labels, split.labels[order])
+
     def test_a_share_too_small_for_a_class_is_refused(self, spec):
         small = spec.override({"data.test": 0.01})
         _refused(small, "data.test must leave rows of each class on both sides, but 0.01 of the 20")
@@ -229,8 +252,11 @@ class SourceLaws(DataLaws):
 
 
 def _refused(spec: Spec, said: str) -> None:
-    """Both readers refuse `spec` in one line that says `said`."""
-    for read in (data.check, data.load):
+    """All readers refuse `spec` in one line that says `said`."""
+    readers = [data.check, data.load]
+    if spec.data.source is not None:
+        readers.append(streaming.survey)
+    for read in readers:
         with pytest.raises(InvalidInput) as caught:
             read(spec.data)
         assert said in str(caught.value)

@@ -29,6 +29,10 @@ class Arrays(Source):
         return path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npy")))
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        return {split: partial(self._rows, *pair) for split, pair in self._pairs().items()}
+
+    def _pairs(self) -> dict[str, tuple[str, str]]:
+        """The names of the arrays with the inputs and the labels of each split."""
         names = self._arrays()
         inputs = self._named(names, self.options.input or _INPUTS)
         labels = self._named(names, (self.options.label,) if self.options.label else _LABELS)
@@ -44,8 +48,14 @@ class Arrays(Source):
                 f"{' and '.join(inputs)} and labels of {' and '.join(labels)}"
             )
         pairs = {split: (inputs[split], labels[split]) for split in inputs}
-        readers = by_split(pairs, self.path)
-        return {split: partial(self._rows, *pair) for split, pair in readers.items()}
+        return by_split(pairs, self.path)
+
+    def parts(self, split: str) -> Iterator[Rows]:
+        name, labels = self._pairs()[split]
+        rows, classes = self._array(name, mapped=True), self._array(labels)
+        for first in range(0, len(rows), self.at_a_time):
+            some = slice(first, first + self.at_a_time)
+            yield self._part(name, rows[some], classes[some], first)
 
     def class_names(self) -> Sequence[str] | None:
         if _NAMES not in self._arrays():
@@ -77,21 +87,27 @@ class Arrays(Source):
                 found[split] = name
         return found
 
-    def _array(self, name: str) -> np.ndarray:
+    def _array(self, name: str, *, mapped: bool = False) -> np.ndarray:
+        """An array, of a .npy file perhaps `mapped` into memory and read where it is used."""
         path = self.path
         file = path / f"{name}.npy" if path.is_dir() else path
         with _reported(file):
-            loaded = np.load(file, allow_pickle=False)
+            mapped = mapped and path.is_dir()
+            loaded = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
             return np.asarray(loaded if path.is_dir() else loaded[name])
 
     def _rows(self, inputs: str, labels: str) -> Rows:
-        where = f"{inputs!r} in {self.path}"
+        return self._part(inputs, self._array(inputs), self._array(labels))
+
+    def _part(self, name: str, inputs: np.ndarray, labels: np.ndarray, first: int = 0) -> Rows:
+        """Rows of the array `name` from the `first` on."""
+        where = f"{name!r} in {self.path}"
         size, stated = self.options.resize, self.options.shape
         return Rows(
-            inputs=pixels.of_arrays(self._array(inputs), where, size, stated),
-            labels=self._array(labels),
+            inputs=pixels.of_arrays(inputs, where, size, stated),
+            labels=labels,
             where=where,
-            place=lambda row: f"row {row} of {where}",
+            place=lambda row: f"row {first + row} of {where}",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,17 @@ class Folder(Source):
         named = {name: self.path / name for name in _classes(self.path) if name.lower() in SPLITS}
         return by_split(named, self.path) if named else {"train": self.path}
 
+    def parts(self, split: str) -> Iterator[Rows]:
+        folder = self._folders()[split]
+        found = self._files(folder)
+        for first in range(0, len(found), self.at_a_time):
+            yield self._decoded(folder, found[first : first + self.at_a_time])
+
     def _rows(self, folder: Path) -> Rows:
+        return self._decoded(folder, self._files(folder))
+
+    def _files(self, folder: Path) -> list[tuple[str, str]]:
+        """The images in the folders of a split, each with its class."""
         from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
         names = _classes(folder)
@@ -53,11 +63,14 @@ class Folder(Source):
         )
         if not found:
             raise InvalidInput(f"the folders in {folder} must hold images, but all are empty")
+        return [(file, names[label]) for file, label in found]
+
+    def _decoded(self, folder: Path, found: Sequence[tuple[str, str]]) -> Rows:
         files = [file for file, _ in found]
         images = (pixels.decoded(Path(file), file) for file in files)
         return Rows(
             inputs=pixels.stacked(images, files.__getitem__, self.options.resize),
-            labels=[names[label] for _, label in found],
+            labels=[name for _, name in found],
             where=str(folder),
             place=files.__getitem__,
         )

@@ -32,12 +32,22 @@ class HuggingFace(Source):
         return any((path / name).is_file() for name in _FILES)
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        found = self._parts()
+        return {split: partial(self._rows, split, part) for split, part in found.items()}
+
+    def parts(self, split: str) -> Iterator[Rows]:
+        whole = self._parts()[split]
+        for first in range(0, len(whole), self.at_a_time):
+            some = whole.select(range(first, min(first + self.at_a_time, len(whole))))
+            yield self._rows(split, some, first)
+
+    def _parts(self) -> dict[str, Any]:
+        """The data set of each split."""
         opened = self._opened
         if not isinstance(opened, dict):
-            return {"train": partial(self._rows, "train", opened)}
+            return {"train": opened}
         named = {name: part for name, part in opened.items() if name.lower() in SPLITS}
-        found = by_split(named, self._where)
-        return {split: partial(self._rows, split, part) for split, part in found.items()}
+        return by_split(named, self._where)
 
     def class_names(self) -> Sequence[str] | None:
         opened = self._opened
@@ -75,7 +85,7 @@ class HuggingFace(Source):
                 f"{self._where} must be a whole data set of Hugging Face: {said:.200}"
             ) from None
 
-    def _rows(self, split: str, part: Any) -> Rows:
+    def _rows(self, split: str, part: Any, first: int = 0) -> Rows:
         where = f"{split!r} of {self._where}"
         table = part.with_format("arrow")[:]
         for index, field in enumerate(table.schema):
@@ -85,7 +95,9 @@ class HuggingFace(Source):
             ):
                 plain = table.column(index).cast(field.type.storage_type)
                 table = table.set_column(index, field.name, plain)
-        return Columns(table, self.options, where, lambda row: f"row {row} of {where}").rows()
+        return Columns(
+            table, self.options, where, lambda row: f"row {first + row} of {where}"
+        ).rows()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ are made of its rows in `raycrt.data`, the same for every source.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -55,6 +55,8 @@ class Source:
     named: ClassVar[bool] = False
     # Whether reading it runs code that the spec names.
     runs_code: ClassVar[bool] = False
+    # Rows that are read at a time where a data set is streamed.
+    at_a_time: ClassVar[int] = 4096
 
     def __init__(self, spec: DataSpec) -> None:
         self.options = spec.only(self.uses | OF_SOURCES | ALWAYS)
@@ -72,6 +74,11 @@ class Source:
         Raises `InvalidInput`, as the readers do, naming the file that is not what it must be.
         """
         raise NotImplementedError
+
+    def parts(self, split: str) -> Iterator[Rows]:
+        """The rows of a split in order, some at a time: all at once, where a source cannot read
+        them otherwise."""
+        yield self.splits()[split]()
 
     def class_names(self) -> Sequence[str] | None:
         """The names of all classes, if the source has some; called after the readers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,20 +33,32 @@ class Table(Source):
         return path.suffix.lower() in _SUFFIXES or (path.is_dir() and bool(_files(path)))
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        return {split: partial(self._rows, files) for split, files in self._files().items()}
+
+    def _files(self) -> dict[str, list[Path]]:
+        """The files of each split."""
         path = self.path
         if not path.is_dir():
-            return {"train": partial(self._rows, [path])}
+            return {"train": [path]}
         files = _files(path)
         named: dict[str, list[Path]] = {}
         for file in files:
             named.setdefault(re.split(r"[-_.]", file.name)[0].lower(), []).append(file)
         if files and set(named) <= set(SPLITS):
-            found = by_split(named, path)
-            return {split: partial(self._rows, files) for split, files in found.items()}
+            return by_split(named, path)
         raise InvalidInput(
             f"{path} must hold files named train, validation and test ending in {_SUFFIXES}, but "
             f"has {[file.name for file in files] or 'none'}"
         )
+
+    def parts(self, split: str) -> Iterator[Rows]:
+        for file in self._files()[split]:
+            first = 0
+            for table in _tables(file, self.at_a_time):
+                if len(table):
+                    place = partial(_place, first, file)
+                    yield Columns(table, self.options, str(file), place).rows()
+                first += len(table)
 
     def _rows(self, files: Sequence[Path]) -> Rows:
         tables = [_read(file) for file in files]
@@ -67,12 +79,34 @@ def _files(folder: Path) -> list[Path]:
     return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in _SUFFIXES]
 
 
+def _place(first: int, file: Path, row: int) -> str:
+    return f"row {first + row} of {file}"
+
+
+def _tables(file: Path, rows: int) -> Iterator[pa.Table]:
+    """The rows of a file in order, so many at a time; all at once of a CSV file, whose columns have
+    the types of all their values."""
+    if file.suffix.lower() == ".csv":
+        yield _read(file)
+        return
+    try:
+        with parquet.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(rows):
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInput(_unreadable(file, error)) from None
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return f"{file} must be a table that can be read: {said:.200}"
+
+
 def _read(file: Path) -> pa.Table:
     try:
         table = csv.read_csv(file) if file.suffix.lower() == ".csv" else parquet.read_table(file)
     except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())
-        raise InvalidInput(f"{file} must be a table that can be read: {said:.200}") from None
+        raise InvalidInput(_unreadable(file, error)) from None
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:
         raise InvalidInput(f"a column must be there once, but {file} has two of {twice[0]!r}")

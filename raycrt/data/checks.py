@@ -1,0 +1,42 @@
+"""Checks of inputs: one shape, the same columns, finite numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from torch import Tensor
+
+from raycrt.data import pixels
+from raycrt.data.sources.source import Rows
+from raycrt.errors import InvalidInput
+
+
+def check_inputs(rows: Rows, first: Rows, stated: Sequence[int] | None) -> None:
+    """Refuse inputs of other columns or another shape than the `first` rows or the `stated` one,
+    NaN and inf."""
+    for one, other in zip_longest(rows.columns, first.columns):
+        if one != other:
+            raise InvalidInput(
+                "all splits must have the same columns in one order, but where "
+                f"{first.where} has {other!r}, {rows.where} has {one!r}"
+            )
+    if rows.inputs.shape[1:] != first.inputs.shape[1:]:
+        raise InvalidInput(
+            pixels.another_shape(rows.inputs[0], rows.place(0), first.inputs[0], first.place(0))
+        )
+    if stated is not None and tuple(stated) != rows.inputs.shape[1:]:
+        raise InvalidInput(
+            f"data.shape states {tuple(stated)}, but {rows.place(0)} has "
+            f"{tuple(rows.inputs.shape[1:])}"
+        )
+    wrong = ~rows.inputs.isfinite()
+    if bool(wrong.any()):
+        raise InvalidInput(_not_finite(rows, wrong))
+
+
+def _not_finite(rows: Rows, wrong: Tensor) -> str:
+    row, *index = (int(k) for k in wrong.nonzero()[0])
+    value = float(rows.inputs[(row, *index)])
+    where = f"column {rows.columns[index[0]]!r}" if rows.columns else f"entry {tuple(index)}"
+    return f"inputs must be finite in float32, but {where} in {rows.place(row)} is {value}"

@@ -1,0 +1,149 @@
+"""Training on rows that do not fit into memory: stored in files, read ahead by Ray Data.
+
+Each worker has a data set of its own for each epoch: its shares of the batches in the order of that
+epoch, which are the rows that it would take out of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+import ray.train
+import torch
+from ray.data import Dataset, Datasource, ExecutionOptions, ReadTask
+from ray.data.block import BlockMetadata
+from ray.train import DataConfig
+from torch import Tensor
+
+from raycrt.data.streaming import Stored
+from raycrt.specs import Spec
+from raycrt.specs.provenance import Rows
+from raycrt.training.batches import Batch, epoch_order
+
+# Batches that are read by one task, and at most how many tasks of a worker read at a time.
+_BATCHES, _TASKS = 8, 2
+_INPUT, _LABEL = "input", "label"
+_EMPTY = pa.table(
+    {_INPUT: pa.array([], pa.list_(pa.float32(), 1)), _LABEL: pa.array([], pa.int64())}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """The rows of worker `rank` of `size` in `epoch`: of each batch of `batch_size`, in the order
+    of the epoch, every `size`-th one. `directory` has the `rows` rows of `part` (`Stored`)."""
+
+    directory: Path
+    part: Rows
+    rows: int
+    batch_size: int
+    seed: int
+    epoch: int
+    rank: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"epoch {self.epoch} of worker {self.rank}"
+
+    def chosen(self) -> list[Tensor]:
+        """The numbers of these rows, batch by batch."""
+        order = epoch_order(self.rows, self.seed, self.epoch)
+        return [batch[self.rank :: self.size] for batch in order.split(self.batch_size)]
+
+    def dataset(self) -> Dataset:
+        """The rows as a data set that is read where it is used."""
+        tasks = -(-self.rows // (self.batch_size * _BATCHES))
+        # Workers may have all CPUs, so that reading must not wait for one.
+        return ray.data.read_datasource(
+            _Source(self), override_num_blocks=tasks, concurrency=_TASKS, num_cpus=0
+        )
+
+
+def datasets(
+    spec: Spec, directory: Path, part: Rows, rows: int
+) -> dict[str, Dataset | Callable[[], Dataset]]:
+    """The data sets of all epochs and workers, by their names."""
+    shares = [
+        _shares(spec, directory, part, rows, epoch, rank)
+        for epoch in range(spec.train.epochs)
+        for rank in range(spec.run.workers)
+    ]
+    return {each.name: each.dataset() for each in shares}
+
+
+def config() -> DataConfig:
+    """Each worker reads its own data sets, in their order."""
+    return DataConfig(datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True))
+
+
+class Streamed:
+    """`Batches` of worker `rank`, out of its data sets; `rows` is the number of all workers'."""
+
+    def __init__(self, spec: Spec, directory: Path, part: Rows, rank: int) -> None:
+        stored = Stored(directory, part)
+        self.rows, self.shape = len(stored), stored.shape
+        self._shares_of = partial(_shares, spec, directory, part, self.rows, rank=rank)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        shares = self._shares_of(epoch=epoch)
+        sizes = [len(chosen) for chosen in shares.chosen()]
+        # All shares of an epoch but the last are of one size.
+        shard = ray.train.get_dataset_shard(shares.name)
+        tables = iter(
+            shard.iter_batches(batch_size=sizes[0], batch_format="pyarrow", prefetch_batches=_TASKS)
+        )
+        for first, ours in zip(range(0, self.rows, shares.batch_size), sizes, strict=True):
+            rows = min(shares.batch_size, self.rows - first)
+            table = next(tables) if ours else _EMPTY
+            flat = table[_INPUT].combine_chunks().flatten().to_numpy()
+            yield Batch(
+                inputs=torch.tensor(flat).reshape(len(table), *self.shape),
+                labels=torch.tensor(table[_LABEL].to_numpy()),
+                rows=rows,
+            )
+
+
+def _shares(spec: Spec, directory: Path, part: Rows, rows: int, epoch: int, rank: int) -> Shares:
+    return Shares(
+        directory=directory,
+        part=part,
+        rows=rows,
+        batch_size=min(spec.train.batch_size, rows),
+        seed=spec.run.seed,
+        epoch=epoch,
+        rank=rank,
+        size=spec.run.workers,
+    )
+
+
+class _Source(Datasource):
+    """Ray Data's reader of `Shares`."""
+
+    def __init__(self, shares: Shares) -> None:
+        super().__init__()
+        self._shares = shares
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *args: Any, **options: Any) -> list[ReadTask]:
+        tasks = range(0, self._shares.rows, self._shares.batch_size * _BATCHES)
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_read, self._shares, k), unknown) for k in range(len(tasks))]
+
+
+def _read(shares: Shares, task: int) -> Iterator[pa.Table]:
+    """The rows of one task, a table for each batch."""
+    stored = Stored(shares.directory, shares.part)
+    for chosen in shares.chosen()[task * _BATCHES : (task + 1) * _BATCHES]:
+        found = stored.read(chosen.numpy())
+        inputs = found.images.flatten(1).numpy()
+        columns = pa.FixedSizeListArray.from_arrays(inputs.ravel(), inputs.shape[1])
+        yield pa.table({_INPUT: columns, _LABEL: found.labels.numpy()})
