@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from torch import Tensor
+import numpy as np
 
 from raycrt.data import labels, named, pixels, sources
 from raycrt.data.sources.source import DIRECTORY_VARIABLE, Rows
-from raycrt.data.splits import Dataset, Split, divided
+from raycrt.data.splits import Arrays, ArraySplits, divided
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, Spec, identity
 from raycrt.specs.data import ALWAYS, OF_SOURCES
@@ -29,18 +29,18 @@ def class_names(spec: DataSpec) -> tuple[str, ...]:
     return named.CLASS_NAMES[spec.name] if spec.name is not None else _stated(spec, "class_names")
 
 
-def load(spec: DataSpec) -> Dataset:
+def read(spec: DataSpec) -> ArraySplits:
     """Read the data set that `spec` names; `InvalidInput` unless all of it is as it must be.
 
     The validation rows are a fixed pseudo-random choice from the training set: the same for every
     seed of a run, so that runs with different seeds are compared on the same rows.
     """
     _check_effects(spec)
-    return named.load(spec) if spec.name is not None else _read(spec).dataset
+    return named.read(spec) if spec.name is not None else _read(spec).dataset
 
 
 def check(spec: DataSpec) -> None:
-    """Raise `InvalidInput` unless `load` can read the data set, fetched first with `download`.
+    """Raise `InvalidInput` unless `read` can read the data set, fetched first with `download`.
 
     Files must exist and be complete, inputs have one shape and finite numbers, and labels be
     classes. A class without test images is accepted, as some users leave classes out.
@@ -96,7 +96,7 @@ class _Read:
 
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
-    dataset: Dataset
+    dataset: ArraySplits
 
 
 def _read(spec: DataSpec) -> _Read:
@@ -111,7 +111,7 @@ def _read(spec: DataSpec) -> _Read:
     for rows in parts.values():
         _check_inputs(rows, parts["train"], spec.shape)
     names, numbers = labels.classes(parts, source.class_names(), spec.class_names)
-    given = {name: Split(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}
+    given = {name: Arrays(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}
     return _Read(
         shape=tuple(parts["train"].inputs.shape[1:]),
         class_names=names,
@@ -137,13 +137,13 @@ def _check_inputs(rows: Rows, first: Rows, stated: Sequence[int] | None) -> None
             f"data.shape states {tuple(stated)}, but {rows.place(0)} has "
             f"{tuple(rows.inputs.shape[1:])}"
         )
-    wrong = ~rows.inputs.isfinite()
-    if bool(wrong.any()):
+    wrong = ~np.isfinite(rows.inputs)
+    if wrong.any():
         raise InvalidInput(_not_finite(rows, wrong))
 
 
-def _not_finite(rows: Rows, wrong: Tensor) -> str:
-    row, *index = (int(k) for k in wrong.nonzero()[0])
+def _not_finite(rows: Rows, wrong: np.ndarray) -> str:
+    row, *index = (int(k) for k in np.argwhere(wrong)[0])
     value = float(rows.inputs[(row, *index)])
     where = f"column {rows.columns[index[0]]!r}" if rows.columns else f"entry {tuple(index)}"
     return f"inputs must be finite in float32, but {where} in {rows.place(row)} is {value}"

@@ -74,9 +74,8 @@ def verify_run(
     spec = _spec(manifest, data_directory, trusted)
     described = read_spec(trained)
     model = Model.load(trained / "model.safetensors", described.model, data.shape(spec.data))
-    test = data.load(spec.data).test
-    images = test.images.numpy().reshape(len(test), -1)
-    labels = test.labels.numpy()
+    test = data.read(spec.data).test
+    images, labels = test.images.reshape(len(test), -1), test.labels
     require(
         images.shape[1] == model.features,
         "features of an image == features of the network",
