@@ -71,6 +71,7 @@ def certify(
     facts = {
         "rows": len(split),
         "weights_sha256": digest,
+        "input_shape": list(split.images.shape[1:]),
         "region": spec.certify.region,
         "deployment": spec.certify.deployment,
         "margin_curvature": curvature.tolist(),
@@ -143,7 +144,7 @@ class _Certify:
         start = int(batch["start"][0])
         chosen = slice(start, start + self.size)
         found = self.certifier(torch.tensor(self.images[chosen], device=self.device))
-        return storage.to_table(found, start, self.labels[chosen])
+        return storage.to_table(found, start, self.labels[chosen], self.images[chosen])
 
 
 def _file(rows: Path, start: int) -> Path:
