@@ -13,12 +13,12 @@ help:  ## list the targets
 # A stamp for each set of extras, renewed when pyproject.toml changes, so that nothing is installed twice.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,test]'
 	touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed  ## search, train, certify and report on embedded digits (OUT=runs/demo)

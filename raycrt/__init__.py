@@ -3,30 +3,29 @@
 >>> import raycrt
 >>> found = raycrt.certify(model, images)      # proves the curvature of every margin, once
 >>> found.radius, found.prediction, found.binding, found.status
+
+A name is imported when it is first used, so that `raycrt.verify` loads neither torch nor Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import inf, prod
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
-from raycrt import verify
-from raycrt.api.evidence import save
-from raycrt.api.training import train
-from raycrt.certification.certificate import Certificates, Status
-from raycrt.certification.certifier import Certifier
-from raycrt.certification.options import radii_of_rows
-from raycrt.data.images import batch_of_images, fits, one_image
 from raycrt.errors import InvalidInput
-from raycrt.evaluation.attacks import Adversarial
-from raycrt.evaluation.attacks import attack as _attack
-from raycrt.foreign.files import load
-from raycrt.foreign.modules.elementwise import Elementwise
-from raycrt.foreign.modules.reader import as_network
-from raycrt.networks.network import Network
+
+if TYPE_CHECKING:
+    from raycrt import verify
+    from raycrt.api.certification import attack, certify
+    from raycrt.api.evidence import save
+    from raycrt.api.training import train
+    from raycrt.certification.certificate import Certificates, Status
+    from raycrt.certification.certifier import Certifier
+    from raycrt.evaluation.attacks import Adversarial
+    from raycrt.foreign.files import load
+    from raycrt.foreign.modules.elementwise import Elementwise
+    from raycrt.foreign.modules.reader import as_network
+    from raycrt.networks.network import Network
 
 __all__ = [
     "Adversarial",
@@ -45,60 +44,31 @@ __all__ = [
     "verify",
 ]
 
-
-def certify(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    at: float | Tensor | Sequence[float] = inf,
-    **options: Any,
-) -> Certificates:
-    """A radius around each of `images` (n, ...) in which the prediction cannot change.
-
-    `model` is a `raycrt.Network` or a `torch.nn.Module` whose call is a chain of affine layers and
-    one supported activation, as in `raycrt.as_network`; its mode is taken as `eval`.
-    `images` may be a numpy array or a list of tensors too: `raycrt.data.images`. `options` go to
-    `raycrt.Certifier`, which is what to keep when there is more than one batch: the curvature is
-    proved there, once. Raises `InvalidInput` naming a layer that is not supported.
-
-    `at`, one radius or one for each image (n,), is the radius to decide: work on an image stops
-    where `found.certified_at(at)` is known, and larger radii are not looked for. With
-    `region="local"` it must be finite, or `radii` state what balls are to prove.
-    """
-    images = batch_of_images(images)
-    # Before the curvature is proved, which takes longest.
-    needed = options.get("region") == "local" and not options.get("radii", ())
-    radii_of_rows(at, len(images), all_finite=needed)
-    options = {"examples": images, **options}
-    return Certifier(_network(model, images), **options)(images, at)
+_PLACES = {
+    "Adversarial": "evaluation.attacks",
+    "Certificates": "certification.certificate",
+    "Certifier": "certification.certifier",
+    "Elementwise": "foreign.modules.elementwise",
+    "Network": "networks.network",
+    "Status": "certification.certificate",
+    "as_network": "foreign.modules.reader",
+    "attack": "api.certification",
+    "certify": "api.certification",
+    "load": "foreign.files",
+    "save": "api.evidence",
+    "train": "api.training",
+}
 
 
-def attack(model: nn.Module, images: Tensor, **options: Any) -> Adversarial:
-    """Distances from above: the nearest images found that are predicted as another class.
-
-    `options` go to `raycrt.evaluation.attacks.attack`. Every certified radius lies below these
-    distances.
-    """
-    images = batch_of_images(images)
-    return _attack(_network(model, images), images, **options)
-
-
-def _network(model: nn.Module, images: Tensor) -> Network:
-    """The network of a model that takes such images, before anything is proved of it."""
-    shape = tuple(images.shape)
-    try:
-        network = as_network(model, shape[1:], images)
-    except InvalidInput:
-        if _takes(model, shape):
-            raise InvalidInput(one_image(shape)) from None
-        raise
-    fits(images, features=network.features, device=network.device)
-    return network
+def __getattr__(name: str) -> Any:
+    if name == "verify":
+        return importlib.import_module("raycrt.verify")
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = found
+    return found
 
 
-def _takes(model: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether `shape` is that of one input of `model`."""
-    try:
-        return as_network(model, shape).features == prod(shape)
-    except InvalidInput:
-        return False
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,7 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from scipy.special import erf, expit
+
+from raycrt.activations import functions_of_numpy
 
 Formula = Callable[[Any, Any], Any]
 Range = tuple[float, float]
@@ -32,8 +33,8 @@ NUMPY = SimpleNamespace(
     exp=np.exp,
     tanh=np.tanh,
     arctan=np.arctan,
-    erf=erf,
-    sigmoid=expit,
+    erf=functions_of_numpy.erf,
+    sigmoid=functions_of_numpy.sigmoid,
     softplus=lambda z: np.logaddexp(0.0, z),
     minimum=np.minimum,
     maximum=np.maximum,

@@ -74,6 +74,7 @@ def _certify(out: Path, network: Any, spec: Spec, split: data.Split) -> None:
     facts = manifest.facts(
         spec,
         rows=len(split),
+        shape=tuple(split.images.shape[1:]),
         digest=checkpoint.weights_hash(network),
         curvature=certifier.curvature,
         training=None,
@@ -82,8 +83,8 @@ def _certify(out: Path, network: Any, spec: Spec, split: data.Split) -> None:
     storage.write_manifest(out, {"complete": False, **facts})
     first = 0
     for found in certifier.batches(split.images):
-        labels = split.labels[first : first + len(found)].numpy()
-        table = storage.to_table(found, first, labels)
+        rows = split.take(slice(first, first + len(found)))
+        table = storage.to_table(found, first, rows.labels.numpy(), rows.images.numpy())
         storage.write_rows(out / storage.ROWS / f"{first:09d}.parquet", table)
         first += len(found)
     storage.write_manifest(out, {"complete": True, **facts, "seconds": time.monotonic() - began})

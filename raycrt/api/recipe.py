@@ -78,7 +78,7 @@ def start(spec: Spec, dataset: Dataset, minutes: float) -> Start:
 def nearest_of_another_class(split: Split) -> float:
     """The median over rows of the distance to the nearest row of another class, both among the
     first 1,000 rows that have the classes in their proportions."""
-    some = split.take(mixed(split.labels)[:_ROWS])
+    some = split.take(torch.from_numpy(mixed(split.labels.numpy())[:_ROWS]))
     x = some.images.flatten(1).double()
     apart = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     same = some.labels[:, None] == some.labels

@@ -30,7 +30,10 @@ def split_of(rows: Rows) -> Split:
         return rows
     if isinstance(rows, Dataset):
         read = items.rows(rows, "the data set", None, None)
-        return Split(images=_finite(read.inputs), labels=_labels(read.labels, len(read.inputs)))
+        return Split(
+            images=_finite(torch.from_numpy(read.inputs)),
+            labels=_labels(read.labels, len(read.inputs)),
+        )
     if not isinstance(rows, tuple | list) or len(rows) != 2:
         raise InvalidInput(
             "rows must be a pair (inputs, labels), a torch Dataset or a raycrt.data.Split, but are "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,12 +15,13 @@ def facts(
     spec: Spec,
     *,
     rows: int,
+    shape: Sequence[int],
     digest: str,
     curvature: Tensor,
     training: Training | None,
     spec_describes_model: bool = True,
 ) -> dict[str, Any]:
-    """The facts about `rows` certificates of `spec`: `digest` is the hash of the weights,
+    """The facts about `rows` certificates of `spec`, of inputs of `shape`: `digest` is the hash of the weights,
     `curvature` (classes, classes) their proved margin curvature.
 
     The model is null unless `spec_describes_model`, the training if that of the weights is unknown.
@@ -29,6 +31,7 @@ def facts(
     return {
         "rows": rows,
         "weights_sha256": digest,
+        "input_shape": list(shape),
         "region": spec.certify.region,
         "deployment": spec.certify.deployment,
         "margin_curvature": curvature.tolist(),

@@ -5,6 +5,7 @@ The columns are a public format (docs/certificates.md), versioned by `SCHEMA_VER
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from raycrt.certification.certificate import Certificates, Status
 from raycrt.errors import InvalidInput, require
 from raycrt.system.outputs import write_atomically
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MANIFEST = "manifest.json"
 ROWS = "rows"
 SCHEMA = pa.schema(
@@ -38,12 +39,16 @@ SCHEMA = pa.schema(
         ("witness_points", pa.list_(pa.float16())),
         ("witness_curvatures", pa.list_(pa.float64())),
         ("region_radius", pa.float64()),
+        ("input_sha256", pa.binary(32)),
     ]
 )
 
 
-def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.Table:
-    """The table rows of consecutive images, numbered from `first`."""
+def to_table(
+    certificates: Certificates, first: int, labels: np.ndarray, images: np.ndarray
+) -> pa.Table:
+    """The table rows of consecutive `images` (n, ...) float32, as they were certified, numbered
+    from `first`."""
     witnesses = certificates.witnesses
     counts = torch.bincount(witnesses.row, minlength=len(certificates)).numpy(force=True)
     ends = np.concatenate([[0], counts.cumsum()])
@@ -70,9 +75,15 @@ def to_table(certificates: Certificates, first: int, labels: np.ndarray) -> pa.T
                 pa.array(ends, pa.int32()), pa.array(witnesses.curvature.numpy(force=True))
             ),
             "region_radius": certificates.region_radius.numpy(force=True),
+            "input_sha256": [input_sha256(image) for image in images],
         },
         schema=SCHEMA,
     )
+
+
+def input_sha256(image: np.ndarray) -> bytes:
+    """SHA-256 of the numbers of an input as little-endian float32, the last axis fastest."""
+    return hashlib.sha256(np.ascontiguousarray(image, "<f4").tobytes()).digest()
 
 
 def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:

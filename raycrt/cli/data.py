@@ -46,7 +46,7 @@ def data(
         idle=("model", "train", "certify", "search", "run"),
     ).data
     names = sets.class_names(spec)
-    found = sets.load(spec)
+    found = sets.read(spec)
     print(f"data: {spec.title}")
     print("\n".join(description.lines(found, names)))
     out.parent.mkdir(parents=True, exist_ok=True)

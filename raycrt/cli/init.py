@@ -49,7 +49,7 @@ def init(
     """
     from raycrt import data as sets
     from raycrt.api import recipe
-    from raycrt.data import description
+    from raycrt.data import description, tensors
 
     file = out / RECIPE
     if file.exists():
@@ -62,10 +62,11 @@ def init(
         idle=("model", "train", "certify", "search", "run"),
     )
     sets.require_training_rows(spec.data)
-    dataset = sets.load(spec.data)
+    arrays = sets.read(spec.data)
     print(f"data: {spec.data.title}")
-    print("\n".join(description.lines(dataset, sets.class_names(spec.data))))
-    start = recipe.start(Spec().model_copy(update={"data": spec.data}), dataset, minutes)
+    print("\n".join(description.lines(arrays, sets.class_names(spec.data))))
+    spec = Spec().model_copy(update={"data": spec.data})
+    start = recipe.start(spec, tensors.Dataset.of(arrays), minutes)
     heading = _heading(start)
     write_atomically(made(out) / RECIPE, (heading + _text(start.spec)).encode())
     print(heading, end="")

@@ -23,7 +23,7 @@ from raycrt.cli.report import report
 from raycrt.cli.train import train
 from raycrt.cli.verify import verify
 from raycrt.errors import InvalidInput
-from raycrt.system import interruption, outputs, pipes
+from raycrt.system import extras, interruption, outputs, pipes
 
 
 class _Commands(TyperGroup):
@@ -69,13 +69,20 @@ def options(
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """End a failed command with one line on standard error: exit code 2 for bad input; 1 for a full
-    or failing disk, with how to continue from what has been written."""
+    """End a failed command with one line on standard error: exit code 2 for bad input or
+    a package that is not installed; 1 for a full or failing disk, with how to continue from what
+    has been written."""
     shown, threading.excepthook = threading.excepthook, _shown_of_thread
     try:
         yield
     except InvalidInput as error:
         print(f"raycrt: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        said = extras.lacking(error)
+        if said is None:
+            raise
+        print(f"raycrt: {said}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         cause = outputs.disk_error(error)

@@ -1,21 +1,34 @@
-"""Inputs and labels: named data sets, sources of any other, and batches of images from callers."""
+"""Inputs and labels: named data sets, sources of any other, and batches of images from callers.
+
+Data sets are read as numpy arrays, which a checker takes as they are. `load` makes tensors of them,
+and it alone needs torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from raycrt.data.datasets import (
     check,
     class_names,
     described,
-    load,
     located,
+    read,
     require_training_rows,
     runs_code,
     shape,
     uses,
 )
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
-from raycrt.data.splits import Dataset, Split
+from raycrt.data.splits import Arrays
+from raycrt.specs import DataSpec
+
+if TYPE_CHECKING:
+    from raycrt.data.tensors import Dataset, Split
 
 __all__ = [
     "DIRECTORY_VARIABLE",
+    "Arrays",
     "Dataset",
     "Split",
     "check",
@@ -23,8 +36,24 @@ __all__ = [
     "described",
     "load",
     "located",
+    "read",
     "require_training_rows",
     "runs_code",
     "shape",
     "uses",
 ]
+
+
+def load(spec: DataSpec) -> Dataset:
+    """`read` as tensors."""
+    from raycrt.data import tensors
+
+    return tensors.Dataset.of(read(spec))
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Dataset", "Split"):
+        from raycrt.data import tensors
+
+        return getattr(tensors, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from torch import Tensor
+import numpy as np
 
 from raycrt.data import pixels
 from raycrt.data.sources.source import Rows
@@ -30,13 +30,13 @@ def check_inputs(rows: Rows, first: Rows, stated: Sequence[int] | None) -> None:
             f"data.shape states {tuple(stated)}, but {rows.place(0)} has "
             f"{tuple(rows.inputs.shape[1:])}"
         )
-    wrong = ~rows.inputs.isfinite()
-    if bool(wrong.any()):
+    wrong = ~np.isfinite(rows.inputs)
+    if wrong.any():
         raise InvalidInput(_not_finite(rows, wrong))
 
 
-def _not_finite(rows: Rows, wrong: Tensor) -> str:
-    row, *index = (int(k) for k in wrong.nonzero()[0])
+def _not_finite(rows: Rows, wrong: np.ndarray) -> str:
+    row, *index = (int(k) for k in np.argwhere(wrong)[0])
     value = float(rows.inputs[(row, *index)])
     where = f"column {rows.columns[index[0]]!r}" if rows.columns else f"entry {tuple(index)}"
     return f"inputs must be finite in float32, but {where} in {rows.place(row)} is {value}"

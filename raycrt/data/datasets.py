@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from raycrt.data import checks, labels, named, sources
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
-from raycrt.data.splits import Dataset, Split, divided
+from raycrt.data.splits import Arrays, ArraySplits, divided
 from raycrt.data.streaming import survey
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec, Spec, identity
@@ -26,18 +26,18 @@ def class_names(spec: DataSpec) -> tuple[str, ...]:
     return named.CLASS_NAMES[spec.name] if spec.name is not None else _stated(spec, "class_names")
 
 
-def load(spec: DataSpec) -> Dataset:
+def read(spec: DataSpec) -> ArraySplits:
     """Read the data set that `spec` names; `InvalidInput` unless all of it is as it must be.
 
     The validation rows are a fixed pseudo-random choice from the training set: the same for every
     seed of a run, so that runs with different seeds are compared on the same rows.
     """
     _check_effects(spec)
-    return named.load(spec) if spec.name is not None else _read(spec).dataset
+    return named.read(spec) if spec.name is not None else _read(spec).dataset
 
 
 def check(spec: DataSpec) -> None:
-    """Raise `InvalidInput` unless `load` can read the data set, fetched first with `download`.
+    """Raise `InvalidInput` unless `read` can read the data set, fetched first with `download`.
 
     Files must exist and be complete, inputs have one shape and finite numbers, and labels be
     classes. A class without test images is accepted, as some users leave classes out.
@@ -103,7 +103,7 @@ class _Read:
 
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
-    dataset: Dataset
+    dataset: ArraySplits
 
 
 def _read(spec: DataSpec) -> _Read:
@@ -119,7 +119,7 @@ def _read(spec: DataSpec) -> _Read:
     for rows in parts.values():
         checks.check_inputs(rows, first, spec.shape)
     names, numbers = labels.classes(parts, source.class_names(), spec.class_names)
-    given = {name: Split(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}
+    given = {name: Arrays(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}
     return _Read(
         shape=tuple(first.inputs.shape[1:]),
         class_names=names,

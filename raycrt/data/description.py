@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from raycrt.data.splits import NAMES, Dataset, Split, mixed
+from raycrt.data.splits import NAMES, Arrays, ArraySplits, mixed
 
 _ROWS, _COLUMNS = 3, 8
 _AXES = {1: "features", 3: "channels, height, width"}
 
 
-def lines(dataset: Dataset, names: tuple[str, ...]) -> list[str]:
+def lines(dataset: ArraySplits, names: tuple[str, ...]) -> list[str]:
     """Shape and range of the inputs, and a table of the rows of each class in each split."""
     splits = {name: getattr(dataset, name) for name in NAMES}
     given = {name: split for name, split in splits.items() if len(split)}
@@ -20,8 +20,8 @@ def lines(dataset: Dataset, names: tuple[str, ...]) -> list[str]:
     shape = tuple(images.shape[1:])
     low = min(float(split.images.min()) for split in given.values())
     high = max(float(split.images.max()) for split in given.values())
-    mean, deviation = images.mean(), images.std()
-    counts = [torch.bincount(s.labels, minlength=len(names)).tolist() for s in splits.values()]
+    mean, deviation = images.mean(), images.std(ddof=1)
+    counts = [np.bincount(s.labels, minlength=len(names)).tolist() for s in splits.values()]
     table = [
         ["class", *NAMES],
         *([name, *map(str, row)] for name, *row in zip(names, *counts, strict=True)),
@@ -39,7 +39,7 @@ def lines(dataset: Dataset, names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def draw(split: Split, names: tuple[str, ...], file: Path) -> None:
+def draw(split: Arrays, names: tuple[str, ...], file: Path) -> None:
     """Write a PNG of the first images of each class; inputs that are no images as curves over their
     features. Several channels other than red, green and blue are averaged."""
     from matplotlib.figure import Figure
@@ -50,14 +50,14 @@ def draw(split: Split, names: tuple[str, ...], file: Path) -> None:
     split = split.take(mixed(split.labels)[: _ROWS * _COLUMNS])
     for axis, image, label in zip(axes, split.images, split.labels.tolist(), strict=False):
         axis.set_title(names[label][:20], fontsize=8, parse_math=False)
-        if image.dim() == 1:
-            axis.plot(image.numpy(), marker=".")
+        if image.ndim == 1:
+            axis.plot(image, marker=".")
             axis.set_ylim(low, high)
         elif len(image) == 3:
             shown = (image - low) / max(high - low, 1e-12)
-            axis.imshow(shown.movedim(0, 2).numpy())
+            axis.imshow(np.moveaxis(shown, 0, 2))
         else:
-            axis.imshow(image.mean(0).numpy(), cmap="gray", vmin=low, vmax=high)
+            axis.imshow(image.mean(0), cmap="gray", vmin=low, vmax=high)
     for axis in figure.axes:
         axis.set_xticks([])
         axis.set_axis_on() if axis.has_data() else axis.set_axis_off()

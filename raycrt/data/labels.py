@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from raycrt.data.sources.source import Rows
 from raycrt.errors import InvalidInput
@@ -16,7 +14,7 @@ _KINDS = {"U": "text", "i": "whole numbers", "b": "Booleans"}
 
 def classes(
     parts: Mapping[str, Rows], known: Sequence[str] | None, stated: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The class names, and for each part its labels (n,) as int64 numbers of classes.
 
     Whole numbers that a source has names for (`known`) are their places in that list. All other
@@ -49,7 +47,7 @@ def classes(
         )
     order = np.argsort(levels)
     return names, {
-        name: torch.from_numpy(order[np.searchsorted(levels[order], array)].astype(np.int64))
+        name: order[np.searchsorted(levels[order], array)].astype(np.int64)
         for name, array in values.items()
     }
 

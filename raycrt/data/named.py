@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from raycrt.data import cifar, idx
+from raycrt.data.permutation import Permutations
 from raycrt.data.sources.source import files_directory
-from raycrt.data.splits import Dataset, Split
+from raycrt.data.splits import Arrays, ArraySplits
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec
 
@@ -44,17 +44,17 @@ _DIGITS, _DIGITS_TEST = 1797, 360
 _Bytes = tuple[np.ndarray, ...]
 
 
-def load(spec: DataSpec) -> Dataset:
+def read(spec: DataSpec) -> ArraySplits:
     """Read the data set that `spec` names."""
     if spec.name == "digits":
         training, test = _digits()
     else:
-        read = _reader(spec)
-        training, test = (_split(read(train)) for train in (True, False))
+        part = _reader(spec)
+        training, test = (_split(part(train)) for train in (True, False))
     held_out = _held_out(spec, len(training))
-    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    order = Permutations(_SPLIT_SEED).draw(len(training))
     keep = slice(spec.limit)
-    return Dataset(
+    return ArraySplits(
         train=training.take(order[held_out:]).take(keep),
         validation=training.take(order[:held_out]).take(keep),
         test=test.take(keep),
@@ -62,11 +62,11 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def check(spec: DataSpec) -> None:
-    """Raise `InvalidInput` unless `load` can read the data set, fetched first with `download`."""
+    """Raise `InvalidInput` unless `read` can read the data set, fetched first with `download`."""
     rows = _DIGITS - _DIGITS_TEST
     if spec.name != "digits":
-        read = _reader(spec)
-        rows, _ = (len(read(train)[1]) for train in (True, False))
+        part = _reader(spec)
+        rows, _ = (len(part(train)[1]) for train in (True, False))
     _held_out(spec, rows)
 
 
@@ -82,20 +82,28 @@ def _held_out(spec: DataSpec, rows: int) -> int:
     return held_out
 
 
-def _digits() -> tuple[Split, Split]:
-    from sklearn.datasets import load_digits
+def _digits() -> tuple[Arrays, Arrays]:
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise InvalidInput(
+            "data.name=digits comes with scikit-learn, which must be installed: pip install "
+            "'raycrt[train]'"
+        ) from None
 
     bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float().div(16).reshape(-1, *SHAPES["digits"])
-    labels = torch.from_numpy(bunch.target).long()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    everything = Split(images=images[order], labels=labels[order])
+    images = (bunch.images.astype(np.float32) / np.float32(16)).reshape(-1, *SHAPES["digits"])
+    labels = bunch.target.astype(np.int64)
+    order = Permutations(_SPLIT_SEED).draw(len(labels))
+    everything = Arrays(images=images[order], labels=labels[order])
     return everything.take(slice(_DIGITS_TEST, None)), everything.take(slice(_DIGITS_TEST))
 
 
-def _split(part: _Bytes) -> Split:
-    images, labels = (torch.from_numpy(np.array(array)) for array in part)
-    return Split(images=images.float().div(255), labels=labels.long())
+def _split(part: _Bytes) -> Arrays:
+    images, labels = part
+    return Arrays(
+        images=images.astype(np.float32) / np.float32(255), labels=labels.astype(np.int64)
+    )
 
 
 def _reader(spec: DataSpec) -> Callable[[bool], _Bytes]:

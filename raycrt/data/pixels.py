@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-from torch.nn import functional as F
 
 from raycrt.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Numbers of channels by which the axis of channels is recognised.
 _CHANNELS = (1, 3, 4)
@@ -24,7 +23,7 @@ _ALPHA = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB"}
 _LAYOUTS = "(channels, height, width), (height, width, channels), (height, width) or (features,)"
 
 
-def scaled(numbers: np.ndarray, place: str) -> Tensor:
+def scaled(numbers: np.ndarray, place: str) -> np.ndarray:
     """`numbers` as float32: uint8 divided by 255, uint16 by 65535, floats as they are.
 
     Raises `InvalidInput` naming `place` for other types, whose range is unknown.
@@ -34,13 +33,13 @@ def scaled(numbers: np.ndarray, place: str) -> Tensor:
             f"inputs must be uint8, uint16 or floating-point numbers, but {place} has "
             f"{numbers.dtype}"
         )
-    return single_precision(numbers).div_(_WHOLE.get(numbers.dtype.name, 1))
+    return single_precision(numbers) / np.float32(_WHOLE.get(numbers.dtype.name, 1))
 
 
-def single_precision(numbers: np.ndarray) -> Tensor:
+def single_precision(numbers: np.ndarray) -> np.ndarray:
     """A copy of `numbers` as float32; those that are too large for it are infinite."""
     with np.errstate(over="ignore"):
-        return torch.from_numpy(np.array(numbers, np.float32, order="C"))
+        return np.array(numbers, np.float32, order="C")
 
 
 def channels_first(inputs: np.ndarray, place: str, stated: Sequence[int] | None) -> np.ndarray:
@@ -71,14 +70,16 @@ def channels_first(inputs: np.ndarray, place: str, stated: Sequence[int] | None)
 
 def of_arrays(
     inputs: np.ndarray, place: str, size: tuple[int, int] | None, stated: Sequence[int] | None
-) -> Tensor:
+) -> np.ndarray:
     """Inputs (n, ...) `scaled`, with `channels_first` and `resized` to `size` if it is given."""
     numbers = channels_first(inputs, place, None if size else stated)
     return resized(scaled(numbers, place), size, place)
 
 
-def decoded(file: Path | bytes, place: str) -> Tensor:
+def decoded(file: Path | bytes, place: str) -> np.ndarray:
     """The image in a file, or in the bytes of one, as float32 (channels, height, width)."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             return of_image(image, place)
@@ -91,7 +92,7 @@ def decoded(file: Path | bytes, place: str) -> Tensor:
         raise InvalidInput(f"{place} must be a whole image that can be read: {said}") from None
 
 
-def of_image(image: Image.Image, place: str) -> Tensor:
+def of_image(image: Image.Image, place: str) -> np.ndarray:
     """A PIL image as float32 (channels, height, width): grey, or red, green and blue.
 
     Palettes are converted. An alpha channel is dropped if it is opaque everywhere.
@@ -114,48 +115,61 @@ def of_image(image: Image.Image, place: str) -> Tensor:
     return scaled(numbers[None] if numbers.ndim == 2 else np.moveaxis(numbers, 2, 0), place)
 
 
-def of_anything(value: Any, place: str, stated: Sequence[int] | None) -> Tensor:
+def of_anything(value: Any, place: str, stated: Sequence[int] | None) -> np.ndarray:
     """A PIL image, an array or a tensor of one input as float32, channels first."""
+    from PIL import Image
+    from torch import Tensor
+
     if isinstance(value, Image.Image):
         return of_image(value, place)
     numbers = value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
     if isinstance(value, Tensor) and value.dim() == 3:  # An image of torch has channels first.
         return scaled(numbers, place)
+    return of_array(numbers, place, stated)
+
+
+def of_array(numbers: np.ndarray, place: str, stated: Sequence[int] | None) -> np.ndarray:
+    """The array of one input as float32, channels first."""
     return scaled(channels_first(numbers[None], place, stated)[0], place)
 
 
-def resized(images: Tensor, size: tuple[int, int] | None, place: str) -> Tensor:
+def resized(images: np.ndarray, size: tuple[int, int] | None, place: str) -> np.ndarray:
     """Images (n, channels, height, width) brought to `size` (height, width), bilinear with
     antialiasing; as they are without a size."""
     if size is None:
         return images
-    if images.dim() != 4:
+    if images.ndim != 4:
         raise InvalidInput(
             f"data.resize must be left out where inputs are not images, but {place} has inputs of "
             f"shape {tuple(images.shape[1:])}"
         )
     if images.shape[2:] == size:
         return images
-    return F.interpolate(images, list(size), mode="bilinear", antialias=True)
+    # Another implementation would have other last bits.
+    import torch
+
+    batch = torch.from_numpy(images)
+    made = torch.nn.functional.interpolate(batch, list(size), mode="bilinear", antialias=True)
+    return made.numpy()
 
 
 def stacked(
-    inputs: Iterable[Tensor], place: Callable[[int], str], size: tuple[int, int] | None
-) -> Tensor:
-    """Single inputs, `resized`, as one tensor (n, ...); `InvalidInput` names the first whose shape
+    inputs: Iterable[np.ndarray], place: Callable[[int], str], size: tuple[int, int] | None
+) -> np.ndarray:
+    """Single inputs, `resized`, as one array (n, ...); `InvalidInput` names the first whose shape
     differs from that of the first input."""
-    found: list[Tensor] = []
+    found: list[np.ndarray] = []
     for row, single in enumerate(inputs):
         found.append(resized(single[None], size, place(row))[0])
         if found[row].shape != found[0].shape:
             raise InvalidInput(another_shape(found[row], place(row), found[0], place(0)))
-    return torch.stack(found) if found else torch.empty(0, 0)
+    return np.stack(found) if found else np.empty((0, 0), np.float32)
 
 
-def another_shape(one: Tensor, place: str, first: Tensor, first_place: str) -> str:
+def another_shape(one: np.ndarray, place: str, first: np.ndarray, first_place: str) -> str:
     """The message that two inputs differ in shape, with the way out where that is data.resize."""
     ways = ""
-    if one.dim() == 3 == first.dim():
+    if one.ndim == 3 == first.ndim:
         same = one.shape[0] == first.shape[0]
         ways = "; data.resize gives all images one size" if same else "; grey or colour, not both"
     return (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from raycrt.data.permutation import Permutations
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec
 
@@ -15,43 +15,41 @@ NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """`images` float32 (n, features) or (n, channels, height, width), `labels` int64 (n,).
+class Arrays:
+    """Rows as `images` float32 (n, features) or (n, channels, height, width) and `labels` int64
+    (n,), both in memory of their own."""
 
-    Pixels of files are in [0, 1]; numbers that a source has as floats are left as they are.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: np.ndarray
+    labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: Tensor | slice) -> Split:
-        return Split(images=self.images[rows], labels=self.labels[rows])
+    def take(self, rows: np.ndarray | slice) -> Arrays:
+        return Arrays(images=self.images[rows], labels=self.labels[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
+class ArraySplits:
     """Training rows, validation rows held out of the training set, and rows for the final test.
 
     The first two are empty for a data set that is a test split alone.
     """
 
-    train: Split
-    validation: Split
-    test: Split
+    train: Arrays
+    validation: Arrays
+    test: Arrays
 
     @property
-    def fit(self) -> Split:
-        """Training and validation rows together, on which the chosen configuration is trained."""
-        return Split(
-            images=torch.cat([self.train.images, self.validation.images]),
-            labels=torch.cat([self.train.labels, self.validation.labels]),
+    def fit(self) -> Arrays:
+        """Training and validation rows together."""
+        return Arrays(
+            images=np.concatenate([self.train.images, self.validation.images]),
+            labels=np.concatenate([self.train.labels, self.validation.labels]),
         )
 
 
-def divided(given: Mapping[str, Split], spec: DataSpec, names: tuple[str, ...]) -> Dataset:
+def divided(given: Mapping[str, Arrays], spec: DataSpec, names: tuple[str, ...]) -> ArraySplits:
     """The splits `given` as they are, and the missing ones taken out of the training rows, if there
     are some.
 
@@ -63,54 +61,54 @@ def divided(given: Mapping[str, Split], spec: DataSpec, names: tuple[str, ...]) 
     if set(parts) == {"test"}:
         nothing = parts["test"].take(slice(0))
         test = limited(parts["test"], spec.limit)
-        return Dataset(train=nothing, validation=nothing, test=test)
-    counts = torch.bincount(parts["train"].labels, minlength=len(names))
-    if not bool(counts.all()):
-        lacking = names[int((counts == 0).nonzero()[0, 0])]
+        return ArraySplits(train=nothing, validation=nothing, test=test)
+    counts = np.bincount(parts["train"].labels, minlength=len(names))
+    if not counts.all():
+        lacking = names[int((counts == 0).argmax())]
         raise InvalidInput(
             f"each class must have rows in the train split, but class {lacking!r} has none"
         )
-    generator = torch.Generator().manual_seed(spec.split_seed)
+    orders = Permutations(spec.split_seed)
     for name, share in (("test", spec.test), ("validation", spec.validation)):
         if name not in parts:
-            chosen = _stratified(parts["train"].labels, share, generator, f"data.{name}", names)
+            chosen = _stratified(parts["train"].labels, share, orders, f"data.{name}", names)
             parts[name] = parts["train"].take(chosen)
             parts["train"] = parts["train"].take(~chosen)
     # Trials and a training's progress are measured on the first validation rows.
     parts["validation"] = parts["validation"].take(mixed(parts["validation"].labels))
-    return Dataset(**{name: limited(parts[name], spec.limit) for name in NAMES})
+    return ArraySplits(**{name: limited(parts[name], spec.limit) for name in NAMES})
 
 
-def limited(split: Split, limit: int | None) -> Split:
+def limited(split: Arrays, limit: int | None) -> Arrays:
     """At most `limit` rows in their order: of each class the first ones, in proportion to its
     share."""
     if limit is None or len(split) <= limit:
         return split
-    return split.take(mixed(split.labels)[:limit].sort().values)
+    return split.take(np.sort(mixed(split.labels)[:limit]))
 
 
-def mixed(labels: Tensor) -> Tensor:
+def mixed(labels: np.ndarray) -> np.ndarray:
     """An order of rows in which every beginning has the classes in their proportions."""
-    share = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
+    share = np.empty(len(labels), np.float64)
+    for label in np.unique(labels):
         own = labels == label
         number = int(own.sum())
-        share[own] = (torch.arange(number, dtype=torch.float64) + 0.5) / number
+        share[own] = (np.arange(number, dtype=np.float64) + 0.5) / number
     return share.argsort(stable=True)
 
 
 def _stratified(
-    labels: Tensor, share: float, generator: torch.Generator, key: str, names: tuple[str, ...]
-) -> Tensor:
+    labels: np.ndarray, share: float, orders: Permutations, key: str, names: tuple[str, ...]
+) -> np.ndarray:
     """Mask (n,) of `share` of the rows of each class."""
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen = np.zeros(len(labels), bool)
     for label, name in enumerate(names):
-        rows = (labels == label).nonzero().flatten()
+        rows = np.flatnonzero(labels == label)
         number = round(share * len(rows))
         if not 0 < number < len(rows):
             raise InvalidInput(
                 f"{key} must leave rows of each class on both sides, but {share:g} of the "
                 f"{len(rows)} rows of class {name!r} is {number}"
             )
-        chosen[rows[torch.randperm(len(rows), generator=generator)[:number]]] = True
+        chosen[rows[orders.draw(len(rows))[:number]]] = True
     return chosen

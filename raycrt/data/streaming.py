@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from raycrt.data import checks, labels, sources
 from raycrt.data.sources.source import Rows
-from raycrt.data.splits import Dataset, Split, divided
+from raycrt.data.splits import Arrays, ArraySplits, divided
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec
 
@@ -31,10 +29,10 @@ class Survey:
 
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
-    numbers: Dataset
+    numbers: ArraySplits
 
 
-def survey(spec: DataSpec, keep: Callable[[Tensor], object] = lambda inputs: None) -> Survey:
+def survey(spec: DataSpec, keep: Callable[[np.ndarray], object] = lambda inputs: None) -> Survey:
     """Read and check a source's data set, and `keep` its inputs, some rows at a time; they are
     the rows of `data.load`, in the same splits. Raises `InvalidInput` as that does."""
     source = sources.of(spec)
@@ -59,7 +57,7 @@ def survey(spec: DataSpec, keep: Callable[[Tensor], object] = lambda inputs: Non
         raise InvalidInput(f"the files of {spec.title} must be readable: {error}") from None
     assert first is not None
     names, classes = labels.classes(found, source.class_names(), spec.class_names)
-    given = {name: Split(images=rows.inputs, labels=classes[name]) for name, rows in found.items()}
+    given = {name: Arrays(images=rows.inputs, labels=classes[name]) for name, rows in found.items()}
     return Survey(
         shape=tuple(first.inputs.shape[1:]),
         class_names=names,
@@ -69,7 +67,7 @@ def survey(spec: DataSpec, keep: Callable[[Tensor], object] = lambda inputs: Non
 
 def _numbered(rows: Rows, first: int) -> Rows:
     """`rows` with numbers from `first` on in place of inputs."""
-    numbers = torch.arange(first, first + len(rows.inputs))
+    numbers = np.arange(first, first + len(rows.inputs))
     return Rows(
         inputs=numbers,
         labels=rows.labels,
@@ -89,7 +87,7 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 
     whole: list[Any] = [label for rows in parts for label in rows.labels]
     return Rows(
-        inputs=torch.cat([rows.inputs for rows in parts]),
+        inputs=np.concatenate([rows.inputs for rows in parts]),
         labels=whole,
         where=parts[0].where,
         place=place,
@@ -102,7 +100,7 @@ def store(spec: DataSpec, part: str, directory: Path) -> int:
     `Stored`; return the number of the former."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _INPUTS).open("wb") as file:
-        found = survey(spec, lambda inputs: inputs.contiguous().numpy().tofile(file))
+        found = survey(spec, lambda inputs: inputs.tofile(file))
     (directory / _SHAPE).write_text(json.dumps(found.shape))
     for name in (part, "validation"):
         split = getattr(found.numbers, name)
@@ -122,9 +120,6 @@ class Stored:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def read(self, rows: np.ndarray | slice) -> Split:
+    def read(self, rows: np.ndarray | slice) -> Arrays:
         """The rows with the numbers `rows`, or in that slice, in memory."""
-        return Split(
-            images=torch.from_numpy(self._inputs[self._numbers[rows]]),
-            labels=torch.from_numpy(self._labels[rows]),
-        )
+        return Arrays(images=self._inputs[self._numbers[rows]], labels=self._labels[rows])

@@ -69,6 +69,7 @@ def certify(
     facts = manifest.facts(
         spec,
         rows=len(split),
+        shape=tuple(split.images.shape[1:]),
         digest=digest,
         curvature=curvature,
         training=training,
@@ -140,7 +141,7 @@ class _Certify:
         start = int(batch["start"][0])
         chosen = slice(start, start + self.size)
         found = self.certifier(torch.tensor(self.images[chosen], device=self.device))
-        return storage.to_table(found, start, self.labels[chosen])
+        return storage.to_table(found, start, self.labels[chosen], self.images[chosen])
 
 
 def _file(rows: Path, start: int) -> Path:

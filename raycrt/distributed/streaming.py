@@ -144,6 +144,6 @@ def _read(shares: Shares, task: int) -> Iterator[pa.Table]:
     stored = Stored(shares.directory, shares.part)
     for chosen in shares.chosen()[task * _BATCHES : (task + 1) * _BATCHES]:
         found = stored.read(chosen.numpy())
-        inputs = found.images.flatten(1).numpy()
+        inputs = found.images.reshape(len(found), -1)
         columns = pa.FixedSizeListArray.from_arrays(inputs.ravel(), inputs.shape[1])
-        yield pa.table({_INPUT: columns, _LABEL: found.labels.numpy()})
+        yield pa.table({_INPUT: columns, _LABEL: found.labels})

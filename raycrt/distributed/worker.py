@@ -99,7 +99,7 @@ def _rows(spec: Spec, config: dict[str, Any], rank: int) -> tuple[Split | Stream
     """The rows to be trained on, in memory or streamed, and those that are assessed."""
     part, stored, some = config["rows"], config["stored"], slice(_ROWS_ASSESSED)
     if stored is not None:
-        return Streamed(spec, stored, part, rank), Stored(stored, "validation").read(some)
+        return Streamed(spec, stored, part, rank), Split.of(Stored(stored, "validation").read(some))
     dataset = data.load(DataSpec.model_validate(config["data"]))
     return getattr(dataset, part), dataset.validation.take(some)
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from raycrt.errors import InvalidInput
 
 # The file that names the process holding a directory; the lock is a separate, empty file.
@@ -70,6 +68,8 @@ def held(directory: Path) -> Iterator[None]:
     kill -9. On a file system without locks, filelock creates a file that names the process instead.
     A thread that holds a directory may lock it again.
     """
+    from filelock import FileLock, Timeout
+
     lock = FileLock(made(directory) / _LOCK, timeout=0, is_singleton=True)
     driver = directory / DRIVER
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,9 @@ class Checked:
 class Checker:
     """Re-proves rows of one model with a proved `curvature` (classes, classes).
 
-    The indices of rows refer to `images` (n, features) and `labels` (n,); `stated` is the curvature
-    from which the rows were computed.
+    The indices of rows are those of `images` (n, features) float32 and `labels` (n,), n = `rows`;
+    what is None is not compared, and without images nothing is proved. `stated` is the curvature
+    from which the rows were computed; `hashed` rows have the hash of their input.
     """
 
     def __init__(
@@ -41,13 +43,16 @@ class Checker:
         *,
         curvature: np.ndarray,
         stated: np.ndarray,
-        images: np.ndarray,
-        labels: np.ndarray,
+        images: np.ndarray | None,
+        labels: np.ndarray | None,
+        rows: int | None = None,
         deployment: str = "exact",
         region: str = "global",
+        hashed: bool = True,
     ) -> None:
         self.model, self.stated = model, stated
-        self.images, self.labels = images, labels
+        self.images, self.labels, self.hashed = images, labels, hashed
+        self.rows = len(images) if rows is None and images is not None else rows or 0
         self.unit = DEPLOYMENTS[deployment]
         self.region = region
         self.prover = None
@@ -60,7 +65,9 @@ class Checker:
         findings: list[Finding] = []
         try:
             model = self.model
-            for rows in read_rows(file, model.features, model.classes, _AT_ONCE):
+            for rows in read_rows(
+                file, model.features, model.classes, _AT_ONCE, hashed=self.hashed
+            ):
                 findings += self.check(rows)
                 indices.append(rows.index)
         except Malformed as broken:
@@ -71,13 +78,16 @@ class Checker:
         )
 
     def check(self, rows: Rows) -> list[Finding]:
-        """All findings about `rows`."""
+        """All findings about `rows`; of a row with another input, that it has one and no more."""
         notes = Notes(rows.index)
-        known = (rows.index >= 0) & (rows.index < len(self.labels))
+        known = (rows.index >= 0) & (rows.index < self.rows)
         notes.must(known, "the data has no image with this index.")
         at = np.where(known, rows.index, 0)
-        labels = np.where(known, self.labels[at], rows.label)
-        notes.must(rows.label == labels, "the label is {} in the data, not {}.", labels, rows.label)
+        others = self._check_inputs(rows, at, known)
+        if self.labels is not None:
+            labels = np.where(known, self.labels[at], rows.label)
+            text = "the label is {} in the data, not {}."
+            notes.must(rows.label == labels, text, labels, rows.label)
         certified = self._check_form(rows, notes) & known
         if self.prover is None:
             notes.must(
@@ -85,9 +95,24 @@ class Checker:
                 "the weights are not finite, but the status is {!r}.",
                 rows.status,
             )
-        else:
+        elif self.images is not None:
             with np.errstate(all="ignore"):
                 self._check_proof(rows, self.images[at].astype(np.float64), certified, notes)
+        elsewhere = {finding.index for finding in others}
+        return others + [f for f in notes.findings if f.index not in elsewhere]
+
+    def _check_inputs(self, rows: Rows, at: np.ndarray, known: np.ndarray) -> list[Finding]:
+        """Check that the rows at `at` in the data, where `known`, are those that were certified."""
+        notes = Notes(rows.index)
+        if rows.input_sha256 is not None and self.images is not None:
+            found = np.array([_sha256(image) for image in self.images[at]], object)
+            notes.must(
+                ~known | (found == rows.input_sha256),
+                "the input is not the one that was certified: the SHA-256 of the one in the data "
+                "is {}, that of the row {}.",
+                np.array([digest.hex() for digest in found]),
+                np.array([digest.hex() for digest in rows.input_sha256]),
+            )
         return notes.findings
 
     def _check_form(self, rows: Rows, notes: Notes) -> np.ndarray:
@@ -225,6 +250,10 @@ class Checker:
             rows.curvature,
             stated,
         )
+
+
+def _sha256(image: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(image, "<f4").tobytes()).digest()
 
 
 def check_files(checker: Checker, files: Iterable[Path]) -> list[Checked]:

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from scipy.special import erf, expit
+
+from raycrt.activations.functions_of_numpy import erf, sigmoid
 
 _ROUNDING, _LIBRARY = 2.0**-52, 5 * 2.0**-52
 
@@ -140,13 +141,13 @@ def _rising(
     return apply
 
 
-_sigmoid = _rising(expit, lambda z, p: p * (1 - p), 0.0, 1.0, falling=lambda z: expit(-z))
+_sigmoid = _rising(sigmoid, lambda z, p: p * (1 - p), 0.0, 1.0, falling=lambda z: sigmoid(-z))
 _exp = _rising(np.exp, lambda z, e: e, 0.0)
 
 # The functions that formulas are composed of.
 INTERVALS = SimpleNamespace(
     exp=_exp,
-    tanh=_rising(np.tanh, lambda z, t: 1 - t * t, -1.0, 1.0, falling=lambda z: 2 * expit(-2 * z)),
+    tanh=_rising(np.tanh, lambda z, t: 1 - t * t, -1.0, 1.0, falling=lambda z: 2 * sigmoid(-2 * z)),
     arctan=_rising(np.arctan, lambda z, a: 1 / (1 + z * z)),
     erf=_rising(erf, lambda z, e: 2 / math.sqrt(math.pi) * _exp(-(z * z)), -1.0, 1.0),
     sigmoid=_sigmoid,

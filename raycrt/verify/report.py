@@ -5,52 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from raycrt import data
-from raycrt.errors import InvalidInput, require
-from raycrt.specs import Spec, provenance, validate
-from raycrt.specs.provenance import Provenance, Training
-from raycrt.verify.checker import (
-    DEPLOYMENTS,
-    REGIONS,
-    Checked,
-    Checker,
-    Finding,
-    check_files,
-)
+from raycrt.errors import require
+from raycrt.specs import Spec, provenance
+from raycrt.verify import manifest as manifests
+from raycrt.verify.checker import Checked, Checker, Finding, check_files
 from raycrt.verify.curvature import TOLERANCE, Watch, curvature_upper
+from raycrt.verify.inputs import Inputs, of_run
 from raycrt.verify.model import Model
 from raycrt.verify.table import (
-    VERSIONS,
     Malformed,
     count_rows,
     read_manifest,
     row_files,
     unexpected_entries,
 )
-from raycrt.verify.untrusted_spec import SPEC, read_spec
+from raycrt.verify.untrusted_spec import read_spec
 
 CheckFiles = Callable[[Checker, list[Path]], Iterable[Checked]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Numbers of rows that were `checked` and that `failed`, and all `findings`."""
+    """Numbers of rows that were `checked` and that `failed`, and all `findings`.
+
+    `unchecked` says in sentences what was not checked for want of it; without inputs no row is
+    `proved`.
+    """
 
     data: str
     images: int
     checked: int
     failed: int
+    proved: bool
     findings: tuple[Finding, ...]
+    unchecked: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
-        """Whether every image has exactly one row and each is proved."""
+        """Whether every image has exactly one row and nothing that was checked is wrong."""
         return not self.findings
 
 
@@ -69,171 +67,65 @@ def verify_run(
     machines; `watch` iterates over the proofs about the model and may show progress. Raises
     `InvalidInput` where a part of the run is missing; a part that is present but wrong is reported.
     """
+    inputs = partial(of_run, directory=data_directory, trusted=trusted)
+    return verify_with(run, inputs, check=check, watch=watch)
+
+
+def verify_with(
+    run: Path,
+    inputs: Callable[[Spec], Inputs],
+    *,
+    check: CheckFiles = check_files,
+    watch: Watch = lambda name, items: items,
+) -> Report:
+    """As `verify_run`, with the test rows that `inputs` returns for the spec of the manifest."""
     directory, trained = run / "certificates", run / "train"
     manifest = read_manifest(directory)
-    spec = _spec(manifest, data_directory, trusted)
+    spec = manifests.described_spec(manifest)
     described = read_spec(trained)
     model = Model.load(trained / "model.safetensors", described.model, data.shape(spec.data))
-    test = data.load(spec.data).test
-    images = test.images.numpy().reshape(len(test), -1)
-    labels = test.labels.numpy()
+    rows = inputs(spec)
     require(
-        images.shape[1] == model.features,
+        int(np.prod(rows.shape)) == model.features,
         "features of an image == features of the network",
-        image=images.shape[1],
+        image=int(np.prod(rows.shape)),
         network=model.features,
     )
-    findings = _check_manifest(manifest, described, model, len(labels))
-    findings += _check_spec(manifest, directory)
-    findings += _check_provenance(manifest, provenance.read(trained / "model.safetensors"))
-    stated = _stated_curvature(manifest, model.classes)
+    findings = manifests.check_manifest(manifest, described, model, rows)
+    findings += manifests.check_spec(manifest, directory)
+    said = provenance.read(trained / "model.safetensors")
+    findings += manifests.check_provenance(manifest, said)
+    stated = manifests.stated_curvature(manifest, model.classes)
     curvature = curvature_upper(model, stated, watch)
     findings += _check_curvature(stated, curvature)
     checker = Checker(
         model,
         curvature=np.fmax(curvature, stated),
         stated=stated,
-        images=images,
-        labels=labels,
-        deployment=_deployment(manifest),
+        images=rows.images,
+        labels=rows.labels,
+        rows=len(rows),
+        deployment=manifests.deployment(manifest),
         region=str(manifest.get("region")),
+        hashed=manifests.hashed(manifest),
     )
     files = row_files(directory)
-    surplus = _check_number(files, len(labels))
+    surplus = _check_number(files, len(rows))
     findings += surplus + _check_unexpected(directory)
     # More rows than images are refused unread: a small file may unpack to any number of them.
     results = [] if surplus else list(check(checker, files))
     indices = np.concatenate([np.empty(0, np.int64), *(r.indices for r in results)])
     findings += [finding for result in results for finding in result.findings]
-    findings += [] if surplus else _check_indices(indices, len(labels))
+    findings += [] if surplus else _check_indices(indices, len(rows))
     return Report(
-        data=spec.data.title,
-        images=len(labels),
+        data=rows.title,
+        images=len(rows),
         checked=len(indices),
         failed=len({finding.index for finding in findings if finding.index >= 0}),
+        proved=rows.images is not None,
         findings=tuple(sorted(findings)),
+        unchecked=rows.unchecked,
     )
-
-
-def _spec(manifest: dict[str, Any], data_directory: Path | None, trusted: bool) -> Spec:
-    stored = manifest.get("spec")
-    if isinstance(stored, dict) and "model" in stored and stored["model"] is None:
-        raise InvalidInput(
-            "only models that a spec can describe are checked (dense layers, the hidden ones of "
-            "one width, or raycrt's own convolutions), but spec.model is null in the manifest"
-        )
-    # A checker downloads nothing, whatever the manifest says.
-    spec = _known(stored).override({"data.download": False})
-    if data.runs_code(spec.data) and not trusted:
-        raise InvalidInput(
-            f"the data is read by running {spec.data.source} in {spec.data.path}, which is allowed "
-            "only with --run-code, but this was not given"
-        )
-    if data_directory is None:
-        return spec
-    place = next((key for key in ("path", "directory") if key in data.uses(spec.data)), None)
-    if place is None:
-        raise InvalidInput(f"--data-dir is for data in files, but the data is {spec.data.title}")
-    return spec.override({f"data.{place}": str(data_directory)})
-
-
-def _known(stored: Any) -> Spec:
-    """The spec of a manifest, which has null for `train` where the training is unknown."""
-    if isinstance(stored, dict) and stored.get("train", ...) is None:
-        stored = {key: section for key, section in stored.items() if key != "train"}
-    try:
-        return validate(stored)
-    except InvalidInput as error:
-        # The error quotes input that may be of any length.
-        raise InvalidInput(f"{str(error)[:300]}, in the manifest") from None
-    except (RecursionError, ValueError):
-        raise InvalidInput("spec must be a mapping of sections in the manifest") from None
-
-
-def _check_provenance(manifest: dict[str, Any], said: Provenance | None) -> list[Finding]:
-    """Check what the manifest states about the weights against their own header."""
-    if said is None:
-        return []
-    spec, own, stated = _known(manifest["spec"]), said.training, manifest.get("training")
-    wrong = {"spec.model": spec.model != said.model}
-    try:
-        wrong["training"] = own != (stated and Training.model_validate(stated))
-    except ValidationError:
-        wrong["training"] = True
-    if own is not None:
-        wrong["spec.train"] = spec.train != own.train
-        wrong["spec.run.seed"] = spec.run.seed != own.run.seed
-    return [
-        Finding(sentence=f"{key} in the manifest must agree with the header of the weights.")
-        for key, bad in wrong.items()
-        if bad
-    ]
-
-
-def _check_spec(manifest: dict[str, Any], directory: Path) -> list[Finding]:
-    """Check that a spec beside the manifest agrees with it in all that the rows depend on."""
-    if not (directory / SPEC).is_file():
-        return []
-    beside, stated = read_spec(directory), _known(manifest["spec"])
-    return [
-        Finding(sentence=f"{part} must be that of the manifest in certificates/{SPEC}.")
-        for part in ("model", "data", "certify")
-        if getattr(beside, part) != getattr(stated, part)
-    ]
-
-
-def _check_manifest(
-    manifest: dict[str, Any], trained: Spec, model: Model, images: int
-) -> list[Finding]:
-    found = _known(manifest["spec"])
-    wrong = {
-        f"schema_version must be {' or '.join(map(str, VERSIONS))}": not any(
-            _same(manifest.get("schema_version"), version) for version in VERSIONS
-        ),
-        "complete must be true": manifest.get("complete") is not True,
-        f"rows must be {images}, the images of the test set": not _same(
-            manifest.get("rows"), images
-        ),
-        f"region must be one of {REGIONS}": manifest.get("region") not in REGIONS,
-        "weights_sha256 must be that of the model": manifest.get("weights_sha256") != model.sha256,
-        "spec.model must be that of the model": found.model != trained.model,
-        "region must be that of spec.certify": manifest.get("region") != found.certify.region,
-        "deployment must be that of spec.certify": _deployment(manifest)
-        != found.certify.deployment,
-        # Float32 libraries may compute convolutions by transforms, for which no bound is stated.
-        "deployment must be exact for a model with convolutions": trained.model.convolves
-        and _deployment(manifest) != "exact",
-    }
-    return [Finding(sentence=f"{text} in the manifest.") for text, bad in wrong.items() if bad]
-
-
-def _same(stated: object, number: int) -> bool:
-    """Whether `stated` is the integer `number`; true is not 1, and 3.0 is not 3."""
-    return type(stated) is int and stated == number
-
-
-def _deployment(manifest: dict[str, Any]) -> str:
-    named = manifest.get("deployment", "exact")
-    if not isinstance(named, str) or named not in DEPLOYMENTS:
-        raise InvalidInput(f"deployment must be one of {sorted(DEPLOYMENTS)}, but got {named!r}")
-    return str(named)
-
-
-def _stated_curvature(manifest: dict[str, Any], classes: int) -> np.ndarray:
-    stored: Any = manifest.get("margin_curvature")
-    try:
-        stated = np.array(stored, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        stated = np.empty(0)
-    if stated.ndim != 2 or {type(m) for row in stored for m in row} - {int, float}:
-        raise InvalidInput("margin_curvature must be a matrix of numbers in the manifest")
-    require(
-        stated.shape == (classes, classes),
-        "margin_curvature has a number for each pair of classes",
-        shape=stated.shape,
-        classes=classes,
-    )
-    return stated
 
 
 def _check_curvature(stated: np.ndarray, proved: np.ndarray) -> list[Finding]:

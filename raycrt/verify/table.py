@@ -18,8 +18,10 @@ from raycrt.errors import InvalidInput, require
 from raycrt.verify.pages import Footer
 
 # The versions of the format that are read here, see docs/certificates.md. From 4 on a class may be
-# proved from the curvature matrix, from 5 on radii may be infinite; the columns are those of 3.
-VERSIONS = (3, 4, 5)
+# proved from the curvature matrix, from 5 on radii may be infinite, and from 6 on each row has the
+# hash of its input.
+VERSIONS = (3, 4, 5, 6)
+WITHOUT_HASHES = (3, 4, 5)
 MANIFEST = "manifest.json"
 ROWS = "rows"
 STATUSES = ("certified", "constant", "non_finite_input", "non_finite_network", "tied", "no_radius")
@@ -33,6 +35,7 @@ _COLUMNS = {
     "witness_points": pa.list_(pa.float16()),
     "witness_curvatures": pa.list_(pa.float64()),
 }
+_HASH = {"input_sha256": pa.binary(32)}
 # A manifest of 1,000 classes has some 20 MB.
 _MANIFEST_BYTES = 2**26
 # Most bytes of a value, which is a number or a status, and most further bytes of a column.
@@ -50,7 +53,8 @@ class Malformed(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """Rows as arrays (n,); `witness_row` and `witness_class` (k,) give the row and class of each
-    `witness_point` (k, features) and `witness_curvature` (k,)."""
+    `witness_point` (k, features) and `witness_curvature` (k,). `input_sha256` holds bytes; None in
+    versions without it."""
 
     index: np.ndarray
     label: np.ndarray
@@ -66,6 +70,7 @@ class Rows:
     witness_class: np.ndarray
     witness_point: np.ndarray
     witness_curvature: np.ndarray
+    input_sha256: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -141,8 +146,12 @@ def count_rows(file: Path) -> int:
         return Footer.read(file).rows
 
 
-def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator[Rows]:
+def read_rows(
+    file: Path, features: int, classes: int, at_once: int, *, hashed: bool = True
+) -> Iterator[Rows]:
     """The rows of one file, `at_once` at a time; `Malformed` where the format is broken.
+
+    `hashed` says whether the version of the format has the hashes of inputs.
 
     Memory is bounded by `at_once`, whatever the file states: more numbers than those of a witness
     for each class of a row are refused before they are unpacked.
@@ -150,8 +159,9 @@ def read_rows(file: Path, features: int, classes: int, at_once: int) -> Iterator
     with _readable():
         _check_sizes(file, features, classes)
         with pq.ParquetFile(file) as parquet:
-            _check_columns(parquet.schema_arrow)
-            for batch in parquet.iter_batches(at_once, columns=list(_COLUMNS)):
+            columns = _COLUMNS | (_HASH if hashed else {})
+            _check_columns(parquet.schema_arrow, columns)
+            for batch in parquet.iter_batches(at_once, columns=list(columns)):
                 yield _rows(pa.Table.from_batches([batch]), features)
 
 
@@ -174,15 +184,15 @@ def _readable() -> Iterator[None]:
         raise Malformed(f"the file cannot be read as Parquet: {message}") from None
 
 
-def _check_columns(schema: pa.Schema) -> None:
-    for name, kind in _COLUMNS.items():
+def _check_columns(schema: pa.Schema, columns: dict[str, pa.DataType]) -> None:
+    for name, kind in columns.items():
         if name not in schema.names:
             raise Malformed(f"the column {name!r} is missing")
         if schema.names.count(name) > 1:
             raise Malformed(f"the column {name!r} occurs twice")
         if not schema.field(name).type.equals(kind):
             raise Malformed(f"the column {name!r} must be {kind}")
-    more = [name for name in schema.names if name not in _COLUMNS]
+    more = [name for name in schema.names if name not in columns]
     if more:
         raise Malformed(f"the column {more[0]!r} does not belong to the format")
 
@@ -205,7 +215,7 @@ def _check_sizes(file: Path, features: int, classes: int) -> None:
 
 
 def _rows(table: pa.Table, features: int) -> Rows:
-    for name in _COLUMNS:
+    for name in table.column_names:
         if table.column(name).null_count:
             raise Malformed(f"the column {name!r} holds nulls")
     plain = {name: table.column(name).to_numpy() for name in (*_INTEGERS, *_FLOATS)}
@@ -225,6 +235,7 @@ def _rows(table: pa.Table, features: int) -> Rows:
         )
     flat_classes, flat_points = classes.flatten(), points.flatten()
     flat_curvatures = curvatures.flatten()
+    hashes = [name for name in table.column_names if name in _HASH]
     if flat_classes.null_count or flat_points.null_count or flat_curvatures.null_count:
         raise Malformed("a witness holds nulls")
     return Rows(
@@ -235,4 +246,5 @@ def _rows(table: pa.Table, features: int) -> Rows:
         witness_class=flat_classes.to_numpy(),
         witness_point=flat_points.to_numpy().reshape(-1, features),
         witness_curvature=flat_curvatures.to_numpy(),
+        input_sha256=np.array(table.column(hashes[0]).to_pylist(), object) if hashes else None,
     )

@@ -85,7 +85,7 @@ class TestCommand:
     ) -> None:
         def in_this_process(network, curvature, spec, split, pending):
             found = Certifier(network, steps=5, curvature=curvature)(split.images)
-            yield storage.to_table(found, 0, split.labels.numpy())
+            yield storage.to_table(found, 0, split.labels.numpy(), split.images.numpy())
 
         monkeypatch.setattr(stages, "session", nullcontext)
         monkeypatch.setattr(stages.room, "check", lambda run: None)

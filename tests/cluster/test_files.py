@@ -119,7 +119,7 @@ def test_the_schema_would_find_a_mistake(path: str, value: Any) -> None:
 def test_one_version_of_ray_and_of_the_image_everywhere() -> None:
     (pinned,) = (
         requirement.partition("==")[2]
-        for requirement in PROJECT["dependencies"]
+        for requirement in PROJECT["optional-dependencies"]["train"]
         if requirement.startswith("ray[")
     )
     assert RAYJOB["spec"]["rayClusterSpec"]["rayVersion"] == pinned

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from raycrt import data
+from raycrt.data.permutation import Permutations
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, Spec
 
@@ -241,3 +242,11 @@ def test_real_mnist():
     found = data.load(DataSpec(name="mnist"))
     assert (len(found.train) + len(found.validation), len(found.test)) == (60_000, 10_000)
     assert found.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+@pytest.mark.parametrize("seed", [0, 20_200_602, 2**43 - 1])
+def test_orders_are_those_of_torch(seed):
+    orders, generator = Permutations(seed), torch.Generator().manual_seed(seed)
+    for rows in (0, 1, 7, 1797):
+        drawn = torch.randperm(rows, generator=generator)
+        assert orders.draw(rows).tolist() == drawn.tolist()

@@ -42,7 +42,7 @@ def twin(network):
     torch.set_num_threads(1)
     test = data.load(SPEC.data).test
     found = Certifier(network, steps=30, batch_size=20)(test.images)
-    return storage.to_table(found, 0, test.labels.numpy())
+    return storage.to_table(found, 0, test.labels.numpy(), test.images.numpy())
 
 
 def _certify(network, test, out, **options):

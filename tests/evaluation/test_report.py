@@ -41,5 +41,5 @@ def test_certificates_count_their_statuses():
     images[4, 1] = torch.inf
     found = Certifier(random_network(2))(images)
     assert found.statuses() == {Status.CERTIFIED: 5, Status.NON_FINITE_INPUT: 1}
-    table = storage.to_table(found, 0, found.prediction.numpy())
+    table = storage.to_table(found, 0, found.prediction.numpy(), images.numpy())
     assert storage.remarks(table) == [f"1 of 6 rows: {Status.NON_FINITE_INPUT.sentence}"]

@@ -58,15 +58,16 @@ def write_run(
     certifier = Certifier.of(model, spec.certify)
     directory = run / "certificates"
     (directory / "rows").mkdir(parents=True)
-    batches = zip(certifier.batches(test.images), test.labels.split(ROWS_IN_A_FILE), strict=True)
-    for number, (found, labels) in enumerate(batches):
+    for number, found in enumerate(certifier.batches(test.images)):
         first = number * ROWS_IN_A_FILE
-        table = storage.to_table(found, first, labels.numpy())
+        rows = test.take(slice(first, first + ROWS_IN_A_FILE))
+        table = storage.to_table(found, first, rows.labels.numpy(), rows.images.numpy())
         storage.write_rows(directory / "rows" / f"{first:09d}.parquet", table)
     manifest = {
         "complete": True,
         "rows": len(test),
         "weights_sha256": checkpoint.weights_hash(model),
+        "input_shape": list(test.images.shape[1:]),
         "seconds": 1.0,
         "spec": spec.model_dump(mode="json") | ({} if training else {"train": None}),
         "training": training.model_dump(mode="json") if training else None,
@@ -83,13 +84,17 @@ def rows_of(run: Path) -> pa.Table:
 
 
 def rewrite_rows(run: Path, rows: list[dict], in_a_file: int = 1000) -> None:
-    """Put `rows` (as of `Table.to_pylist`) in place of all that are stored."""
+    """Put `rows` (as of `Table.to_pylist`) in place of all that are stored, in the version that the
+    manifest states."""
+    schema = storage.SCHEMA
+    if manifest_of(run).get("schema_version") in (3, 4, 5):
+        schema = schema.remove(schema.get_field_index("input_sha256"))
     directory = run / "certificates" / "rows"
     for file in directory.glob("*.parquet"):
         file.unlink()
     for first in range(0, len(rows), in_a_file):
         part = rows[first : first + in_a_file]
-        table = pa.Table.from_pylist(part, schema=storage.SCHEMA)
+        table = pa.Table.from_pylist(part, schema=schema)
         storage.write_rows(directory / f"{first:09d}.parquet", table)
 
 

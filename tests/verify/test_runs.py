@@ -1,5 +1,6 @@
 """The checker accepts what the certifier wrote and nothing that was changed since."""
 
+import hashlib
 import shutil
 from functools import cache, partial
 
@@ -9,6 +10,7 @@ import typer
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from raycrt import data
 from raycrt.activations import ACTIVATIONS
 from raycrt.cli.verify import verify
 from raycrt.errors import InvalidInput
@@ -432,7 +434,7 @@ TAMPERED = {
     _change_weights: "can be proved",
     _forget_hash: "weights_sha256 must be that of the model",
     _incomplete: "complete must be true",
-    _other_version: "schema_version must be 3 or 4 or 5",
+    _other_version: "schema_version must be 3 or 4 or 5 or 6",
     _other_region: "region must be one of",
     _claim_deployment: "no more than",
 }
@@ -501,3 +503,30 @@ def test_actors_find_what_one_process_finds(tmp_path, local_ray):
     shared = verify_run(run, check=partial(verification.check_files, workers=2))
     assert shared == alone
     assert {finding.index for finding in alone.findings} == {2, 19, 33}
+
+
+def test_a_row_of_another_input_is_refused_in_its_own_words(run):
+    rows = rows_of(run).to_pylist()
+    rows[5]["input_sha256"] = rows[6]["input_sha256"]
+    rewrite_rows(run, rows)
+    (finding,) = verify_run(run).findings
+    assert finding.index == 5
+    assert "the input is not the one that was certified" in finding.sentence
+    assert finding.sentence.endswith(f"that of the row {rows[6]['input_sha256'].hex()}.")
+
+
+def test_the_hash_is_that_of_float32_numbers(run):
+    images = data.read(spec_of().data).test.images
+    digests = [hashlib.sha256(image.astype("<f4").tobytes()).digest() for image in images]
+    assert rows_of(run).column("input_sha256").to_pylist() == digests
+    assert manifest_of(run)["input_shape"] == [1, 8, 8]
+
+
+def test_rows_of_the_version_before_have_no_hashes(run):
+    rows = rows_of(run).to_pylist()
+    edit_manifest(run, schema_version=5)
+    assert "'input_sha256' does not belong" in verify_run(run).findings[0].sentence
+    rewrite_rows(run, rows)
+    assert verify_run(run).sound
+    edit_manifest(run, schema_version=6)
+    assert "'input_sha256' is missing" in verify_run(run).findings[0].sentence

@@ -18,7 +18,7 @@ def _findings(file, network, images, **options):
     certifier = Certifier(network, **options)
     found = certifier(images)
     labels = np.zeros(len(images), int)
-    storage.write_rows(file, storage.to_table(found, 0, labels))
+    storage.write_rows(file, storage.to_table(found, 0, labels, images.numpy()))
     model, stated = seen(network), certifier.curvature.numpy()
     checker = Checker(
         model,

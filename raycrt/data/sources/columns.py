@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from pyarrow import types as kinds
-from torch import Tensor
 
 from raycrt.data import pixels
 from raycrt.data.sources.source import Rows
@@ -84,7 +82,7 @@ class Columns:
             )
         return column
 
-    def _features(self, names: Sequence[str]) -> Tensor:
+    def _features(self, names: Sequence[str]) -> np.ndarray:
         columns = []
         for name in names:
             kind = self.table.schema.field(name).type
@@ -94,9 +92,9 @@ class Columns:
                     f"{kind}; data.input names the columns to use"
                 )
             columns.append(pixels.single_precision(self._column(name).to_numpy()))
-        return pixels.resized(torch.stack(columns, 1), self.options.resize, self.where)
+        return pixels.resized(np.stack(columns, 1), self.options.resize, self.where)
 
-    def _whole(self, name: str) -> Tensor:
+    def _whole(self, name: str) -> np.ndarray:
         """The inputs of a column that has a whole one in each row."""
         column, size, place = self._column(name), self.options.resize, self.place
         if _is_image(column.type):
@@ -106,14 +104,14 @@ class Columns:
             return pixels.of_arrays(column.to_numpy_ndarray(), self.where, size, self.options.shape)
         kind = _element(column.type).to_pandas_dtype()
 
-        def single(row: int, value: Any) -> Tensor:
+        def single(row: int, value: Any) -> np.ndarray:
             try:
                 numbers = np.array(value.as_py(), kind)
             except (TypeError, ValueError, OverflowError):
                 raise InvalidInput(
                     f"an input must be a full list of numbers, but {place(row)} is not"
                 ) from None
-            return pixels.of_anything(numbers, place(row), None if size else self.options.shape)
+            return pixels.of_array(numbers, place(row), None if size else self.options.shape)
 
         return pixels.stacked((single(k, v) for k, v in enumerate(column)), place, size)
 

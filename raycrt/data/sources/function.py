@@ -8,8 +8,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from raycrt.data import pixels
 from raycrt.data.sources import items
@@ -69,6 +67,9 @@ class Function(Source):
         return returned
 
     def _rows(self, split: str, part: Any) -> Rows:
+        from torch import Tensor
+        from torch.utils.data import Dataset
+
         where = f"{split!r} of {self._name}"
         if isinstance(part, Dataset):
             return items.rows(part, where, self.options.resize, self.options.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from raycrt.data import pixels
 from raycrt.data.sources.source import Rows
@@ -27,7 +27,7 @@ def rows(
     def place(row: int) -> str:
         return f"row {row} of {where}"
 
-    def single(row: int) -> Tensor:
+    def single(row: int) -> np.ndarray:
         try:
             value, label = dataset[row]
         except (TypeError, ValueError) as error:

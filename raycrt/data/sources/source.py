@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from torch import Tensor
+import numpy as np
 
 from raycrt.data.splits import NAMES
 from raycrt.errors import InvalidInput, require
@@ -35,7 +35,7 @@ class Rows:
     is their file or directory, and `place(row)` a single row; `columns` are the names of features.
     """
 
-    inputs: Tensor
+    inputs: np.ndarray
     labels: Any
     where: str
     place: Callable[[int], str]

@@ -28,7 +28,7 @@ def load(path: Path) -> Any:
         from onnx.inliner import inline_local_functions
     except ImportError:
         raise InvalidInput(
-            "the onnx package must be installed to read ONNX files: pip install 'raycrt[onnx]'"
+            "the onnx package must be installed to read ONNX files: pip install onnx"
         ) from None
     try:
         model = onnx.load(path)
