@@ -21,8 +21,8 @@ def facts(
     training: Training | None,
     spec_describes_model: bool = True,
 ) -> dict[str, Any]:
-    """The facts about `rows` certificates of `spec`, of inputs of `shape`: `digest` is the hash of the weights,
-    `curvature` (classes, classes) their proved margin curvature.
+    """The facts about `rows` certificates of `spec`, of inputs of `shape`: `digest` is the hash of
+    the weights, `curvature` (classes, classes) their proved margin curvature.
 
     The model is null unless `spec_describes_model`, the training if that of the weights is unknown.
     """
