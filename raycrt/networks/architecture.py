@@ -34,7 +34,7 @@ Shape = tuple[int, ...]
 
 
 class Architecture:
-    """The layers of `spec` for inputs of `shape`, up to the dense one that makes the logits.
+    """The layers of `spec` for inputs of `shape`, up to what makes the logits.
 
     `maps[k]` is followed by `nonlinearities[k]`, or by nothing where that is None; the last map has
     none after it. Draws from torch's global generator. `InvalidInput` names the layer that does not
@@ -50,7 +50,16 @@ class Architecture:
                 self._add(layer)
             except InvalidInput as error:
                 raise InvalidInput(f"layer {number} of the model: {error}") from None
-        self.maps.append(Dense(math.prod(self.shape), classes))
+        if spec.head:
+            self.maps.append(Dense(math.prod(self.shape), classes))
+            return
+        self.nonlinearities.pop()
+        require(
+            math.prod(self.shape) == classes,
+            "the last layer of the model has a logit for each class",
+            logits=math.prod(self.shape),
+            classes=classes,
+        )
 
     def _add(self, layer: LayerSpec) -> None:
         match layer:

@@ -36,9 +36,10 @@ class Trace:
 class Network(nn.Module):
     """Classifier from images (batch, ...) to logits (batch, classes).
 
-    `maps` are its affine maps. Between neighbours stands `activation` or, given as a sequence, a
-    `Nonlinearity` of their own, or nothing (None). Maps with nothing between them are one of the
-    `layers`, of which there are at least two; `nonlinearities[k]` follows `layers[k]`.
+    `maps` are its affine maps. Between neighbours stands `activation` or, given as a sequence and
+    kept as `between`, a `Nonlinearity` of their own, or nothing (None). Maps with nothing between
+    them are one of the `layers`, of which there are at least two; `nonlinearities[k]` follows
+    `layers[k]`.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class Network(nn.Module):
             layers=sizes,
         )
         self.maps = nn.ModuleList(maps)
-        self.nonlinearities = tuple(each for each in activation if each)
+        self.between = tuple(activation)
+        self.nonlinearities = tuple(each for each in self.between if each)
         ends = [k + 1 for k, each in enumerate(activation) if each]
         self._joined = tuple(slice(*pair) for pair in pairwise([0, *ends, len(maps)]))
         require(self.depth >= 2, "depth >= 2", depth=self.depth)

@@ -156,6 +156,18 @@ class ResidualLayer(Record):
         return kernel
 
 
+# The layers with one matrix, whose entries are stored or computed.
+AffineLayer = (
+    DenseLayer
+    | ConvolutionLayer
+    | PoolLayer
+    | BatchNormalizationLayer
+    | ScalingLayer
+    | PermutationLayer
+)
+Reshaping = FlattenLayer | UnflattenLayer
+
+
 def _kind(layer: Any) -> Any:
     return layer.get("kind") if isinstance(layer, dict) else getattr(layer, "kind", None)
 
@@ -181,4 +193,4 @@ LayerSpec = Annotated[
 
 def acts(layer: LayerSpec) -> bool:
     """Whether an activation follows `layer`."""
-    return isinstance(layer, _Acting | ResidualLayer) and layer.activation != LINEAR
+    return isinstance(layer, AffineLayer | ResidualLayer) and layer.activation != LINEAR

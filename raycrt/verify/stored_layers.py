@@ -17,12 +17,12 @@ from raycrt.errors import require
 from raycrt.specs import ModelSpec
 from raycrt.specs.layers import (
     LINEAR,
+    AffineLayer,
     BatchNormalizationLayer,
     ConvolutionLayer,
     DenseLayer,
     FlattenLayer,
     LayerSpec,
-    PermutationLayer,
     PoolLayer,
     ResidualLayer,
     ScalingLayer,
@@ -32,14 +32,6 @@ from raycrt.verify.computed import Affine, averaged, rescaled
 from raycrt.verify.convolution import ENTRIES, Geometry, unrolled
 from raycrt.verify.hidden import Hidden
 
-AffineLayer = (
-    DenseLayer
-    | ConvolutionLayer
-    | PoolLayer
-    | BatchNormalizationLayer
-    | ScalingLayer
-    | PermutationLayer
-)
 _SCALING = ("weight", "divisor", "bias")
 _NORMALIZATION = ("weight", "bias", "mean", "variance")
 
@@ -93,7 +85,11 @@ class StoredLayers:
 
     def add_logits(self) -> None:
         """Read the last layer."""
-        self._append(self._dense(self._name(), None, self.features))
+        if self.spec.head:
+            self._append(self._dense(self._name(), None, self.features))
+        else:
+            self.hidden.pop()
+            self.joints.discard(len(self.layers) - 1)
         self.layers[-1] = self._whole(self.layers[-1])
 
     def _affine(self, layer: AffineLayer) -> Affine:
