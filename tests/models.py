@@ -10,6 +10,7 @@ import torch
 
 from raycrt.activations import Activation, activation
 from raycrt.networks.layers.affine import Dense
+from raycrt.networks.layers.diagonal import Normalization, Permutation, Scaling
 from raycrt.networks.network import Network, build
 from raycrt.specs import ModelSpec
 
@@ -43,6 +44,17 @@ MIXED: dict[str, list[dict[str, Any]]] = {
         {"kind": "dense", "width": 6, "activation": "none"},
         {"kind": "dense", "width": 9},
     ],
+    "normalised": [
+        {"kind": "batch_normalization", "eps": 0.001},
+        {"kind": "scaling"},
+        {"kind": "dense", "width": 8, "activation": "none"},
+        {"kind": "batch_normalization", "activation": "tanh"},
+        {"kind": "batch_normalization", "activation": "gelu"},
+        {"kind": "permutation"},
+        {"kind": "residual", "width": 6},
+        {"kind": "batch_normalization", "activation": "silu"},
+        {"kind": "scaling"},
+    ],
 }
 MIXED_IMAGES: dict[str, list[dict[str, Any]]] = {
     "convolutions and pools": [
@@ -58,7 +70,39 @@ MIXED_IMAGES: dict[str, list[dict[str, Any]]] = {
         {"kind": "average_pool", "window": 2},
         {"kind": "residual", "width": 6},
     ],
+    "normalised images": [
+        {"kind": "batch_normalization"},
+        {
+            "kind": "convolution",
+            "channels": 4,
+            "kernel": [3, 2],
+            "stride": [2, 1],
+            "padding": [1, 2],
+            "dilation": [1, 2],
+            "activation": "none",
+        },
+        {"kind": "batch_normalization", "activation": "tanh"},
+        {"kind": "average_pool", "window": [3, 2], "stride": 1, "padding": [1, 0]},
+        {"kind": "batch_normalization", "per": "feature", "activation": "sigmoid"},
+        {"kind": "dense", "width": 12, "activation": "none"},
+        {"kind": "unflatten", "shape": [3, 2, 2]},
+        {"kind": "convolution", "channels": 5, "padding": 1},
+        {"kind": "average_pool", "window": "global"},
+    ],
 }
+
+
+def drawn(network: Network) -> None:
+    """Random numbers in place of those with which layers that act on each feature begin."""
+    for layer in network.modules():
+        if isinstance(layer, Permutation):
+            layer.order = torch.randperm(layer.in_features)
+        elif isinstance(layer, Normalization | Scaling):
+            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
+            torch.nn.init.normal_(layer.bias, std=0.3)
+            for name, buffer in layer.named_buffers():
+                size = torch.rand_like(buffer)
+                setattr(layer, name, size - 0.5 if name == "mean" else size + 0.4)
 
 
 def mixed_network(
@@ -73,6 +117,7 @@ def mixed_network(
     size."""
     torch.manual_seed(seed)
     network = build(ModelSpec.model_validate({"layers": layers}), shape, classes)
+    drawn(network)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter *= gain

@@ -45,10 +45,11 @@ def save(directory: str | Path, model: nn.Module, rows: Rows, **options: Any) ->
         "a run is written into a new directory",
         directory=str(out),
     )
-    network = as_network(model, tuple(split.images.shape[1:]), split.images).cpu()
+    shape = tuple(split.images.shape[1:])
+    network = as_network(model, shape, split.images).cpu()
     spec = Spec().override({f"certify.{key}": value for key, value in options.items()})
     spec = at_hand(spec, split, network.classes, path=out.absolute() / ROWS)
-    spec = spec.model_copy(update={"model": factory.listed(network, network.classes)})
+    spec = spec.model_copy(update={"model": factory.listed(network, shape, network.classes)})
     Options.of(spec.certify).check(network)
     with outputs.held(outputs.made(out / "certificates")):
         outputs.write_atomically(out / ROWS, _as_npz(split, data.class_names(spec.data)))

@@ -75,10 +75,11 @@ def at_hand(spec: Spec, split: Split, classes: int, **more: Any) -> Spec:
 
 def _of_module(model: nn.Module, spec: Spec, split: Split) -> tuple[Spec, Network]:
     """The spec that lists the layers of `model`, and the network of that spec with its weights."""
-    read = as_network(model, tuple(split.images.shape[1:]), split.images)
+    shape = tuple(split.images.shape[1:])
+    read = as_network(model, shape, split.images)
     spec = at_hand(spec, split, read.classes)
-    spec = spec.model_copy(update={"model": factory.listed(read, read.classes)})
-    start = networks.build(spec.model, data.shape(spec.data), read.classes).to(read.dtype)
+    spec = spec.model_copy(update={"model": factory.listed(read, shape, read.classes)})
+    start = networks.build(spec.model, shape, read.classes).to(read.dtype)
     start.load_state_dict(read.state_dict())
     return spec, start
 

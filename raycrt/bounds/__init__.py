@@ -1,6 +1,6 @@
 """Bounds that are proved of a network once."""
 
-from raycrt.bounds import residual_norms
+from raycrt.bounds import diagonal_norms, residual_norms
 
-# Importing it registers the bounds of its layers.
-__all__ = ["residual_norms"]
+# Importing them registers the bounds of their layers.
+__all__ = ["diagonal_norms", "residual_norms"]

@@ -241,7 +241,7 @@ def _gradient_interval(
     reach = torch.maximum(g_low.abs(), g_high.abs())
     slack = layer.transpose_absolute(reach) * (SLACK - 1)
     slack += norms(layer).matrix_error_upper() * float(reach.norm()) * SLACK
-    new_low, new_high = layer.transpose_interval(g_low, g_high)
+    new_low, new_high = norms(layer).transpose_interval(g_low, g_high)
     cauchy = norms(layer).column_norms_upper() * slope * length * SLACK
     new_low = torch.maximum(new_low - slack, -cauchy)
     new_high = torch.minimum(new_high + slack, cauchy)

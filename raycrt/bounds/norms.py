@@ -17,7 +17,7 @@ from raycrt.bounds.spectral import SLACK, nonnegative_norm_upper, weighted_gram_
 from raycrt.bounds.torus import torus_norm_upper
 from raycrt.networks.layers.affine import AffineMap, Chain, Dense
 from raycrt.networks.layers.convolution import AveragePool, Correlation
-from raycrt.networks.layers.diagonal import Diagonal, Identity, Normalization, Scaling
+from raycrt.networks.layers.diagonal import Diagonal
 
 # Squares of smaller norms may underflow.
 _SMALLEST = 1e-140
@@ -72,6 +72,11 @@ class Norms(Generic[Kind]):
         root = math.sqrt(weighted_gram_upper(self.layer.matrix().detach(), weights))
         root += math.sqrt(float(weights.max())) * self.matrix_error_upper()
         return root**2 * SLACK
+
+    def transpose_interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Elementwise range of W^T c over all c in [low, high], up to rounding and the errors of
+        the matrix."""
+        return self.layer.transpose_interval(low, high)
 
     def norm_upper(self) -> float:
         """A number >= the spectral norm |W|."""
@@ -138,6 +143,13 @@ class ChainNorms(Norms[Chain]):
         inside = max(link.gain_upper() for link in self.links)
         return len(sizes) * max(1.0, *parts) * added * inside * SLACK
 
+    def transpose_interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.layer.dense:
+            return super().transpose_interval(low, high)
+        middle = self.layer.transpose((low + high) / 2)
+        reach = ((high - low) / 2) @ self.layer.matrix().abs()
+        return middle - reach, middle + reach
+
     def row_norms_upper(self) -> Tensor:
         if self.layer.dense:
             return super().row_norms_upper()
@@ -156,8 +168,9 @@ class ChainNorms(Norms[Chain]):
             return super().gram_upper(weights)
         *first, last = self.layer.links
         own = norms(last)
-        if first and isinstance(own, DiagonalNorms):
-            return norms(Chain(first)).gram_upper(own.weights_before_upper(weights))
+        if first and isinstance(last, Diagonal):
+            scale = own.row_norms_upper()
+            return norms(Chain(first)).gram_upper(weights * scale.square() * SLACK)
         product = math.prod(norms(link).norm_upper() for link in first)
         return own.gram_upper(weights) * product**2 * SLACK
 
@@ -220,83 +233,10 @@ class AveragePoolNorms(CorrelationNorms):
         return 0.0 if exact else self.layer.machine_eps * math.prod(self.layer.window) / divisor
 
 
-class DiagonalNorms(Norms[Diagonal]):
-    """Bounds from the scale, which is computed with a relative error of at most 8 eps."""
-
-    def magnitude_upper(self) -> float:
-        return float(self.layer.scale().detach().abs().max()) * (1 + 16 * self.layer.machine_eps)
-
-    def matrix_error_upper(self) -> float:
-        return 8 * self.layer.machine_eps * self.magnitude_upper()
-
-    def row_norms_upper(self) -> Tensor:
-        return self.layer.scale().detach().abs().double() * (1 + 16 * self.layer.machine_eps)
-
-    def column_norms_upper(self) -> Tensor:
-        return self.row_norms_upper()
-
-    def gram_upper(self, weights: Tensor) -> float:
-        return float(self.weights_before_upper(weights).max())
-
-    def weights_before_upper(self, weights: Tensor) -> Tensor:
-        """Upper bounds on the diagonal of W^T diag(weights) W: the weights before this map."""
-        return weights * self.row_norms_upper().square() * SLACK
-
-    def _gain_upper(self, stored: tuple[Tensor, ...], divisor: Tensor) -> float:
-        """`gain_upper` from the `stored` numbers, as intermediate results, and 1 / divisor."""
-        largest = max(float(numbers.detach().abs().max()) for numbers in stored)
-        steep = 1 / float(divisor.min())
-        return max(1.0, largest, steep) * max(1.0, self.magnitude_upper()) * SLACK
-
-
-class NormalizationNorms(DiagonalNorms):
-    layer: Normalization
-
-    def offset_norm_upper(self) -> float:
-        bias, mean = (self.layer.spread(part) for part in (self.layer.bias, self.layer.mean))
-        moved = mean.double().norm() * self.magnitude_upper()
-        return float(bias.detach().double().norm() + moved) * SLACK
-
-    def gain_upper(self) -> float:
-        own = self.layer
-        return self._gain_upper(
-            (own.weight, own.bias, own.mean, own.variance), own.variance + own.eps
-        )
-
-
-class ScalingNorms(DiagonalNorms):
-    layer: Scaling
-
-    def gain_upper(self) -> float:
-        own = self.layer
-        return self._gain_upper((own.weight, own.bias, own.divisor), own.divisor.abs())
-
-
-class IdentityNorms(Norms[Identity]):
-    """Also those of permutations."""
-
-    def magnitude_upper(self) -> float:
-        return 1.0
-
-    def row_norms_upper(self) -> Tensor:
-        size, device = self.layer.out_features, self.layer.like.device
-        return torch.ones(size, dtype=torch.float64, device=device)
-
-    def column_norms_upper(self) -> Tensor:
-        return self.row_norms_upper()
-
-    def gram_upper(self, weights: Tensor) -> float:
-        return float(weights.max())
-
-
 for _kind, _bounds in (
     (Dense, DenseNorms),
     (Chain, ChainNorms),
     (Correlation, CorrelationNorms),
     (AveragePool, AveragePoolNorms),
-    (Diagonal, DiagonalNorms),
-    (Normalization, NormalizationNorms),
-    (Scaling, ScalingNorms),
-    (Identity, IdentityNorms),
 ):
     norms.register(_kind, _bounds)

@@ -110,7 +110,11 @@ def certify(
         names = dict.fromkeys(each.activation.name for each in network.nonlinearities)
         print(f"model: {'-'.join(map(str, sizes))}, {', '.join(names)}")
         described = description.described(
-            model, network, spec.model, len(data.class_names(spec.data))
+            model,
+            network,
+            spec.model,
+            len(data.class_names(spec.data)),
+            data.shape(spec.data),
         )
     with outputs.held(trained) if described is not None else nullcontext():
         if model is not None:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from raycrt.activations import ACTIVATIONS, FAMILIES, Activation, activation
 from raycrt.networks.layers.affine import AffineMap, Dense
-from raycrt.networks.layers.convolution import Convolution
+from raycrt.networks.layers.convolution import AveragePool, Convolution
+from raycrt.networks.layers.diagonal import Normalization, Permutation, Scaling
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec
-from raycrt.specs.layers import ConvolutionLayer, DenseLayer
+from raycrt.specs.layers import (
+    LINEAR,
+    AffineLayer,
+    BatchNormalizationLayer,
+    ConvolutionLayer,
+    DenseLayer,
+    LayerSpec,
+    Pair,
+    PermutationLayer,
+    PoolLayer,
+    ScalingLayer,
+    UnflattenLayer,
+)
 
 
-def described(path: Path, network: Network, spec: ModelSpec, classes: int) -> ModelSpec | None:
+def described(
+    path: Path, network: Network, spec: ModelSpec, classes: int, shape: Sequence[int]
+) -> ModelSpec | None:
     """The spec of the `network` that `files.load(path, spec)` returned, for data of `classes`
-    classes.
+    classes and inputs of `shape`.
 
     None where no spec describes it.
     """
@@ -28,13 +44,13 @@ def described(path: Path, network: Network, spec: ModelSpec, classes: int) -> Mo
     if network.classes != classes:  # A model's spec does not state their number.
         return None
     if path.name.lower().endswith(".onnx"):
-        return spec_of(network)
-    return _of_layers(network, {"activation": spec.activation, "beta": spec.beta})
+        return spec_of(network, shape)
+    return _of_layers(network, shape, {"activation": spec.activation, "beta": spec.beta})
 
 
-def spec_of(network: Network) -> ModelSpec | None:
-    """The spec of a network of dense layers and convolutions with activations that ship; None of
-    any other network."""
+def spec_of(network: Network, shape: Sequence[int]) -> ModelSpec | None:
+    """The spec of a network of inputs of `shape` with activations that ship; None of any other
+    network, and where softplus has several sharpnesses."""
     found = [_known(each.activation) for each in network.nonlinearities]
     # The model's activation may be any of them, but all softplus have its sharpness.
     stated = next((name for name in found if name is not None and name[1] != 1.0), found[0])
@@ -43,7 +59,7 @@ def spec_of(network: Network) -> ModelSpec | None:
     if any(name[0] in FAMILIES and name[1] != stated[1] for name in found if name):
         return None
     names = [None if name == stated else name[0] for name in found if name]
-    return _of_layers(network, {"activation": stated[0], "beta": stated[1]}, names)
+    return _of_layers(network, shape, {"activation": stated[0], "beta": stated[1]}, names)
 
 
 def _known(given: Activation) -> tuple[str, float] | None:
@@ -58,49 +74,108 @@ def _known(given: Activation) -> tuple[str, float] | None:
 
 
 def _of_layers(
-    network: Network, stated: dict[str, Any], names: Sequence[str | None] = ()
+    network: Network,
+    shape: Sequence[int],
+    stated: dict[str, Any],
+    names: Sequence[str | None] = (),
 ) -> ModelSpec | None:
-    """`stated` with the layers of a network, in the short form where that is possible. `names` are
-    the activations of hidden layers, or None where it is the one that is stated."""
-    *found, last = map(_layer_spec, network.layers)
-    if not isinstance(last, DenseLayer):
-        return None
-    hidden = []
-    for layer, name in zip_longest(found, names):
-        if layer is None:
+    """`stated` with the layers of a network for inputs of `shape`, in the short form where that is
+    possible. `names` are the activations of hidden layers, or None where it is the one that is
+    stated."""
+    listed, left = [], iter(names)
+    last: AffineMap = network.maps[-1]  # type: ignore[assignment]
+    head = type(last) is Dense
+    maps: list[AffineMap] = list(network.maps)[: -1 if head else None]  # type: ignore[assignment]
+    current = tuple(shape)
+    for layer, between in zip_longest(maps, network.between[: len(maps)]):
+        found = _layer_spec(layer, current)
+        if found is None or (between is not None and between.passes):
             return None
-        hidden.append(layer.model_copy(update={"activation": name}))
-    front = [layer for layer in hidden if isinstance(layer, ConvolutionLayer)]
-    short: dict[str, Any] = {"depth": len(network.layers) - len(front)}
-    if front:
-        short |= {"kernel": front[0].kernel, "stride": front[0].stride}
-        short |= {"channels": [layer.channels for layer in front]}
-    if len(hidden) > len(front) and isinstance(hidden[-1], DenseLayer):
-        short |= {"width": hidden[-1].width}
-    for form in (short, {"layers": hidden}):
+        reshaped, own, current = found
+        name = LINEAR if between is None else next(left, None)
+        listed += [*reshaped, own.model_copy(update={"activation": name})]
+    for form in (*_short_form(listed, head=head), {"layers": listed, "head": head}):
         try:
             spec = ModelSpec(**form, **stated)
         except ValidationError:  # More or wider layers than this form may state.
             continue
-        if list(spec.hidden_layers) == hidden:
+        if list(spec.hidden_layers) == listed:
             return spec
     return None
 
 
-def _layer_spec(layer: AffineMap) -> DenseLayer | ConvolutionLayer | None:
+def _short_form(listed: Sequence[LayerSpec], *, head: bool) -> list[dict[str, Any]]:
+    """The short form that may state these layers."""
+    front = [layer for layer in listed if isinstance(layer, ConvolutionLayer)]
+    if not head:
+        return []
+    short: dict[str, Any] = {"depth": len(listed) + 1 - len(front)}
+    if front:
+        short |= {"kernel": front[0].kernel, "stride": front[0].stride}
+        short |= {"channels": [layer.channels for layer in front]}
+    if len(listed) > len(front) and isinstance(listed[-1], DenseLayer):
+        short |= {"width": listed[-1].width}
+    return [short]
+
+
+def _layer_spec(
+    layer: AffineMap, shape: tuple[int, ...]
+) -> tuple[list[UnflattenLayer], AffineLayer, tuple[int, ...]] | None:
+    """What reshapes an input of `shape` for the layer, the layer, and the shape of its result."""
     if type(layer) is Dense:
-        return DenseLayer(kind="dense", width=layer.out_features)
-    if type(layer) is not Convolution:
+        return [], DenseLayer(kind="dense", width=layer.out_features), (layer.out_features,)
+    if type(layer) is Scaling:
+        return [], ScalingLayer(kind="scaling"), shape
+    if type(layer) is Permutation:
+        return [], PermutationLayer(kind="permutation"), shape
+    if type(layer) is Normalization:
+        return _normalization(layer, shape)
+    if not isinstance(layer, Convolution | AveragePool):
         return None
-    same = (layer.window, layer.stride, layer.padding)
-    if layer.dilation != (1, 1) or any(tall != wide for tall, wide in same):
-        return None
-    kernel, stride, padding = (side[0] for side in same)
-    return ConvolutionLayer(
-        kind="convolution",
-        channels=layer.out_shape[0],
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        groups=layer.groups,
-    )
+    stride, padding = _sides(layer.stride), _sides(layer.padding)
+    found: AffineLayer
+    if isinstance(layer, Convolution):
+        found = ConvolutionLayer(
+            kind="convolution",
+            channels=layer.out_shape[0],
+            kernel=_sides(layer.window),
+            stride=stride,
+            padding=padding,
+            dilation=_sides(layer.dilation),
+            groups=layer.groups,
+        )
+    else:
+        found = PoolLayer(
+            kind="average_pool",
+            window=_sides(layer.window),
+            stride=None if layer.stride == layer.window else stride,
+            padding=padding,
+            divisor=None if layer.divisor == math.prod(layer.window) else layer.divisor,
+        )
+    return _reshaped(shape, layer.in_shape), found, layer.out_shape
+
+
+def _normalization(
+    layer: Normalization, shape: tuple[int, ...]
+) -> tuple[list[UnflattenLayer], AffineLayer, tuple[int, ...]]:
+    many = len(layer.mean)
+    per_channel = (shape[0], math.prod(shape[1:])) == (many, layer.positions)
+    if layer.positions > 1 and not per_channel:
+        wanted = (many, layer.positions, 1)
+        return _reshaped(shape, wanted), _batch_normalization(layer, "channel"), wanted
+    return [], _batch_normalization(layer, "channel" if per_channel else "feature"), shape
+
+
+def _batch_normalization(
+    layer: Normalization, per: Literal["channel", "feature"]
+) -> BatchNormalizationLayer:
+    return BatchNormalizationLayer(kind="batch_normalization", eps=layer.eps, per=per)
+
+
+def _reshaped(shape: tuple[int, ...], wanted: tuple[int, int, int]) -> list[UnflattenLayer]:
+    return [] if shape == wanted else [UnflattenLayer(kind="unflatten", shape=wanted)]
+
+
+def _sides(pair: Pair) -> int | Pair:
+    """A height and a width as specs state them."""
+    return pair[0] if pair[0] == pair[1] else pair

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -33,22 +34,23 @@ def resolved(spec: Spec) -> Spec:
         returned=type(made).__name__,
     )
     try:
-        model = listed(as_network(made, data.shape(spec.data)), len(data.class_names(spec.data)))
+        shape, classes = data.shape(spec.data), len(data.class_names(spec.data))
+        model = listed(as_network(made, shape), shape, classes)
     except InvalidInput as error:
         raise InvalidInput(f"model.factory={name}: {error}") from None
     return spec.model_copy(update={"model": model})
 
 
-def listed(network: Network, classes: int) -> ModelSpec:
-    """The spec that lists the layers of `network`; `InvalidInput` where none does, or where it has
-    not as many logits as the data has `classes`."""
+def listed(network: Network, shape: Sequence[int], classes: int) -> ModelSpec:
+    """The spec that lists the layers of `network` for inputs of `shape`; `InvalidInput` where none
+    does, or where it has not as many logits as the data has `classes`."""
     require(
         network.classes == classes,
         "as many logits as the data has classes",
         logits=network.classes,
         classes=classes,
     )
-    found = spec_of(network)
+    found = spec_of(network, shape)
     if found is None:
         raise InvalidInput(
             "it must have layers that model.layers can list (docs/networks.md), so that what is "

@@ -6,13 +6,11 @@ reaches via nonzero weights, and only through those where the rows of its two cl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from raycrt.bounds.norms import norms
-from raycrt.networks.layers.affine import AffineMap, Chain
+from raycrt.networks.layers.affine import AffineMap, links_of
 from raycrt.networks.network import Network
 
 
@@ -21,7 +19,7 @@ def constant_margins(network: Network) -> Tensor:
 
     Nothing is known about a map whose matrix is not formed, or is rounded.
     """
-    *below, last = [link for layer in network.in_float64().layers for link in _links(layer)]
+    *below, last = links_of(network.in_float64().layers)
     reached = torch.ones(network.features, dtype=torch.bool, device=last.offset().device)
     for link in below:
         if _known(link):
@@ -35,14 +33,6 @@ def constant_margins(network: Network) -> Tensor:
     # Adding 0.0 makes zeros of either sign equal.
     _, kind = (last.matrix()[:, reached] + 0.0).unique(dim=0, return_inverse=True)
     return kind[:, None] == kind
-
-
-def _links(layer: AffineMap) -> Iterator[AffineMap]:
-    if isinstance(layer, Chain):
-        for link in layer.links:
-            yield from _links(link)
-    else:
-        yield layer
 
 
 def _known(link: AffineMap) -> bool:

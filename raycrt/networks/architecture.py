@@ -5,44 +5,61 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+
 from raycrt.activations import FAMILIES, Activation, activation
-from raycrt.errors import InvalidInput
+from raycrt.errors import InvalidInput, require
 from raycrt.networks.layers.affine import AffineMap, Dense
 from raycrt.networks.layers.convolution import AveragePool, Convolution
-from raycrt.networks.layers.diagonal import Identity
+from raycrt.networks.layers.diagonal import Identity, Normalization, Permutation, Scaling
 from raycrt.networks.layers.residual import Stack, Sum
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
 from raycrt.specs.layers import (
     LINEAR,
+    BatchNormalizationLayer,
     ConvolutionLayer,
     DenseLayer,
     FlattenLayer,
     LayerSpec,
+    PermutationLayer,
     PoolLayer,
     ResidualLayer,
+    ScalingLayer,
+    UnflattenLayer,
+    pair,
 )
 
 Shape = tuple[int, ...]
 
 
 class Architecture:
-    """The layers of `spec` for inputs of `shape`, up to the dense one that makes the logits.
+    """The layers of `spec` for inputs of `shape`, up to what makes the logits.
 
-    `maps[k]` is followed by `nonlinearities[k]`; the last map has none after it. Draws from torch's
-    global generator. `InvalidInput` names the layer that does not fit.
+    `maps[k]` is followed by `nonlinearities[k]`, or by nothing where that is None; the last map has
+    none after it. Draws from torch's global generator. `InvalidInput` names the layer that does not
+    fit.
     """
 
     def __init__(self, spec: ModelSpec, shape: Sequence[int], classes: int) -> None:
         self.spec, self.shape = spec, tuple(shape)
         self.maps: list[AffineMap] = []
-        self.nonlinearities: list[Nonlinearity] = []
+        self.nonlinearities: list[Nonlinearity | None] = []
         for number, layer in enumerate(spec.hidden_layers):
             try:
                 self._add(layer)
             except InvalidInput as error:
                 raise InvalidInput(f"layer {number} of the model: {error}") from None
-        self.maps.append(Dense(math.prod(self.shape), classes))
+        if spec.head:
+            self.maps.append(Dense(math.prod(self.shape), classes))
+            return
+        self.nonlinearities.pop()
+        require(
+            math.prod(self.shape) == classes,
+            "the last layer of the model has a logit for each class",
+            logits=math.prod(self.shape),
+            classes=classes,
+        )
 
     def _add(self, layer: LayerSpec) -> None:
         match layer:
@@ -50,31 +67,54 @@ class Architecture:
                 self._follow(Dense(math.prod(self.shape), layer.width), layer.activation)
                 self.shape = (layer.width,)
             case ConvolutionLayer():
-                side, stride, padding = (
-                    (n, n) for n in (layer.kernel, layer.stride, layer.padding)
-                )
                 convolution = Convolution(
                     self._image(),
                     layer.channels,
-                    side,
-                    stride=stride,
-                    padding=padding,
+                    pair(layer.kernel),
+                    stride=pair(layer.stride),
+                    padding=pair(layer.padding),
+                    dilation=pair(layer.dilation),
                     groups=layer.groups,
                 )
                 self._follow(convolution, layer.activation)
                 self.shape = convolution.out_shape
             case PoolLayer():
-                window = (layer.window, layer.window)
-                pool = AveragePool(self._image(), window, stride=window)
-                self._follow(pool, LINEAR)
+                window = layer.of(self._image())
+                pool = AveragePool(
+                    self._image(),
+                    window,
+                    stride=window if layer.stride is None else pair(layer.stride),
+                    padding=pair(layer.padding),
+                    divisor=layer.divisor,
+                )
+                self._follow(pool, layer.activation)
                 self.shape = pool.out_shape
+            case BatchNormalizationLayer():
+                channels, features = layer.numbers(self.shape), math.prod(self.shape)
+                made = Normalization(channels, features // channels, layer.eps)
+                self._follow(made, layer.activation)
+            case ScalingLayer():
+                one = torch.ones(math.prod(self.shape))
+                self._follow(
+                    Scaling(one.clone(), one.clone(), torch.zeros_like(one)), layer.activation
+                )
+            case PermutationLayer():
+                self._follow(Permutation(torch.arange(math.prod(self.shape))), layer.activation)
             case FlattenLayer():
                 self.shape = (math.prod(self.shape),)
+            case UnflattenLayer():
+                require(
+                    math.prod(layer.shape) == math.prod(self.shape),
+                    "shape has as many numbers as the input",
+                    shape=layer.shape,
+                    input=self.shape,
+                )
+                self.shape = layer.shape
             case ResidualLayer():
                 inner, outer = self._branch(layer)
                 skip = inner.in_features
                 self._follow(Stack([inner, Identity(skip)]), layer.activation, inner.out_features)
-                self._follow(Sum([outer, Identity(skip)]), LINEAR)
+                self._follow(Sum([outer, Identity(skip)]), None, 0)
 
     def _branch(self, layer: ResidualLayer) -> tuple[AffineMap, AffineMap]:
         """W and V of `x + V s(W x + b)`."""
@@ -88,14 +128,16 @@ class Architecture:
     def _follow(self, layer: AffineMap, name: str | None, active: int | None = None) -> None:
         """Add `layer`, whose first `active` features, or all, the activation `name` acts on."""
         width = layer.out_features
-        acted = 0 if name == LINEAR else width if active is None else active
+        acted = width if active is None else active
         self.maps.append(layer)
         self.nonlinearities.append(
-            Nonlinearity(activation=self._activation(name), active=acted, width=width)
+            None
+            if name == LINEAR
+            else Nonlinearity(activation=self._activation(name), active=acted, width=width)
         )
 
     def _activation(self, name: str | None) -> Activation:
-        own = self.spec.activation if name in (None, LINEAR) else name
+        own = name or self.spec.activation
         return activation(own, self.spec.beta if own in FAMILIES else 1.0)
 
     def _image(self) -> tuple[int, int, int]:

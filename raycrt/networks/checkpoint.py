@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def save_model(
     """
     directory.mkdir(parents=True, exist_ok=True)
     spec.save(directory, without=() if training else ("train", "search"))
-    exact = weights_file.widened(model.state_dict())
+    exact = _exact(model.state_dict())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in exact.items()}
     header = Provenance(model=spec.model, training=training).header()
     write_atomically(directory / MODEL, save(tensors, header))
@@ -67,8 +68,9 @@ def load_model(directory: Path) -> tuple[Network, Spec]:
     model = network.build(spec.model, data.shape(spec.data), len(data.class_names(spec.data)))
     tensors = weights_file.read(file)
     try:
-        tensors = weights_file.widened(tensors)
-        model = model.to(next((t.dtype for t in tensors.values()), torch.float32))
+        tensors = _exact(tensors)
+        kinds = (t.dtype for t in tensors.values() if t.is_floating_point())
+        model = model.to(next(kinds, torch.float32))
         model.load_state_dict(tensors)
     except (RuntimeError, InvalidInput) as error:
         raise InvalidInput(
@@ -96,10 +98,21 @@ def weights_hash(model: Network | dict[str, Tensor]) -> str:
 
     Half-precision numbers count as the float32 numbers that they are stored as.
     """
-    tensors = weights_file.widened(model if isinstance(model, dict) else model.state_dict())
+    tensors = _exact(model if isinstance(model, dict) else model.state_dict())
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _exact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The numbers that are stored: all of one floating-point type, but orders of features whole."""
+    orders = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.endswith(".order") and tensor.dtype == torch.int64
+    }
+    rest = {name: tensor for name, tensor in tensors.items() if name not in orders}
+    return weights_file.widened(rest) | orders

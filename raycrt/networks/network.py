@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from raycrt.activations import Activation
 from raycrt.errors import require
 from raycrt.networks.architecture import Architecture
-from raycrt.networks.layers.affine import AffineMap, Chain
+from raycrt.networks.layers.affine import AffineMap, Chain, links_of
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
 
@@ -36,15 +36,16 @@ class Trace:
 class Network(nn.Module):
     """Classifier from images (batch, ...) to logits (batch, classes).
 
-    `maps` are its affine layers, at least two. Between neighbours stands `activation` or, given as
-    a sequence, a `Nonlinearity` of their own.
+    `maps` are its affine maps. Between neighbours stands `activation` or, given as a sequence and
+    kept as `between`, a `Nonlinearity` of their own, or nothing (None). Maps with nothing between
+    them are one of the `layers`, of which there are at least two; `nonlinearities[k]` follows
+    `layers[k]`.
     """
 
     def __init__(
-        self, maps: Sequence[AffineMap], activation: Activation | Sequence[Nonlinearity]
+        self, maps: Sequence[AffineMap], activation: Activation | Sequence[Nonlinearity | None]
     ) -> None:
         super().__init__()
-        require(len(maps) >= 2, "depth >= 2", depth=len(maps))
         for before, after in pairwise(maps):
             require(
                 before.out_features == after.in_features,
@@ -56,14 +57,21 @@ class Network(nn.Module):
         if isinstance(activation, Activation):
             sizes = [layer.out_features for layer in maps[:-1]]
             activation = [Nonlinearity(activation=activation, active=n, width=n) for n in sizes]
+        widths = [each.width if each else None for each in activation]
+        sizes = [layer.out_features for layer in maps[:-1]]
         require(
-            [each.width for each in activation] == [layer.out_features for layer in maps[:-1]],
+            len(widths) == len(sizes)
+            and all(width in (None, size) for width, size in zip(widths, sizes, strict=True)),
             "a nonlinearity for each hidden layer, of its width",
-            widths=[each.width for each in activation],
-            layers=[layer.out_features for layer in maps[:-1]],
+            widths=widths,
+            layers=sizes,
         )
         self.maps = nn.ModuleList(maps)
-        self.nonlinearities = tuple(activation)
+        self.between = tuple(activation)
+        self.nonlinearities = tuple(each for each in self.between if each)
+        ends = [k + 1 for k, each in enumerate(activation) if each]
+        self._joined = tuple(slice(*pair) for pair in pairwise([0, *ends, len(maps)]))
+        require(self.depth >= 2, "depth >= 2", depth=self.depth)
 
     @property
     def activation(self) -> Activation:
@@ -78,22 +86,28 @@ class Network(nn.Module):
 
     @property
     def layers(self) -> list[AffineMap]:
-        """The affine maps W_1 ... W_L, typed."""
-        return list(self.maps)  # type: ignore[arg-type]
+        """The affine maps W_1 ... W_L; one that is made of several maps is their `Chain`."""
+        maps: list[AffineMap] = list(self.maps)  # type: ignore[arg-type]
+        parts = (maps[part] for part in self._joined)
+        return [part[0] if len(part) == 1 else Chain(links_of(part)) for part in parts]
 
     @property
     def depth(self) -> int:
-        return len(self.maps)
+        return len(self._joined)
 
     @property
     def dtype(self) -> torch.dtype:
         """The type in which the network computes."""
-        return self.layers[-1].offset().dtype
+        return self._last.offset().dtype
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.layers[-1].offset().device
+        return self._last.offset().device
+
+    @property
+    def _last(self) -> AffineMap:
+        return self.maps[-1]  # type: ignore[return-value]
 
     @property
     def features(self) -> int:
@@ -120,7 +134,7 @@ class Network(nn.Module):
         if not self.masked().any():
             return self
         network = copy.deepcopy(self)
-        last = network.layers[-1]
+        last = network._last
         while isinstance(last, Chain):
             last = last.links[-1]
         with torch.no_grad():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
@@ -14,6 +16,18 @@ from raycrt.specs.record import NEURONS, Record
 SIDE = 2**10
 # The activation of a layer that has none.
 LINEAR = "none"
+Side = Annotated[int, Field(ge=1, le=NEURONS, strict=True)]
+# A height and a width, and how specs state them: by one number if they are the same.
+Pair = tuple[int, int]
+_Step = Annotated[int, Field(ge=1, le=SIDE, strict=True)]
+_Padding = Annotated[int, Field(ge=0, le=SIDE, strict=True)]
+Sides = _Step | tuple[_Step, _Step]
+Paddings = _Padding | tuple[_Padding, _Padding]
+
+
+def pair(sides: int | Pair) -> Pair:
+    """Height and width of what one number or two state."""
+    return (sides, sides) if isinstance(sides, int) else sides
 
 
 def known_activation(name: str | None) -> str | None:
@@ -36,6 +50,14 @@ class _Acting(Record):
         return name if name == LINEAR else known_activation(name)
 
 
+class _Linear(_Acting):
+    """A layer that no activation follows unless it names one."""
+
+    activation: str | None = Field(
+        LINEAR, description=f"one of raycrt.activations.ACTIVATIONS; else {LINEAR}"
+    )
+
+
 class DenseLayer(_Acting):
     """A fully connected layer of the flattened input."""
 
@@ -44,31 +66,72 @@ class DenseLayer(_Acting):
 
 
 class ConvolutionLayer(_Acting):
-    """A convolution of images, padded with zeros on each side."""
+    """A convolution of images, padded with zeros, the same on opposite sides."""
 
     kind: Literal["convolution"]
     channels: int = Field(ge=1, le=NEURONS, description="output channels")
-    kernel: int = Field(3, ge=1, le=SIDE, description="height and width of the kernel")
-    stride: int = Field(1, ge=1, le=SIDE)
-    padding: int = Field(0, ge=0, le=SIDE, description="zeros on each side of the images")
+    kernel: Sides = Field(3, description="of the kernel; one number, or height and width")
+    stride: Sides = Field(1, description="step of the kernel")
+    padding: Paddings = Field(0, description="zeros on each side of the images")
+    dilation: Sides = Field(1, description="distance of neighbouring entries of the kernel")
     groups: int = Field(1, ge=1, le=NEURONS)
 
 
-class PoolLayer(Record):
-    """Means over windows of each channel that do not overlap; no activation follows.
-
-    The number of pixels in a window is a power of two, so that a mean is a product with a number
-    that is stored exactly.
-    """
+class PoolLayer(_Linear):
+    """Sums over windows of each channel, divided by the number of their pixels; padding counts."""
 
     kind: Literal["average_pool"]
-    window: Literal[2, 4, 8, 16] = Field(2, description="height, width and step of the windows")
+    window: Sides | Literal["global"] = Field(
+        2, description="of the windows; one number, height and width, or global: the whole image"
+    )
+    stride: Sides | None = Field(None, description="step of the windows; none: side by side")
+    padding: Paddings = Field(0, description="zeros on each side of the images")
+    divisor: Annotated[int, Field(ge=1, le=NEURONS, strict=True)] | None = Field(
+        None, description="in place of the number of pixels of a window"
+    )
+
+    def of(self, image: tuple[int, int, int]) -> Pair:
+        """Height and width of a window in images (channels, height, width)."""
+        return (image[1], image[2]) if self.window == "global" else pair(self.window)
+
+
+class BatchNormalizationLayer(_Linear):
+    """`weight (x - mean) / sqrt(variance + eps) + bias` with stored statistics."""
+
+    kind: Literal["batch_normalization"]
+    eps: float = Field(1e-5, ge=0, description="added to the variance")
+    per: Literal["channel", "feature"] = Field(
+        "channel", description="what has a mean and a variance of its own"
+    )
+
+    def numbers(self, shape: Sequence[int]) -> int:
+        """How many means an input of `shape` has."""
+        return shape[0] if self.per == "channel" else math.prod(shape)
+
+
+class ScalingLayer(_Linear):
+    """`weight x / divisor + bias`, with a number of each for every feature."""
+
+    kind: Literal["scaling"]
+
+
+class PermutationLayer(_Linear):
+    """The features in another order, which is stored with the weights."""
+
+    kind: Literal["permutation"]
 
 
 class FlattenLayer(Record):
     """Images as vectors of features, in the order channel, row, column."""
 
     kind: Literal["flatten"]
+
+
+class UnflattenLayer(Record):
+    """Vectors of features as images."""
+
+    kind: Literal["unflatten"]
+    shape: tuple[Side, Side, Side] = Field(description="channels, height, width")
 
 
 class ResidualLayer(Record):
@@ -93,6 +156,18 @@ class ResidualLayer(Record):
         return kernel
 
 
+# The layers with one matrix, whose entries are stored or computed.
+AffineLayer = (
+    DenseLayer
+    | ConvolutionLayer
+    | PoolLayer
+    | BatchNormalizationLayer
+    | ScalingLayer
+    | PermutationLayer
+)
+Reshaping = FlattenLayer | UnflattenLayer
+
+
 def _kind(layer: Any) -> Any:
     return layer.get("kind") if isinstance(layer, dict) else getattr(layer, "kind", None)
 
@@ -101,17 +176,21 @@ LayerSpec = Annotated[
     Annotated[DenseLayer, Tag("dense")]
     | Annotated[ConvolutionLayer, Tag("convolution")]
     | Annotated[PoolLayer, Tag("average_pool")]
+    | Annotated[BatchNormalizationLayer, Tag("batch_normalization")]
+    | Annotated[ScalingLayer, Tag("scaling")]
+    | Annotated[PermutationLayer, Tag("permutation")]
     | Annotated[FlattenLayer, Tag("flatten")]
+    | Annotated[UnflattenLayer, Tag("unflatten")]
     | Annotated[ResidualLayer, Tag("residual")],
     Discriminator(
         _kind,
         custom_error_type="kind",
-        custom_error_message="a layer's kind must be dense, convolution, average_pool, flatten or "
-        "residual",
+        custom_error_message="a layer's kind must be dense, convolution, average_pool, "
+        "batch_normalization, scaling, permutation, flatten, unflatten or residual",
     ),
 ]
 
 
 def acts(layer: LayerSpec) -> bool:
     """Whether an activation follows `layer`."""
-    return isinstance(layer, _Acting | ResidualLayer) and layer.activation != LINEAR
+    return isinstance(layer, AffineLayer | ResidualLayer) and layer.activation != LINEAR

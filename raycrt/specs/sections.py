@@ -14,6 +14,7 @@ from raycrt.specs.layers import (
     DenseLayer,
     LayerSpec,
     PoolLayer,
+    Reshaping,
     ResidualLayer,
     acts,
     known_activation,
@@ -37,6 +38,9 @@ class ModelSpec(Record):
     )
     layers: tuple[LayerSpec, ...] = Field(
         (), description="every layer but the last, a dense one that makes the logits"
+    )
+    head: bool = Field(
+        True, description="whether that dense layer follows; else the last of layers makes logits"
     )
     channels: tuple[Annotated[int, Field(ge=1, le=NEURONS, strict=True)], ...] = Field(
         (), description="output channels of the convolutions in front; none: a dense network"
@@ -87,6 +91,9 @@ class ModelSpec(Record):
             raise ValueError(f"{', '.join(stated)} must be left out where layers is given")
         if self.layers and not any(acts(layer) for layer in self.layers):
             raise ValueError("layers must have one with an activation")
+        maps = [layer for layer in self.layers if not isinstance(layer, Reshaping)]
+        if not self.head and (not maps or acts(maps[-1])):
+            raise ValueError("head must be left at true unless layers ends in a linear layer")
         return self
 
     @property
@@ -96,7 +103,7 @@ class ModelSpec(Record):
 
     @property
     def hidden_layers(self) -> tuple[LayerSpec, ...]:
-        """Every layer but the last, a dense one that makes the logits."""
+        """Every layer but the last, a dense one that makes the logits if there is a `head`."""
         if self.factory is not None:
             raise InvalidInput(
                 f"model.factory={self.factory} must first be read, by raycrt.foreign.factory"

@@ -15,8 +15,11 @@ from raycrt.verify.model import Model
 def constant_margins(model: Model) -> np.ndarray:
     """Mask (classes, classes) of margins with the same value, possibly infinite, at every input."""
     varies = np.ones(model.features, bool)
-    for weight in model.weights[:-1]:
-        varies = (weight[:, varies] != 0).any(axis=1)
+    for k in range(model.depth - 1):
+        varies = (model.largest(k)[:, varies] != 0).any(axis=1)
     rows = model.weights[-1][:, varies]
     equal = np.array([(rows == row).all(axis=1) for row in rows])
-    return equal | model.masked
+    # Rows that are known up to an error only may differ.
+    last = np.broadcast_to(model.weight_error(model.depth - 1), model.weights[-1].shape)
+    exact = (last[:, varies] == 0).all(axis=1)
+    return (equal & exact[:, None] & exact) | model.masked | np.eye(model.classes, dtype=bool)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycrt.errors import require
-from raycrt.specs.layers import ConvolutionLayer, PoolLayer, ResidualLayer
+from raycrt.specs.layers import ConvolutionLayer, Pair, PoolLayer, ResidualLayer, pair
 
 # A float64 matrix with this many entries takes 256 MB.
-_ENTRIES = 2**25
+ENTRIES = 2**25
 
 Shape = tuple[int, int, int]
 
@@ -19,13 +19,14 @@ Shape = tuple[int, int, int]
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """A convolution of images of shape `image` into `outputs` channels; shapes are (channels,
-    height, width)."""
+    height, width), the others pairs of a height and a width."""
 
     image: Shape
     outputs: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
     groups: int = 1
 
     @staticmethod
@@ -33,31 +34,42 @@ class Geometry:
         return Geometry(
             image=image,
             outputs=layer.channels,
-            kernel=layer.kernel,
-            stride=layer.stride,
-            padding=layer.padding,
+            kernel=pair(layer.kernel),
+            stride=pair(layer.stride),
+            padding=pair(layer.padding),
+            dilation=pair(layer.dilation),
             groups=layer.groups,
         )
 
     @staticmethod
     def of_pool(layer: PoolLayer, image: Shape) -> Geometry:
         """Each channel by itself."""
-        side = layer.window
-        return Geometry(image=image, outputs=image[0], kernel=side, stride=side, groups=image[0])
+        window = layer.of(image)
+        return Geometry(
+            image=image,
+            outputs=image[0],
+            kernel=window,
+            stride=window if layer.stride is None else pair(layer.stride),
+            padding=pair(layer.padding),
+            groups=image[0],
+        )
 
     @staticmethod
     def of_branch(layer: ResidualLayer, image: Shape, outputs: int) -> Geometry:
         """One that keeps height and width."""
         assert layer.kernel is not None
         side = layer.kernel
-        return Geometry(image=image, outputs=outputs, kernel=side, padding=side // 2)
+        return Geometry(
+            image=image, outputs=outputs, kernel=(side, side), padding=(side // 2, side // 2)
+        )
 
     @property
     def made(self) -> Shape:
         """The shape of the result."""
-        rows, columns = (
-            (n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.image[1:]
+        sides = zip(
+            self.image[1:], self.kernel, self.stride, self.padding, self.dilation, strict=True
         )
+        rows, columns = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
         return self.outputs, rows, columns
 
 
@@ -67,13 +79,12 @@ def unrolled(
     """Matrix and offset of a convolution of flat images.
 
     `kernel` is (outputs, channels / groups, height, width), `bias` (outputs,). Output (o, i, j) is
-    `bias[o]` plus the sum of `kernel[o, c, a, b]` times pixel (c', i * stride + a - padding, j *
-    stride + b - padding), which is 0 outside the image; c' is channel c of those of o's group.
+    `bias[o]` plus the sum of `kernel[o, c, a, b]` times pixel (c', i * stride + a * dilation -
+    padding, j * stride + b * dilation - padding), with the numbers of rows and of columns, which is
+    0 outside the image; c' is channel c of those of o's group.
     """
     channels, height, width = geometry.image
-    size, stride, padding, groups = (
-        *(geometry.kernel, geometry.stride, geometry.padding, geometry.groups),
-    )
+    groups = geometry.groups
     require(
         channels % groups == 0 and geometry.outputs % groups == 0,
         "groups divides the channels of a convolution",
@@ -83,26 +94,29 @@ def unrolled(
     )
     each = channels // groups
     require(
-        kernel.shape == (geometry.outputs, each, size, size) and bias.shape == (geometry.outputs,),
+        kernel.shape == (geometry.outputs, each, *geometry.kernel)
+        and bias.shape == (geometry.outputs,),
         "a kernel is (outputs, channels / groups, side, side), its bias (outputs,)",
         kernel=kernel.shape,
         bias=bias.shape,
-        expected=(geometry.outputs, each, size, size),
+        expected=(geometry.outputs, each, *geometry.kernel),
     )
     made = geometry.made
     require(min(made) > 0, "a kernel fits into the padded image", image=geometry.image, made=made)
     entries = math.prod(made) * math.prod(geometry.image)
     require(
-        entries <= _ENTRIES,
-        f"the matrix of a checked convolution has at most {_ENTRIES} entries",
+        entries <= ENTRIES,
+        f"the matrix of a checked convolution has at most {ENTRIES} entries",
         entries=entries,
         image=geometry.image,
         made=made,
     )
     matrix = np.zeros((*made, *geometry.image))
     of_group = geometry.outputs // groups
-    for i, j, a, b in np.ndindex(*made[1:], size, size):
-        y, x = i * stride + a - padding, j * stride + b - padding
+    (down, right), (top, left) = geometry.stride, geometry.padding
+    (tall, wide) = geometry.dilation
+    for i, j, a, b in np.ndindex(*made[1:], *geometry.kernel):
+        y, x = i * down + a * tall - top, j * right + b * wide - left
         if 0 <= y < height and 0 <= x < width:
             for group in range(groups):
                 rows = slice(group * of_group, (group + 1) * of_group)

@@ -53,6 +53,7 @@ def curvature_upper(
     classes = model.classes
     m = np.full((classes, classes), math.inf)
     np.fill_diagonal(m, 0.0)
+    model = model.joined
     if not model.finite:
         return m
     layers = _layers(model)
@@ -72,7 +73,7 @@ def _by_classes(model: Model, layers: list[_Layer], watch: Watch) -> np.ndarray:
     apart = last - last.mean(0)
     above, below = np.zeros((2, len(last)))
     for k in watch("curvature of classes", range(len(last))):
-        low, high = _widen(apart[k], apart[k], np.abs(apart[k]) * 2 * UNIT)
+        low, high = _widen(apart[k], apart[k], np.abs(apart[k]) * 2 * UNIT + _row_error(model, k))
         above[k] = _readout_upper(model, layers, low, high)
         below[k] = _readout_upper(model, layers, -high, -low)
     m = (above[:, None] + below) * SLACK
@@ -81,7 +82,7 @@ def _by_classes(model: Model, layers: list[_Layer], watch: Watch) -> np.ndarray:
 
 
 def neuron_curvature(model: Model, y: int, t: int) -> np.ndarray:
-    """Weights p (width,) of the last hidden layer for the margin of y against t.
+    """Weights p (width,) of the last hidden layer of a joined model for the margin of y against t.
 
     With one hidden layer, `curvature_upper` of that margin is >= lambda_max(W_0^T diag(p) W_0) for
     these p without rounding, and `Hess (z_y - z_t) >= -W_0^T diag(p) W_0` everywhere.
@@ -109,25 +110,28 @@ class _Layer:
 def _layers(model: Model) -> list[_Layer]:
     layers: list[_Layer] = []
     for k, weight in enumerate(model.weights[:-1]):
-        chain = [(weight, 0.0)]
+        loose = model.loose(k)
+        chain = [(weight, loose)]
         for j in range(k - 1, -1, -1):
             product, error = chain[-1]
             factor, steepest = model.weights[j], model.hidden[j].slopes.bound
             scaled = product * model.hidden[j].middle
             rounding = gamma(len(factor) + 4) * frobenius(scaled) * frobenius(factor)
+            rounding = frobenius(scaled) * model.loose(j) + rounding
             error = (error * steepest * layers[j].norm + rounding) * SLACK
             chain.append((scaled @ factor, error))
         hidden = model.hidden[k]
-        acted = weight[: hidden.active]
-        lengths = np.sqrt((acted * acted).sum(1))
+        acted, largest = weight[: hidden.active], model.largest(k)
+        lengths = np.sqrt((largest[: hidden.active] ** 2).sum(1))
+        quadratic = norm_upper(lengths[:, None] * acted) + lengths.max(initial=0.0) * loose
         layers.append(
             _Layer(
                 chain=chain,
                 lipschitz=_expand(model, chain, layers),
                 acted=_expand(model, [(c[: hidden.active], e) for c, e in chain], layers),
-                norm=norm_upper(weight),
-                quadratic=norm_upper(lengths[:, None] * acted) * (1 + gamma(weight.size + 8)),
-                columns=np.sqrt((weight * weight).sum(0)) * (1 + gamma(len(weight) + 2)),
+                norm=norm_upper(weight) + loose,
+                quadratic=quadratic * (1 + gamma(weight.size + 8)),
+                columns=np.sqrt((largest * largest).sum(0)) * (1 + gamma(len(weight) + 4)),
             )
         )
     return layers
@@ -169,7 +173,7 @@ def _readout_upper(
         claimed = claim if len(layers) == 1 else None
         total += min(_weighted_upper(model, layers[: k + 1], p, claimed), by_neurons * SLACK)
         if k > 0:
-            reached = (model.weights[k][reached] != 0).any(axis=0)
+            reached = (model.largest(k)[reached] != 0).any(axis=0)
             low, high, length = _gradient_below(model, k, layers[k], low, high, length)
     return total * SLACK
 
@@ -177,7 +181,14 @@ def _readout_upper(
 def _last_gradient(model: Model, y: int, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Elementwise bounds on the margin's gradient in the last hidden layer."""
     gradient = model.weights[-1][y] - model.weights[-1][t]
-    return _widen(gradient, gradient, np.abs(gradient) * 2 * UNIT)
+    error = _row_error(model, y) + _row_error(model, t)
+    return _widen(gradient, gradient, np.abs(gradient) * 2 * UNIT + error * SLACK)
+
+
+def _row_error(model: Model, k: int) -> np.ndarray | float:
+    """Bounds on the errors of row k of the last matrix."""
+    error = model.weight_error(model.depth - 1)
+    return error[k] if isinstance(error, np.ndarray) else error
 
 
 def _curvature_weights(hidden: Hidden, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -199,8 +210,9 @@ def _weighted_upper(
     if len(layers) == 1:
         scaled = root * layers[0].chain[0][0]
         # Each entry has three roundings, which are added to a given claim.
-        size = frobenius(scaled)
-        return gram_upper(scaled, claim) + 8 * UNIT * size * size
+        size, loose = frobenius(scaled), largest * layers[0].chain[0][1]
+        found = gram_upper(scaled, claim) + 8 * UNIT * size * size
+        return found + loose * (2 * math.sqrt(found) + loose) * SLACK
     chain = []
     for product, error in layers[-1].chain:
         scaled = root * product
@@ -220,7 +232,11 @@ def _gradient_below(
     weight = model.weights[k]
     centre, radius = (low + high) / 2, (high - low) / 2
     reach = np.abs(weight).T @ radius
-    rounding = 2 * gamma(len(weight) + 4) * (np.abs(weight).T @ np.maximum(-low, high))
+    most = np.maximum(-low, high)
+    rounding = 2 * gamma(len(weight) + 4) * (np.abs(weight).T @ most)
+    error = model.weight_error(k)
+    if isinstance(error, np.ndarray):
+        rounding = rounding + (error.T @ most) * (1 + gamma(len(weight) + 4))
     middle = weight.T @ centre
     low, high = _widen(middle - reach, middle + reach, rounding)
     cauchy = layer.columns * length * SLACK

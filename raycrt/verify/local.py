@@ -27,9 +27,14 @@ from raycrt.verify.radius import Errors
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """A hidden layer on the ball: `slope` and `curvature` are (low, high), `lipschitz` >= |J_k|."""
+    """A hidden layer on the ball: `slope` and `curvature` are (low, high), `lipschitz` >= |J_k|.
+
+    The exact matrix is within `error` of `weight`, entry by entry, and `loose` in the 2-norm.
+    """
 
     weight: np.ndarray
+    error: np.ndarray | float
+    loose: float
     slope: tuple[np.ndarray, np.ndarray]
     curvature: tuple[np.ndarray, np.ndarray]
     lipschitz: float
@@ -61,7 +66,10 @@ def local_curvature_upper(
     """m (k,) of the margins of `label` against `targets` (k,) on the ball around x (features,).
 
     Each is its claim in `claims` (k,) where that can be proved, and possibly larger elsewhere.
+    `model` is joined, `errors` are its own.
     """
+    if not model.finite:
+        return np.full(len(targets), math.inf)
     layers = _layers(model, errors, x, radius)
     pairs = zip(targets, claims, strict=True)
     return np.array([_margin_upper(model, layers, label, int(t), float(m)) for t, m in pairs])
@@ -72,17 +80,19 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
     layers: list[_Layer] = []
     z = model.weights[0] @ x + model.biases[0]
     for k, (error, _) in enumerate(errors.layers(length, UNIT)[:-1]):
-        weight = model.weights[k]
-        matrix, rest, row_rest = _walk(weight, 0.0, layers)
+        weight, loose = model.weights[k], model.loose(k)
+        matrix, rest, row_rest = _walk(weight, loose, layers)
         rows = _row_lengths(matrix) + row_rest
         if layers:
             z = weight @ model.hidden[k - 1].value(z) + model.biases[k]
-            steep = _row_lengths(weight * layers[-1].steepest)
+            steep = _row_lengths(model.largest(k) * layers[-1].steepest)
             rows = np.minimum(rows, steep * layers[-1].lipschitz * SLACK)
         half = (radius * rows + float(error)) * SLACK + 4 * UNIT * np.abs(z)
         layers.append(
             _Layer(
                 weight=weight,
+                error=model.weight_error(k),
+                loose=loose,
                 slope=model.hidden[k].slopes.on(z - half, z + half),
                 curvature=model.hidden[k].curvatures.on(z - half, z + half),
                 lipschitz=(norm_upper(matrix) + rest) * SLACK,
@@ -104,14 +114,19 @@ def _walk(
         row_rest += (_row_lengths(moved) + spill) * layer.lipschitz
         matrix = matrix * layer.middle
         rounding = gamma(len(layer.weight) + 4) * frobenius(matrix)
-        error = (error * float(layer.steepest.max()) + rounding) * frobenius(layer.weight) * SLACK
+        size = frobenius(layer.weight) + layer.loose
+        error = (error * float(layer.steepest.max()) + rounding) * size * SLACK
+        error = (error + frobenius(matrix) * layer.loose) * SLACK
         matrix = matrix @ layer.weight
     return matrix, (rest + error) * SLACK, (row_rest + error) * SLACK
 
 
 def _margin_upper(model: Model, layers: list[_Layer], label: int, target: int, m: float) -> float:
     gradient = model.weights[-1][label] - model.weights[-1][target]
-    low, high = gradient - 2 * UNIT * np.abs(gradient), gradient + 2 * UNIT * np.abs(gradient)
+    last = model.weight_error(model.depth - 1)
+    error = last[label] + last[target] if isinstance(last, np.ndarray) else last
+    error = 2 * UNIT * np.abs(gradient) + error * SLACK
+    low, high = gradient - error, gradient + error
     length = _length(low, high)
     gram, rounding, extra = 0.0, 0.0, 0.0
     for k in range(len(layers) - 1, -1, -1):
@@ -120,7 +135,9 @@ def _margin_upper(model: Model, layers: list[_Layer], label: int, target: int, m
         p = p + 2 * UNIT * np.abs(p)
         if k > 0:
             root = np.sqrt(np.maximum(p, 0.0))[:, None] * layer.weight
-            matrix, rest, _ = _walk(root, 4 * UNIT * frobenius(root), layers[:k])
+            most = math.sqrt(float(np.max(p, initial=0.0)))
+            error = (4 * UNIT * frobenius(root) + most * layer.loose) * SLACK
+            matrix, rest, _ = _walk(root, error, layers[:k])
             gram = gram + matrix.T @ matrix
             size = frobenius(matrix)
             mass = size * size
@@ -129,6 +146,8 @@ def _margin_upper(model: Model, layers: list[_Layer], label: int, target: int, m
         else:
             gram = gram + layer.weight.T @ (p[:, None] * layer.weight)
             mass = float(np.abs(p) @ (layer.weight**2).sum(1)) * (1 + gamma(layer.weight.size))
+            apart = layer.loose * (2 * frobenius(layer.weight) + layer.loose)
+            rounding += float(np.abs(p).max()) * apart * SLACK
         rounding += gamma(len(layer.weight) + len(layers) + 6) * mass * SLACK
     claim = (m - extra) / SLACK**2
     proved = eigenvalue_upper(np.asarray(gram), rounding, claim if claim > 0 else None)
@@ -144,11 +163,15 @@ def _gradient_below(
     spread = ((high - low) / 2) @ absolute
     size = np.maximum(np.abs(low), np.abs(high))
     spread = spread + 2 * gamma(len(layer.weight) + 6) * (size @ absolute)
+    if isinstance(layer.error, np.ndarray):
+        spread = spread + (size @ layer.error) * (1 + gamma(len(size) + 4))
     middle = ((low + high) / 2) @ layer.weight
     scaled = layer.steepest[:, None] * layer.weight
-    cauchy = np.sqrt((scaled * scaled).sum(0)) * (1 + gamma(len(scaled) + 4)) * length
+    most = layer.steepest[:, None] * (absolute + layer.error)
+    cauchy = np.sqrt((most * most).sum(0)) * (1 + gamma(len(scaled) + 6)) * length
     low, high = np.maximum(middle - spread, -cauchy), np.minimum(middle + spread, cauchy)
-    bound = (norm_upper(scaled) + 2 * UNIT * frobenius(scaled)) * length * SLACK
+    bound = norm_upper(scaled) + 2 * UNIT * frobenius(scaled)
+    bound = (bound + float(layer.steepest.max()) * layer.loose) * length * SLACK
     return low, high, min(bound, _length(low, high))
 
 

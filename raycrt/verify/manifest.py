@@ -24,8 +24,8 @@ def described_spec(manifest: dict[str, Any]) -> Spec:
     stored = manifest.get("spec")
     if isinstance(stored, dict) and "model" in stored and stored["model"] is None:
         raise InvalidInput(
-            "only models that a spec can describe are checked (dense layers, the hidden ones of "
-            "one width, or raycrt's own convolutions), but spec.model is null in the manifest"
+            "only models that a spec can describe are checked (activations that ship with raycrt, "
+            "softplus of one sharpness), but spec.model is null in the manifest"
         )
     return known(stored)
 

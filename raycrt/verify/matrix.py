@@ -39,7 +39,8 @@ _KEPT = 2**27
 
 
 class Matrices:
-    """The proofs for all margins of a `model` with one hidden layer and a proved `curvature`.
+    """The proofs for all margins of a joined `model` with one hidden layer and a proved
+    `curvature`; `errors` are those of the values and gradients given.
 
     With `deployed`, the unit roundoff of a coarser arithmetic, margins are those computed in it.
     """
@@ -85,7 +86,7 @@ class Matrices:
     def _of(self, label: int, target: int, m: float) -> tuple[Quadratic, Decomposition]:
         if (label, target) not in self._kept:
             weight, p = self.model.weights[0], neuron_curvature(self.model, label, target)
-            made = Quadratic.of(weight, p, m), Decomposition.of(weight, p)
+            made = Quadratic.of(weight, p, m, self.model.loose(0)), Decomposition.of(weight, p)
             while self._kept and sum(d.size for _, d in self._kept.values()) + made[1].size > _KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[label, target] = made
@@ -96,21 +97,33 @@ class Matrices:
 class Quadratic:
     """P = `weight`^T diag(`p`) `weight` with m >= lambda_max(P).
 
+    P is within `spread` I of the P of the theorem, whose W_0 may be known up to an error only.
     `root_trace` >= sqrt(trace(P)); `short` bounds the error of sqrt(s^T P s) due to underflow.
     """
 
     weight: np.ndarray
     p: np.ndarray
     m: float
+    spread: float
     root_trace: float
     short: float
 
     @staticmethod
-    def of(weight: np.ndarray, p: np.ndarray, m: float) -> Quadratic:
+    def of(weight: np.ndarray, p: np.ndarray, m: float, loose: float = 0.0) -> Quadratic:
+        """For an m >= lambda_max of the P of the theorem, whose W_0 is within `loose` of
+        `weight` in the 2-norm."""
         short = SHORT * math.sqrt(float(p.sum()) + len(p))
         trace = float(p @ np.einsum("ij,ij->i", weight, weight))
+        # |sqrt(p) W| and |sqrt(p) (W + E)| differ by this amount at most.
+        apart = math.sqrt(float(p.max(initial=0.0))) * loose
+        spread = apart * (2 * (math.sqrt(m) + apart) + apart) * ROOM
         return Quadratic(
-            weight=weight, p=p, m=m, root_trace=(math.sqrt(trace) + short) * ROOM, short=short
+            weight=weight,
+            p=p,
+            m=m + spread,
+            spread=spread,
+            root_trace=(math.sqrt(trace) + short) * ROOM,
+            short=short,
         )
 
     def radius(
@@ -130,6 +143,7 @@ class Quadratic:
         `value` is v - e, `gradient_error` h, `inflation` b, `pull` c, all (k,), and `step` s
         (k, features). v and g are those at a point within `moved` (k,) of x0 + u.
         """
+        share, inflation = inflation, inflation + self.spread
         width, features = self.weight.shape
         terms = gamma(features + width + 16)
         point, hidden = u + step, step @ self.weight.T
@@ -147,7 +161,7 @@ class Quadratic:
         error = error + 8 * UNIT * size + pull * moved + SHORT
         left = norm(rest) * (1 + terms) + error * ROOM
         spare = pull - inflation - self.m - 4 * UNIT * (pull + inflation + self.m)
-        lowered = gradient_error * (gradient_error / inflation) / 2 + left * (left / spare) / 2
+        lowered = gradient_error * (gradient_error / share) / 2 + left * (left / spare) / 2
         quadratic = (root * root + inflation * long * long) / 2
         rounding = terms * (np.abs(value) + steepness * long + quadratic + lowered)
         low = value + (gradient * step).sum(1) - quadratic - lowered
@@ -155,5 +169,5 @@ class Quadratic:
         near = np.maximum(far * (1 - terms) - (moved + 2 * SHORT) * ROOM, 0.0)
         gained = 2 * low / pull
         squared = near * near + gained - 8 * UNIT * (near * near + np.abs(gained))
-        proved = (inflation > 0) & (spare > 0) & (squared > SHORT) & np.isfinite(squared)
+        proved = (share > 0) & (spare > 0) & (squared > SHORT) & np.isfinite(squared)
         return np.where(proved, np.sqrt(np.where(proved, squared, 0.0)) * (1 - 4 * UNIT), 0.0)

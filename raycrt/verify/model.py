@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -16,7 +17,9 @@ from safetensors.numpy import load_file
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import ModelSpec
 from raycrt.verify import stored_layers
+from raycrt.verify.computed import Affine, Computed
 from raycrt.verify.hidden import Hidden
+from raycrt.verify.norms import frobenius
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +27,19 @@ class Model:
     """`z_k = W_k h_{k-1} + b_k` and `h_k` its `hidden[k]`, counted from 0 with h_{-1} the flat
     input; the last z is the logits.
 
-    `weights[k]` (outputs, inputs) and `biases[k]` (outputs,) are the stored numbers as float64,
-    `sha256` the identity of the file's content.
+    `weights[k]` (outputs, inputs) and `biases[k]` (outputs,) are the stored numbers as float64, or
+    computed from these with the errors `computed[k]`. `joints` are the k with nothing between z_k
+    and the next layer: all features are passed on. `stored` are all numbers of the file, `sha256`
+    is the identity of its content.
     """
 
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
     hidden: tuple[Hidden, ...]
     sha256: str
+    stored: tuple[np.ndarray, ...] = ()
+    computed: Mapping[int, Computed] = field(default_factory=dict)
+    joints: frozenset[int] = frozenset()
 
     @staticmethod
     def load(file: Path, spec: ModelSpec, shape: Sequence[int]) -> Model:
@@ -49,21 +57,56 @@ class Model:
             raise InvalidInput(
                 f"{file} must be a safetensors file of float64, float32 or float16: {error}"
             ) from None
-        for name, tensor in tensors.items():
-            require(tensor.dtype.kind == "f", f"{name} holds real numbers", type=str(tensor.dtype))
         found = stored_layers.read(tensors, spec, shape)
         require(
-            all(len(w) == len(b) for w, b in zip(found.weights, found.biases, strict=True))
-            and all(a.shape[0] == b.shape[1] for a, b in pairwise(found.weights)),
+            all(before.outputs == after.inputs for before, after in pairwise(found.layers)),
             "the layers fit together",
-            sizes=[w.shape for w in found.weights],
+            sizes=[layer.weight.shape for layer in found.layers],
         )
         return Model(
-            weights=tuple(found.weights),
-            biases=tuple(found.biases),
+            **of_layers(found.layers),
             hidden=tuple(found.hidden),
             sha256=weights_sha256(tensors),
+            stored=tuple(found.stored),
+            joints=frozenset(found.joints),
         )
+
+    @cached_property
+    def joined(self) -> Model:
+        """The same function with all layers that have nothing between them as one, whose matrix is
+        the product of theirs; the model itself where there are none."""
+        if not self.joints:
+            return self
+        layers: list[Affine] = []
+        for k, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            layer = Affine(weight=weight, bias=bias, computed=self.computed.get(k))
+            layers.append(layer.after(layers.pop()) if k - 1 in self.joints else layer)
+        return Model(
+            **of_layers(layers),
+            hidden=tuple(each for k, each in enumerate(self.hidden) if k not in self.joints),
+            sha256=self.sha256,
+            stored=self.stored,
+        )
+
+    def weight_error(self, k: int) -> np.ndarray | float:
+        """Bounds on the errors of the entries of `weights[k]`; 0 where they are exact."""
+        return self.computed[k].weight if k in self.computed else 0.0
+
+    def bias_error(self, k: int) -> np.ndarray | float:
+        """Bounds on the errors of the entries of `biases[k]`; 0 where they are exact."""
+        return self.computed[k].bias if k in self.computed else 0.0
+
+    def largest(self, k: int) -> np.ndarray:
+        """Upper bounds on the entries of `weights[k]` in size."""
+        return np.abs(self.weights[k]) + self.weight_error(k)
+
+    def loose(self, k: int) -> float:
+        """An upper bound on the 2-norm of the error of `weights[k]`."""
+        return frobenius(self.computed[k].weight) if k in self.computed else 0.0
+
+    def gain(self, k: int) -> float:
+        """The size of intermediate results of layer k for inputs of size 1, at least 1."""
+        return self.computed[k].gain if k in self.computed else 1.0
 
     @property
     def depth(self) -> int:
@@ -90,9 +133,13 @@ class Model:
         bounds may underflow or overflow.
         """
         last = self.biases[-1][~self.masked]
-        arrays = (*self.weights, *self.biases[:-1], last)
+        arrays = (*self.weights, *self.biases[:-1], last, *self.stored)
         largest = [float(np.abs(a).max(initial=0.0)) for a in arrays]
-        return len(last) > 0 and all(size == 0 or 1e-100 < size < 1e100 for size in largest)
+        errors = (e for made in self.computed.values() for e in (made.weight, made.bias))
+        known = all(np.isfinite(error).all() for error in errors)
+        return (
+            known and len(last) > 0 and all(size == 0 or 1e-100 < size < 1e100 for size in largest)
+        )
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Logits (n, classes) and the slopes s'(z_k) of all hidden layers at x (n, features)."""
@@ -113,6 +160,15 @@ class Model:
         for weight, slope in zip(self.weights[-2::-1], reversed(slopes), strict=True):
             gradient = (gradient * slope) @ weight
         return gradient
+
+
+def of_layers(layers: Sequence[Affine]) -> dict[str, Any]:
+    """The fields of a `Model` that state `layers`."""
+    return {
+        "weights": tuple(layer.weight for layer in layers),
+        "biases": tuple(layer.bias for layer in layers),
+        "computed": {k: each.computed for k, each in enumerate(layers) if each.computed},
+    }
 
 
 def weights_sha256(tensors: dict[str, np.ndarray]) -> str:

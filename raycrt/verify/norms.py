@@ -23,8 +23,9 @@ def gamma(n: int, unit: float = UNIT) -> float:
     return n * unit / (1 - n * unit) if n * unit < 1 else math.inf
 
 
-def frobenius(matrix: np.ndarray) -> float:
+def frobenius(matrix: np.ndarray | float) -> float:
     """A number >= the Frobenius norm of `matrix`."""
+    matrix = np.asarray(matrix)
     unit = _unit(matrix)
     scaled = matrix / unit
     return float(np.sqrt((scaled * scaled).sum())) * (1 + gamma(matrix.size + 4)) * unit
@@ -68,7 +69,10 @@ def eigenvalue_upper(gram: np.ndarray, rounding: float, claim: float | None = No
 
 
 def norm_upper(matrix: np.ndarray) -> float:
-    """A number >= the spectral norm of `matrix`."""
+    """A number >= the spectral norm of `matrix`; of a diagonal one that norm itself."""
+    rows, columns = matrix.shape
+    if rows == columns and np.count_nonzero(matrix) == np.count_nonzero(matrix.diagonal()):
+        return float(np.abs(matrix.diagonal()).max(initial=0.0))
     unit = _unit(matrix)
     return math.sqrt(gram_upper(matrix / unit)) * SLACK * unit
 

@@ -38,7 +38,9 @@ class Prover:
         self.model, self.curvature, self.stated = model, curvature, stated
         self.deployed = deployed
         self.errors = Errors.of(model)
-        self.matrices = Matrices(model, self.errors, curvature, deployed)
+        self.matrices = Matrices(model.joined, self.errors, curvature, deployed)
+        joined = model.joined
+        self.joined_errors = self.errors if joined is model else Errors.of(joined)
         self.constant = constant_margins(model)
         self.offsets = self.errors.offsets()
         # Rounding in the logits of two classes, in float64 and in the deployed arithmetic.
@@ -98,7 +100,7 @@ class Prover:
             )
             inside = np.sqrt((u * u).sum(1)) * (1 + TOLERANCE) <= reach
             np.maximum.at(proved, (row, target), np.where(inside, np.minimum(found, reach), 0.0))
-        if self.model.depth == 2:
+        if self.model.joined.depth == 2:
             left = certified[:, None] & (claims > proved) & np.isfinite(claims)
             left[np.arange(n), prediction] = False
             image, wanted = np.nonzero(left)
@@ -204,8 +206,8 @@ class Prover:
         for i in np.unique(row[local]):
             at = np.nonzero(local & (row == i))[0]
             m[at] = local_curvature_upper(
-                self.model,
-                self.errors,
+                self.model.joined,
+                self.joined_errors,
                 x=x[i],
                 radius=float(rows.region_radius[i]),
                 label=int(label[at[0]]),

@@ -69,8 +69,10 @@ class Errors:
     of the absolute values; terms that are zero are exact and not counted. A layer multiplies the
     error of its input by its spectral norm at most, `ROOM` covers the rest. For each layer W,
     `spectral` >= |W|, `absolute` >= the spectral norm of W's absolute values, `bias` >= |b|; rows
-    of W have at most `in_row` and columns at most `in_column` nonzero entries. The last layer's b
-    is not counted here, as each of its entries affects one logit only: see `offsets`.
+    of W have at most `in_row` and columns at most `in_column` nonzero entries, or that many
+    roundings. `loose` and `moved` bound the errors of a W and b that are computed from stored
+    numbers. The last layer's b is not counted here, as each of its entries affects one logit only:
+    see `offsets`.
     """
 
     model: Model
@@ -79,16 +81,20 @@ class Errors:
     bias: tuple[float, ...]
     in_row: tuple[int, ...]
     in_column: tuple[int, ...]
+    loose: tuple[float, ...]
+    moved: tuple[float, ...]
 
     @staticmethod
     def of(model: Model) -> Errors:
         return Errors(
             model=model,
-            spectral=tuple(norm_upper(w) for w in model.weights),
-            absolute=tuple(_absolute_norm(w) for w in model.weights),
-            bias=(*(frobenius(b) for b in model.biases[:-1]), 0.0),
-            in_row=tuple(int(np.count_nonzero(w, axis=1).max()) for w in model.weights),
-            in_column=tuple(int(np.count_nonzero(w, axis=0).max()) for w in model.weights),
+            spectral=tuple(norm_upper(w) + model.loose(k) for k, w in enumerate(model.weights)),
+            absolute=tuple(_absolute_norm(model.largest(k)) for k in range(model.depth)),
+            bias=(*(frobenius(_offsets(model, k)) for k in range(model.depth - 1)), 0.0),
+            in_row=tuple(_terms(model, k, 1) for k in range(model.depth)),
+            in_column=tuple(_terms(model, k, 0) for k in range(model.depth)),
+            loose=tuple(model.loose(k) for k in range(model.depth)),
+            moved=(*(frobenius(model.bias_error(k)) for k in range(model.depth - 1)), 0.0),
         )
 
     def margin(self, length: np.ndarray, unit: float = UNIT) -> np.ndarray:
@@ -100,10 +106,12 @@ class Errors:
 
     def offsets(self, unit: float = UNIT) -> np.ndarray:
         """Error that the last layer's b adds to the margin of y against t, (classes, classes)."""
-        size = np.where(self.model.masked, 0.0, np.abs(self.model.biases[-1]))
+        last = self.model.depth - 1
+        size = np.where(self.model.masked, 0.0, _offsets(self.model, last))
         # In both logits and in their subtraction.
         rounds = gamma(self.in_row[-1] + 2, unit) + 2 * unit
-        return rounds * (size[:, None] + size) * ROOM
+        lost = rounds * size + self.model.bias_error(last)
+        return (lost[:, None] + lost) * ROOM
 
     def fits_float32(self, length: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Whether no number, weights included, overflows in float32 at inputs of norm `length`.
@@ -115,6 +123,9 @@ class Errors:
         most = _LARGEST_FLOAT32 / max(1.0, 4 * sharpest)
         layers = self.layers(length, FLOAT32_UNIT)
         largest = np.max([error + size for error, size in layers], axis=0)
+        # What a layer is computed from is so far from underflow that it keeps all its digits.
+        gains = max((made.gain for made in self.model.computed.values()), default=0.0) * 2.0**30
+        largest = np.maximum(largest, gains * (1 + np.maximum(largest, length)))
         last = self.model.biases[-1]
         own = np.maximum(np.abs(last[label]), float(last.max()))
         return np.maximum(np.maximum(largest, own), max(self.spectral)) < most
@@ -123,14 +134,14 @@ class Errors:
         """Bound on |computed - exact gradient of a margin|_2 at inputs of 2-norm `length`."""
         layers = self.layers(length, UNIT)
         size = math.sqrt(2) * self.spectral[-1]
-        error = UNIT * size * np.ones_like(length)
+        error = (UNIT * size + math.sqrt(2) * self.loose[-1]) * np.ones_like(length)
         for k in range(self.model.depth - 2, -1, -1):
             # Slopes have errors of `inherited` from z, in the 2-norm, and of `own` each.
             steepest = self.model.hidden[k].slopes.bound
             inherited = self.model.hidden[k].curvatures.bound * layers[k][0]
             own = _SLOPE_UNITS * UNIT * max(1.0, steepest)
             # In the last hidden layer an entry is the difference of two entries of the last matrix.
-            entry = size if k < self.model.depth - 2 else 2 * np.abs(self.model.weights[-1]).max()
+            entry = size if k < self.model.depth - 2 else 2 * self.model.largest(k + 1).max()
             added = inherited * (entry + error) + own * (size + error)
             added = added + UNIT * (steepest + inherited + own) * (size + error)
             error = steepest * error + added
@@ -138,7 +149,7 @@ class Errors:
             # Slopes, their products, and the sums of these may underflow.
             terms = (2 * self.in_column[k] + 4) * math.sqrt(max(self.model.weights[k].shape))
             lost = SMALLEST[UNIT] * terms * (1 + size + error)
-            local = gamma(self.in_column[k]) * self.absolute[k] * (size + error)
+            local = (gamma(self.in_column[k]) * self.absolute[k] + self.loose[k]) * (size + error)
             error = self.spectral[k] * (error + lost) + local + lost
             size = self.spectral[k] * size
         return error * ROOM
@@ -153,7 +164,9 @@ class Errors:
             local = local * (self.absolute[k] * (size + error) + self.bias[k])
             # Products, their sums, and the stored weight itself may underflow.
             lost = SMALLEST[unit] * (2 * self.in_row[k] + 2) * math.sqrt(len(weight))
+            lost = lost * self.model.gain(k)
             local = local + lost * (1 + size + error)
+            local = local + self.loose[k] * (size + error) + self.moved[k]
             error = self.spectral[k] * error + local
             size = self.spectral[k] * size + self.bias[k]
             found.append((error, size))
@@ -229,6 +242,19 @@ def witness_radius(
         inflation = np.where(np.isfinite(inflation) & (inflation > 0), inflation, 1.0)
         other = floor(errors, length=length, gradient=gradient, u=u, inflation=inflation, **values)
     return np.maximum(radius, other.radius())
+
+
+def _offsets(model: Model, k: int) -> np.ndarray:
+    """The sizes of all terms that are summed for the offset of layer k."""
+    made = model.computed.get(k)
+    return np.abs(model.biases[k]) if made is None else made.offsets + made.bias
+
+
+def _terms(model: Model, k: int, axis: int) -> int:
+    """The roundings of an entry of a product with W_k (axis 1) or its transpose (axis 0)."""
+    made = model.computed.get(k)
+    nonzero = int(np.count_nonzero(model.largest(k), axis=axis).max())
+    return nonzero if made is None else nonzero + made.rounds
 
 
 def _absolute_norm(matrix: np.ndarray) -> float:

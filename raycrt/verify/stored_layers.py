@@ -17,17 +17,23 @@ from raycrt.errors import require
 from raycrt.specs import ModelSpec
 from raycrt.specs.layers import (
     LINEAR,
+    AffineLayer,
+    BatchNormalizationLayer,
     ConvolutionLayer,
     DenseLayer,
+    FlattenLayer,
     LayerSpec,
     PoolLayer,
     ResidualLayer,
+    ScalingLayer,
+    UnflattenLayer,
 )
-from raycrt.verify.convolution import Geometry, unrolled
+from raycrt.verify.computed import Affine, averaged, rescaled
+from raycrt.verify.convolution import ENTRIES, Geometry, unrolled
 from raycrt.verify.hidden import Hidden
 
-# Matrix and offset.
-Affine = tuple[np.ndarray, np.ndarray]
+_SCALING = ("weight", "divisor", "bias")
+_NORMALIZATION = ("weight", "bias", "mean", "variance")
 
 
 def read(tensors: dict[str, np.ndarray], spec: ModelSpec, shape: Sequence[int]) -> StoredLayers:
@@ -50,16 +56,19 @@ def read(tensors: dict[str, np.ndarray], spec: ModelSpec, shape: Sequence[int]) 
 
 @dataclass(kw_only=True)
 class StoredLayers:
-    """`weights[k]` and `biases[k]` of each layer, followed by `hidden[k]`; the last one makes the
-    logits. `shape` is that of the result so far, `used` the names of the tensors read."""
+    """`layers[k]` is followed by `hidden[k]`, or by nothing if k is among the `joints`; the last
+    one makes the logits. `shape` is that of the result so far, `used` the names of the tensors
+    read, `stored` their numbers, `maps` the number of maps read."""
 
     tensors: dict[str, np.ndarray]
     spec: ModelSpec
     shape: tuple[int, ...]
-    weights: list[np.ndarray] = field(default_factory=list)
-    biases: list[np.ndarray] = field(default_factory=list)
+    layers: list[Affine] = field(default_factory=list)
     hidden: list[Hidden] = field(default_factory=list)
+    joints: set[int] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
+    stored: list[np.ndarray] = field(default_factory=list)
+    maps: int = 0
 
     @property
     def features(self) -> int:
@@ -67,48 +76,108 @@ class StoredLayers:
 
     def add(self, layer: LayerSpec) -> None:
         """Read one more layer."""
-        if isinstance(layer, DenseLayer):
-            self._follow(self._dense(self._name(), layer.width, self.features), layer.activation)
-            self.shape = (layer.width,)
-        elif isinstance(layer, ConvolutionLayer):
-            geometry = Geometry.of(layer, self._image())
-            self._follow(self._convolution(self._name(), geometry), layer.activation)
-            self.shape = geometry.made
-        elif isinstance(layer, PoolLayer):
-            geometry = Geometry.of_pool(layer, self._image())
-            kernel = np.full((geometry.image[0], 1, layer.window, layer.window), layer.window**-2)
-            self._follow(unrolled(kernel, np.zeros(len(kernel)), geometry), LINEAR)
-            self.shape = geometry.made
+        if isinstance(layer, FlattenLayer | UnflattenLayer):
+            self._reshape(layer)
         elif isinstance(layer, ResidualLayer):
             self._residual(layer)
         else:
-            self.shape = (self.features,)
+            self._follow(self._affine(layer), layer.activation)
 
     def add_logits(self) -> None:
         """Read the last layer."""
-        self._append(self._dense(self._name(), None, self.features))
+        if self.spec.head:
+            self._append(self._dense(self._name(), None, self.features))
+        else:
+            self.hidden.pop()
+            self.joints.discard(len(self.layers) - 1)
+        self.layers[-1] = self._whole(self.layers[-1])
+
+    def _affine(self, layer: AffineLayer) -> Affine:
+        """The map of a layer; `shape` becomes that of its result."""
+        name = self._name()
+        if isinstance(layer, DenseLayer):
+            found = self._dense(name, layer.width, self.features)
+            self.shape = (layer.width,)
+        elif isinstance(layer, ConvolutionLayer):
+            geometry = Geometry.of(layer, self._image())
+            found = self._convolution(name, geometry)
+            self.shape = geometry.made
+        elif isinstance(layer, PoolLayer):
+            geometry = Geometry.of_pool(layer, self._image())
+            kernel = np.ones((geometry.image[0], 1, *geometry.kernel))
+            sums, _ = unrolled(kernel, np.zeros(len(kernel)), geometry)
+            found = averaged(sums, layer.divisor or math.prod(geometry.kernel))
+            self.shape = geometry.made
+        elif isinstance(layer, BatchNormalizationLayer):
+            found = self._normalization(name, layer)
+        elif isinstance(layer, ScalingLayer):
+            weight, divisor, bias = self._vectors(name, self.features, *_SCALING)
+            found = rescaled(weight, divisor, np.zeros_like(bias), bias, rounds=0)
+        else:
+            found = self._permutation(name)
+        return found
+
+    def _normalization(self, name: str, layer: BatchNormalizationLayer) -> Affine:
+        numbers = layer.numbers(self.shape)
+        spread = [
+            np.repeat(part, self.features // numbers)
+            for part in self._vectors(name, numbers, *_NORMALIZATION)
+        ]
+        weight, bias, mean, variance = spread
+        with np.errstate(invalid="ignore"):
+            return rescaled(weight, np.sqrt(variance + layer.eps), mean, bias, rounds=3)
+
+    def _permutation(self, name: str) -> Affine:
+        order = self._tensor(f"{name}.order")
+        require(
+            order.dtype.kind == "i" and np.array_equal(np.sort(order), np.arange(self.features)),
+            f"{name}.order holds every feature once",
+            features=self.features,
+            shape=order.shape,
+        )
+        return Affine(weight=_square(np.ones(self.features))[order], bias=np.zeros(self.features))
+
+    def _reshape(self, layer: FlattenLayer | UnflattenLayer) -> None:
+        shape = (self.features,) if isinstance(layer, FlattenLayer) else layer.shape
+        require(
+            math.prod(shape) == self.features,
+            "the layers fit together: unflatten has as many numbers as its input",
+            shape=shape,
+            input=self.shape,
+        )
+        self.shape = shape
 
     def _residual(self, layer: ResidualLayer) -> None:
         name = f"{self._name()}.parts.0"
-        after = f"maps.{len(self.weights) + 1}.parts.0"
+        after = f"maps.{self.maps + 1}.parts.0"
         if layer.kernel is None:
             features = self.features
-            w, b = self._dense(name, layer.width, features)
-            v, c = self._dense(after, features, layer.width)
+            inner = self._dense(name, layer.width, features)
+            outer = self._dense(after, features, layer.width)
         else:
-            inner = Geometry.of_branch(layer, self._image(), layer.width)
-            outer = Geometry.of_branch(layer, inner.made, self._image()[0])
-            (w, b), (v, c) = self._convolution(name, inner), self._convolution(after, outer)
-        skip = np.eye(self.features)
-        stacked = np.concatenate([w, skip]), np.concatenate([b, np.zeros(len(skip))])
-        self._follow(stacked, layer.activation, active=len(w))
-        self._follow((np.concatenate([v, skip], axis=1), c), LINEAR)
+            first = Geometry.of_branch(layer, self._image(), layer.width)
+            second = Geometry.of_branch(layer, first.made, self._image()[0])
+            inner, outer = self._convolution(name, first), self._convolution(after, second)
+        skip = _square(np.ones(self.features))
+        width = inner.outputs
+        stacked = Affine(
+            weight=np.concatenate([inner.weight, skip]),
+            bias=np.concatenate([inner.bias, np.zeros(len(skip))]),
+        )
+        added = Affine(weight=np.concatenate([outer.weight, skip], axis=1), bias=outer.bias)
+        self._follow(stacked, layer.activation, active=width)
+        # What is passed on here is no joint: the skip connection is a layer of its own.
+        self._follow(added, None, active=0)
 
     def _follow(self, affine: Affine, name: str | None, active: int | None = None) -> None:
         """Append `affine`, whose first `active` features, or all, the activation `name` acts on."""
         self._append(affine)
-        width = len(affine[0])
+        width, place = affine.outputs, len(self.layers) - 1
         own = self.spec.activation if name in (None, LINEAR) else name
+        if name == LINEAR:
+            self.joints.add(place)
+        else:
+            self.layers[-1] = self._whole(self.layers[-1])
         self.hidden.append(
             Hidden(
                 activation=activation(own, self.spec.beta if own in FAMILIES else 1.0),
@@ -118,28 +187,56 @@ class StoredLayers:
         )
 
     def _append(self, affine: Affine) -> None:
-        self.weights.append(affine[0])
-        self.biases.append(affine[1])
+        """Append a map. With a neighbour that acts on each feature by itself it is one layer, which
+        costs a bound nothing."""
+        self.maps += 1
+        place = len(self.layers) - 1
+        if place in self.joints and 1 in (affine.weight.ndim, self.layers[-1].weight.ndim):
+            self.joints.discard(place)
+            self.hidden.pop()
+            affine = affine.after(self.layers.pop())
+        self.layers.append(affine)
+
+    def _whole(self, affine: Affine) -> Affine:
+        if affine.weight.ndim == 1:
+            _check_size(affine.inputs)
+        return affine.full()
 
     def _name(self) -> str:
-        return f"maps.{len(self.weights)}"
+        return f"maps.{self.maps}"
 
-    def _pair(self, name: str) -> Affine:
-        found = []
-        for tensor in (f"{name}.weight", f"{name}.bias"):
+    def _tensor(self, name: str) -> np.ndarray:
+        require(
+            name in self.tensors,
+            "the tensors are those of the layers of the spec",
+            missing=name,
+            tensors=sorted(self.tensors),
+        )
+        self.used.add(name)
+        return self.tensors[name]
+
+    def _numbers(self, name: str) -> np.ndarray:
+        found = self._tensor(name)
+        require(found.dtype.kind == "f", f"{name} holds real numbers", type=str(found.dtype))
+        found = found.astype(np.float64)
+        self.stored.append(np.where(np.isneginf(found), 0.0, found))
+        return found
+
+    def _vectors(self, name: str, size: int, *roles: str) -> list[np.ndarray]:
+        """The tensors of `roles`, each of `size` numbers."""
+        found = [self._numbers(f"{name}.{role}") for role in roles]
+        for role, vector in zip(roles, found, strict=True):
             require(
-                tensor in self.tensors,
-                "the tensors are those of the layers of the spec",
-                missing=tensor,
-                tensors=sorted(self.tensors),
+                vector.shape == (size,),
+                f"the layers fit together: {name}.{role} has one number for each",
+                shape=vector.shape,
+                size=size,
             )
-            self.used.add(tensor)
-            found.append(self.tensors[tensor].astype(np.float64))
-        return found[0], found[1]
+        return found
 
     def _dense(self, name: str, outputs: int | None, inputs: int) -> Affine:
         """A matrix of `inputs` columns, and of `outputs` rows if that is given."""
-        weight, bias = self._pair(name)
+        weight, bias = self._numbers(f"{name}.weight"), self._numbers(f"{name}.bias")
         rows = bias.size if outputs is None else outputs
         require(
             weight.shape == (rows, inputs) and bias.shape == (rows,),
@@ -149,11 +246,26 @@ class StoredLayers:
             outputs=rows,
             inputs=inputs,
         )
-        return weight, bias
+        return Affine(weight=weight, bias=bias)
 
     def _convolution(self, name: str, geometry: Geometry) -> Affine:
-        return unrolled(*self._pair(name), geometry)
+        kernel, bias = self._numbers(f"{name}.weight"), self._numbers(f"{name}.bias")
+        weight, bias = unrolled(kernel, bias, geometry)
+        return Affine(weight=weight, bias=bias)
 
     def _image(self) -> tuple[int, int, int]:
         require(len(self.shape) == 3, "a convolution is given images", shape=self.shape)
         return self.shape[0], self.shape[1], self.shape[2]
+
+
+def _square(diagonal: np.ndarray) -> np.ndarray:
+    _check_size(len(diagonal))
+    return np.diag(diagonal)
+
+
+def _check_size(features: int) -> None:
+    require(
+        features**2 <= ENTRIES,
+        f"a checked matrix has at most {ENTRIES} entries",
+        entries=features**2,
+    )

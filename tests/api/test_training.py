@@ -109,6 +109,19 @@ def test_options_that_do_not_fit_end_in_a_sentence(rows, options, said):
         raycrt.train(_module(), rows, **options)
 
 
+def test_a_module_with_constants_and_batch_normalisation_is_trained(rows):
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return (x - 0.3) / 0.7
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Scaled(), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(144, 10)
+    )
+    network = raycrt.train(model, rows, objective="standard", epochs=1, learning_rate=1e-9)
+    assert torch.allclose(network(rows[0]), model.eval()(rows[0]), atol=1e-4)
+
+
 def test_a_module_that_no_spec_lists_is_refused_before_training(rows):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10))
     with pytest.raises(InvalidInput, match="ReLU"):

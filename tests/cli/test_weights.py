@@ -71,7 +71,7 @@ class TestCommand:
         torch.save({"ema": state, "last": state}, tmp_path / "w.pt")
         options = ["--set", "model.activation=tanh", "--key", "ema", "--layers", "in+norm,out"]
         output, found, told = certify(tmp_path / "w.pt", *options, "--batch-norm-eps", "1e-5")
-        assert told is None, output
+        assert told.layers[1].eps == 1e-5, output
         assert_same(model, found, (64,))
 
     def test_options_without_effect(self, tmp_path: Path, certify) -> None:

@@ -15,6 +15,7 @@ from raycrt.networks import checkpoint, network
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, validate
 from raycrt.specs.provenance import Training
+from tests.models import drawn
 
 ROWS_IN_A_FILE = 16
 
@@ -49,6 +50,7 @@ def write_run(
     it; `training` is what it says of itself."""
     torch.manual_seed(seed)
     model = network.build(spec.model, data.shape(spec.data), len(data.class_names(spec.data)))
+    drawn(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= gain

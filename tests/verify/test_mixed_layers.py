@@ -23,7 +23,7 @@ EVERY = MIXED | MIXED_IMAGES
 # The two networks with every kind of layer between them; the others in the slow suite.
 MOST = [
     name
-    if name in ("residual", "residual convolutions")
+    if name in ("residual", "residual convolutions", "normalised images")
     else pytest.param(name, marks=pytest.mark.slow)
     for name in EVERY
 ]
@@ -73,7 +73,8 @@ def test_the_checker_computes_what_the_network_computes(tmp_path, name):
     shape = (2, 6, 8) if name in MIXED_IMAGES else (5,)
     network, model = _stored(tmp_path, EVERY[name], shape)
     points = torch.randn(7, *shape, dtype=torch.float64)
-    logits, slopes = model.forward(points.flatten(1).numpy())
+    logits, slopes = model.joined.forward(points.flatten(1).numpy())
+    assert np.allclose(logits, model.forward(points.flatten(1).numpy())[0], rtol=1e-12, atol=1e-13)
     trace = network.double().trace(points.flatten(1))
     assert np.allclose(logits, trace.logits.detach().numpy(), rtol=1e-10, atol=1e-12)
     for ours, theirs in zip(slopes, trace.slopes, strict=True):
@@ -142,7 +143,9 @@ def test_layers_that_do_not_fit_are_named(layers, message):
         ({"layers": [{"kind": "dense", "width": 5}], "width": 64}, "width must be left out"),
         ({"layers": [{"kind": "residual", "width": 5, "kernel": 2}]}, "must be odd"),
         ({"layers": [{"kind": "residual", "width": 5, "activation": "none"}]}, "must be one of"),
-        ({"layers": [{"kind": "average_pool", "window": 3}]}, "window"),
+        ({"layers": [{"kind": "average_pool", "window": 0}]}, "window"),
+        ({"layers": [{"kind": "convolution", "channels": 3, "kernel": [3, 2, 2]}]}, "kernel"),
+        ({"layers": [{"kind": "batch_normalization", "eps": -1.0}]}, "eps"),
         ({"layers": [{"kind": "flatten"}]}, "activation"),
     ],
 )
@@ -188,7 +191,7 @@ def test_gradients_that_underflow_prove_nothing():
     """The gradient in the block's neuron is 1e-330, which is 0 in float64, its Jacobian 1e198."""
     layers = [{"kind": "dense", "width": 2, "activation": "none"}, {"kind": "residual", "width": 1}]
     network = mixed_network(layers, shape=(2,), classes=2).double()
-    first, stack, after, last = network.layers
+    first, stack, after, last = network.maps
     with torch.no_grad():
         first.weight.copy_(1e99 * torch.eye(2))
         stack.maps[0].weight.fill_(1e99)

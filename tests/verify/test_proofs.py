@@ -131,21 +131,31 @@ def test_a_linear_network_has_no_curvature():
 )
 def test_an_unrolled_convolution_is_that_of_torch(kernel, stride, padding, groups):
     geometry = Geometry(
-        image=(4, 7, 6), outputs=6, kernel=kernel, stride=stride, padding=padding, groups=groups
+        image=(4, 7, 6),
+        outputs=6,
+        kernel=(kernel, 2),
+        stride=(stride, 1),
+        padding=(padding, 1),
+        dilation=(1, 2),
+        groups=groups,
     )
     rng = np.random.default_rng(0)
-    weight, bias = rng.normal(size=(6, 4 // groups, kernel, kernel)), rng.normal(size=6)
+    weight, bias = rng.normal(size=(6, 4 // groups, kernel, 2)), rng.normal(size=6)
     matrix, offset = unrolled(weight, bias, geometry)
     images = rng.normal(size=(5, 4, 7, 6))
     wanted = torch.nn.functional.conv2d(
-        *(torch.from_numpy(a) for a in (images, weight, bias)), stride, padding, groups=groups
+        *(torch.from_numpy(a) for a in (images, weight, bias)),
+        (stride, 1),
+        (padding, 1),
+        (1, 2),
+        groups,
     )
     assert wanted.shape[1:] == geometry.made
     assert np.allclose(images.reshape(5, -1) @ matrix.T + offset, wanted.flatten(1).numpy())
 
 
 def test_a_convolution_too_large_to_unroll_is_refused():
-    geometry = Geometry(image=(3, 32, 32), outputs=64, kernel=3, padding=1)
+    geometry = Geometry(image=(3, 32, 32), outputs=64, kernel=(3, 3), padding=(1, 1))
     weight, bias = np.zeros((64, 3, 3, 3)), np.zeros(64)
     with pytest.raises(InvalidInput, match=r"at most 33554432 entries.*entries=201326592"):
         unrolled(weight, bias, geometry)
@@ -169,7 +179,7 @@ def _unrolled_model(depth: int, name: str) -> Model:
     """A convolution of 5 x 6 pixels before the last layers of a random network."""
     rng = np.random.default_rng(depth)
     kernel, bias = rng.normal(size=(4, 1, 3, 3)), rng.normal(size=4)
-    geometry = Geometry(image=(1, 5, 6), outputs=4, kernel=3, stride=2, padding=1)
+    geometry = Geometry(image=(1, 5, 6), outputs=4, kernel=(3, 3), stride=(2, 2), padding=(1, 1))
     matrix, offset = unrolled(kernel, bias, geometry)
     dense = _model(depth, name, features=len(matrix), seed=depth)
     first = replace(dense.hidden[0], active=len(matrix), width=len(matrix))

@@ -22,7 +22,7 @@ from raycrt.foreign.modules.operations import Squeeze
 from raycrt.foreign.modules.rescaling import Rescaling
 from raycrt.foreign.own_call import device_of, dtype_of, evaluation_mode, in_float64, runs
 from raycrt.networks.hooks import require_no_global_hooks, require_plain
-from raycrt.networks.layers.affine import AffineMap, Chain, Dense
+from raycrt.networks.layers.affine import AffineMap, Dense, links_of
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import Nonlinearity
 
@@ -90,12 +90,14 @@ def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
     binary = stages[-1][-1].out_features == 1
     if binary:
         stages[-1][-1] = _with_zero(stages[-1][-1])
-    maps = [stage[0] if len(stage) == 1 else Chain(stage) for stage in stages]
-    hidden = [
-        Nonlinearity(activation=found, active=layer.out_features, width=layer.out_features)
-        for layer, found in zip(maps, between, strict=False)
-    ]
-    network = Network(maps, hidden)
+    maps = links_of(stages[0])
+    hidden: list[Nonlinearity | None] = []
+    for stage, found in zip(stages[1:], between, strict=True):
+        width = maps[-1].out_features
+        hidden += [None] * (len(maps) - len(hidden) - 1)
+        hidden.append(Nonlinearity(activation=found, active=width, width=width))
+        maps += links_of(stage)
+    network = Network(maps, [*hidden, *[None] * (len(maps) - len(hidden) - 1)])
     # One type that holds all weights exactly: that of pools differs, and that of biases may.
     types = {tensor.dtype for tensor in network.state_dict().values()}
     return network.to(reduce(torch.promote_types, types)).eval(), binary

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +132,15 @@ class Dense(AffineMap):
 
     def offset(self) -> Tensor:
         return self.bias
+
+
+def links_of(maps: Iterable[AffineMap]) -> list[AffineMap]:
+    """`maps` with the links of chains in their place."""
+    return [
+        link
+        for layer in maps
+        for link in (links_of(layer.links) if isinstance(layer, Chain) else [layer])
+    ]
 
 
 class Chain(AffineMap):

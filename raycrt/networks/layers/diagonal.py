@@ -84,7 +84,8 @@ class Scaling(Diagonal):
             divisor=tuple(divisor.shape),
             bias=tuple(bias.shape),
         )
-        require(bool((divisor != 0).all()), "divisor != 0", smallest=float(divisor.abs().min()))
+        if not divisor.is_meta:
+            require(bool((divisor != 0).all()), "divisor != 0", smallest=float(divisor.abs().min()))
         self.in_features = self.out_features = features
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(bias)

@@ -16,6 +16,8 @@ from raycrt.errors import InvalidInput
 from raycrt.foreign import description, files
 from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.networks import checkpoint, network
+from raycrt.networks.layers.affine import Dense
+from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec
 from tests.foreign.models import assert_same, convolutional, dense
 
@@ -179,7 +181,7 @@ class TestFiles:
 
 @pytest.mark.parametrize("layer", [nn.Tanh(), nn.Softplus(beta=5), nn.GELU()])
 def test_a_dense_network_is_told_by_a_spec(layer: nn.Module) -> None:
-    found = description.spec_of(raycrt.as_network(dense(layer)))
+    found = description.spec_of(raycrt.as_network(dense(layer)), (6,))
     assert found is not None and (found.depth, found.width) == (3, 8)
     rebuilt = network.build(found, (6,), 3)
     rebuilt.load_state_dict(raycrt.as_network(dense(layer)).state_dict())
@@ -191,7 +193,7 @@ def test_dense_layers_beyond_the_short_form_are_listed(widths: tuple[int, ...]) 
     sizes = [6, *widths]
     layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
     given = raycrt.as_network(nn.Sequential(*layers, nn.Linear(sizes[-1], 3)))
-    found = description.spec_of(given)
+    found = description.spec_of(given, (6,))
     assert found is not None
     assert [layer.width for layer in found.layers] == list(widths)
     network.build(found, (6,), 3).load_state_dict(given.state_dict())
@@ -202,7 +204,7 @@ def test_a_convolution_of_its_own_geometry_is_listed() -> None:
         nn.Conv2d(2, 4, 2, stride=1, padding=1, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3)
     )
     given = raycrt.as_network(model, (2, 2, 2))
-    found = description.spec_of(given)
+    found = description.spec_of(given, (2, 2, 2))
     assert found is not None and found.layers[0].groups == 2
     network.build(found, (2, 2, 2), 3).load_state_dict(given.state_dict())
 
@@ -222,7 +224,7 @@ def test_each_layer_may_have_an_activation_of_its_own(
     model = nn.Sequential(*layers, nn.Linear(6, 3))
     read = raycrt.as_network(model)
     assert_same(model, read, (6,))
-    found = description.spec_of(read)
+    found = description.spec_of(read, (6,))
     assert found is not None and found.beta == beta
     assert [layer.activation for layer in found.layers] == names
     rebuilt = network.build(found, (6,), 3).to(read.dtype)
@@ -234,11 +236,16 @@ def test_each_layer_may_have_an_activation_of_its_own(
 def test_two_sharpnesses_of_softplus_are_certified_and_not_described() -> None:
     layers = (nn.Linear(6, 6), nn.Softplus(2), nn.Linear(6, 6), nn.Softplus(), nn.Linear(6, 3))
     read = raycrt.as_network(nn.Sequential(*layers))
-    assert description.spec_of(read) is None
+    assert description.spec_of(read, (6,)) is None
     x = torch.randn(5, 6)
     found = Certifier(read)(x)
     assert (found.radius > 0).all() and (found.radius <= raycrt.attack(read, x).distance).all()
 
 
-def test_what_no_spec_states_is_not_described() -> None:
-    assert description.spec_of(raycrt.as_network(convolutional(), (2, 8, 6))) is None
+def test_a_layer_that_no_spec_states_is_not_described() -> None:
+    class Twice(Dense):
+        """A kind of its own."""
+
+    read = raycrt.as_network(dense(nn.Tanh()))
+    other = Network([Twice(6, 8), *read.maps[1:]], read.between)
+    assert description.spec_of(other, (6,)) is None

@@ -53,7 +53,7 @@ class TestTail:
         assert [type(layer) for layer in found.layers] == [Dense, Dense]
         images = torch.rand(6, 16).double()
         assert torch.equal(found(images), whole(images))
-        assert description.spec_of(found) is not None
+        assert description.spec_of(found, (16,)) is not None
 
     def test_negative_temperature_turns_the_order(self, tmp_path: Path) -> None:
         found, whole = self.load(tmp_path, lambda g: (g("Div", np.array(-2.0)), g("Softmax")))

@@ -35,7 +35,8 @@ class TestBatchNorm:
     def test_the_place_of_the_activation_is_a_missing_number(self, model: nn.Sequential) -> None:
         found = files.from_state_dict(model.state_dict(), SPEC, batch_norm_eps=1e-5)
         assert_same(model, found, (6,))
-        assert description.described(Path("w.pt"), found, SPEC, 10) is None
+        told = description.described(Path("w.pt"), found, SPEC, 3, (6,))
+        assert told is not None and "batch_normalization" in [each.kind for each in told.layers]
         assert (Certifier(found, steps=2)(torch.rand(3, 6)).radius > 0).any()
 
     def test_convolutional(self) -> None:
@@ -114,7 +115,9 @@ class TestNormaliser:
         first = found.layers[0].links[0]  # type: ignore[attr-defined]
         expected = model.std.double().expand(1, 2, 4, 4).flatten()
         assert torch.equal(first.variance.sqrt(), expected)
-        assert description.described(Path("w.pt"), found, SPEC, 10) is None
+        told = description.described(Path("w.pt"), found, SPEC, 3, (2, 4, 4))
+        assert told is not None
+        assert (told.layers[0].per, told.layers[0].eps) == ("feature", 0.0)  # type: ignore[union-attr]
 
     def test_channels_and_columns_are_not_confused(self) -> None:
         state = {"mean": torch.rand(4), "std": torch.ones(4), **dense(64, 8, 3).state_dict()}

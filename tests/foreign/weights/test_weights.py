@@ -139,7 +139,7 @@ class TestShapes:
         model = dense(6, 8, 8, 10, bias=False)
         found = files.from_state_dict(model.state_dict(), SPEC)
         assert_same(model, found, (6,))
-        assert description.described(Path("w.pt"), found, SPEC, 10) == SPEC
+        assert description.described(Path("w.pt"), found, SPEC, 10, (6,)) == SPEC
 
     def test_convolutions(self, tmp_path: Path) -> None:
         spec, file = ModelSpec(channels=(3, 5), kernel=4, depth=1), tmp_path / "weights.pt"
@@ -147,7 +147,7 @@ class TestShapes:
         torch.save(model.state_dict(), file)
         found = files.load(file, spec, (1, 8, 8))
         assert_same(model, found, (1, 8, 8))
-        assert description.described(file, found, spec, 10) == spec
+        assert description.described(file, found, spec, 10, (1, 8, 8)) == spec
         with pytest.raises(InvalidInput, match="input_shape must be given"):
             files.load(file, spec)
         with pytest.raises(InvalidInput, match="the spec must have channels for convolutions"):
@@ -170,13 +170,13 @@ class TestShapes:
         spec = ModelSpec(channels=(1,), depth=1, activation="tanh")
         found = files.from_state_dict(model.state_dict(), spec, (1, 8, 8))
         assert_same(model, found, (1, 8, 8))
-        told = description.described(Path("w.pt"), found, spec, 10)
+        told = description.described(Path("w.pt"), found, spec, 10, (1, 8, 8))
         assert told is not None and (told.channels, told.depth, told.width) == ((4, 6), 2, 7)
 
     def test_another_number_of_classes_is_more_than_a_spec_can_say(self) -> None:
         found = files.from_state_dict(dense(6, 8, 8, 3).state_dict(), SPEC)
-        assert description.described(Path("w.pt"), found, SPEC, 10) is None
-        assert description.described(Path("w.onnx"), found, SPEC, 10) is None
+        assert description.described(Path("w.pt"), found, SPEC, 10, (6,)) is None
+        assert description.described(Path("w.onnx"), found, SPEC, 10, (6,)) is None
 
     @pytest.mark.parametrize(
         ("state", "message"),
