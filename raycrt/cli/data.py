@@ -50,6 +50,7 @@ def data(
     found = sets.load(spec)
     print(f"data: {spec.title}")
     print("\n".join(description.lines(found, names)))
+    print(f"units of radii: {spec.units}")
     out.parent.mkdir(parents=True, exist_ok=True)
     description.draw(found.train, names, out)
     print(f"picture: {out}")

@@ -6,15 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 from torch import Tensor
 
-from raycrt.data import labels, named, pixels, sources
+from raycrt.data import labels, named, pixels, sources, statistics
 from raycrt.data.sources.source import DIRECTORY_VARIABLE, Rows
 from raycrt.data.splits import Dataset, Split, divided
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, Spec, identity
-from raycrt.specs.data import ALWAYS, OF_SOURCES
+from raycrt.specs.data import ALWAYS, OF_SOURCES, Statistics
 
 _DEFAULTS, _OF_FILES = DataSpec(), frozenset({"directory", "download"})
 
@@ -36,7 +37,8 @@ def load(spec: DataSpec) -> Dataset:
     seed of a run, so that runs with different seeds are compared on the same rows.
     """
     _check_effects(spec)
-    return named.load(spec) if spec.name is not None else _read(spec).dataset
+    dataset = named.load(spec) if spec.name is not None else _read(spec).dataset
+    return statistics.scaled(dataset, spec)[0]
 
 
 def check(spec: DataSpec) -> None:
@@ -50,6 +52,8 @@ def check(spec: DataSpec) -> None:
         named.check(spec)
     else:
         _read(spec)
+    if spec.scale is not None:
+        load(spec)
 
 
 def located(spec: Spec) -> Spec:
@@ -64,18 +68,32 @@ def located(spec: Spec) -> Spec:
 
 
 def described(spec: Spec) -> Spec:
-    """`spec` with the shape and the class names of its source, which is read and checked.
+    """`spec` with the shape and the class names of its source, which is read and checked, and with
+    numbers in place of `auto`.
 
-    Every command begins with it, so that models and workers know both without reading the data. A
-    named data set is checked, and its spec returned as it is.
+    Every command begins with it, so that models and workers know them without reading the data.
     """
+    facts: dict[str, Any] = {}
     if spec.data.name is not None:
         check(spec.data)
-        return spec
-    _check_effects(spec.data)
-    found = _read(spec.data)
-    facts = {"data.shape": found.shape, "data.class_names": found.class_names}
-    return spec.override({**facts, **sources.of(spec.data).placed()})
+    else:
+        _check_effects(spec.data)
+        found = _read(spec.data)
+        facts = {"data.shape": found.shape, "data.class_names": found.class_names}
+        facts |= sources.of(spec.data).placed()
+    used = {"normalize": spec.data.normalize, "scale": spec.data.scale}
+    if any(used.values()):
+        whole = named.load(spec.data) if spec.data.name is not None else found.dataset
+        whole, used["scale"] = statistics.scaled(whole, spec.data)
+        if used["normalize"] == "auto":
+            used["normalize"] = statistics.of(whole.train)
+        for key, numbers in used.items():
+            if isinstance(numbers, Statistics):
+                statistics.check(numbers, whole.train.images.shape[1:], key)
+                facts[f"data.{key}"] = numbers.model_dump()
+    if spec.data.normalize is not None:
+        facts["model.normalize"] = True
+    return spec.override(facts) if facts else spec
 
 
 def uses(spec: DataSpec) -> frozenset[str]:

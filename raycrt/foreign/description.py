@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from raycrt.activations import ACTIVATIONS, FAMILIES, Activation, activation
 from raycrt.networks.layers.affine import AffineMap, Dense
 from raycrt.networks.layers.convolution import AveragePool, Convolution
-from raycrt.networks.layers.diagonal import Normalization, Permutation, Scaling
+from raycrt.networks.layers.diagonal import Normalization, Permutation, Scaling, Standardization
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec
 from raycrt.specs.layers import (
@@ -86,13 +86,16 @@ def _of_layers(
     last: AffineMap = network.maps[-1]  # type: ignore[assignment]
     head = type(last) is Dense
     maps: list[AffineMap] = list(network.maps)[: -1 if head else None]  # type: ignore[assignment]
+    between = network.between[: len(maps)]
     current = tuple(shape)
-    for layer, between in zip_longest(maps, network.between[: len(maps)]):
+    if maps and type(maps[0]) is Standardization:
+        stated, maps, between = {**stated, "normalize": True}, maps[1:], between[1:]
+    for layer, hidden in zip_longest(maps, between):
         found = _layer_spec(layer, current)
-        if found is None or (between is not None and between.passes):
+        if found is None or (hidden is not None and hidden.passes):
             return None
         reshaped, own, current = found
-        name = LINEAR if between is None else next(left, None)
+        name = LINEAR if hidden is None else next(left, None)
         listed += [*reshaped, own.model_copy(update={"activation": name})]
     for form in (*_short_form(listed, head=head), {"layers": listed, "head": head}):
         try:

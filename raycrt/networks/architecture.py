@@ -11,7 +11,13 @@ from raycrt.activations import FAMILIES, Activation, activation
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.layers.affine import AffineMap, Dense
 from raycrt.networks.layers.convolution import AveragePool, Convolution
-from raycrt.networks.layers.diagonal import Identity, Normalization, Permutation, Scaling
+from raycrt.networks.layers.diagonal import (
+    Identity,
+    Normalization,
+    Permutation,
+    Scaling,
+    Standardization,
+)
 from raycrt.networks.layers.residual import Stack, Sum
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
@@ -45,6 +51,8 @@ class Architecture:
         self.spec, self.shape = spec, tuple(shape)
         self.maps: list[AffineMap] = []
         self.nonlinearities: list[Nonlinearity | None] = []
+        if spec.normalize:
+            self._follow(Standardization(self.shape[0], math.prod(self.shape[1:])), LINEAR)
         for number, layer in enumerate(spec.hidden_layers):
             try:
                 self._add(layer)

@@ -47,6 +47,9 @@ class ModelSpec(Record):
     stride: int = Field(2, ge=1, le=SIDE, description="stride of the convolutions")
     depth: int = Field(2, ge=1, le=16, description="dense layers, the last one included")
     width: int = Field(1024, ge=1, le=NEURONS, description="neurons in each hidden dense layer")
+    normalize: bool = Field(
+        False, description="whether (x - mean) / std comes first; data.normalize sets it"
+    )
     activation: str = Field("softplus", description="one of raycrt.activations.ACTIVATIONS")
     beta: float = Field(1.0, gt=0, description="sharpness of softplus; no other activation has it")
 

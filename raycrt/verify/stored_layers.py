@@ -33,6 +33,7 @@ from raycrt.verify.convolution import ENTRIES, Geometry, unrolled
 from raycrt.verify.hidden import Hidden
 
 _SCALING = ("weight", "divisor", "bias")
+_STANDARDIZATION = ("mean", "std")
 _NORMALIZATION = ("weight", "bias", "mean", "variance")
 
 
@@ -42,6 +43,8 @@ def read(tensors: dict[str, np.ndarray], spec: ModelSpec, shape: Sequence[int]) 
     `InvalidInput` where a tensor is missing, unused or of another shape.
     """
     found = StoredLayers(tensors=tensors, spec=spec, shape=tuple(shape))
+    if spec.normalize:
+        found.add_normalization()
     for layer in spec.hidden_layers:
         found.add(layer)
     found.add_logits()
@@ -82,6 +85,16 @@ class StoredLayers:
             self._residual(layer)
         else:
             self._follow(self._affine(layer), layer.activation)
+
+    def add_normalization(self) -> None:
+        """Read `(x - mean) / std` of each channel or feature."""
+        channels = self.shape[0]
+        mean, std = (
+            np.repeat(part, self.features // channels)
+            for part in self._vectors(self._name(), channels, *_STANDARDIZATION)
+        )
+        ones = np.ones(self.features)
+        self._follow(rescaled(ones, std, mean, np.zeros_like(mean), rounds=0), LINEAR)
 
     def add_logits(self) -> None:
         """Read the last layer."""

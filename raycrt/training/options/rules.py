@@ -24,6 +24,16 @@ def check_training(spec: Spec) -> None:
             "convolutions, pools and train.augmentation must be left out unless the data is images "
             f"(channels, height, width), but its shape is {shape}"
         )
+    if model.normalize != (spec.data.normalize is not None) or spec.data.normalize == "auto":
+        raise InvalidInput(
+            "model.normalize must be left out: data.normalize states it, and raycrt.data.described "
+            "sets it"
+        )
+    if model.normalize and (train.components is not None or train.linear_layers):
+        raise InvalidInput(
+            "train.components and train.linear_layers must be left out where data.normalize puts a "
+            "layer in front"
+        )
     with torch.device("meta"):  # Layers that do not fit are refused; no weight is made.
         Architecture(model, shape, len(data.class_names(spec.data)))
     if model.convolves or model.layers:
