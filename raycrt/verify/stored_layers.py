@@ -117,7 +117,7 @@ class StoredLayers:
             self.shape = geometry.made
         elif isinstance(layer, PoolLayer):
             geometry = Geometry.of_pool(layer, self._image())
-            kernel = np.ones((geometry.image[0], 1, *geometry.kernel))
+            kernel = np.broadcast_to(1.0, (geometry.image[0], 1, *geometry.kernel))
             sums, _ = unrolled(kernel, np.zeros(len(kernel)), geometry)
             found = averaged(sums, layer.divisor or math.prod(geometry.kernel))
             self.shape = geometry.made
@@ -148,7 +148,8 @@ class StoredLayers:
             features=self.features,
             shape=order.shape,
         )
-        return Affine(weight=_square(np.ones(self.features))[order], bias=np.zeros(self.features))
+        _check_size(self.features)
+        return Affine(weight=np.eye(self.features)[order], bias=np.zeros(self.features))
 
     def _reshape(self, layer: FlattenLayer | UnflattenLayer) -> None:
         shape = (self.features,) if isinstance(layer, FlattenLayer) else layer.shape
@@ -171,7 +172,7 @@ class StoredLayers:
             first = Geometry.of_branch(layer, self._image(), layer.width)
             second = Geometry.of_branch(layer, first.made, self._image()[0])
             inner, outer = self._convolution(name, first), self._convolution(after, second)
-        skip = _square(np.ones(self.features))
+        skip = np.eye(self.features)
         width = inner.outputs
         stacked = Affine(
             weight=np.concatenate([inner.weight, skip]),
@@ -269,11 +270,6 @@ class StoredLayers:
     def _image(self) -> tuple[int, int, int]:
         require(len(self.shape) == 3, "a convolution is given images", shape=self.shape)
         return self.shape[0], self.shape[1], self.shape[2]
-
-
-def _square(diagonal: np.ndarray) -> np.ndarray:
-    _check_size(len(diagonal))
-    return np.diag(diagonal)
 
 
 def _check_size(features: int) -> None:

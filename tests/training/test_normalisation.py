@@ -27,6 +27,7 @@ MODELS = {
         ]
     },
 }
+LAYERS = [{"kind": "dense", "width": 5}]
 
 
 def _spec(name="short", **sections):
@@ -112,6 +113,7 @@ def test_a_uniform_scale_changes_no_radius():
         ({"data": {"normalize": {"mean": [0.1]}}}, "required"),
         ({"train": {"components": 5}}, "train.components and train.linear_layers must be left out"),
         ({"data": {"normalize": None}, "model": {"normalize": True}}, "data.normalize states it"),
+        ({"model": {"width": 1024, "layers": [{"kind": "permutation"}, *LAYERS]}}, "elsewhere"),
         ({"data": {"normalize": {"mean": [0.1], "std": [1e-60]}}}, "type of the weights holds"),
     ],
 )

@@ -10,8 +10,17 @@ from raycrt import data
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
-from raycrt.specs.layers import DenseLayer, LayerSpec, ResidualLayer
+from raycrt.specs.layers import (
+    BatchNormalizationLayer,
+    DenseLayer,
+    LayerSpec,
+    PermutationLayer,
+    ResidualLayer,
+)
 from raycrt.training.options import effects
+
+# Layers whose numbers are not found by gradients.
+_ELSEWHERE = BatchNormalizationLayer | PermutationLayer
 
 
 def check_training(spec: Spec) -> None:
@@ -28,6 +37,12 @@ def check_training(spec: Spec) -> None:
         raise InvalidInput(
             "model.normalize must be left out: data.normalize states it, and raycrt.data.described "
             "sets it"
+        )
+    elsewhere = [layer.kind for layer in model.layers if isinstance(layer, _ELSEWHERE)]
+    if elsewhere:
+        raise InvalidInput(
+            f"model.layers must be left without {elsewhere[0]}, for models that were trained "
+            "elsewhere: nothing here learns its numbers"
         )
     if model.normalize and (train.components is not None or train.linear_layers):
         raise InvalidInput(
