@@ -25,7 +25,14 @@ from raycrt.foreign.description import spec_of
 from raycrt.networks.layers import affine
 from raycrt.networks.layers.affine import AffineMap, Chain, Dense, links_of
 from raycrt.networks.layers.convolution import AveragePool, Convolution, Correlation
-from raycrt.networks.layers.diagonal import Diagonal, Identity, Normalization, Permutation, Scaling
+from raycrt.networks.layers.diagonal import (
+    Diagonal,
+    Identity,
+    Normalization,
+    Permutation,
+    Scaling,
+    Standardization,
+)
 from raycrt.networks.layers.residual import Parts, Stack, Sum
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import Nonlinearity
@@ -45,6 +52,12 @@ def normalization(channels: int, positions: int) -> Normalization:
     made.mean, made.variance = torch.randn(channels), torch.rand(channels) + 0.1
     nn.init.normal_(made.weight)
     nn.init.normal_(made.bias)
+    return made
+
+
+def standardization(channels: int, positions: int) -> Standardization:
+    made = Standardization(channels, positions)
+    made.state(torch.randn(channels).tolist(), (torch.rand(channels) + 0.1).tolist())
     return made
 
 
@@ -83,6 +96,7 @@ CASES = {
     "dense": lambda: Dense(6, 4),
     "normalization": lambda: normalization(3, 5),
     "scaling": lambda: scaling(6),
+    "standardization": lambda: standardization(3, 4),
     "permutation": lambda: Permutation(torch.randperm(6)),
     "standardised": lambda: Chain([scaling(6), Permutation(torch.randperm(6)), Dense(6, 4)]),
     "scaled-last": lambda: Chain([Dense(6, 4), scaling(4)]),
