@@ -28,7 +28,7 @@ LINEAR = Activation(
 # Networks whose layers differ: in width and activation, with residual blocks and without.
 MIXED: dict[str, list[dict[str, Any]]] = {
     "widths and activations": [
-        {"kind": "dense", "width": 9, "activation": "softplus"},
+        {"kind": "dense", "width": 9, "activation": "softplus", "beta": 3.0},
         {"kind": "dense", "width": 4, "activation": "tanh"},
         {"kind": "dense", "width": 7, "activation": "silu"},
     ],

@@ -66,6 +66,17 @@ class ModelSpec(Record):
         return self
 
     @model_validator(mode="after")
+    def _betas_have_effect(self) -> ModelSpec:
+        for layer in self.layers:
+            if isinstance(layer, Reshaping) or layer.beta is None:
+                continue
+            if (layer.activation or self.activation) not in FAMILIES:
+                raise ValueError(
+                    f"beta of a layer must be left out unless it has {' or '.join(FAMILIES)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _layers_have_effect(self) -> ModelSpec:
         if not self.channels and self.depth < 2:
             raise ValueError("depth must be at least 2 unless channels has convolutions")

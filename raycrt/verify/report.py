@@ -120,7 +120,7 @@ def _spec(manifest: dict[str, Any], data_directory: Path | None, trusted: bool) 
     if isinstance(stored, dict) and "model" in stored and stored["model"] is None:
         raise InvalidInput(
             "only models that a spec can describe are checked (activations that ship with raycrt, "
-            "softplus of one sharpness), but spec.model is null in the manifest"
+            "as many classes as the data), but spec.model is null in the manifest"
         )
     # A checker downloads nothing, whatever the manifest says.
     spec = _known(stored).override({"data.download": False})

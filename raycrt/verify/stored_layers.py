@@ -84,7 +84,7 @@ class StoredLayers:
         elif isinstance(layer, ResidualLayer):
             self._residual(layer)
         else:
-            self._follow(self._affine(layer), layer.activation)
+            self._follow(self._affine(layer), layer.activation, beta=layer.beta)
 
     def add_normalization(self) -> None:
         """Read `(x - mean) / std` of each channel or feature."""
@@ -179,11 +179,17 @@ class StoredLayers:
             bias=np.concatenate([inner.bias, np.zeros(len(skip))]),
         )
         added = Affine(weight=np.concatenate([outer.weight, skip], axis=1), bias=outer.bias)
-        self._follow(stacked, layer.activation, active=width)
+        self._follow(stacked, layer.activation, active=width, beta=layer.beta)
         # What is passed on here is no joint: the skip connection is a layer of its own.
         self._follow(added, None, active=0)
 
-    def _follow(self, affine: Affine, name: str | None, active: int | None = None) -> None:
+    def _follow(
+        self,
+        affine: Affine,
+        name: str | None,
+        active: int | None = None,
+        beta: float | None = None,
+    ) -> None:
         """Append `affine`, whose first `active` features, or all, the activation `name` acts on."""
         self._append(affine)
         width, place = affine.outputs, len(self.layers) - 1
@@ -194,7 +200,7 @@ class StoredLayers:
             self.layers[-1] = self._whole(self.layers[-1])
         self.hidden.append(
             Hidden(
-                activation=activation(own, self.spec.beta if own in FAMILIES else 1.0),
+                activation=activation(own, beta or self.spec.beta if own in FAMILIES else 1.0),
                 active=0 if name == LINEAR else width if active is None else active,
                 width=width,
             )

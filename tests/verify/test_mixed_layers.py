@@ -148,6 +148,11 @@ def test_layers_that_do_not_fit_are_named(layers, message):
         ({"layers": [{"kind": "average_pool", "window": 0}]}, "window"),
         ({"layers": [{"kind": "convolution", "channels": 3, "kernel": [3, 2, 2]}]}, "kernel"),
         ({"layers": [{"kind": "batch_normalization", "eps": -1.0}]}, "eps"),
+        (
+            {"layers": [{"kind": "dense", "width": 5, "activation": "tanh", "beta": 2.0}]},
+            "beta of a layer must be left out",
+        ),
+        ({"layers": [{"kind": "dense", "width": 5}], "head": False}, "ends in a linear layer"),
         ({"layers": [{"kind": "flatten"}]}, "activation"),
     ],
 )
