@@ -9,7 +9,7 @@ import torch
 
 from raycrt.activations import FAMILIES, Activation, activation
 from raycrt.errors import InvalidInput, require
-from raycrt.networks.layers.affine import AffineMap, Dense
+from raycrt.networks.layers.affine import AffineMap, Dense, OneLogit
 from raycrt.networks.layers.convolution import AveragePool, Convolution
 from raycrt.networks.layers.diagonal import (
     Identity,
@@ -58,6 +58,10 @@ class Architecture:
                 self._add(layer)
             except InvalidInput as error:
                 raise InvalidInput(f"layer {number} of the model: {error}") from None
+        if spec.logits == 1:
+            require(classes == 2, "model.logits is 1 for two classes", classes=classes)
+            self.maps.append(OneLogit(math.prod(self.shape)))
+            return
         if spec.head:
             self.maps.append(Dense(math.prod(self.shape), classes))
             return

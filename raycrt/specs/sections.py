@@ -38,6 +38,9 @@ class ModelSpec(Record):
     head: bool = Field(
         True, description="whether that dense layer follows; else the last of layers makes logits"
     )
+    logits: Literal[1] | None = Field(
+        None, description="1: of two classes the second is z > 0; none: a logit for each class"
+    )
     channels: tuple[Annotated[int, Field(ge=1, le=NEURONS, strict=True)], ...] = Field(
         (), description="output channels of the convolutions in front; none: a dense network"
     )
@@ -93,6 +96,8 @@ class ModelSpec(Record):
         short = ("channels", "kernel", "stride", "depth", "width")
         fields = type(self).model_fields
         stated = [key for key in short if getattr(self, key) != fields[key].default]
+        if self.logits is not None and not self.head:
+            raise ValueError("logits must be left out where head is false")
         if self.layers and stated:
             raise ValueError(f"{', '.join(stated)} must be left out where layers is given")
         if self.layers and not any(acts(layer) for layer in self.layers):

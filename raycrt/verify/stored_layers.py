@@ -98,7 +98,11 @@ class StoredLayers:
 
     def add_logits(self) -> None:
         """Read the last layer."""
-        if self.spec.head:
+        if self.spec.logits == 1:
+            one = self._dense(self._name(), 1, self.features)
+            weight = np.concatenate([np.zeros_like(one.weight), one.weight])
+            self._append(Affine(weight=weight, bias=np.concatenate([[0.0], one.bias])))
+        elif self.spec.head:
             self._append(self._dense(self._name(), None, self.features))
         else:
             self.hidden.pop()
