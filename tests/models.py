@@ -10,7 +10,7 @@ import torch
 
 from raycrt.activations import Activation, activation
 from raycrt.networks.layers.affine import Dense
-from raycrt.networks.layers.diagonal import Normalization, Permutation, Scaling
+from raycrt.networks.layers.diagonal import Normalization, Permutation, Scaling, Standardization
 from raycrt.networks.network import Network, build
 from raycrt.specs import ModelSpec
 
@@ -28,7 +28,7 @@ LINEAR = Activation(
 # Networks whose layers differ: in width and activation, with residual blocks and without.
 MIXED: dict[str, list[dict[str, Any]]] = {
     "widths and activations": [
-        {"kind": "dense", "width": 9, "activation": "softplus"},
+        {"kind": "dense", "width": 9, "activation": "softplus", "beta": 3.0},
         {"kind": "dense", "width": 4, "activation": "tanh"},
         {"kind": "dense", "width": 7, "activation": "silu"},
     ],
@@ -97,9 +97,9 @@ def drawn(network: Network) -> None:
     for layer in network.modules():
         if isinstance(layer, Permutation):
             layer.order = torch.randperm(layer.in_features)
-        elif isinstance(layer, Normalization | Scaling):
-            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
-            torch.nn.init.normal_(layer.bias, std=0.3)
+        elif isinstance(layer, Normalization | Scaling | Standardization):
+            for parameter in layer.parameters():
+                torch.nn.init.uniform_(parameter, 0.5, 1.5)
             for name, buffer in layer.named_buffers():
                 size = torch.rand_like(buffer)
                 setattr(layer, name, size - 0.5 if name == "mean" else size + 0.4)

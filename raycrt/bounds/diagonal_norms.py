@@ -7,7 +7,13 @@ from torch import Tensor
 
 from raycrt.bounds.norms import Norms, norms
 from raycrt.bounds.spectral import SLACK
-from raycrt.networks.layers.diagonal import Diagonal, Identity, Normalization, Scaling
+from raycrt.networks.layers.diagonal import (
+    Diagonal,
+    Identity,
+    Normalization,
+    Scaling,
+    Standardization,
+)
 
 
 @norms.register(Diagonal)
@@ -50,6 +56,18 @@ class NormalizationNorms(DiagonalNorms):
         return self._gain_upper(
             (own.weight, own.bias, own.mean, own.variance), own.variance + own.eps
         )
+
+
+@norms.register(Standardization)
+class StandardizationNorms(DiagonalNorms):
+    layer: Standardization
+
+    def offset_norm_upper(self) -> float:
+        mean = self.layer.mean.repeat_interleave(self.layer.positions)
+        return float(mean.double().norm()) * self.magnitude_upper() * SLACK
+
+    def gain_upper(self) -> float:
+        return self._gain_upper((self.layer.mean, self.layer.std), self.layer.std)
 
 
 @norms.register(Scaling)

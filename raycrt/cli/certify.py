@@ -87,6 +87,11 @@ def certify(
         run__gpus_per_worker=gpus_per_worker,
     )
     stated = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
+    if model is not None and spec.data.normalize is not None:
+        raise InvalidInput(
+            "data.normalize must be left out with --model, as a model has its normalisation in "
+            "itself: --set data.normalize=null"
+        )
     if bare and not stated:
         raise InvalidInput(
             f"{model} does not say its activation: --recipe, or --set model.activation, must"

@@ -49,6 +49,7 @@ def data(
     found = sets.read(spec)
     print(f"data: {spec.title}")
     print("\n".join(description.lines(found, names)))
+    print(f"units of radii: {spec.units}")
     out.parent.mkdir(parents=True, exist_ok=True)
     description.draw(found.train if len(found.train) else found.test, names, out)
     print(f"picture: {out}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
-from raycrt.data import checks, labels, named, sources
+from raycrt.data import checks, labels, named, sources, statistics
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import Arrays, ArraySplits, divided
-from raycrt.data.streaming import survey
+from raycrt.data.streaming import Survey, survey
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec, Spec, identity
 from raycrt.specs.data import ALWAYS, OF_SOURCES
@@ -33,7 +34,9 @@ def read(spec: DataSpec) -> ArraySplits:
     seed of a run, so that runs with different seeds are compared on the same rows.
     """
     _check_effects(spec)
-    return named.read(spec) if spec.name is not None else _read(spec).dataset
+    found = named.read(spec) if spec.name is not None else _read(spec).dataset
+    scale = statistics.used(found, spec).get("scale")
+    return found if scale is None else statistics.scaled(found, scale)
 
 
 def check(spec: DataSpec) -> None:
@@ -47,6 +50,8 @@ def check(spec: DataSpec) -> None:
         named.check(spec)
     else:
         _read(spec)
+    if spec.scale is not None:
+        read(spec)
 
 
 def located(spec: Spec) -> Spec:
@@ -61,19 +66,34 @@ def located(spec: Spec) -> Spec:
 
 
 def described(spec: Spec) -> Spec:
-    """`spec` with the shape and the class names of its source, which is read and checked.
+    """`spec` with the shape and the class names of its source, which is read and checked, and with
+    numbers in place of `auto`.
 
-    Every command begins with it, so that models and workers know both without reading the data. A
-    named data set is checked, and its spec returned as it is.
+    Every command begins with it, so that models and workers know them without reading the data.
     """
+    _check_effects(spec.data)
+    facts: dict[str, Any] = {}
+    whole: ArraySplits | None = None
     if spec.data.name is not None:
         require(not spec.run.stream, "run.stream is for sources; a named data set fits into memory")
         check(spec.data)
-        return spec
-    _check_effects(spec.data)
-    found = survey(spec.data) if spec.run.stream else _read(spec.data)
-    facts = {"data.shape": found.shape, "data.class_names": found.class_names}
-    return spec.override({**facts, **sources.of(spec.data).placed()})
+        if spec.data.normalize is not None or spec.data.scale is not None:
+            whole = named.read(spec.data)
+    else:
+        found = survey(spec.data) if spec.run.stream else _read(spec.data)
+        facts = {"data.shape": found.shape, "data.class_names": found.class_names}
+        facts |= sources.of(spec.data).placed()
+        whole = None if isinstance(found, Survey) else found.dataset
+    inputs = facts.get("data.shape") or shape(spec.data)
+    used = statistics.used(whole, spec.data)
+    for key, numbers in used.items():
+        statistics.check(numbers, inputs, key)
+        facts[f"data.{key}"] = numbers.model_dump()
+    if whole is not None and "scale" in used:
+        statistics.scaled(whole, used["scale"])
+    if spec.data.normalize is not None:
+        facts["model.normalize"] = True
+    return spec.override(facts) if facts else spec
 
 
 def uses(spec: DataSpec) -> frozenset[str]:

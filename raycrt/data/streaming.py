@@ -16,6 +16,7 @@ import numpy as np
 from raycrt.data import checks, labels, sources
 from raycrt.data.sources.source import Rows
 from raycrt.data.splits import Arrays, ArraySplits, divided
+from raycrt.data.statistics import scaled_inputs, used
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec
 
@@ -35,7 +36,7 @@ class Survey:
 def survey(spec: DataSpec, keep: Callable[[np.ndarray], object] = lambda inputs: None) -> Survey:
     """Read and check a source's data set, and `keep` its inputs, some rows at a time; they are
     the rows of `data.load`, in the same splits. Raises `InvalidInput` as that does."""
-    source = sources.of(spec)
+    source, scale = sources.of(spec), used(None, spec).get("scale")
     first: Rows | None = None
     found: dict[str, Rows] = {}
     total = 0
@@ -45,7 +46,7 @@ def survey(spec: DataSpec, keep: Callable[[np.ndarray], object] = lambda inputs:
             for rows in source.parts(split):
                 first = first or rows
                 checks.check_inputs(rows, first, spec.shape)
-                keep(rows.inputs)
+                keep(rows.inputs if scale is None else scaled_inputs(rows.inputs, scale))
                 parts.append(_numbered(rows, total))
                 total += len(rows.inputs)
             if not parts:

@@ -46,6 +46,8 @@ def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Repo
     rate = len(table) / manifest["seconds"] if manifest.get("seconds") else None
     first = headline(summary, rate)
     parts = [f"# {spec.data.title}: certified accuracy\n", first + "\n", _radii(summary), _CHECK]
+    if spec.data.scale is not None:
+        parts.insert(2, f"Radii are in {spec.data.units}.\n")
     remarks = storage.remarks(table)
     if remarks:
         parts.append("\n".join(f"- {line}" for line in remarks) + "\n")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from raycrt.activations import ACTIVATIONS, FAMILIES, Activation, activation
 from raycrt.networks.layers.affine import AffineMap, Dense
 from raycrt.networks.layers.convolution import AveragePool, Convolution
-from raycrt.networks.layers.diagonal import Normalization, Permutation, Scaling
+from raycrt.networks.layers.diagonal import Normalization, Permutation, Scaling, Standardization
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec
 from raycrt.specs.layers import (
@@ -50,15 +50,19 @@ def described(
 
 def spec_of(network: Network, shape: Sequence[int]) -> ModelSpec | None:
     """The spec of a network of inputs of `shape` with activations that ship; None of any other
-    network, and where softplus has several sharpnesses."""
+    network."""
     found = [_known(each.activation) for each in network.nonlinearities]
-    # The model's activation may be any of them, but all softplus have its sharpness.
+    # The model's activation may be any of them; a sharpness of its own is most likely shared.
     stated = next((name for name in found if name is not None and name[1] != 1.0), found[0])
     if stated is None or None in found:
         return None
-    if any(name[0] in FAMILIES and name[1] != stated[1] for name in found if name):
-        return None
-    names = [None if name == stated else name[0] for name in found if name]
+    names = [
+        {
+            "activation": None if name == stated[0] else name,
+            "beta": beta if name in FAMILIES and beta != stated[1] else None,
+        }
+        for name, beta in filter(None, found)
+    ]
     return _of_layers(network, shape, {"activation": stated[0], "beta": stated[1]}, names)
 
 
@@ -77,23 +81,26 @@ def _of_layers(
     network: Network,
     shape: Sequence[int],
     stated: dict[str, Any],
-    names: Sequence[str | None] = (),
+    names: Sequence[dict[str, Any]] = (),
 ) -> ModelSpec | None:
     """`stated` with the layers of a network for inputs of `shape`, in the short form where that is
-    possible. `names` are the activations of hidden layers, or None where it is the one that is
-    stated."""
+    possible. `names` are the keys that state the activations of hidden layers; without any it is
+    that of `stated`."""
     listed, left = [], iter(names)
     last: AffineMap = network.maps[-1]  # type: ignore[assignment]
     head = type(last) is Dense
     maps: list[AffineMap] = list(network.maps)[: -1 if head else None]  # type: ignore[assignment]
+    between = network.between[: len(maps)]
     current = tuple(shape)
-    for layer, between in zip_longest(maps, network.between[: len(maps)]):
+    if maps and type(maps[0]) is Standardization:
+        stated, maps, between = {**stated, "normalize": True}, maps[1:], between[1:]
+    for layer, hidden in zip_longest(maps, between):
         found = _layer_spec(layer, current)
-        if found is None or (between is not None and between.passes):
+        if found is None or (hidden is not None and hidden.passes):
             return None
         reshaped, own, current = found
-        name = LINEAR if between is None else next(left, None)
-        listed += [*reshaped, own.model_copy(update={"activation": name})]
+        acts = {"activation": LINEAR} if hidden is None else next(left, {"activation": None})
+        listed += [*reshaped, own.model_copy(update=acts)]
     for form in (*_short_form(listed, head=head), {"layers": listed, "head": head}):
         try:
             spec = ModelSpec(**form, **stated)

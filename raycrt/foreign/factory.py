@@ -38,6 +38,7 @@ def resolved(spec: Spec) -> Spec:
         model = listed(as_network(made, shape), shape, classes)
     except InvalidInput as error:
         raise InvalidInput(f"model.factory={name}: {error}") from None
+    model = model.model_copy(update={"normalize": spec.model.normalize})
     return spec.model_copy(update={"model": model})
 
 

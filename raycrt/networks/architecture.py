@@ -9,9 +9,15 @@ import torch
 
 from raycrt.activations import FAMILIES, Activation, activation
 from raycrt.errors import InvalidInput, require
-from raycrt.networks.layers.affine import AffineMap, Dense
+from raycrt.networks.layers.affine import AffineMap, Dense, OneLogit
 from raycrt.networks.layers.convolution import AveragePool, Convolution
-from raycrt.networks.layers.diagonal import Identity, Normalization, Permutation, Scaling
+from raycrt.networks.layers.diagonal import (
+    Identity,
+    Normalization,
+    Permutation,
+    Scaling,
+    Standardization,
+)
 from raycrt.networks.layers.residual import Stack, Sum
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
@@ -45,11 +51,17 @@ class Architecture:
         self.spec, self.shape = spec, tuple(shape)
         self.maps: list[AffineMap] = []
         self.nonlinearities: list[Nonlinearity | None] = []
+        if spec.normalize:
+            self._follow(Standardization(self.shape[0], math.prod(self.shape[1:])), LINEAR)
         for number, layer in enumerate(spec.hidden_layers):
             try:
                 self._add(layer)
             except InvalidInput as error:
                 raise InvalidInput(f"layer {number} of the model: {error}") from None
+        if spec.logits == 1:
+            require(classes == 2, "model.logits is 1 for two classes", classes=classes)
+            self.maps.append(OneLogit(math.prod(self.shape)))
+            return
         if spec.head:
             self.maps.append(Dense(math.prod(self.shape), classes))
             return
@@ -64,7 +76,9 @@ class Architecture:
     def _add(self, layer: LayerSpec) -> None:
         match layer:
             case DenseLayer():
-                self._follow(Dense(math.prod(self.shape), layer.width), layer.activation)
+                self._follow(
+                    Dense(math.prod(self.shape), layer.width), layer.activation, beta=layer.beta
+                )
                 self.shape = (layer.width,)
             case ConvolutionLayer():
                 convolution = Convolution(
@@ -76,7 +90,7 @@ class Architecture:
                     dilation=pair(layer.dilation),
                     groups=layer.groups,
                 )
-                self._follow(convolution, layer.activation)
+                self._follow(convolution, layer.activation, beta=layer.beta)
                 self.shape = convolution.out_shape
             case PoolLayer():
                 window = layer.of(self._image())
@@ -87,19 +101,23 @@ class Architecture:
                     padding=pair(layer.padding),
                     divisor=layer.divisor,
                 )
-                self._follow(pool, layer.activation)
+                self._follow(pool, layer.activation, beta=layer.beta)
                 self.shape = pool.out_shape
             case BatchNormalizationLayer():
                 channels, features = layer.numbers(self.shape), math.prod(self.shape)
                 made = Normalization(channels, features // channels, layer.eps)
-                self._follow(made, layer.activation)
+                self._follow(made, layer.activation, beta=layer.beta)
             case ScalingLayer():
                 one = torch.ones(math.prod(self.shape))
                 self._follow(
                     Scaling(one.clone(), one.clone(), torch.zeros_like(one)), layer.activation
                 )
             case PermutationLayer():
-                self._follow(Permutation(torch.arange(math.prod(self.shape))), layer.activation)
+                self._follow(
+                    Permutation(torch.arange(math.prod(self.shape))),
+                    layer.activation,
+                    beta=layer.beta,
+                )
             case FlattenLayer():
                 self.shape = (math.prod(self.shape),)
             case UnflattenLayer():
@@ -113,7 +131,12 @@ class Architecture:
             case ResidualLayer():
                 inner, outer = self._branch(layer)
                 skip = inner.in_features
-                self._follow(Stack([inner, Identity(skip)]), layer.activation, inner.out_features)
+                self._follow(
+                    Stack([inner, Identity(skip)]),
+                    layer.activation,
+                    inner.out_features,
+                    beta=layer.beta,
+                )
                 self._follow(Sum([outer, Identity(skip)]), None, 0)
 
     def _branch(self, layer: ResidualLayer) -> tuple[AffineMap, AffineMap]:
@@ -125,7 +148,13 @@ class Architecture:
         inner = Convolution(image, layer.width, side, padding=half)
         return inner, Convolution(inner.out_shape, image[0], side, padding=half)
 
-    def _follow(self, layer: AffineMap, name: str | None, active: int | None = None) -> None:
+    def _follow(
+        self,
+        layer: AffineMap,
+        name: str | None,
+        active: int | None = None,
+        beta: float | None = None,
+    ) -> None:
         """Add `layer`, whose first `active` features, or all, the activation `name` acts on."""
         width = layer.out_features
         acted = width if active is None else active
@@ -133,12 +162,12 @@ class Architecture:
         self.nonlinearities.append(
             None
             if name == LINEAR
-            else Nonlinearity(activation=self._activation(name), active=acted, width=width)
+            else Nonlinearity(activation=self._activation(name, beta), active=acted, width=width)
         )
 
-    def _activation(self, name: str | None) -> Activation:
+    def _activation(self, name: str | None, beta: float | None) -> Activation:
         own = name or self.spec.activation
-        return activation(own, self.spec.beta if own in FAMILIES else 1.0)
+        return activation(own, beta or self.spec.beta if own in FAMILIES else 1.0)
 
     def _image(self) -> tuple[int, int, int]:
         if len(self.shape) != 3:

@@ -6,18 +6,38 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from raycrt.specs.record import NEURONS, ROWS, SEED, Options
+from raycrt.specs.record import NEURONS, ROWS, SEED, Options, Real, Record
 
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 # The keys that every data set uses, and those that every source uses besides.
-ALWAYS = frozenset({"name", "source", "validation", "limit"})
+ALWAYS = frozenset({"name", "source", "validation", "limit", "normalize", "scale"})
 OF_SOURCES = frozenset({"test", "split_seed", "shape", "class_names"})
 # The keys that stay as they are when another data set takes the place of one.
-_KEPT = ALWAYS | {"directory", "download"}
+_KEPT = (ALWAYS | {"directory", "download"}) - {"normalize", "scale"}
 
 Side = Annotated[int, Field(ge=1, le=NEURONS, strict=True)]
+
+
+class Statistics(Record):
+    """A mean and a standard deviation for each channel of images, or for each feature."""
+
+    mean: tuple[Real, ...] = Field(min_length=1)
+    std: tuple[Annotated[float, Field(gt=0, strict=True)], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Statistics:
+        if len(self.mean) != len(self.std):
+            raise ValueError("mean and std must have one number each for every channel or feature")
+        return self
+
+
+# Numbers, or the word for those of the training rows.
+_Chosen = Annotated[
+    Annotated[Literal["auto"], Tag("auto")] | Annotated[Statistics, Tag("numbers")],
+    Discriminator(lambda value: "auto" if isinstance(value, str) else "numbers"),
+]
 
 
 class DataSpec(Options):
@@ -70,6 +90,15 @@ class DataSpec(Options):
         None, min_length=2, description="names of the classes, in the order of the labels"
     )
 
+    normalize: _Chosen | None = Field(
+        None,
+        description="mean and std of the model's first layer, (x - mean) / std; auto: those of the "
+        "training rows",
+    )
+    scale: _Chosen | None = Field(
+        None, description="the same of the data itself: radii are in units of std"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _source_takes_the_place_of_name(cls, tree: Any) -> Any:
@@ -109,6 +138,14 @@ class DataSpec(Options):
         if self.path is None or ":" in str(self.source):
             return str(self.source)
         return f"{self.source} {self.path.name}"
+
+    @property
+    def units(self) -> str:
+        """The units of the inputs, and so of all radii."""
+        if self.scale is None:
+            return "those of the data"
+        each = "channel" if self.shape is None or len(self.shape) == 3 else "feature"
+        return f"standard deviations of each {each} (data.scale)"
 
     def replaced(self, values: dict[str, Any]) -> dict[str, Any]:
         """Defaults for the keys that are about this data set alone, if one of `values` (by key)

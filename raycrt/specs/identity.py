@@ -18,10 +18,11 @@ from raycrt.specs import Spec
 DATA = (
     *("data.name", "data.source", "data.path", "data.label", "data.input", "data.resize"),
     *("data.test", "data.split_seed", "data.limit", "data.shape", "data.class_names"),
+    "data.scale",
 )
 # The keys that decide the weights. Up to rounding the number of workers does not: they share each
 # batch and average gradients.
-TRAINING = ("model", "train", *DATA, "data.validation", "run.seed")
+TRAINING = ("model", "train", *DATA, "data.validation", "data.normalize", "run.seed")
 # The keys that decide the rows of certificates, beside the weights.
 CERTIFICATES = ("model", *DATA, "certify")
 

@@ -24,6 +24,11 @@ _Padding = Annotated[int, Field(ge=0, le=SIDE, strict=True)]
 Sides = _Step | tuple[_Step, _Step]
 Paddings = _Padding | tuple[_Padding, _Padding]
 
+Sharpness = Annotated[
+    Annotated[float, Field(gt=0, strict=True)] | None,
+    Field(description="sharpness of the layer's softplus; else the model's"),
+]
+
 
 def pair(sides: int | Pair) -> Pair:
     """Height and width of what one number or two state."""
@@ -43,6 +48,8 @@ class _Acting(Record):
     activation: str | None = Field(
         None, description=f"one of raycrt.activations.ACTIVATIONS, or {LINEAR}; else the model's"
     )
+
+    beta: Sharpness = None
 
     @field_validator("activation")
     @classmethod
@@ -145,6 +152,8 @@ class ResidualLayer(Record):
     activation: str | None = Field(
         None, description="one of raycrt.activations.ACTIVATIONS; else the model's"
     )
+
+    beta: Sharpness = None
 
     _known = field_validator("activation")(known_activation)
 

@@ -42,6 +42,9 @@ class ModelSpec(Record):
     head: bool = Field(
         True, description="whether that dense layer follows; else the last of layers makes logits"
     )
+    logits: Literal[1] | None = Field(
+        None, description="1: of two classes the second is z > 0; none: a logit for each class"
+    )
     channels: tuple[Annotated[int, Field(ge=1, le=NEURONS, strict=True)], ...] = Field(
         (), description="output channels of the convolutions in front; none: a dense network"
     )
@@ -51,6 +54,9 @@ class ModelSpec(Record):
     stride: int = Field(2, ge=1, le=SIDE, description="stride of the convolutions")
     depth: int = Field(2, ge=1, le=16, description="dense layers, the last one included")
     width: int = Field(1024, ge=1, le=NEURONS, description="neurons in each hidden dense layer")
+    normalize: bool = Field(
+        False, description="whether (x - mean) / std comes first; data.normalize sets it"
+    )
     activation: str = Field("softplus", description="one of raycrt.activations.ACTIVATIONS")
     beta: float = Field(1.0, gt=0, description="sharpness of softplus; no other activation has it")
 
@@ -64,6 +70,17 @@ class ModelSpec(Record):
     def _beta_has_effect(self) -> ModelSpec:
         if self.beta != 1.0 and self.activation not in FAMILIES:
             raise ValueError(f"beta must be left at 1 unless activation is {' or '.join(FAMILIES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _betas_have_effect(self) -> ModelSpec:
+        for layer in self.layers:
+            if isinstance(layer, Reshaping) or layer.beta is None:
+                continue
+            if (layer.activation or self.activation) not in FAMILIES:
+                raise ValueError(
+                    f"beta of a layer must be left out unless it has {' or '.join(FAMILIES)}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -82,11 +99,13 @@ class ModelSpec(Record):
     def _one_form(self) -> ModelSpec:
         fields = type(self).model_fields
         changed = [key for key in fields if getattr(self, key) != fields[key].default]
-        if self.factory is not None and changed != ["factory"]:
-            others = ", ".join(key for key in changed if key != "factory")
+        if self.factory is not None and set(changed) - {"factory", "normalize"}:
+            others = ", ".join(key for key in changed if key not in ("factory", "normalize"))
             raise ValueError(f"{others} must be left out where factory is given")
         short = ("channels", "kernel", "stride", "depth", "width")
         stated = [key for key in short if key in changed]
+        if self.logits is not None and not self.head:
+            raise ValueError("logits must be left out where head is false")
         if self.layers and stated:
             raise ValueError(f"{', '.join(stated)} must be left out where layers is given")
         if self.layers and not any(acts(layer) for layer in self.layers):

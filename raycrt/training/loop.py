@@ -21,8 +21,10 @@ from raycrt.data import Split
 from raycrt.errors import InvalidInput, require
 from raycrt.networks import network as networks
 from raycrt.networks.floating_point import quicken_softplus
+from raycrt.networks.layers.diagonal import Standardization
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec, TrainSpec
+from raycrt.specs.data import Statistics
 from raycrt.training import objectives, optimizers
 from raycrt.training.augmentation import random_maps, warp
 from raycrt.training.batches import Batches, InMemory
@@ -86,7 +88,12 @@ def _trained_part(spec: Spec) -> Network:
 def _drawn(spec: Spec, model: ModelSpec, shape: tuple[int, ...]) -> Network:
     torch.manual_seed(spec.run.seed)
     classes = len(data.class_names(spec.data))
-    return networks.build(model, shape, classes).to(DTYPES[spec.train.precision])
+    made = networks.build(model, shape, classes).to(DTYPES[spec.train.precision])
+    if isinstance(spec.data.normalize, Statistics):
+        first = made.maps[0]
+        assert isinstance(first, Standardization)
+        first.state(spec.data.normalize.mean, spec.data.normalize.std)
+    return made
 
 
 def _from(start: Network, spec: Spec) -> Network:

@@ -61,5 +61,6 @@ class View:
         """Logits at x (n, features), in the dtype of the weights."""
         if not self.low:
             return self.network(x)
-        weights = {name: weight.bfloat16() for name, weight in self.network.named_parameters()}
+        every = (*self.network.named_parameters(), *self.network.named_buffers())
+        weights = {name: part.bfloat16() for name, part in every if part.is_floating_point()}
         return functional_call(self.network, weights, (x.bfloat16(),)).float()

@@ -72,6 +72,16 @@ class Geometry:
         rows, columns = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
         return self.outputs, rows, columns
 
+    def taps(self, axis: int) -> list[tuple[int, int, int]]:
+        """The rows (axis 0) or columns of a result, of an image and of the kernel that meet."""
+        stride, padding, apart = self.stride[axis], self.padding[axis], self.dilation[axis]
+        found = []
+        for out, place in np.ndindex(self.made[axis + 1], self.image[axis + 1]):
+            tap, rest = divmod(place + padding - out * stride, apart)
+            if rest == 0 and 0 <= tap < self.kernel[axis]:
+                found.append((out, place, tap))
+        return found
+
 
 def unrolled(
     kernel: np.ndarray, bias: np.ndarray, geometry: Geometry
@@ -83,7 +93,7 @@ def unrolled(
     padding, j * stride + b * dilation - padding), with the numbers of rows and of columns, which is
     0 outside the image; c' is channel c of those of o's group.
     """
-    channels, height, width = geometry.image
+    channels = geometry.image[0]
     groups = geometry.groups
     require(
         channels % groups == 0 and geometry.outputs % groups == 0,
@@ -113,14 +123,11 @@ def unrolled(
     )
     matrix = np.zeros((*made, *geometry.image))
     of_group = geometry.outputs // groups
-    (down, right), (top, left) = geometry.stride, geometry.padding
-    (tall, wide) = geometry.dilation
-    for i, j, a, b in np.ndindex(*made[1:], *geometry.kernel):
-        y, x = i * down + a * tall - top, j * right + b * wide - left
-        if 0 <= y < height and 0 <= x < width:
-            for group in range(groups):
-                rows = slice(group * of_group, (group + 1) * of_group)
-                columns = slice(group * each, (group + 1) * each)
-                matrix[rows, i, j, columns, y, x] = kernel[rows, :, a, b]
+    j, x, b = np.array(geometry.taps(1)).reshape(-1, 3).T
+    for i, y, a in geometry.taps(0):
+        for group in range(groups):
+            rows = slice(group * of_group, (group + 1) * of_group)
+            columns = slice(group * each, (group + 1) * each)
+            matrix[rows, i, j, columns, y, x] = kernel[rows, :, a, b].transpose(2, 0, 1)
     flat = matrix.reshape(math.prod(made), math.prod(geometry.image))
     return flat, np.repeat(bias, made[1] * made[2])

@@ -25,7 +25,7 @@ def described_spec(manifest: dict[str, Any]) -> Spec:
     if isinstance(stored, dict) and "model" in stored and stored["model"] is None:
         raise InvalidInput(
             "only models that a spec can describe are checked (activations that ship with raycrt, "
-            "softplus of one sharpness), but spec.model is null in the manifest"
+            "as many classes as the data), but spec.model is null in the manifest"
         )
     return known(stored)
 

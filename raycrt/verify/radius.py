@@ -124,8 +124,8 @@ class Errors:
         layers = self.layers(length, FLOAT32_UNIT)
         largest = np.max([error + size for error, size in layers], axis=0)
         # What a layer is computed from is so far from underflow that it keeps all its digits.
-        gains = max((made.gain for made in self.model.computed.values()), default=0.0) * 2.0**30
-        largest = np.maximum(largest, gains * (1 + np.maximum(largest, length)))
+        gains = max((made.gain for made in self.model.computed.values()), default=0.0)
+        largest = np.maximum(largest, gains * np.maximum(2.0**30, 1 + largest + length))
         last = self.model.biases[-1]
         own = np.maximum(np.abs(last[label]), float(last.max()))
         return np.maximum(np.maximum(largest, own), max(self.spectral)) < most

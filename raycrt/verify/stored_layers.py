@@ -33,6 +33,7 @@ from raycrt.verify.convolution import ENTRIES, Geometry, unrolled
 from raycrt.verify.hidden import Hidden
 
 _SCALING = ("weight", "divisor", "bias")
+_STANDARDIZATION = ("mean", "std")
 _NORMALIZATION = ("weight", "bias", "mean", "variance")
 
 
@@ -42,6 +43,8 @@ def read(tensors: dict[str, np.ndarray], spec: ModelSpec, shape: Sequence[int]) 
     `InvalidInput` where a tensor is missing, unused or of another shape.
     """
     found = StoredLayers(tensors=tensors, spec=spec, shape=tuple(shape))
+    if spec.normalize:
+        found.add_normalization()
     for layer in spec.hidden_layers:
         found.add(layer)
     found.add_logits()
@@ -81,11 +84,25 @@ class StoredLayers:
         elif isinstance(layer, ResidualLayer):
             self._residual(layer)
         else:
-            self._follow(self._affine(layer), layer.activation)
+            self._follow(self._affine(layer), layer.activation, beta=layer.beta)
+
+    def add_normalization(self) -> None:
+        """Read `(x - mean) / std` of each channel or feature."""
+        channels = self.shape[0]
+        mean, std = (
+            np.repeat(part, self.features // channels)
+            for part in self._vectors(self._name(), channels, *_STANDARDIZATION)
+        )
+        ones = np.ones(self.features)
+        self._follow(rescaled(ones, std, mean, np.zeros_like(mean), rounds=0), LINEAR)
 
     def add_logits(self) -> None:
         """Read the last layer."""
-        if self.spec.head:
+        if self.spec.logits == 1:
+            one = self._dense(self._name(), 1, self.features)
+            weight = np.concatenate([np.zeros_like(one.weight), one.weight])
+            self._append(Affine(weight=weight, bias=np.concatenate([[0.0], one.bias])))
+        elif self.spec.head:
             self._append(self._dense(self._name(), None, self.features))
         else:
             self.hidden.pop()
@@ -104,7 +121,7 @@ class StoredLayers:
             self.shape = geometry.made
         elif isinstance(layer, PoolLayer):
             geometry = Geometry.of_pool(layer, self._image())
-            kernel = np.ones((geometry.image[0], 1, *geometry.kernel))
+            kernel = np.broadcast_to(1.0, (geometry.image[0], 1, *geometry.kernel))
             sums, _ = unrolled(kernel, np.zeros(len(kernel)), geometry)
             found = averaged(sums, layer.divisor or math.prod(geometry.kernel))
             self.shape = geometry.made
@@ -135,7 +152,8 @@ class StoredLayers:
             features=self.features,
             shape=order.shape,
         )
-        return Affine(weight=_square(np.ones(self.features))[order], bias=np.zeros(self.features))
+        _check_size(self.features)
+        return Affine(weight=np.eye(self.features)[order], bias=np.zeros(self.features))
 
     def _reshape(self, layer: FlattenLayer | UnflattenLayer) -> None:
         shape = (self.features,) if isinstance(layer, FlattenLayer) else layer.shape
@@ -158,18 +176,24 @@ class StoredLayers:
             first = Geometry.of_branch(layer, self._image(), layer.width)
             second = Geometry.of_branch(layer, first.made, self._image()[0])
             inner, outer = self._convolution(name, first), self._convolution(after, second)
-        skip = _square(np.ones(self.features))
+        skip = np.eye(self.features)
         width = inner.outputs
         stacked = Affine(
             weight=np.concatenate([inner.weight, skip]),
             bias=np.concatenate([inner.bias, np.zeros(len(skip))]),
         )
         added = Affine(weight=np.concatenate([outer.weight, skip], axis=1), bias=outer.bias)
-        self._follow(stacked, layer.activation, active=width)
+        self._follow(stacked, layer.activation, active=width, beta=layer.beta)
         # What is passed on here is no joint: the skip connection is a layer of its own.
         self._follow(added, None, active=0)
 
-    def _follow(self, affine: Affine, name: str | None, active: int | None = None) -> None:
+    def _follow(
+        self,
+        affine: Affine,
+        name: str | None,
+        active: int | None = None,
+        beta: float | None = None,
+    ) -> None:
         """Append `affine`, whose first `active` features, or all, the activation `name` acts on."""
         self._append(affine)
         width, place = affine.outputs, len(self.layers) - 1
@@ -180,7 +204,7 @@ class StoredLayers:
             self.layers[-1] = self._whole(self.layers[-1])
         self.hidden.append(
             Hidden(
-                activation=activation(own, self.spec.beta if own in FAMILIES else 1.0),
+                activation=activation(own, beta or self.spec.beta if own in FAMILIES else 1.0),
                 active=0 if name == LINEAR else width if active is None else active,
                 width=width,
             )
@@ -256,11 +280,6 @@ class StoredLayers:
     def _image(self) -> tuple[int, int, int]:
         require(len(self.shape) == 3, "a convolution is given images", shape=self.shape)
         return self.shape[0], self.shape[1], self.shape[2]
-
-
-def _square(diagonal: np.ndarray) -> np.ndarray:
-    _check_size(len(diagonal))
-    return np.diag(diagonal)
 
 
 def _check_size(features: int) -> None:

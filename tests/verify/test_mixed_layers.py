@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,11 @@ def test_layers_that_do_not_fit_are_named(layers, message):
         ({"layers": [{"kind": "average_pool", "window": 0}]}, "window"),
         ({"layers": [{"kind": "convolution", "channels": 3, "kernel": [3, 2, 2]}]}, "kernel"),
         ({"layers": [{"kind": "batch_normalization", "eps": -1.0}]}, "eps"),
+        (
+            {"layers": [{"kind": "dense", "width": 5, "activation": "tanh", "beta": 2.0}]},
+            "beta of a layer must be left out",
+        ),
+        ({"layers": [{"kind": "dense", "width": 5}], "head": False}, "ends in a linear layer"),
         ({"layers": [{"kind": "flatten"}]}, "activation"),
     ],
 )
@@ -162,6 +169,48 @@ def test_a_tensor_that_is_missing_or_unknown_is_named(tmp_path):
         Model.load(tmp_path / checkpoint.MODEL, other.model, (5,))
     checkpoint.save_model(tmp_path, mixed_network(layers[:-1]), other)
     with pytest.raises(InvalidInput, match=r"missing='maps\.\d\.parts\.0\.weight'"):
+        Model.load(tmp_path / checkpoint.MODEL, spec.model, (5,))
+
+
+CONSTANTS = [
+    (0, "variance", math.nan),
+    (0, "variance", -1.0),
+    (0, "mean", math.inf),
+    (1, "divisor", 0.0),
+    (1, "divisor", math.nan),
+    (3, "weight", 1e200),
+]
+
+
+@pytest.mark.parametrize(("place", "name", "value"), CONSTANTS)
+def test_constants_that_prove_nothing_are_the_same_to_both(tmp_path, place, name, value):
+    spec, network = _spec(MIXED["normalised"]), mixed_network(MIXED["normalised"]).double()
+    getattr(network.maps[place], name).data[0] = value
+    checkpoint.save_model(tmp_path, network, spec)
+    model = Model.load(tmp_path / checkpoint.MODEL, spec.model, (5,))
+    assert not network.bounded() and not model.finite
+    assert np.isinf(curvature_upper(model, np.zeros((4, 4)))[0, 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "name", "value"), [*CONSTANTS, (0, "variance", 1e-30)])
+def test_rows_of_such_networks_pass_without_a_radius(tmp_path, place, name, value):
+    def extreme(model):
+        getattr(model.double().maps[place], name).data[0] = value
+
+    run = write_run(tmp_path, _spec(MIXED["normalised"]), change=extreme)
+    report = verify_run(run)
+    assert report.sound, report.findings[:3]
+    assert (name, value) == ("variance", 1e-30) or all(
+        row["radius"] == 0 for row in rows_of(run).to_pylist()
+    )
+
+
+def test_an_order_that_is_none_is_refused(tmp_path):
+    spec, network = _spec(MIXED["normalised"]), mixed_network(MIXED["normalised"])
+    network.maps[5].order[:2] = 1
+    checkpoint.save_model(tmp_path, network, spec)
+    with pytest.raises(InvalidInput, match=r"maps\.5\.order holds every feature once"):
         Model.load(tmp_path / checkpoint.MODEL, spec.model, (5,))
 
 

@@ -134,6 +134,28 @@ class Dense(AffineMap):
         return self.bias
 
 
+class OneLogit(AffineMap):
+    """The logits (0, z) of two classes: `weight` (1, in_features) and `bias` (1,) make z."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        dense = Dense(in_features, 1)
+        self.in_features, self.out_features = in_features, 2
+        self.weight, self.bias = dense.weight, dense.bias
+
+    def linear(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.matrix())
+
+    def transpose(self, cotangent: Tensor) -> Tensor:
+        return cotangent @ self.matrix()
+
+    def matrix(self) -> Tensor:
+        return torch.cat([torch.zeros_like(self.weight), self.weight])
+
+    def offset(self) -> Tensor:
+        return torch.cat([torch.zeros_like(self.bias), self.bias])
+
+
 def links_of(maps: Iterable[AffineMap]) -> list[AffineMap]:
     """`maps` with the links of chains in their place."""
     return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -64,6 +66,39 @@ class Normalization(Diagonal):
 
     def spread(self, channels: Tensor) -> Tensor:
         return channels.repeat_interleave(self.positions)
+
+
+class Standardization(Diagonal):
+    """`(x - mean) / std`, with one constant of each per channel, that is per `positions`
+    consecutive features."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, positions: int) -> None:
+        super().__init__()
+        self.in_features = self.out_features = channels * positions
+        self.positions = positions
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def scale(self) -> Tensor:
+        return (1 / self.std).repeat_interleave(self.positions)
+
+    def offset(self) -> Tensor:
+        return -self.mean.repeat_interleave(self.positions) * self.scale()
+
+    def state(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the constants; `InvalidInput` unless their type holds them."""
+        for name, numbers in (("mean", mean), ("std", std)):
+            found = getattr(self, name).new_tensor(numbers)
+            require(
+                bool(found.isfinite().all()) and (name == "mean" or bool((found > 0).all())),
+                f"data.normalize has a {name} that the type of the weights holds",
+                smallest=min(numbers),
+                largest=max(numbers),
+            )
+            getattr(self, name).copy_(found)
 
 
 class Scaling(Diagonal):

@@ -10,8 +10,17 @@ from raycrt import data
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
-from raycrt.specs.layers import DenseLayer, LayerSpec, ResidualLayer
+from raycrt.specs.layers import (
+    BatchNormalizationLayer,
+    DenseLayer,
+    LayerSpec,
+    PermutationLayer,
+    ResidualLayer,
+)
 from raycrt.training.options import effects
+
+# Layers whose numbers are not found by gradients.
+_ELSEWHERE = BatchNormalizationLayer | PermutationLayer
 
 
 def check_training(spec: Spec) -> None:
@@ -23,6 +32,22 @@ def check_training(spec: Spec) -> None:
         raise InvalidInput(
             "convolutions, pools and train.augmentation must be left out unless the data is images "
             f"(channels, height, width), but its shape is {shape}"
+        )
+    if model.normalize != (spec.data.normalize is not None) or spec.data.normalize == "auto":
+        raise InvalidInput(
+            "model.normalize must be left out: data.normalize states it, and raycrt.data.described "
+            "sets it"
+        )
+    elsewhere = [layer.kind for layer in model.layers if isinstance(layer, _ELSEWHERE)]
+    if elsewhere:
+        raise InvalidInput(
+            f"model.layers must be left without {elsewhere[0]}, for models that were trained "
+            "elsewhere: nothing here learns its numbers"
+        )
+    if model.normalize and (train.components is not None or train.linear_layers):
+        raise InvalidInput(
+            "train.components and train.linear_layers must be left out where data.normalize puts a "
+            "layer in front"
         )
     with torch.device("meta"):  # Layers that do not fit are refused; no weight is made.
         Architecture(model, shape, len(data.class_names(spec.data)))

@@ -233,10 +233,15 @@ def test_each_layer_may_have_an_activation_of_its_own(
     assert torch.equal(rebuilt(x), read(x))
 
 
-def test_two_sharpnesses_of_softplus_are_certified_and_not_described() -> None:
+def test_two_sharpnesses_of_softplus_are_certified_and_described() -> None:
     layers = (nn.Linear(6, 6), nn.Softplus(2), nn.Linear(6, 6), nn.Softplus(), nn.Linear(6, 3))
     read = raycrt.as_network(nn.Sequential(*layers))
-    assert description.spec_of(read, (6,)) is None
+    told = description.spec_of(read, (6,))
+    assert told is not None and told.beta == 2
+    rebuilt = network.build(told, (6,), 3)
+    assert [each.curvature_bound for each in rebuilt.nonlinearities] == [
+        each.curvature_bound for each in read.nonlinearities
+    ]
     x = torch.randn(5, 6)
     found = Certifier(read)(x)
     assert (found.radius > 0).all() and (found.radius <= raycrt.attack(read, x).distance).all()
