@@ -21,12 +21,13 @@ from raycrt.data import Split
 from raycrt.errors import InvalidInput, require
 from raycrt.networks import network as networks
 from raycrt.networks.floating_point import quicken_softplus
-from raycrt.networks.layers.diagonal import Standardization
+from raycrt.networks.layers.diagonal import Scaling, Standardization
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec, TrainSpec
 from raycrt.specs.data import Statistics
 from raycrt.training import objectives, optimizers
 from raycrt.training.augmentation import random_maps, warp
+from raycrt.training.batch_normalization import update_statistics
 from raycrt.training.batches import Batches, InMemory
 from raycrt.training.folding import Subspace, deepened
 from raycrt.training.optimizers import Optimizer
@@ -105,7 +106,11 @@ def _from(start: Network, spec: Spec) -> Network:
         components=spec.train.components,
         linear_layers=spec.train.linear_layers,
     )
-    return start.copied(DTYPES[spec.train.precision]).train().requires_grad_(True)
+    copied = start.copied(DTYPES[spec.train.precision]).train().requires_grad_(True)
+    for layer in copied.modules():
+        if isinstance(layer, Scaling):  # The constants of a module.
+            layer.requires_grad_(False)
+    return copied
 
 
 def train(
@@ -126,7 +131,7 @@ def train(
     machine's CPU, whether or not rows are streamed, and whether or not training was stopped after
     an epoch and resumed from its `state`.
     """
-    rules.check_training(spec)
+    rules.check_training(spec, fresh=start is None)
     quicken_softplus()
     workers = workers or Workers()
     rows = len(split) if isinstance(split, Split) else split.rows
@@ -209,6 +214,7 @@ def _epoch(
             seed = spec.run.seed * 1_000_003 + epoch * steps + index
             maps = random_maps(batch.rows, inputs.shape[1:], spec.train.augmentation, seed)
             inputs = warp(inputs, maps[workers.rank :: workers.size])
+        update_statistics(objective.network, inputs, epoch * steps + index, workers.total)
         objective.before_step()
         losses = wrapped(inputs, labels, radius)
         optimizer.zero_grad()

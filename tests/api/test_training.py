@@ -118,8 +118,10 @@ def test_a_module_with_constants_and_batch_normalisation_is_trained(rows):
     model = nn.Sequential(
         Scaled(), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(144, 10)
     )
-    network = raycrt.train(model, rows, objective="standard", epochs=1, learning_rate=1e-9)
-    assert torch.allclose(network(rows[0]), model.eval()(rows[0]), atol=1e-4)
+    options = {"objective": "standard", "epochs": 1, "learning_rate": 1e-9, "batch_size": 1000}
+    network = raycrt.train(model, rows, **options)
+    # One batch, whose statistics are those of `model` in training mode.
+    assert torch.allclose(network(rows[0]), model.train()(rows[0]), atol=1e-3)
 
 
 def test_a_module_that_no_spec_lists_is_refused_before_training(rows):

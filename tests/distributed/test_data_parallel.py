@@ -36,6 +36,16 @@ SPECS = {
     for objective in OBJECTIVES
     for kind, channels in {"dense": [], "convolutional": [4]}.items()
 }
+SPECS["normalised"] = SPEC.override(
+    {
+        "model": {
+            "layers": [
+                {"kind": "dense", "width": 9, "activation": "none"},
+                {"kind": "batch_normalization", "activation": "tanh"},
+            ]
+        }
+    }
+)
 # How many workers there are matters to no objective by itself.
 BY_SIZE = {2: {"crt-all": SPEC.override({"train.epochs": 2})}, 3: SPECS}
 

@@ -11,7 +11,6 @@ from raycrt.errors import InvalidInput, require
 from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
 from raycrt.specs.layers import (
-    BatchNormalizationLayer,
     DenseLayer,
     LayerSpec,
     PermutationLayer,
@@ -19,12 +18,10 @@ from raycrt.specs.layers import (
 )
 from raycrt.training.options import effects
 
-# Layers whose numbers are not found by gradients.
-_ELSEWHERE = BatchNormalizationLayer | PermutationLayer
 
-
-def check_training(spec: Spec) -> None:
-    """Raise `InvalidInput` if the model of `spec` cannot be trained as `spec.train` states."""
+def check_training(spec: Spec, *, fresh: bool = True) -> None:
+    """Raise `InvalidInput` if the model of `spec` cannot be trained as `spec.train` states; from
+    drawn weights, if they are `fresh`."""
     effects.check(spec)
     model, train = spec.model, spec.train
     shape = data.shape(spec.data)
@@ -38,11 +35,10 @@ def check_training(spec: Spec) -> None:
             "model.normalize must be left out: data.normalize states it, and raycrt.data.described "
             "sets it"
         )
-    elsewhere = [layer.kind for layer in model.layers if isinstance(layer, _ELSEWHERE)]
-    if elsewhere:
+    if fresh and any(isinstance(layer, PermutationLayer) for layer in model.layers):
         raise InvalidInput(
-            f"model.layers must be left without {elsewhere[0]}, for models that were trained "
-            "elsewhere: nothing here learns its numbers"
+            "model.layers must be left without permutation, for models that were trained "
+            "elsewhere: nothing here learns an order"
         )
     if model.normalize and (train.components is not None or train.linear_layers):
         raise InvalidInput(
