@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -39,12 +40,16 @@ class Prover:
         self.deployed = deployed
         self.errors = Errors.of(model)
         self.matrices = Matrices(model.joined, self.errors, curvature, deployed)
-        joined = model.joined
-        self.joined_errors = self.errors if joined is model else Errors.of(joined)
         self.constant = constant_margins(model)
         self.offsets = self.errors.offsets()
         # Rounding in the logits of two classes, in float64 and in the deployed arithmetic.
         self.lost = self.offsets + (0.0 if deployed is None else self.errors.offsets(deployed))
+
+    @cached_property
+    def joined_errors(self) -> Errors:
+        """The errors of the joined model."""
+        joined = self.model.joined
+        return self.errors if joined is self.model else Errors.of(joined)
 
     def radii(
         self,

@@ -65,6 +65,7 @@ def test_it_is_the_first_layer_and_is_not_trained(tmp_path, model):
     assert np.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "train",
     [

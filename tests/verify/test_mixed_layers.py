@@ -25,7 +25,7 @@ EVERY = MIXED | MIXED_IMAGES
 # The two networks with every kind of layer between them; the others in the slow suite.
 MOST = [
     name
-    if name in ("residual", "residual convolutions", "normalised images")
+    if name in ("residual", "residual convolutions")
     else pytest.param(name, marks=pytest.mark.slow)
     for name in EVERY
 ]

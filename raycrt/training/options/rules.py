@@ -7,9 +7,11 @@ import math
 import torch
 
 from raycrt import data
+from raycrt.data import statistics
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
+from raycrt.specs.data import Statistics
 from raycrt.specs.layers import (
     DenseLayer,
     LayerSpec,
@@ -40,6 +42,8 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
             "model.layers must be left without permutation, for models that were trained "
             "elsewhere: nothing here learns an order"
         )
+    if isinstance(spec.data.normalize, Statistics):
+        statistics.check(spec.data.normalize, shape, "normalize")
     if model.normalize and (train.components is not None or train.linear_layers):
         raise InvalidInput(
             "train.components and train.linear_layers must be left out where data.normalize puts a "
