@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,11 @@ def _array(file: Path) -> np.ndarray:
     if not file.is_file():
         raise InvalidInput(f"a bundle with inputs must hold {LABELS}, but this one does not")
     try:
-        return np.lib.format.open_memmap(file, mode="r")
-    except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError) as error:
+        with warnings.catch_warnings():
+            # Headers of Python 2 are accepted with a warning, and no bundle has one.
+            warnings.simplefilter("error")
+            return np.lib.format.open_memmap(file, mode="r")
+    except (OSError, ValueError, EOFError, TypeError, OverflowError, UserWarning) as error:
         raise _unreadable(file.name, error) from None
 
 

@@ -34,6 +34,7 @@ def alone(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_run_is_verified_without_what_training_needs(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     stored = STORES["npy"].spec(tmp_path / "rows", {"train": part(60)})
@@ -53,3 +54,9 @@ def test_a_command_that_needs_more_names_the_extra(tmp_path: Path, words: tuple[
     done = alone(*(run if word == "RUN" else word for word in words))
     assert done.returncode == 2 and "pip install 'raycrt[train]'" in done.stderr, done
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_bundle_is_verified_without_what_training_needs(bundle: Path) -> None:
+    done = alone("verify", bundle)
+    assert done.returncode == 0, done.stderr
+    assert "12 rows checked against 12 images of arrays rows: each is proved." in done.stdout
