@@ -11,6 +11,7 @@ import hashlib
 import stat
 import struct
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,14 +46,14 @@ def unpack(file: Path, place: Path) -> dict[str, str]:
 
 def _check(archive: zipfile.ZipFile, raw: BinaryIO, size: int) -> None:
     entries = archive.infolist()
-    names = [entry.filename for entry in entries]
+    names = Counter(entry.filename for entry in entries)
     for entry in entries:
         name = entry.filename
         if not belongs(name) or entry.orig_filename != name:
             raise InvalidInput(
                 f"a bundle holds no file {entry.orig_filename[:100]!r}, but this does"
             )
-        if names.count(name) > 1:
+        if names[name] > 1:
             raise InvalidInput(f"a file is there once, but the bundle has several {name!r}")
         if not stat.S_ISREG(entry.external_attr >> 16) or entry.external_attr & 0xFFFF:
             raise InvalidInput(f"a bundle holds plain files, but {name!r} is none")

@@ -6,6 +6,7 @@ branches, must compute the same logits at random points. Both are evaluated in f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,8 @@ def _foreign_parts(loaded: Any) -> Iterator[str]:
             yield f"has a node {node.op_type[:50]!r}, which is not one of {sorted(_OPERATORS)}"
         if any(attribute.type not in _PLAIN for attribute in node.attribute):
             yield f"has a node {node.op_type!r} with an attribute that is no number or text"
+        if node.op_type != "Conv" and any(a.name in ("pads", "auto_pad") for a in node.attribute):
+            yield f"has a node {node.op_type!r} with padding"
         sides = [n for a in node.attribute if a.name != "group" for n in (a.i, *a.ints)]
         if any(abs(side) > _SIDE for side in sides):
             yield f"has a node {node.op_type!r} with a size of more than {_SIDE}"
@@ -96,6 +99,7 @@ def _other_weights(loaded: Any, tensors: dict[str, np.ndarray]) -> Iterator[str]
     """Weights that are not those of the network, and constants of more than one number."""
     from onnx import numpy_helper
 
+    uses = Counter(name for node in loaded.graph.node for name in node.input)
     missing = set(tensors)
     for stored in loaded.graph.initializer:
         if stored.external_data or stored.data_location:
@@ -110,6 +114,8 @@ def _other_weights(loaded: Any, tensors: dict[str, np.ndarray]) -> Iterator[str]
             yield f"has {name!r} of another type or shape than the network"
         elif values.tobytes() != tensors[name].tobytes():
             yield f"has other numbers in {name!r} than the network"
+        elif uses[name] != 1:
+            yield f"uses {name!r} {uses[name]} times, not once"
     if missing:
         yield f"lacks the weights {min(missing)!r}"
 
@@ -144,10 +150,30 @@ def _evaluated(loaded: Any, points: np.ndarray) -> np.ndarray:
                 raise ValueError(f"Gelu is exact, not {approximate!r}")
             return (x * (0.5 * (1 + erf(x / np.sqrt(2.0)))),)
 
+    class Add(OpRun):
+        """Of tensors of one shape: others would grow by broadcasting."""
+
+        op_domain = ""
+
+        def _run(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray]:
+            return (x + _fitting(y, x.shape),)
+
+    class Mul(OpRun):
+        op_domain = ""
+
+        def _run(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray]:
+            return (x * (y if y.shape == () else _fitting(y, x.shape)),)
+
     for stored in loaded.graph.initializer:
         numbers = numpy_helper.to_array(stored).astype(np.float64)
         stored.CopyFrom(numpy_helper.from_array(numbers, stored.name))
-    evaluator = ReferenceEvaluator(loaded, new_ops=[Erf, Gelu])
+    evaluator = ReferenceEvaluator(loaded, new_ops=[Add, Erf, Gelu, Mul])
     with np.errstate(all="ignore"):
         (found,) = evaluator.run(None, {loaded.graph.input[0].name: points})
     return np.asarray(found, np.float64)
+
+
+def _fitting(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if values.shape != shape:
+        raise ValueError(f"operands have one shape, not {shape} and {values.shape}")
+    return values

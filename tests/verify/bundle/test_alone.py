@@ -60,3 +60,13 @@ def test_a_bundle_is_verified_without_what_training_needs(bundle: Path) -> None:
     done = alone("verify", bundle)
     assert done.returncode == 0, done.stderr
     assert "12 rows checked against 12 images of arrays rows: each is proved." in done.stdout
+
+
+@pytest.mark.slow
+def test_a_name_that_needs_more_names_the_extra() -> None:
+    code = _ALONE.replace(
+        "from raycrt.cli.main import main\nmain()", "import raycrt; raycrt.certify"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "raycrt.certify: this needs torch" in last and "pip install 'raycrt[train]'" in last

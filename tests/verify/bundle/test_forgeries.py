@@ -179,9 +179,24 @@ def _wide(model):
     node.attribute[0].i = 2**40
 
 
+def _broadcast(model):
+    model.graph.node.append(
+        helper.make_node("Add", [model.graph.node[-1].output[0], "input"], ["y"])
+    )
+    model.graph.output[0].name = "y"
+
+
+def _twice(model):
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    again = helper.make_node("Gemm", list(gemm.input), ["again"], transB=1)
+    model.graph.node.insert(1, again)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_broadcast, "operands have one shape|must be a model of ONNX"),
+        (_twice, "uses 'maps.0.(weight|bias)' 2 times, not once"),
         (_weight, "other numbers in 'maps.0.weight'"),
         (_activation, "computes another function"),
         (_approximate, "cannot be evaluated: .*Gelu is exact"),
