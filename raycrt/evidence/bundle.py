@@ -42,7 +42,8 @@ def pack(
     inputs and labels. `InvalidInput`, and nothing is written, where a row does not hold, where rows
     have no hashes of their inputs, and where the ONNX model would compute another function.
     """
-    require(out.suffix == ".zip", "a bundle is a .zip file", out=str(out))
+    require(out.suffix == ".zip" and not out.is_dir(), "a bundle is a .zip file", out=str(out))
+    outputs.made(out.parent)
     manifest = storage.read_manifest(run / "certificates")
     if manifest.get("schema_version") != storage.SCHEMA_VERSION:
         raise InvalidInput(
@@ -94,7 +95,6 @@ def pack(
         },
     }
     files[names.INDEX] = (json.dumps(index, indent=2) + "\n").encode()
-    outputs.made(out.parent)
     outputs.write_atomically(out, archive.packed(files))
     return report
 

@@ -63,7 +63,7 @@ def verify_bundle(
         return replace(
             report,
             findings=tuple(sorted([*_of_onnx(place), *_of_version(place), *report.findings])),
-            unchecked=(*report.unchecked, f"the text of {' and '.join(told)}"),
+            unchecked=(*report.unchecked, f"the content of {', '.join(told)}"),
         )
 
 
