@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from raycrt.errors import InvalidInput
+from raycrt.system import extras
 
 if TYPE_CHECKING:
     from raycrt import verify
@@ -65,7 +66,13 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("raycrt.verify")
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    try:
+        found = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    except ModuleNotFoundError as error:
+        said = extras.lacking(error)
+        if said is None:
+            raise
+        raise ModuleNotFoundError(f"raycrt.{name}: {said}", name=error.name) from None
     globals()[name] = found
     return found
 

@@ -140,3 +140,38 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     (out / "demo.log").write_text(done.stdout)
     return out
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certified run of three classes and 12 test rows; its data is in `rows` beside it."""
+    from raycrt import data
+    from tests.data.laws import part
+    from tests.data.stores import STORES
+    from tests.verify.runs import spec_of, write_run
+
+    place = tmp_path_factory.mktemp("small")
+    (place / "rows").mkdir()
+    stored = STORES["npy"].spec(place / "rows", {"train": part(60)})
+    spec = spec_of(width=8, name="gelu").override({"data": stored.data.model_dump()})
+    return write_run(place / "run", data.described(spec))
+
+
+@pytest.fixture(scope="session")
+def bundle(small_run: Path) -> Path:
+    """The bundle of `small_run` with its data."""
+    return _packed(small_run, "whole.zip", with_data=True, license="mit")
+
+
+@pytest.fixture(scope="session")
+def bare_bundle(small_run: Path) -> Path:
+    """The bundle of `small_run` without data."""
+    return _packed(small_run, "bare.zip")
+
+
+def _packed(run: Path, name: str, **options: object) -> Path:
+    from raycrt.evidence.bundle import pack
+    from raycrt.verify import verify_run
+
+    pack(run, run.parent / name, verify=verify_run, **options)
+    return run.parent / name

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from raycrt.cli.bundle import bundle
 from raycrt.cli.certify import certify
 from raycrt.cli.data import data
 from raycrt.cli.init import init
@@ -64,6 +65,7 @@ def options(
       raycrt certify --out runs/a                        prove a radius for each test image
       raycrt verify  runs/a                              prove them again, independently
       raycrt report  runs/a                              Markdown and a plot
+      raycrt bundle  runs/a --out a.zip                  one file, to verify anywhere
     """
 
 
@@ -108,7 +110,7 @@ def _shown_of_thread(failed: threading.ExceptHookArgs) -> None:
 def main() -> None:
     """Run the command line."""
     pipes.outlive_readers()
-    for command in (data, init, train, certify, verify, report):
+    for command in (data, init, train, certify, verify, report, bundle):
         app.command()(command)
     for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
         app.command(entry.name)(entry.load())

@@ -8,58 +8,91 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raycrt.errors import InvalidInput
+
 if TYPE_CHECKING:
     from raycrt.verify.report import Report
 
 _SHOWN = 10
+# The exit code where nothing is wrong, but no row could be proved for want of its input.
+_UNPROVED = 3
+
+Workers = Annotated[
+    int, typer.Option(min=1, help="Number of processes; with more than one, Ray actors.")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Directory of the data sets, if they have moved.")
+]
+RunCode = Annotated[
+    bool,
+    typer.Option("--run-code", help="Run the function that the run names as its data source."),
+]
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(help="Directory of the run.")],
-    workers: Annotated[
-        int, typer.Option(min=1, help="Number of processes; with more than one, Ray actors.")
-    ] = 1,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Directory of the data sets, if they have moved.")
+    run: Annotated[Path, typer.Argument(help="Directory of the run, or a bundle (.zip).")],
+    workers: Workers = 1,
+    data_dir: DataDir = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="For a bundle: .npz with inputs and labels of the test, or .npy."),
     ] = None,
-    run_code: Annotated[
-        bool,
-        typer.Option("--run-code", help="Run the function that the run names as its data source."),
-    ] = False,
+    run_code: RunCode = False,
 ) -> None:
-    """Re-prove every stored radius from the rows and the weights; exit with 1 if one fails."""
+    """Re-prove every stored radius from the rows and the weights; exit with 1 if one fails, and
+    with 3 if a bundle's inputs are not there, so that nothing is proved."""
+    report = proved(run, workers=workers, data_dir=data_dir, arrays=data, run_code=run_code)
+    typer.echo(summary(report))
+    if not report.sound or not report.proved:
+        raise typer.Exit(_UNPROVED if report.sound else 1)
+
+
+def proved(
+    run: Path, *, workers: int, data_dir: Path | None, arrays: Path | None, run_code: bool
+) -> Report:
+    """What the checker finds in a run or a bundle, with progress on standard error."""
     from rich.console import Console
 
     from raycrt.specs import RunSpec
     from raycrt.system import progress
-    from raycrt.verify.report import CheckFiles, verify_run
+    from raycrt.verify.bundle import verify_bundle
+    from raycrt.verify.report import verify_run
 
-    watch = partial(progress.over, console=Console(stderr=True))
-    if workers == 1:
-        report = verify_run(run, data_directory=data_dir, trusted=run_code, watch=watch)
+    if run.is_file():
+        if arrays is not None and data_dir is not None:
+            raise InvalidInput("--data and --data-dir both name the inputs; leave one out")
+        check = partial(verify_bundle, run, arrays=arrays)
+    elif arrays is not None:
+        raise InvalidInput(f"--data goes with a bundle, but {run} is no file")
     else:
-        from raycrt.distributed import room, session, verification
+        check = partial(verify_run, run)
+    watch = partial(progress.over, console=Console(stderr=True))
+    check = partial(check, data_directory=data_dir, trusted=run_code, watch=watch)
+    if workers == 1:
+        return check()
 
-        check: CheckFiles = partial(verification.check_files, workers=workers)
-        with session.session():
-            room.check(RunSpec(workers=workers))
-            report = verify_run(
-                run, data_directory=data_dir, trusted=run_code, check=check, watch=watch
-            )
-    typer.echo(summary(report))
-    if not report.sound:
-        raise typer.Exit(1)
+    from raycrt.distributed import room, session, verification
+
+    with session.session():
+        room.check(RunSpec(workers=workers))
+        return check(check=partial(verification.check_files, workers=workers))
 
 
 def summary(report: Report) -> str:
-    """The report in a few lines: the counts, then the first failures."""
-    lines = [
-        f"{report.checked} rows checked against {report.images} images of {report.data}: "
-        + ("each is proved." if report.sound else f"{report.failed} rows failed.")
-    ]
+    """The report in a few lines: the counts, then the first failures, then what was not checked."""
+    if report.sound and not report.proved:
+        first = (
+            f"{report.checked} rows read, and no radius proved. Checked were the hashes of all "
+            "files, the model, its curvature and the form of the rows."
+        )
+    else:
+        first = f"{report.checked} rows checked against {report.images} images of {report.data}: "
+        first += "each is proved." if report.sound else f"{report.failed} rows failed."
+    lines = [first]
     for finding in report.findings[:_SHOWN]:
         where = f"row {finding.index}: " if finding.index >= 0 else ""
         lines.append(f"  {where}{finding.sentence}")
     if len(report.findings) > _SHOWN:
         lines.append(f"  and {len(report.findings) - _SHOWN} more")
+    lines += [f"not checked: {what}" for what in report.unchecked]
     return "\n".join(lines)

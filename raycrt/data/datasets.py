@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raycrt.data import checks, labels, named, sources, statistics
@@ -63,6 +64,20 @@ def located(spec: Spec) -> Spec:
     if spec.data.directory or not directory or "directory" not in uses(spec.data):
         return spec
     return spec.override({"data.directory": directory})
+
+
+def placed(spec: Spec, directory: Path | None) -> Spec:
+    """`spec` with its data in `directory`, if that is given; nothing is downloaded.
+
+    `InvalidInput` where the data is not in files.
+    """
+    spec = spec.override({"data.download": False})
+    if directory is None:
+        return spec
+    place = next((key for key in ("path", "directory") if key in uses(spec.data)), None)
+    if place is None:
+        raise InvalidInput(f"--data-dir is for data in files, but the data is {spec.data.title}")
+    return spec.override({f"data.{place}": str(directory)})
 
 
 def described(spec: Spec) -> Spec:

@@ -1,8 +1,8 @@
-"""Packages that only some commands need, in the extra `train` of raycrt."""
+"""Packages that only some commands need, in the extras `train` and `verify` of raycrt."""
 
 from __future__ import annotations
 
-# What is imported of them; the checker does without.
+# What is imported of `train`; the checker does without.
 _TRAIN = {
     *("PIL", "cmaes", "filelock", "matplotlib", "optuna", "pandas", "ray", "scipy", "sklearn"),
     *("sqlalchemy", "tensorboard", "torch", "torchvision"),
@@ -16,6 +16,7 @@ def lacking(error: ModuleNotFoundError) -> str | None:
     "this needs torch, which is not installed: pip install 'raycrt[train]'"
     """
     package = (error.name or "").partition(".")[0]
-    if package not in _TRAIN:
+    extra = "verify" if package == "onnx" else "train" if package in _TRAIN else None
+    if extra is None:
         return None
-    return f"this needs {package}, which is not installed: pip install 'raycrt[train]'"
+    return f"this needs {package}, which is not installed: pip install 'raycrt[{extra}]'"

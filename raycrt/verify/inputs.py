@@ -48,18 +48,10 @@ def of_run(spec: Spec, directory: Path | None, trusted: bool) -> Inputs:
     `directory` replaces the one in `spec`, or the path of a source; a source that is a function is
     run only if the run is `trusted`. Nothing is downloaded, whatever `spec` says.
     """
-    spec = spec.override({"data.download": False})
     if data.runs_code(spec.data) and not trusted:
         raise InvalidInput(
             f"the data is read by running {spec.data.source} in {spec.data.path}, which is allowed "
             "only with --run-code, but this was not given"
         )
-    if directory is not None:
-        place = next((key for key in ("path", "directory") if key in data.uses(spec.data)), None)
-        if place is None:
-            raise InvalidInput(
-                f"--data-dir is for data in files, but the data is {spec.data.title}"
-            )
-        spec = spec.override({f"data.{place}": str(directory)})
-    test = data.read(spec.data).test
+    test = data.read(data.placed(spec, directory).data).test
     return Inputs.of(spec.data.title, test.images, test.labels)

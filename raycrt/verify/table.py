@@ -37,7 +37,7 @@ _COLUMNS = {
 }
 _HASH = {"input_sha256": pa.binary(32)}
 # A manifest of 1,000 classes has some 20 MB.
-_MANIFEST_BYTES = 2**26
+_JSON_BYTES = 2**26
 # Most bytes of a value, which is a number or a status, and most further bytes of a column.
 _BYTES, _BESIDE = 64, 2**16
 # Files beside the rows: those of the format, and those that name the writer and mark its end.
@@ -84,15 +84,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"a certificates directory must hold {MANIFEST}, {directory} does not; "
             f"`raycrt certify --out {directory.parent}` makes it"
         )
+    return read_json(file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a file of JSON; `InvalidInput` if it is large or malformed."""
     size = file.stat().st_size
-    require(size <= _MANIFEST_BYTES, f"{MANIFEST} <= {_MANIFEST_BYTES} bytes", bytes=size)
+    require(size <= _JSON_BYTES, f"{file.name} <= {_JSON_BYTES} bytes", bytes=size)
     try:
-        manifest = json.loads(file.read_text("utf-8"), object_pairs_hook=_once_each)
+        found = json.loads(file.read_text("utf-8"), object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{file} must be JSON: {str(error)[:200]}") from None
-    if not isinstance(manifest, dict):
+    if not isinstance(found, dict):
         raise InvalidInput(f"{file} must hold an object")
-    return manifest
+    return found
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Bundles: one file with a model, its certificates and what they rest on (docs/bundle.md)."""
