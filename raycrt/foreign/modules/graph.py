@@ -1,8 +1,8 @@
 """The layers of a torch module in the order in which its call applies them.
 
 The module is called once with a placeholder for its input (`torch.fx`), so that its code alone
-counts: overridden methods and instances, hooks and wrappers are followed like everything else. The
-graph must be one chain of layers.
+counts: overridden methods and instances, hooks and wrappers are followed like everything else.
+Each layer must take one result, and results may be added.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from raycrt.foreign.modules.operations import (
     normalization_layers,
     reversed_layers_of,
 )
+from raycrt.foreign.modules.rescaling import Rescaling
 from raycrt.networks.hooks import has_hooks
 from raycrt.networks.layers.affine import AffineMap
 
@@ -57,8 +58,7 @@ def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
     """The layers of `model` in evaluation mode, and whether any weights are computed by each call.
 
     Weights that are computed, not stored, are those of one call, in the type in which it computes
-    them. Raises `InvalidInput` naming the operation that is not a layer or does not follow the one
-    before it.
+    them. Raises `InvalidInput` naming the operation that is neither a layer nor a sum.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor) or tensor.device.type == "meta":
@@ -78,11 +78,11 @@ def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
         first = " ".join(str(error).split())[:160]
         place = _location(traceback.walk_tb(error.__traceback__))
         raise InvalidInput(
-            "the model's forward must be a chain of layers that is the same for every input, but "
+            "the model's forward must apply layers that are the same for every input, but "
             f"called with a placeholder for the input it raised {type(error).__name__}{place}: "
             f"{first}"
         ) from None
-    return _Chain(tracer).steps(graph), tracer.computed
+    return _Steps(tracer).of(graph), tracer.computed
 
 
 class _Caller(nn.Module):
@@ -145,69 +145,91 @@ class _Tracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
 
-class _Chain:
-    """Follows a graph from node to node."""
+class _Steps:
+    """Follows a graph from node to node. `results` numbers the nodes as `Step` does."""
 
     def __init__(self, tracer: _Tracer) -> None:
         self.tracer = tracer
         self.sizes: dict[fx.Node, Any] = {}
+        self.results: dict[fx.Node, int] = {}
         self.found: list[Step] = []
 
-    def steps(self, graph: fx.Graph) -> list[Step]:
+    def of(self, graph: fx.Graph) -> list[Step]:
         dead = _dead(graph, self.tracer.root)
-        reached: fx.Node | None = None
         for node in graph.nodes:
             if node in dead or node.op == "get_attr" or self._is_size(node):
                 continue
             if node.op == "placeholder":
-                reached = node
-                continue
-            given = [n for n in node.all_input_nodes if n.op != "get_attr" and n not in self.sizes]
-            if node.op == "output":
-                if node.args[0] is not reached:
-                    raise InvalidInput(
-                        f"a model must return the tensor that its last layer gives, but returns "
-                        f"{node.args[0]}"
-                    )
-                break
-            if given != [reached]:
-                raise InvalidInput(
-                    f"layers must be one chain, but {_operation(node, self.tracer)} does not take "
-                    "the result of the one before as its only input: branches and skip "
-                    "connections are not supported"
-                )
-            self._take(node, reached)
-            reached = node
+                self.results[node] = 0
+            elif node.op == "output":
+                self._check_output(node.args[0])
+            else:
+                self._take(node)
         return self.found
 
-    def _take(self, node: fx.Node, reached: fx.Node | None) -> None:
+    def _check_output(self, returned: Any) -> None:
+        if not isinstance(returned, fx.Node) or self.results.get(returned) != len(self.found):
+            raise InvalidInput(
+                f"a model must return the tensor that its last layer gives, but returns {returned}"
+            )
+
+    def _take(self, node: fx.Node) -> None:
         place = _operation(node, self.tracer)
+        given = [n for n in node.all_input_nodes if n.op != "get_attr" and n not in self.sizes]
+        if _in_place(node, self.tracer.root) and any(len(n.users) > 1 for n in given):
+            raise InvalidInput(
+                f"{place} must not change in place a tensor that is used elsewhere too"
+            )
+        if _in_place(node, self.tracer.root) and not node.users:
+            raise InvalidInput(f"{place} changes a tensor in place, and its result is not used")
+        if len(given) == 1 and node.args.count(given[0]) < 2:
+            layers, numbers = self._layers(node, given[0], place), (self.results[given[0]],)
+        else:
+            layers, numbers = self._sum(node, place)
+        for layer in layers:
+            self.found.append(Step(place=place, layer=layer, given=numbers))
+            numbers = (len(self.found),)
+        (self.results[node],) = numbers
+
+    def _sum(self, node: fx.Node, place: str) -> tuple[list[nn.Module], tuple[int, ...]]:
+        """The steps that add two results, or subtract one from another."""
+        name = name_of(node.target) if node.op != "call_module" else None
+        terms = [value for value in node.args if value in self.results]
+        plain = not node.kwargs and len(terms) == len(node.args) == 2
+        if name not in ("add", "sub", "subtract") or not plain:
+            raise InvalidInput(
+                f"{place} takes several results of layers, which may only be added or subtracted"
+            )
+        first, second = (self.results[term] for term in terms)
+        if name != "add":
+            self.found.append(Step(place=place, layer=Rescaling(factor=-1.0), given=(second,)))
+            second = len(self.found)
+        return [nn.Identity()], (first, second)
+
+    def _layers(self, node: fx.Node, given: fx.Node, place: str) -> list[nn.Module]:
+        """The layers that a node applies to the result of `given`."""
         if node.op == "call_module":
             layer = self.tracer.root.get_submodule(str(node.target))
-            if node.args != (reached,) or node.kwargs:
+            if node.args != (given,) or node.kwargs:
                 raise InvalidInput(f"{place} must take one input and nothing else")
-            layers = normalization_layers(layer) or [layer]
-            self.found += [Step(place=place, layer=each) for each in layers]
-            return
+            return normalization_layers(layer) or [layer]
         name = name_of(node.target)
         kwargs = {key: self._value(value) for key, value in node.kwargs.items()}
         args = [self._value(value) for value in node.args]
-        positions = [i for i, value in enumerate(node.args) if value is reached]
-        if node.kwargs.get("input") is reached:
+        positions = [i for i, value in enumerate(node.args) if value is given]
+        if node.kwargs.get("input") is given:
             del kwargs["input"]
             args, positions = [None, *args], [0]
         if name is None or len(positions) != 1 or positions[0] > 1:
             raise InvalidInput(f"{place} is not supported")
         try:
             if positions == [0]:
-                layers = layers_of(name, *args[1:], **kwargs)
-            else:
-                layers = reversed_layers_of(name, args[0])
+                return layers_of(name, *args[1:], **kwargs)
+            return reversed_layers_of(name, args[0])
         except InvalidInput as error:
             raise InvalidInput(f"{place}: {error}") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(f"{place} is not supported with these arguments: {error}") from None
-        self.found += [Step(place=place, layer=layer) for layer in layers]
 
     def _value(self, argument: Any) -> Any:
         """`argument` with constants and sizes in place of their nodes."""
@@ -245,13 +267,18 @@ def _dead(graph: fx.Graph, root: nn.Module) -> set[fx.Node]:
     """Nodes whose result is not used, except those that may change their input in place."""
     dead: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        in_place = str(node.target).endswith("_") or bool(node.kwargs.get("inplace"))
-        in_place |= node.kwargs.get("out") is not None
-        if node.op == "call_module":
-            in_place |= bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
-        if node.op not in ("output", "placeholder") and not in_place and set(node.users) <= dead:
+        used = node.op in ("output", "placeholder") or _in_place(node, root)
+        if not used and set(node.users) <= dead:
             dead.add(node)
     return dead
+
+
+def _in_place(node: fx.Node, root: nn.Module) -> bool:
+    """Whether `node` may change its input."""
+    if node.op == "call_module":
+        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+    named = str(node.target).endswith("_") or bool(node.kwargs.get("inplace"))
+    return named or node.kwargs.get("out") is not None
 
 
 def _operation(node: fx.Node, tracer: _Tracer) -> str:
