@@ -33,14 +33,15 @@ def described(path: Path, network: Network, spec: ModelSpec, classes: int) -> Mo
 
 
 def spec_of(network: Network) -> ModelSpec | None:
-    """The spec of a network of dense layers and convolutions with activations that ship; None of
-    any other network."""
+    """The spec of a network of dense layers, convolutions and residual blocks with activations that
+    ship; None of any other network."""
     found = [_known(each.activation) for each in network.nonlinearities]
+    acting = [name for name, each in zip(found, network.nonlinearities, strict=True) if each.active]
     # The model's activation may be any of them, but all softplus have its sharpness.
-    stated = next((name for name in found if name is not None and name[1] != 1.0), found[0])
+    stated = next((name for name in acting if name is not None and name[1] != 1.0), acting[0])
     if stated is None or None in found:
         return None
-    if any(name[0] in FAMILIES and name[1] != stated[1] for name in found if name):
+    if any(name[0] in FAMILIES and name[1] != stated[1] for name in acting if name):
         return None
     names = [None if name == stated else name[0] for name in found if name]
     return _of_layers(network, {"activation": stated[0], "beta": stated[1]}, names)

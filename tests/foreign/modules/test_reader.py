@@ -383,10 +383,31 @@ def in_place(z: Tensor) -> Tensor:
     return z
 
 
+def view_in_place(z: Tensor) -> Tensor:
+    z.view(-1, 8).mul_(2)
+    return z
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "skip": (
-        lambda: Own(lambda m, x: m.c((h := torch.tanh(m.a(x))) + torch.tanh(m.b(h)))),
-        r"one chain, but .* branches and skip connections",
+    "product": (
+        lambda: Own(lambda m, x: m.c((h := torch.tanh(m.a(x))) * torch.tanh(m.b(h)))),
+        r"operation mul at .*test_reader.py:\d+ takes several results .* added or subtracted",
+    ),
+    "joined": (
+        lambda: Own(lambda m, x: m.c(torch.cat([torch.tanh(m.a(x)), x], 1))),
+        r"operation cat at .*test_reader.py:\d+ takes several results",
+    ),
+    "sizes": (
+        lambda: Own(lambda m, x: m.c(torch.tanh(m.a(x)) + x)),
+        r"operation add at .*test_reader.py:\d+: .* must have one shape: \[\(8,\), \(6,\)\]",
+    ),
+    "branch in place": (
+        lambda: Own(lambda m, x: m.c((h := m.a(x)) + m.b(F.silu(h, inplace=True)))),
+        r"operation silu at .*test_reader.py:\d+ must not change in place a tensor that is used",
+    ),
+    "unused in place": (
+        lambda: Own(lambda m, x: m.c(torch.tanh(view_in_place(m.a(x))))),
+        "operation mul_ at .* changes a tensor in place, and its result is not used",
     ),
     "line": (lambda: Own(lambda m, x: m.c(F.relu(m.a(x)))), r"relu at .*test_reader.py:\d+ is"),
     "branch on values": (
@@ -395,7 +416,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "in place": (
         lambda: Own(lambda m, x: m.c(torch.tanh(in_place(m.a(x))))),
-        "one chain",
+        "operation mul_ at .* must not change in place a tensor that is used elsewhere",
     ),
     "dropout": (lambda: Own(lambda m, x: m.c(F.dropout(torch.tanh(m.a(x))))), "dropout is off"),
     "two inputs": (lambda: Own(lambda m, x: (m.c(torch.tanh(m.a(x))), x)), "return the tensor"),
