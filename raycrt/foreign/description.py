@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,19 @@ from pydantic import ValidationError
 from raycrt.activations import ACTIVATIONS, FAMILIES, Activation, activation
 from raycrt.networks.layers.affine import AffineMap, Dense
 from raycrt.networks.layers.convolution import Convolution
+from raycrt.networks.layers.diagonal import Identity
+from raycrt.networks.layers.residual import DirectSum, Parts, Stack, Sum
 from raycrt.networks.network import Network
+from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec, Spec
-from raycrt.specs.layers import ConvolutionLayer, DenseLayer
+from raycrt.specs.layers import (
+    LINEAR,
+    BlockLayer,
+    ConvolutionLayer,
+    DenseLayer,
+    LayerSpec,
+    ResidualLayer,
+)
 
 
 def described(path: Path, network: Network, spec: ModelSpec, classes: int) -> ModelSpec | None:
@@ -63,14 +72,10 @@ def _of_layers(
 ) -> ModelSpec | None:
     """`stated` with the layers of a network, in the short form where that is possible. `names` are
     the activations of hidden layers, or None where it is the one that is stated."""
-    *found, last = map(_layer_spec, network.layers)
-    if not isinstance(last, DenseLayer):
+    *hidden_maps, last = network.layers
+    hidden = _listed(hidden_maps, network.nonlinearities, names or [None] * len(hidden_maps))
+    if type(last) is not Dense or hidden is None:
         return None
-    hidden = []
-    for layer, name in zip_longest(found, names):
-        if layer is None:
-            return None
-        hidden.append(layer.model_copy(update={"activation": name}))
     front = [layer for layer in hidden if isinstance(layer, ConvolutionLayer)]
     short: dict[str, Any] = {"depth": len(network.layers) - len(front)}
     if front:
@@ -88,9 +93,75 @@ def _of_layers(
     return None
 
 
-def _layer_spec(layer: AffineMap) -> DenseLayer | ConvolutionLayer | None:
+def _listed(
+    maps: Sequence[AffineMap], between: Sequence[Nonlinearity], names: Sequence[str | None]
+) -> list[LayerSpec] | None:
+    """The layers of the `maps`, with the nonlinearities `between` after them and the `names` of
+    their activations; None where there are others."""
+    found: list[LayerSpec] = []
+    branch: list[DenseLayer | ConvolutionLayer] = []
+    for layer, acts, name in zip(maps, between, names, strict=True):
+        name = name if acts.active else LINEAR
+        own = _layer_spec(layer.maps[0] if isinstance(layer, Parts) else layer, name)
+        if own is None:
+            return None
+        if not isinstance(layer, Parts):
+            if acts.passes and acts.active:
+                return None
+            found.append(own)
+        elif type(layer) is (DirectSum if branch else Stack):
+            skips = len(layer.maps) == 2 and type(layer.maps[1]) is Identity
+            if not skips or acts.active not in (0, layer.maps[0].out_features):
+                return None
+            branch.append(own)
+        else:
+            block = _block_spec(layer, branch, own, name, acts) if branch else None
+            if block is None:
+                return None
+            found.append(block)
+            branch = []
+    return None if branch else found
+
+
+def _block_spec(
+    layer: Parts,
+    branch: Sequence[DenseLayer | ConvolutionLayer],
+    last: DenseLayer | ConvolutionLayer,
+    name: str | None,
+    acts: Nonlinearity,
+) -> LayerSpec | None:
+    """The block that `layer` ends, after the layers of its branch but the `last`."""
+    if type(layer) is not Sum or len(layer.maps) != 2 or acts.active not in (0, acts.width):
+        return None
+    inner, outer = branch[0], layer.maps[0]
+    skip, shortcut = layer.maps[1], None
+    if type(skip) is not Identity:
+        shortcut = _layer_spec(skip, LINEAR)
+        if shortcut is None or bool(skip.offset().any()):
+            return None
+    elif len(branch) == 1 and name == LINEAR and inner.activation != LINEAR:
+        same: dict[str, Any] = {"kind": "residual", "activation": inner.activation}
+        if isinstance(inner, DenseLayer) and isinstance(last, DenseLayer):
+            return ResidualLayer(width=inner.width, **same)
+        if isinstance(inner, ConvolutionLayer) and isinstance(outer, Convolution):
+            kernel = inner.kernel
+            keeps = {"kernel": kernel, "stride": 1, "padding": kernel // 2, "groups": 1}
+            whole = keeps | {"kind": "convolution", "activation": LINEAR}
+            if kernel % 2 and all(
+                each.model_copy(update={"activation": LINEAR})
+                == ConvolutionLayer(channels=each.channels, **whole)
+                for each in (inner, last)
+                if isinstance(each, ConvolutionLayer)
+            ):
+                return ResidualLayer(width=inner.channels, kernel=kernel, **same)
+    ends = last.model_copy(update={"activation": LINEAR})
+    return BlockLayer(kind="block", branch=(*branch, ends), shortcut=shortcut, activation=name)
+
+
+def _layer_spec(layer: AffineMap, name: str | None) -> DenseLayer | ConvolutionLayer | None:
+    """A dense or convolutional layer with the activation `name`."""
     if type(layer) is Dense:
-        return DenseLayer(kind="dense", width=layer.out_features)
+        return DenseLayer(kind="dense", width=layer.out_features, activation=name)
     if type(layer) is not Convolution:
         return None
     same = (layer.window, layer.stride, layer.padding)
@@ -104,4 +175,5 @@ def _layer_spec(layer: AffineMap) -> DenseLayer | ConvolutionLayer | None:
         stride=stride,
         padding=padding,
         groups=layer.groups,
+        activation=name,
     )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from torch import nn
+
 from raycrt.activations import FAMILIES, Activation, activation
-from raycrt.errors import InvalidInput
+from raycrt.errors import InvalidInput, require
 from raycrt.networks.layers.affine import AffineMap, Dense
 from raycrt.networks.layers.convolution import AveragePool, Convolution
 from raycrt.networks.layers.diagonal import Identity
-from raycrt.networks.layers.residual import Stack, Sum
+from raycrt.networks.layers.residual import DirectSum, Parts, Stack, Sum
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
 from raycrt.specs.layers import (
     LINEAR,
+    BlockLayer,
     ConvolutionLayer,
     DenseLayer,
     FlattenLayer,
@@ -46,26 +49,12 @@ class Architecture:
 
     def _add(self, layer: LayerSpec) -> None:
         match layer:
-            case DenseLayer():
-                self._follow(Dense(math.prod(self.shape), layer.width), layer.activation)
-                self.shape = (layer.width,)
-            case ConvolutionLayer():
-                side, stride, padding = (
-                    (n, n) for n in (layer.kernel, layer.stride, layer.padding)
-                )
-                convolution = Convolution(
-                    self._image(),
-                    layer.channels,
-                    side,
-                    stride=stride,
-                    padding=padding,
-                    groups=layer.groups,
-                )
-                self._follow(convolution, layer.activation)
-                self.shape = convolution.out_shape
+            case DenseLayer() | ConvolutionLayer():
+                made, self.shape = _affine(layer, self.shape)
+                self._follow(made, layer.activation)
             case PoolLayer():
                 window = (layer.window, layer.window)
-                pool = AveragePool(self._image(), window, stride=window)
+                pool = AveragePool(_image(self.shape), window, stride=window)
                 self._follow(pool, LINEAR)
                 self.shape = pool.out_shape
             case FlattenLayer():
@@ -75,13 +64,34 @@ class Architecture:
                 skip = inner.in_features
                 self._follow(Stack([inner, Identity(skip)]), layer.activation, inner.out_features)
                 self._follow(Sum([outer, Identity(skip)]), LINEAR)
+            case BlockLayer():
+                self._block(layer)
+
+    def _block(self, layer: BlockLayer) -> None:
+        skip = Identity(math.prod(self.shape))
+        shape: Shape = self.shape
+        parallel: type[Parts] = Stack
+        for each in layer.branch[:-1]:
+            made, shape = _affine(each, shape)
+            self._follow(parallel([made, skip]), each.activation, made.out_features)
+            parallel = DirectSum
+        last, shape = _affine(layer.branch[-1], shape)
+        shortcut: AffineMap = skip
+        kept = self.shape if len(shape) > 1 else (skip.out_features,)
+        if layer.shortcut is not None:
+            shortcut, kept = _affine(layer.shortcut, self.shape)
+            # The branch's own bias does the same.
+            nn.init.zeros_(shortcut.get_parameter("bias")).requires_grad_(False)
+        require(shape == kept, "the parts of a block have one shape", branch=shape, shortcut=kept)
+        self._follow(Sum([last, shortcut]), layer.activation)
+        self.shape = shape
 
     def _branch(self, layer: ResidualLayer) -> tuple[AffineMap, AffineMap]:
         """W and V of `x + V s(W x + b)`."""
         if layer.kernel is None:
             features = math.prod(self.shape)
             return Dense(features, layer.width), Dense(layer.width, features)
-        image, side, half = self._image(), (layer.kernel,) * 2, (layer.kernel // 2,) * 2
+        image, side, half = _image(self.shape), (layer.kernel,) * 2, (layer.kernel // 2,) * 2
         inner = Convolution(image, layer.width, side, padding=half)
         return inner, Convolution(inner.out_shape, image[0], side, padding=half)
 
@@ -98,9 +108,25 @@ class Architecture:
         own = self.spec.activation if name in (None, LINEAR) else name
         return activation(own, self.spec.beta if own in FAMILIES else 1.0)
 
-    def _image(self) -> tuple[int, int, int]:
-        if len(self.shape) != 3:
-            raise InvalidInput(
-                f"it must be given images (channels, height, width), but is given {self.shape}"
-            )
-        return self.shape[0], self.shape[1], self.shape[2]
+
+def _affine(layer: DenseLayer | ConvolutionLayer, shape: Shape) -> tuple[AffineMap, Shape]:
+    """The map of a layer of inputs of `shape`, and the shape of its results."""
+    if isinstance(layer, DenseLayer):
+        return Dense(math.prod(shape), layer.width), (layer.width,)
+    convolution = Convolution(
+        _image(shape),
+        layer.channels,
+        (layer.kernel, layer.kernel),
+        stride=(layer.stride, layer.stride),
+        padding=(layer.padding, layer.padding),
+        groups=layer.groups,
+    )
+    return convolution, convolution.out_shape
+
+
+def _image(shape: Shape) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise InvalidInput(
+            f"it must be given images (channels, height, width), but is given {shape}"
+        )
+    return shape[0], shape[1], shape[2]

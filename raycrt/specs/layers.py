@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raycrt.activations import ACTIVATIONS
 from raycrt.errors import nearest
@@ -54,6 +54,22 @@ class ConvolutionLayer(_Acting):
     groups: int = Field(1, ge=1, le=NEURONS)
 
 
+def _kind(layer: Any) -> Any:
+    return layer.get("kind") if isinstance(layer, dict) else getattr(layer, "kind", None)
+
+
+_Dense = Annotated[DenseLayer, Tag("dense")]
+_Convolution = Annotated[ConvolutionLayer, Tag("convolution")]
+BranchSpec = Annotated[
+    _Dense | _Convolution,
+    Discriminator(
+        _kind,
+        custom_error_type="kind",
+        custom_error_message="a layer's kind in a block must be dense or convolution",
+    ),
+]
+
+
 class PoolLayer(Record):
     """Means over windows of each channel that do not overlap; no activation follows.
 
@@ -93,25 +109,60 @@ class ResidualLayer(Record):
         return kernel
 
 
-def _kind(layer: Any) -> Any:
-    return layer.get("kind") if isinstance(layer, dict) else getattr(layer, "kind", None)
+class BlockLayer(Record):
+    """`s(S x + f(x))`: f is `branch`, whose last layer is linear, and S is `shortcut`, a linear
+    layer whose bias is 0, or x itself. There is no `s` unless it is named."""
+
+    kind: Literal["block"]
+    branch: tuple[BranchSpec, ...] = Field(min_length=2)
+    shortcut: BranchSpec | None = None
+    activation: str | None = Field(
+        LINEAR, description="one of raycrt.activations.ACTIVATIONS; null is the model's"
+    )
+
+    @field_validator("activation")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        return name if name == LINEAR else known_activation(name)
+
+    @model_validator(mode="after")
+    def _ends_linear(self) -> BlockLayer:
+        if any(layer.activation != LINEAR for layer in (self.branch[-1], self.shortcut) if layer):
+            raise ValueError(
+                f"the last layer of branch, and shortcut, must have activation {LINEAR}"
+            )
+        if not any(layer.activation != LINEAR for layer in self.branch):
+            raise ValueError("branch must have a layer with an activation")
+        return self
 
 
 LayerSpec = Annotated[
-    Annotated[DenseLayer, Tag("dense")]
-    | Annotated[ConvolutionLayer, Tag("convolution")]
+    _Dense
+    | _Convolution
     | Annotated[PoolLayer, Tag("average_pool")]
     | Annotated[FlattenLayer, Tag("flatten")]
-    | Annotated[ResidualLayer, Tag("residual")],
+    | Annotated[ResidualLayer, Tag("residual")]
+    | Annotated[BlockLayer, Tag("block")],
     Discriminator(
         _kind,
         custom_error_type="kind",
-        custom_error_message="a layer's kind must be dense, convolution, average_pool, flatten or "
-        "residual",
+        custom_error_message="a layer's kind must be dense, convolution, average_pool, flatten, "
+        "residual or block",
     ),
 ]
 
 
 def acts(layer: LayerSpec) -> bool:
     """Whether an activation follows `layer`."""
+    if isinstance(layer, BlockLayer):
+        return True
     return isinstance(layer, _Acting | ResidualLayer) and layer.activation != LINEAR
+
+
+def convolves(layer: LayerSpec) -> bool:
+    """Whether `layer` must be given images."""
+    if isinstance(layer, BlockLayer):
+        return any(isinstance(each, ConvolutionLayer) for each in (*layer.branch, layer.shortcut))
+    if isinstance(layer, ResidualLayer):
+        return layer.kernel is not None
+    return isinstance(layer, ConvolutionLayer | PoolLayer)

@@ -1,7 +1,8 @@
 """The matrices of a stored network, from its tensors and the layers that its spec lists.
 
 Map K of the network has the tensors `maps.K.weight` and `maps.K.bias`; the two maps of a residual
-layer, `[W; I]` and `[V I]`, have those of W and V as `maps.K.parts.0.weight` and so on.
+layer, `[W; I]` and `[V I]`, have those of W and V as `maps.K.parts.0.weight` and so on. So have the
+maps of a block, `[W_1; I]`, then `[W_k 0; 0 I]`, and `[W_n S]` with S as `maps.K.parts.1.weight`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from raycrt.errors import require
 from raycrt.specs import ModelSpec
 from raycrt.specs.layers import (
     LINEAR,
+    BlockLayer,
     ConvolutionLayer,
     DenseLayer,
     LayerSpec,
@@ -67,20 +69,18 @@ class StoredLayers:
 
     def add(self, layer: LayerSpec) -> None:
         """Read one more layer."""
-        if isinstance(layer, DenseLayer):
-            self._follow(self._dense(self._name(), layer.width, self.features), layer.activation)
-            self.shape = (layer.width,)
-        elif isinstance(layer, ConvolutionLayer):
-            geometry = Geometry.of(layer, self._image())
-            self._follow(self._convolution(self._name(), geometry), layer.activation)
-            self.shape = geometry.made
+        if isinstance(layer, DenseLayer | ConvolutionLayer):
+            made, self.shape = self._affine(layer, self._name(), self.shape)
+            self._follow(made, layer.activation)
         elif isinstance(layer, PoolLayer):
-            geometry = Geometry.of_pool(layer, self._image())
+            geometry = Geometry.of_pool(layer, _image(self.shape))
             kernel = np.full((geometry.image[0], 1, layer.window, layer.window), layer.window**-2)
             self._follow(unrolled(kernel, np.zeros(len(kernel)), geometry), LINEAR)
             self.shape = geometry.made
         elif isinstance(layer, ResidualLayer):
             self._residual(layer)
+        elif isinstance(layer, BlockLayer):
+            self._block(layer)
         else:
             self.shape = (self.features,)
 
@@ -96,13 +96,33 @@ class StoredLayers:
             w, b = self._dense(name, layer.width, features)
             v, c = self._dense(after, features, layer.width)
         else:
-            inner = Geometry.of_branch(layer, self._image(), layer.width)
-            outer = Geometry.of_branch(layer, inner.made, self._image()[0])
+            image = _image(self.shape)
+            inner = Geometry.of_branch(layer, image, layer.width)
+            outer = Geometry.of_branch(layer, inner.made, image[0])
             (w, b), (v, c) = self._convolution(name, inner), self._convolution(after, outer)
         skip = np.eye(self.features)
         stacked = np.concatenate([w, skip]), np.concatenate([b, np.zeros(len(skip))])
         self._follow(stacked, layer.activation, active=len(w))
         self._follow((np.concatenate([v, skip], axis=1), c), LINEAR)
+
+    def _block(self, layer: BlockLayer) -> None:
+        skip, shape = np.eye(self.features), self.shape
+        nothing = np.zeros(len(skip))
+        for number, each in enumerate(layer.branch[:-1]):
+            (w, b), shape = self._affine(each, f"{self._name()}.parts.0", shape)
+            above = w if number == 0 else np.pad(w, ((0, 0), (0, len(skip))))
+            below = skip if number == 0 else np.pad(skip, ((0, 0), (w.shape[1], 0)))
+            stacked = np.concatenate([above, below]), np.concatenate([b, nothing])
+            self._follow(stacked, each.activation, active=len(w))
+        (v, c), made = self._affine(layer.branch[-1], f"{self._name()}.parts.0", shape)
+        (s, d), kept = (skip, nothing), self.shape if len(made) > 1 else (len(skip),)
+        if layer.shortcut is not None:
+            (s, d), kept = self._affine(layer.shortcut, f"{self._name()}.parts.1", self.shape)
+            # The sum of two offsets would be rounded.
+            require(not d.any(), "a shortcut has no bias beside that of its branch", bias=d.max())
+        require(made == kept, "the parts of a block have one shape", branch=made, shortcut=kept)
+        self._follow((np.concatenate([v, s], axis=1), c), layer.activation)
+        self.shape = made
 
     def _follow(self, affine: Affine, name: str | None, active: int | None = None) -> None:
         """Append `affine`, whose first `active` features, or all, the activation `name` acts on."""
@@ -151,9 +171,19 @@ class StoredLayers:
         )
         return weight, bias
 
+    def _affine(
+        self, layer: DenseLayer | ConvolutionLayer, name: str, shape: tuple[int, ...]
+    ) -> tuple[Affine, tuple[int, ...]]:
+        """The map of a layer of inputs of `shape`, and the shape of its results."""
+        if isinstance(layer, DenseLayer):
+            return self._dense(name, layer.width, math.prod(shape)), (layer.width,)
+        geometry = Geometry.of(layer, _image(shape))
+        return self._convolution(name, geometry), geometry.made
+
     def _convolution(self, name: str, geometry: Geometry) -> Affine:
         return unrolled(*self._pair(name), geometry)
 
-    def _image(self) -> tuple[int, int, int]:
-        require(len(self.shape) == 3, "a convolution is given images", shape=self.shape)
-        return self.shape[0], self.shape[1], self.shape[2]
+
+def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    require(len(shape) == 3, "a convolution is given images", shape=shape)
+    return shape[0], shape[1], shape[2]

@@ -10,7 +10,7 @@ from raycrt import data
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
-from raycrt.specs.layers import DenseLayer, LayerSpec, ResidualLayer
+from raycrt.specs.layers import BlockLayer, DenseLayer, LayerSpec, ResidualLayer
 from raycrt.training.options import effects
 
 
@@ -60,6 +60,8 @@ def check_training(spec: Spec) -> None:
 
 
 def _has_matrices(layer: LayerSpec) -> bool:
+    if isinstance(layer, BlockLayer):
+        return any(isinstance(each, DenseLayer) for each in (*layer.branch, layer.shortcut))
     return isinstance(layer, DenseLayer) or (
         isinstance(layer, ResidualLayer) and layer.kernel is None
     )
