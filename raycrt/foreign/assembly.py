@@ -83,9 +83,9 @@ class _Assembly:
                 self._settle(given, number)
         value = self._sum(step, [self.values[given] for given in step.given])
         if found is not None:
-            shape = self._shape(value, step)
+            acted = self._shape(value, step)
             self._advance(value, found, number + 1)
-            value = _Value(terms={0: ()}, shape=shape)
+            value = _Value(terms={0: ()}, shape=acted)
         else:
             maps, shape = affine_of(step, value.shape)
             if value.shape is None and shape is not None:

@@ -8,17 +8,17 @@ Each layer must take one result, and results may be added.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from raycrt.errors import InvalidInput
+from raycrt.foreign.modules.in_place import dead, in_place
 from raycrt.foreign.modules.layers import Step, is_layer
 from raycrt.foreign.modules.operations import (
     Batch,
@@ -28,29 +28,9 @@ from raycrt.foreign.modules.operations import (
     reversed_layers_of,
 )
 from raycrt.foreign.modules.rescaling import Rescaling
+from raycrt.foreign.modules.wrappers import unwrapped
 from raycrt.networks.hooks import has_hooks
 from raycrt.networks.layers.affine import AffineMap
-
-# Wrappers that compute the same as their `module`.
-_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside wrappers that compute the same as it does."""
-    while not has_hooks(model):
-        if type(model) in _WRAPPERS and "forward" not in vars(model):
-            model = model.get_submodule("module")
-        elif _is_compiled(model):
-            model = model.get_submodule("_orig_mod")
-        else:
-            break
-    return model
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    """Whether `model` is a result of torch.compile, whose class takes long to import."""
-    kind = type(model)
-    return (kind.__module__, kind.__name__) == ("torch._dynamo.eval_frame", "OptimizedModule")
 
 
 @torch.no_grad()
@@ -69,7 +49,7 @@ def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
                 f"layers of torch.jit can't be read, but {_place(name, part)} is one: give the "
                 "module that it was made from"
             )
-    tracer = _Tracer()
+    tracer = _Tracer((*model.parameters(), *model.buffers()))
     try:
         graph = tracer.trace(_Caller(model))
     except InvalidInput:
@@ -99,14 +79,19 @@ class _Caller(nn.Module):
 class _Tracer(fx.Tracer):
     """A tracer in which weights are tensors: operations on weights alone are evaluated at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, stored: Sequence[Tensor]) -> None:
         super().__init__()
+        self.stored = stored
         self.constants: dict[str, Tensor] = {}
         self.computed = False
         self.locations: dict[fx.Node, str] = {}
+        # With the weights at the time of the call, which functional calls replace.
+        self.layers: dict[fx.Node, nn.Module] = {}
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
+        if node.op == "call_module":
+            self.layers[node] = self._as_it_is(self.root.get_submodule(str(node.target)))
         self.locations[node] = _location(reversed([*traceback.walk_stack(None)]))
         return node
 
@@ -118,9 +103,21 @@ class _Tracer(fx.Tracer):
             return super().create_arg(a)
         name = f"constant_{len(self.constants)}"
         self.constants[name] = a
-        stored = (*self.root.parameters(), *self.root.buffers())
-        self.computed = self.computed or not any(a is tensor for tensor in stored)
+        self.computed |= not self._is_stored(a)
         return self.create_node("get_attr", name, (), {})
+
+    def _as_it_is(self, layer: nn.Module) -> nn.Module:
+        """A copy with the layer's present weights, unless they are computed by parametrisations."""
+        if nn.utils.parametrize.is_parametrized(layer):
+            return layer
+        made = copy(layer)
+        made._parameters, made._buffers = dict(layer._parameters), dict(layer._buffers)
+        held = (*made._parameters.values(), *made._buffers.values())
+        self.computed |= any(t is not None and not self._is_stored(t) for t in held)
+        return made
+
+    def _is_stored(self, tensor: Tensor) -> bool:
+        return any(tensor is other for other in self.stored)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if has_hooks(m) or "forward" in vars(m):
@@ -155,9 +152,9 @@ class _Steps:
         self.found: list[Step] = []
 
     def of(self, graph: fx.Graph) -> list[Step]:
-        dead = _dead(graph, self.tracer.root)
+        unused = dead(graph, self.tracer.root)
         for node in graph.nodes:
-            if node in dead or node.op == "get_attr" or self._is_size(node):
+            if node in unused or node.op == "get_attr" or self._is_size(node):
                 continue
             if node.op == "placeholder":
                 self.results[node] = 0
@@ -176,14 +173,16 @@ class _Steps:
     def _take(self, node: fx.Node) -> None:
         place = _operation(node, self.tracer)
         given = [n for n in node.all_input_nodes if n.op != "get_attr" and n not in self.sizes]
-        if _in_place(node, self.tracer.root) and any(len(n.users) > 1 for n in given):
-            raise InvalidInput(
-                f"{place} must not change in place a tensor that is used elsewhere too"
-            )
-        if _in_place(node, self.tracer.root) and not node.users:
-            raise InvalidInput(f"{place} changes a tensor in place, and its result is not used")
+        if in_place(node, self.tracer.root):
+            if any(len(n.users) > 1 for n in given):
+                raise InvalidInput(
+                    f"{place} must not change in place a tensor that is used elsewhere too"
+                )
+            if not node.users:
+                raise InvalidInput(f"{place} changes a tensor in place, and its result is not used")
         if len(given) == 1 and node.args.count(given[0]) < 2:
-            layers, numbers = self._layers(node, given[0], place), (self.results[given[0]],)
+            layers = self._layers(node, given[0], place)
+            numbers: tuple[int, ...] = (self.results[given[0]],)
         else:
             layers, numbers = self._sum(node, place)
         for layer in layers:
@@ -194,7 +193,7 @@ class _Steps:
     def _sum(self, node: fx.Node, place: str) -> tuple[list[nn.Module], tuple[int, ...]]:
         """The steps that add two results, or subtract one from another."""
         name = name_of(node.target) if node.op != "call_module" else None
-        terms = [value for value in node.args if value in self.results]
+        terms = [n for n in node.args if isinstance(n, fx.Node) and n in self.results]
         plain = not node.kwargs and len(terms) == len(node.args) == 2
         if name not in ("add", "sub", "subtract") or not plain:
             raise InvalidInput(
@@ -209,7 +208,7 @@ class _Steps:
     def _layers(self, node: fx.Node, given: fx.Node, place: str) -> list[nn.Module]:
         """The layers that a node applies to the result of `given`."""
         if node.op == "call_module":
-            layer = self.tracer.root.get_submodule(str(node.target))
+            layer = self.tracer.layers[node]
             if node.args != (given,) or node.kwargs:
                 raise InvalidInput(f"{place} must take one input and nothing else")
             return normalization_layers(layer) or [layer]
@@ -261,24 +260,6 @@ class _Shape:
 
     def __repr__(self) -> str:
         return "shape"
-
-
-def _dead(graph: fx.Graph, root: nn.Module) -> set[fx.Node]:
-    """Nodes whose result is not used, except those that may change their input in place."""
-    dead: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        used = node.op in ("output", "placeholder") or _in_place(node, root)
-        if not used and set(node.users) <= dead:
-            dead.add(node)
-    return dead
-
-
-def _in_place(node: fx.Node, root: nn.Module) -> bool:
-    """Whether `node` may change its input."""
-    if node.op == "call_module":
-        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
-    named = str(node.target).endswith("_") or bool(node.kwargs.get("inplace"))
-    return named or node.kwargs.get("out") is not None
 
 
 def _operation(node: fx.Node, tracer: _Tracer) -> str:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from raycrt.data.images import batch_of_images
-from raycrt.errors import InvalidInput, require
+from raycrt.errors import require
 from raycrt.foreign.assembly import network_of
 from raycrt.foreign.equivalence import require_same_function
-from raycrt.foreign.modules.graph import steps_of, unwrapped
+from raycrt.foreign.modules.graph import steps_of
 from raycrt.foreign.modules.layers import Step
 from raycrt.foreign.modules.operations import Squeeze
 from raycrt.foreign.modules.rescaling import Rescaling
+from raycrt.foreign.modules.wrappers import unwrapped
 from raycrt.foreign.own_call import device_of, dtype_of, evaluation_mode, in_float64, runs
 from raycrt.networks.hooks import require_no_global_hooks, require_plain
 from raycrt.networks.network import Network

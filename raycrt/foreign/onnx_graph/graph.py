@@ -63,8 +63,8 @@ class Graph:
         name = node.input[index]
         if name not in self.constants:
             raise InvalidInput(
-                f"input {index} must be a constant, but is computed; only sums and differences join "
-                "what is computed"
+                f"input {index} must be a constant, but is computed; only sums and differences "
+                "join what is computed"
             )
         return self.constants[name]
 

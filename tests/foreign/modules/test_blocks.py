@@ -1,4 +1,4 @@
-"""Modules with skip connections: what is read computes what they do, and is described and bounded."""
+"""Modules with skip connections: what is read computes what they do, and is bounded."""
 
 from __future__ import annotations
 

@@ -162,6 +162,18 @@ def one_layer_twice() -> nn.Module:
     return nn.Sequential(layer, nn.Tanh(), layer)
 
 
+class Functional(nn.Module):
+    """Calls a module with other weights than it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = dense()
+
+    def forward(self, x: Tensor) -> Tensor:
+        doubled = {name: 2 * tensor for name, tensor in self.model.named_parameters()}
+        return torch.func.functional_call(self.model, doubled, (x,))
+
+
 MADE: dict[str, Callable[[], nn.Module]] = {
     "call": lambda: Scaled(*dense()),
     "iter": lambda: Shortened(*dense()),
@@ -173,6 +185,8 @@ MADE: dict[str, Callable[[], nn.Module]] = {
     "averaged": lambda: AveragedModel(dense()),
     "graph": lambda: torch.fx.symbolic_trace(dense()),
     "one layer twice": one_layer_twice,
+    "functional": Functional,
+    "averaged, compiled": lambda: AveragedModel(torch.compile(dense())),
 }
 
 
@@ -189,6 +203,15 @@ def test_compiled_modules_are_read_without_compiling(make, monkeypatch):
     found = as_network(model, (6,))
     x = torch.rand(4, 6)
     assert torch.equal(found(x), wanted(x))
+
+
+def test_a_program_of_torch_export_is_read_by_its_module():
+    model = dense()
+    sizes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (torch.rand(2, 6),), dynamic_shapes=sizes)
+    network = as_network(program.module(), (6,))
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(network(x), model(x))
 
 
 REPARAMETRIZED: dict[str, Callable[[nn.Module], object]] = {
