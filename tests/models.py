@@ -38,6 +38,25 @@ MIXED: dict[str, list[dict[str, Any]]] = {
         {"kind": "residual", "width": 5},
         {"kind": "residual", "width": 7, "activation": "silu"},
     ],
+    "block": [
+        {
+            "kind": "block",
+            "branch": [
+                {"kind": "dense", "width": 6, "activation": "tanh"},
+                {"kind": "dense", "width": 7},
+                {"kind": "dense", "width": 8, "activation": "none"},
+            ],
+            "shortcut": {"kind": "dense", "width": 8, "activation": "none"},
+            "activation": "silu",
+        },
+        {
+            "kind": "block",
+            "branch": [
+                {"kind": "dense", "width": 6},
+                {"kind": "dense", "width": 8, "activation": "none"},
+            ],
+        },
+    ],
     "linear between": [
         {"kind": "dense", "width": 8, "activation": "none"},
         {"kind": "dense", "width": 7, "activation": "sigmoid"},
@@ -63,6 +82,25 @@ MIXED_IMAGES: dict[str, list[dict[str, Any]]] = {
         {"kind": "convolution", "channels": 6, "kernel": 2, "groups": 2, "activation": "none"},
         {"kind": "flatten"},
         {"kind": "dense", "width": 9},
+    ],
+    "block of convolutions": [
+        {
+            "kind": "block",
+            "branch": [
+                {"kind": "convolution", "channels": 3, "padding": 1, "stride": 2},
+                {"kind": "convolution", "channels": 4, "padding": 1, "activation": "tanh"},
+                {"kind": "convolution", "channels": 4, "padding": 1, "activation": "none"},
+            ],
+            "shortcut": {
+                "kind": "convolution",
+                "channels": 4,
+                "kernel": 1,
+                "stride": 2,
+                "activation": "none",
+            },
+            "activation": "tanh",
+        },
+        {"kind": "dense", "width": 6},
     ],
     "residual convolutions": [
         {"kind": "convolution", "channels": 4, "stride": 2, "padding": 1},

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from raycrt.bounds.diagonal_norms import IdentityNorms
 from raycrt.bounds.norms import Norms, norms
 from raycrt.bounds.spectral import SLACK
-from raycrt.networks.layers.residual import Parts, Stack, Sum
+from raycrt.networks.layers.residual import DirectSum, Parts, Selection, Stack, Sum
 
 
 @norms.register(Parts)
@@ -79,3 +80,30 @@ class SumNorms(PartsNorms):
         if self.layer.dense:
             return super().gram_upper(weights)
         return sum(part.gram_upper(weights) for part in self.parts) * SLACK
+
+
+@norms.register(DirectSum)
+class DirectSumNorms(PartsNorms):
+    layer: DirectSum
+
+    def offset_magnitude_upper(self) -> Tensor:
+        return torch.cat([part.offset_magnitude_upper().cpu() for part in self.parts])
+
+    def row_norms_upper(self) -> Tensor:
+        return torch.cat([part.row_norms_upper() for part in self.parts])
+
+    def column_norms_upper(self) -> Tensor:
+        return torch.cat([part.column_norms_upper() for part in self.parts])
+
+    def gram_upper(self, weights: Tensor) -> float:
+        given = zip(self.parts, self.layer.rows(weights), strict=True)
+        return max(part.gram_upper(own) for part, own in given)
+
+
+@norms.register(Selection)
+class SelectionNorms(IdentityNorms):
+    layer: Selection
+
+    def column_norms_upper(self) -> Tensor:
+        """1 for what is kept, 0 for the rest."""
+        return self.layer.transpose(self.row_norms_upper())

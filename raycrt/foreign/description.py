@@ -13,19 +13,29 @@ from pydantic import ValidationError
 from raycrt.activations import ACTIVATIONS, FAMILIES, Activation, activation
 from raycrt.networks.layers.affine import AffineMap, Dense
 from raycrt.networks.layers.convolution import AveragePool, Convolution
-from raycrt.networks.layers.diagonal import Normalization, Permutation, Scaling, Standardization
+from raycrt.networks.layers.diagonal import (
+    Identity,
+    Normalization,
+    Permutation,
+    Scaling,
+    Standardization,
+)
+from raycrt.networks.layers.residual import DirectSum, Parts, Stack, Sum
 from raycrt.networks.network import Network
+from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec, Spec
 from raycrt.specs.layers import (
     LINEAR,
     AffineLayer,
     BatchNormalizationLayer,
+    BlockLayer,
     ConvolutionLayer,
     DenseLayer,
     LayerSpec,
     Pair,
     PermutationLayer,
     PoolLayer,
+    ResidualLayer,
     ScalingLayer,
     UnflattenLayer,
 )
@@ -86,21 +96,15 @@ def _of_layers(
     """`stated` with the layers of a network for inputs of `shape`, in the short form where that is
     possible. `names` are the keys that state the activations of hidden layers; without any it is
     that of `stated`."""
-    listed, left = [], iter(names)
     last: AffineMap = network.maps[-1]  # type: ignore[assignment]
     head = type(last) is Dense
     maps: list[AffineMap] = list(network.maps)[: -1 if head else None]  # type: ignore[assignment]
     between = network.between[: len(maps)]
-    current = tuple(shape)
     if maps and type(maps[0]) is Standardization:
         stated, maps, between = {**stated, "normalize": True}, maps[1:], between[1:]
-    for layer, hidden in zip_longest(maps, between):
-        found = _layer_spec(layer, current)
-        if found is None or (hidden is not None and hidden.passes):
-            return None
-        reshaped, own, current = found
-        acts = {"activation": LINEAR} if hidden is None else next(left, {"activation": None})
-        listed += [*reshaped, own.model_copy(update=acts)]
+    listed = _listed(maps, between, names, tuple(shape))
+    if listed is None:
+        return None
     for form in (*_short_form(listed, head=head), {"layers": listed, "head": head}):
         try:
             spec = ModelSpec(**form, **stated)
@@ -108,6 +112,101 @@ def _of_layers(
             continue
         if list(spec.hidden_layers) == listed:
             return spec
+    return None
+
+
+def _listed(
+    maps: Sequence[AffineMap],
+    between: Sequence[Nonlinearity | None],
+    names: Sequence[dict[str, Any]],
+    shape: tuple[int, ...],
+) -> list[LayerSpec] | None:
+    """The layers of the `maps` for inputs of `shape`, with what is `between` them, `names` being
+    the keys that state its activations; None where there are others."""
+    found: list[LayerSpec] = []
+    branch: list[DenseLayer | ConvolutionLayer] = []
+    left, inside = iter(names), shape
+    for layer, acts in zip_longest(maps, between):
+        keys = {"activation": LINEAR} if acts is None else next(left, {"activation": None})
+        if acts is not None and not acts.active:
+            keys = {"activation": LINEAR}
+        if not isinstance(layer, Parts):
+            own = _layer_spec(layer, shape)
+            if own is None or branch or (acts is not None and acts.passes):
+                return None
+            reshaped, spec, shape = own
+            found += [*reshaped, spec.model_copy(update=keys)]
+            continue
+        first = _of_branch(layer.maps[0], inside if branch else shape)
+        if first is None or len(layer.maps) != 2 or acts is None:
+            return None
+        own_spec, inside = first
+        if type(layer) is (DirectSum if branch else Stack):
+            if type(layer.maps[1]) is not Identity:
+                return None
+            if acts.active not in (0, layer.maps[0].out_features):
+                return None
+            branch.append(own_spec.model_copy(update=keys))
+        elif type(layer) is Sum and branch and acts.active in (0, acts.width):
+            branch.append(own_spec.model_copy(update={"activation": LINEAR}))
+            block = _block_spec(layer.maps[1], branch, shape, keys)
+            if block is None:
+                return None
+            found.append(block)
+            branch, shape = [], shape if isinstance(block, ResidualLayer) else inside
+        else:
+            return None
+    return None if branch else found
+
+
+def _of_branch(
+    layer: AffineMap, shape: tuple[int, ...]
+) -> tuple[DenseLayer | ConvolutionLayer, tuple[int, ...]] | None:
+    """A dense or convolutional layer of inputs of `shape`, and the shape of its result."""
+    found = _layer_spec(layer, shape)
+    if found is None or found[0] or not isinstance(found[1], DenseLayer | ConvolutionLayer):
+        return None
+    return found[1], found[2]
+
+
+def _block_spec(
+    skip: AffineMap,
+    branch: Sequence[DenseLayer | ConvolutionLayer],
+    shape: tuple[int, ...],
+    keys: dict[str, Any],
+) -> LayerSpec | None:
+    """The block of inputs of `shape` with this `branch`; `keys` state the activation after it."""
+    shortcut = None
+    if type(skip) is not Identity:
+        short = _of_branch(skip, shape)
+        if short is None or bool(skip.offset().any()):
+            return None
+        shortcut = short[0].model_copy(update={"activation": LINEAR})
+    elif keys["activation"] == LINEAR:
+        residual = _residual_spec(branch)
+        if residual is not None:
+            return residual
+    return BlockLayer(kind="block", branch=tuple(branch), shortcut=shortcut, **keys)
+
+
+def _residual_spec(branch: Sequence[DenseLayer | ConvolutionLayer]) -> ResidualLayer | None:
+    """The residual layer with this branch, if it has the two layers of one."""
+    if len(branch) != 2 or branch[0].activation == LINEAR:
+        return None
+    inner, outer = branch
+    same: dict[str, Any] = {"activation": inner.activation, "beta": inner.beta}
+    if isinstance(inner, DenseLayer) and isinstance(outer, DenseLayer):
+        return ResidualLayer(kind="residual", width=inner.width, **same)
+    if isinstance(inner, ConvolutionLayer) and isinstance(outer, ConvolutionLayer):
+        kernel = inner.kernel
+        if isinstance(kernel, int) and kernel % 2:
+            keeps = {"kernel": kernel, "padding": kernel // 2, "kind": "convolution"}
+            usual = (
+                ConvolutionLayer(channels=inner.channels, **keeps, **same),
+                ConvolutionLayer(channels=outer.channels, **keeps, activation=LINEAR),
+            )
+            if (inner, outer) == usual:
+                return ResidualLayer(kind="residual", width=inner.channels, kernel=kernel, **same)
     return None
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from raycrt.activations import FAMILIES, Activation, activation
 from raycrt.errors import InvalidInput, require
@@ -18,12 +19,13 @@ from raycrt.networks.layers.diagonal import (
     Scaling,
     Standardization,
 )
-from raycrt.networks.layers.residual import Stack, Sum
+from raycrt.networks.layers.residual import DirectSum, Parts, Stack, Sum
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
 from raycrt.specs.layers import (
     LINEAR,
     BatchNormalizationLayer,
+    BlockLayer,
     ConvolutionLayer,
     DenseLayer,
     FlattenLayer,
@@ -75,27 +77,13 @@ class Architecture:
 
     def _add(self, layer: LayerSpec) -> None:
         match layer:
-            case DenseLayer():
-                self._follow(
-                    Dense(math.prod(self.shape), layer.width), layer.activation, beta=layer.beta
-                )
-                self.shape = (layer.width,)
-            case ConvolutionLayer():
-                convolution = Convolution(
-                    self._image(),
-                    layer.channels,
-                    pair(layer.kernel),
-                    stride=pair(layer.stride),
-                    padding=pair(layer.padding),
-                    dilation=pair(layer.dilation),
-                    groups=layer.groups,
-                )
-                self._follow(convolution, layer.activation, beta=layer.beta)
-                self.shape = convolution.out_shape
+            case DenseLayer() | ConvolutionLayer():
+                made, self.shape = _affine(layer, self.shape)
+                self._follow(made, layer.activation, beta=layer.beta)
             case PoolLayer():
-                window = layer.of(self._image())
+                window = layer.of(_image(self.shape))
                 pool = AveragePool(
-                    self._image(),
+                    _image(self.shape),
                     window,
                     stride=window if layer.stride is None else pair(layer.stride),
                     padding=pair(layer.padding),
@@ -138,13 +126,36 @@ class Architecture:
                     beta=layer.beta,
                 )
                 self._follow(Sum([outer, Identity(skip)]), None, 0)
+            case BlockLayer():
+                self._block(layer)
+
+    def _block(self, layer: BlockLayer) -> None:
+        skip = Identity(math.prod(self.shape))
+        shape: Shape = self.shape
+        parallel: type[Parts] = Stack
+        for each in layer.branch[:-1]:
+            made, shape = _affine(each, shape)
+            acted = 0 if each.activation == LINEAR else made.out_features
+            self._follow(parallel([made, skip]), _named(each.activation), acted, each.beta)
+            parallel = DirectSum
+        last, shape = _affine(layer.branch[-1], shape)
+        shortcut: AffineMap = skip
+        kept = self.shape if len(shape) > 1 else (skip.out_features,)
+        if layer.shortcut is not None:
+            shortcut, kept = _affine(layer.shortcut, self.shape)
+            # The branch's own bias does the same.
+            nn.init.zeros_(shortcut.get_parameter("bias")).requires_grad_(False)
+        require(shape == kept, "the parts of a block have one shape", branch=shape, shortcut=kept)
+        acted = 0 if layer.activation == LINEAR else last.out_features
+        self._follow(Sum([last, shortcut]), _named(layer.activation), acted, layer.beta)
+        self.shape = shape
 
     def _branch(self, layer: ResidualLayer) -> tuple[AffineMap, AffineMap]:
         """W and V of `x + V s(W x + b)`."""
         if layer.kernel is None:
             features = math.prod(self.shape)
             return Dense(features, layer.width), Dense(layer.width, features)
-        image, side, half = self._image(), (layer.kernel,) * 2, (layer.kernel // 2,) * 2
+        image, side, half = _image(self.shape), (layer.kernel,) * 2, (layer.kernel // 2,) * 2
         inner = Convolution(image, layer.width, side, padding=half)
         return inner, Convolution(inner.out_shape, image[0], side, padding=half)
 
@@ -169,9 +180,31 @@ class Architecture:
         own = name or self.spec.activation
         return activation(own, beta or self.spec.beta if own in FAMILIES else 1.0)
 
-    def _image(self) -> tuple[int, int, int]:
-        if len(self.shape) != 3:
-            raise InvalidInput(
-                f"it must be given images (channels, height, width), but is given {self.shape}"
-            )
-        return self.shape[0], self.shape[1], self.shape[2]
+
+def _affine(layer: DenseLayer | ConvolutionLayer, shape: Shape) -> tuple[AffineMap, Shape]:
+    """The map of a layer of inputs of `shape`, and the shape of its results."""
+    if isinstance(layer, DenseLayer):
+        return Dense(math.prod(shape), layer.width), (layer.width,)
+    convolution = Convolution(
+        _image(shape),
+        layer.channels,
+        pair(layer.kernel),
+        stride=pair(layer.stride),
+        padding=pair(layer.padding),
+        dilation=pair(layer.dilation),
+        groups=layer.groups,
+    )
+    return convolution, convolution.out_shape
+
+
+def _named(name: str | None) -> str | None:
+    """The activation of a layer of a block; where none acts, the stage is kept all the same."""
+    return None if name == LINEAR else name
+
+
+def _image(shape: Shape) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise InvalidInput(
+            f"it must be given images (channels, height, width), but is given {shape}"
+        )
+    return shape[0], shape[1], shape[2]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raycrt.activations import ACTIVATIONS
 from raycrt.errors import nearest
@@ -82,6 +82,22 @@ class ConvolutionLayer(_Acting):
     padding: Paddings = Field(0, description="zeros on each side of the images")
     dilation: Sides = Field(1, description="distance of neighbouring entries of the kernel")
     groups: int = Field(1, ge=1, le=NEURONS)
+
+
+def _kind(layer: Any) -> Any:
+    return layer.get("kind") if isinstance(layer, dict) else getattr(layer, "kind", None)
+
+
+_Dense = Annotated[DenseLayer, Tag("dense")]
+_Convolution = Annotated[ConvolutionLayer, Tag("convolution")]
+BranchSpec = Annotated[
+    _Dense | _Convolution,
+    Discriminator(
+        _kind,
+        custom_error_type="kind",
+        custom_error_message="a layer's kind in a block must be dense or convolution",
+    ),
+]
 
 
 class PoolLayer(_Linear):
@@ -177,29 +193,65 @@ AffineLayer = (
 Reshaping = FlattenLayer | UnflattenLayer
 
 
-def _kind(layer: Any) -> Any:
-    return layer.get("kind") if isinstance(layer, dict) else getattr(layer, "kind", None)
+class BlockLayer(Record):
+    """`s(S x + f(x))`: f is `branch`, whose last layer is linear, and S is `shortcut`, a linear
+    layer whose bias is 0, or x itself. There is no `s` unless it is named."""
+
+    kind: Literal["block"]
+    branch: tuple[BranchSpec, ...] = Field(min_length=2)
+    shortcut: BranchSpec | None = None
+    activation: str | None = Field(
+        LINEAR, description="one of raycrt.activations.ACTIVATIONS; null is the model's"
+    )
+    beta: Sharpness = None
+
+    @field_validator("activation")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        return name if name == LINEAR else known_activation(name)
+
+    @model_validator(mode="after")
+    def _ends_linear(self) -> BlockLayer:
+        if any(layer.activation != LINEAR for layer in (self.branch[-1], self.shortcut) if layer):
+            raise ValueError(
+                f"the last layer of branch, and shortcut, must have activation {LINEAR}"
+            )
+        if not any(layer.activation != LINEAR for layer in self.branch):
+            raise ValueError("branch must have a layer with an activation")
+        return self
 
 
 LayerSpec = Annotated[
-    Annotated[DenseLayer, Tag("dense")]
-    | Annotated[ConvolutionLayer, Tag("convolution")]
+    _Dense
+    | _Convolution
     | Annotated[PoolLayer, Tag("average_pool")]
     | Annotated[BatchNormalizationLayer, Tag("batch_normalization")]
     | Annotated[ScalingLayer, Tag("scaling")]
     | Annotated[PermutationLayer, Tag("permutation")]
     | Annotated[FlattenLayer, Tag("flatten")]
     | Annotated[UnflattenLayer, Tag("unflatten")]
-    | Annotated[ResidualLayer, Tag("residual")],
+    | Annotated[ResidualLayer, Tag("residual")]
+    | Annotated[BlockLayer, Tag("block")],
     Discriminator(
         _kind,
         custom_error_type="kind",
         custom_error_message="a layer's kind must be dense, convolution, average_pool, "
-        "batch_normalization, scaling, permutation, flatten, unflatten or residual",
+        "batch_normalization, scaling, permutation, flatten, unflatten, residual or block",
     ),
 ]
 
 
 def acts(layer: LayerSpec) -> bool:
     """Whether an activation follows `layer`."""
+    if isinstance(layer, BlockLayer):
+        return True
     return isinstance(layer, AffineLayer | ResidualLayer) and layer.activation != LINEAR
+
+
+def convolves(layer: LayerSpec) -> bool:
+    """Whether `layer` must be given images."""
+    if isinstance(layer, BlockLayer):
+        return any(isinstance(each, ConvolutionLayer) for each in (*layer.branch, layer.shortcut))
+    if isinstance(layer, ResidualLayer):
+        return layer.kernel is not None
+    return isinstance(layer, ConvolutionLayer | PoolLayer)

@@ -13,10 +13,9 @@ from raycrt.specs.layers import (
     ConvolutionLayer,
     DenseLayer,
     LayerSpec,
-    PoolLayer,
     Reshaping,
-    ResidualLayer,
     acts,
+    convolves,
     known_activation,
 )
 from raycrt.specs.record import NEURONS, PROCESSES, ROWS, SEED, TURNS, Options, Real, Record
@@ -145,11 +144,7 @@ class ModelSpec(Record):
     @property
     def convolves(self) -> bool:
         """Whether a layer must be given images."""
-        return any(
-            isinstance(layer, ConvolutionLayer | PoolLayer)
-            or (isinstance(layer, ResidualLayer) and layer.kernel is not None)
-            for layer in self.hidden_layers
-        )
+        return any(convolves(layer) for layer in self.hidden_layers)
 
 
 class AugmentationSpec(Record):

@@ -1,7 +1,8 @@
 """The matrices of a stored network, from its tensors and the layers that its spec lists.
 
 Map K of the network has the tensors `maps.K.weight` and `maps.K.bias`; the two maps of a residual
-layer, `[W; I]` and `[V I]`, have those of W and V as `maps.K.parts.0.weight` and so on.
+layer, `[W; I]` and `[V I]`, have those of W and V as `maps.K.parts.0.weight` and so on. So have the
+maps of a block, `[W_1; I]`, then `[W_k 0; 0 I]`, and `[W_n S]` with S as `maps.K.parts.1.weight`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from raycrt.specs.layers import (
     LINEAR,
     AffineLayer,
     BatchNormalizationLayer,
+    BlockLayer,
     ConvolutionLayer,
     DenseLayer,
     FlattenLayer,
@@ -83,6 +85,8 @@ class StoredLayers:
             self._reshape(layer)
         elif isinstance(layer, ResidualLayer):
             self._residual(layer)
+        elif isinstance(layer, BlockLayer):
+            self._block(layer)
         else:
             self._follow(self._affine(layer), layer.activation, beta=layer.beta)
 
@@ -112,15 +116,10 @@ class StoredLayers:
     def _affine(self, layer: AffineLayer) -> Affine:
         """The map of a layer; `shape` becomes that of its result."""
         name = self._name()
-        if isinstance(layer, DenseLayer):
-            found = self._dense(name, layer.width, self.features)
-            self.shape = (layer.width,)
-        elif isinstance(layer, ConvolutionLayer):
-            geometry = Geometry.of(layer, self._image())
-            found = self._convolution(name, geometry)
-            self.shape = geometry.made
+        if isinstance(layer, DenseLayer | ConvolutionLayer):
+            found, self.shape = self._stored(layer, name, self.shape)
         elif isinstance(layer, PoolLayer):
-            geometry = Geometry.of_pool(layer, self._image())
+            geometry = Geometry.of_pool(layer, _image(self.shape))
             kernel = np.broadcast_to(1.0, (geometry.image[0], 1, *geometry.kernel))
             sums, _ = unrolled(kernel, np.zeros(len(kernel)), geometry)
             found = averaged(sums, layer.divisor or math.prod(geometry.kernel))
@@ -173,8 +172,8 @@ class StoredLayers:
             inner = self._dense(name, layer.width, features)
             outer = self._dense(after, features, layer.width)
         else:
-            first = Geometry.of_branch(layer, self._image(), layer.width)
-            second = Geometry.of_branch(layer, first.made, self._image()[0])
+            first = Geometry.of_branch(layer, _image(self.shape), layer.width)
+            second = Geometry.of_branch(layer, first.made, _image(self.shape)[0])
             inner, outer = self._convolution(name, first), self._convolution(after, second)
         skip = np.eye(self.features)
         width = inner.outputs
@@ -186,6 +185,41 @@ class StoredLayers:
         self._follow(stacked, layer.activation, active=width, beta=layer.beta)
         # What is passed on here is no joint: the skip connection is a layer of its own.
         self._follow(added, None, active=0)
+
+    def _block(self, layer: BlockLayer) -> None:
+        skip, shape = np.eye(self.features), self.shape
+        nothing = np.zeros(len(skip))
+        for number, each in enumerate(layer.branch[:-1]):
+            inner, shape = self._stored(each, f"{self._name()}.parts.0", shape)
+            above = inner.weight if number == 0 else np.pad(inner.weight, ((0, 0), (0, len(skip))))
+            below = skip if number == 0 else np.pad(skip, ((0, 0), (inner.inputs, 0)))
+            stacked = Affine(
+                weight=np.concatenate([above, below]), bias=np.concatenate([inner.bias, nothing])
+            )
+            self._act(stacked, each, inner.outputs)
+        last, made = self._stored(layer.branch[-1], f"{self._name()}.parts.0", shape)
+        passed, kept = skip, self.shape if len(made) > 1 else (len(skip),)
+        if layer.shortcut is not None:
+            short, kept = self._stored(layer.shortcut, f"{self._name()}.parts.1", self.shape)
+            # The sum of two offsets would be rounded.
+            require(
+                not short.bias.any(),
+                "a shortcut has no bias beside that of its branch",
+                bias=short.bias.max(),
+            )
+            passed = short.weight
+        require(made == kept, "the parts of a block have one shape", branch=made, shortcut=kept)
+        added = Affine(weight=np.concatenate([last.weight, passed], axis=1), bias=last.bias)
+        self._act(added, layer, last.outputs)
+        self.shape = made
+
+    def _act(
+        self, affine: Affine, layer: DenseLayer | ConvolutionLayer | BlockLayer, active: int
+    ) -> None:
+        """Append a layer of a block; where no activation acts, it is no joint all the same."""
+        linear = layer.activation == LINEAR
+        name = None if linear else layer.activation
+        self._follow(affine, name, active=0 if linear else active, beta=layer.beta)
 
     def _follow(
         self,
@@ -272,14 +306,24 @@ class StoredLayers:
         )
         return Affine(weight=weight, bias=bias)
 
+    def _stored(
+        self, layer: DenseLayer | ConvolutionLayer, name: str, shape: tuple[int, ...]
+    ) -> tuple[Affine, tuple[int, ...]]:
+        """The map of a layer of inputs of `shape`, and the shape of its results."""
+        if isinstance(layer, DenseLayer):
+            return self._dense(name, layer.width, math.prod(shape)), (layer.width,)
+        geometry = Geometry.of(layer, _image(shape))
+        return self._convolution(name, geometry), geometry.made
+
     def _convolution(self, name: str, geometry: Geometry) -> Affine:
         kernel, bias = self._numbers(f"{name}.weight"), self._numbers(f"{name}.bias")
         weight, bias = unrolled(kernel, bias, geometry)
         return Affine(weight=weight, bias=bias)
 
-    def _image(self) -> tuple[int, int, int]:
-        require(len(self.shape) == 3, "a convolution is given images", shape=self.shape)
-        return self.shape[0], self.shape[1], self.shape[2]
+
+def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    require(len(shape) == 3, "a convolution is given images", shape=shape)
+    return shape[0], shape[1], shape[2]
 
 
 def _check_size(features: int) -> None:

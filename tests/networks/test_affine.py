@@ -33,7 +33,7 @@ from raycrt.networks.layers.diagonal import (
     Scaling,
     Standardization,
 )
-from raycrt.networks.layers.residual import Parts, Stack, Sum
+from raycrt.networks.layers.residual import DirectSum, Parts, Selection, Stack, Sum
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
@@ -115,6 +115,11 @@ CASES = {
     "stacked": lambda: Stack([Dense(5, 4), Identity(5)]),
     "added": lambda: Sum([Dense(4, 5), Identity(5)]),
     "stacked-images": lambda: Stack([convolution((2, 5, 4), 3, padding=(1, 1)), Identity(40)]),
+    "side by side": lambda: DirectSum([Dense(4, 3), convolution((2, 5, 4), 3), Identity(2)]),
+    "selected": lambda: Selection([3, 4, 2], [0, 2]),
+    "selected-added": lambda: Chain(
+        [Selection([3, 4, 2], [1, 2]), Sum([Dense(4, 2), Identity(2)])]
+    ),
     "added-chain": lambda: Sum([Chain([Dense(6, 4), scaling(4)]), Dense(3, 4)]),
     "loud-first": lambda: Chain([scaled(Dense(5, 6), 100), scaled(Dense(6, 4), 0.01)]),
     "loud-last": lambda: Chain([scaled(Dense(5, 6), 0.01), scaled(Dense(6, 4), 100)]),

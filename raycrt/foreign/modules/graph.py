@@ -1,24 +1,24 @@
 """The layers of a torch module in the order in which its call applies them.
 
 The module is called once with a placeholder for its input (`torch.fx`), so that its code alone
-counts: overridden methods and instances, hooks and wrappers are followed like everything else. The
-graph must be one chain of layers.
+counts: overridden methods and instances, hooks and wrappers are followed like everything else.
+Each layer must take one result, and results may be added.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from raycrt.errors import InvalidInput
+from raycrt.foreign.modules.in_place import dead, in_place
 from raycrt.foreign.modules.layers import Step, is_layer
 from raycrt.foreign.modules.operations import (
     Batch,
@@ -27,29 +27,10 @@ from raycrt.foreign.modules.operations import (
     normalization_layers,
     reversed_layers_of,
 )
+from raycrt.foreign.modules.rescaling import Rescaling
+from raycrt.foreign.modules.wrappers import unwrapped
 from raycrt.networks.hooks import has_hooks
 from raycrt.networks.layers.affine import AffineMap
-
-# Wrappers that compute the same as their `module`.
-_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside wrappers that compute the same as it does."""
-    while not has_hooks(model):
-        if type(model) in _WRAPPERS and "forward" not in vars(model):
-            model = model.get_submodule("module")
-        elif _is_compiled(model):
-            model = model.get_submodule("_orig_mod")
-        else:
-            break
-    return model
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    """Whether `model` is a result of torch.compile, whose class takes long to import."""
-    kind = type(model)
-    return (kind.__module__, kind.__name__) == ("torch._dynamo.eval_frame", "OptimizedModule")
 
 
 @torch.no_grad()
@@ -57,8 +38,7 @@ def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
     """The layers of `model` in evaluation mode, and whether any weights are computed by each call.
 
     Weights that are computed, not stored, are those of one call, in the type in which it computes
-    them. Raises `InvalidInput` naming the operation that is not a layer or does not follow the one
-    before it.
+    them. Raises `InvalidInput` naming the operation that is neither a layer nor a sum.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor) or tensor.device.type == "meta":
@@ -69,7 +49,7 @@ def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
                 f"layers of torch.jit can't be read, but {_place(name, part)} is one: give the "
                 "module that it was made from"
             )
-    tracer = _Tracer()
+    tracer = _Tracer((*model.parameters(), *model.buffers()))
     try:
         graph = tracer.trace(_Caller(model))
     except InvalidInput:
@@ -78,11 +58,11 @@ def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
         first = " ".join(str(error).split())[:160]
         place = _location(traceback.walk_tb(error.__traceback__))
         raise InvalidInput(
-            "the model's forward must be a chain of layers that is the same for every input, but "
+            "the model's forward must apply layers that are the same for every input, but "
             f"called with a placeholder for the input it raised {type(error).__name__}{place}: "
             f"{first}"
         ) from None
-    return _Chain(tracer).steps(graph), tracer.computed
+    return _Steps(tracer).of(graph), tracer.computed
 
 
 class _Caller(nn.Module):
@@ -99,14 +79,19 @@ class _Caller(nn.Module):
 class _Tracer(fx.Tracer):
     """A tracer in which weights are tensors: operations on weights alone are evaluated at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, stored: Sequence[Tensor]) -> None:
         super().__init__()
+        self.stored = stored
         self.constants: dict[str, Tensor] = {}
         self.computed = False
         self.locations: dict[fx.Node, str] = {}
+        # With the weights at the time of the call, which functional calls replace.
+        self.layers: dict[fx.Node, nn.Module] = {}
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
+        if node.op == "call_module":
+            self.layers[node] = self._as_it_is(self.root.get_submodule(str(node.target)))
         self.locations[node] = _location(reversed([*traceback.walk_stack(None)]))
         return node
 
@@ -118,9 +103,21 @@ class _Tracer(fx.Tracer):
             return super().create_arg(a)
         name = f"constant_{len(self.constants)}"
         self.constants[name] = a
-        stored = (*self.root.parameters(), *self.root.buffers())
-        self.computed = self.computed or not any(a is tensor for tensor in stored)
+        self.computed |= not self._is_stored(a)
         return self.create_node("get_attr", name, (), {})
+
+    def _as_it_is(self, layer: nn.Module) -> nn.Module:
+        """A copy with the layer's present weights, unless they are computed by parametrisations."""
+        if nn.utils.parametrize.is_parametrized(layer):
+            return layer
+        made = copy(layer)
+        made._parameters, made._buffers = dict(layer._parameters), dict(layer._buffers)
+        held = (*made._parameters.values(), *made._buffers.values())
+        self.computed |= any(t is not None and not self._is_stored(t) for t in held)
+        return made
+
+    def _is_stored(self, tensor: Tensor) -> bool:
+        return any(tensor is other for other in self.stored)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if has_hooks(m) or "forward" in vars(m):
@@ -145,69 +142,93 @@ class _Tracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
 
-class _Chain:
-    """Follows a graph from node to node."""
+class _Steps:
+    """Follows a graph from node to node. `results` numbers the nodes as `Step` does."""
 
     def __init__(self, tracer: _Tracer) -> None:
         self.tracer = tracer
         self.sizes: dict[fx.Node, Any] = {}
+        self.results: dict[fx.Node, int] = {}
         self.found: list[Step] = []
 
-    def steps(self, graph: fx.Graph) -> list[Step]:
-        dead = _dead(graph, self.tracer.root)
-        reached: fx.Node | None = None
+    def of(self, graph: fx.Graph) -> list[Step]:
+        unused = dead(graph, self.tracer.root)
         for node in graph.nodes:
-            if node in dead or node.op == "get_attr" or self._is_size(node):
+            if node in unused or node.op == "get_attr" or self._is_size(node):
                 continue
             if node.op == "placeholder":
-                reached = node
-                continue
-            given = [n for n in node.all_input_nodes if n.op != "get_attr" and n not in self.sizes]
-            if node.op == "output":
-                if node.args[0] is not reached:
-                    raise InvalidInput(
-                        f"a model must return the tensor that its last layer gives, but returns "
-                        f"{node.args[0]}"
-                    )
-                break
-            if given != [reached]:
-                raise InvalidInput(
-                    f"layers must be one chain, but {_operation(node, self.tracer)} does not take "
-                    "the result of the one before as its only input: branches and skip "
-                    "connections are not supported"
-                )
-            self._take(node, reached)
-            reached = node
+                self.results[node] = 0
+            elif node.op == "output":
+                self._check_output(node.args[0])
+            else:
+                self._take(node)
         return self.found
 
-    def _take(self, node: fx.Node, reached: fx.Node | None) -> None:
+    def _check_output(self, returned: Any) -> None:
+        if not isinstance(returned, fx.Node) or self.results.get(returned) != len(self.found):
+            raise InvalidInput(
+                f"a model must return the tensor that its last layer gives, but returns {returned}"
+            )
+
+    def _take(self, node: fx.Node) -> None:
         place = _operation(node, self.tracer)
+        given = [n for n in node.all_input_nodes if n.op != "get_attr" and n not in self.sizes]
+        if in_place(node, self.tracer.root):
+            if any(len(n.users) > 1 for n in given):
+                raise InvalidInput(
+                    f"{place} must not change in place a tensor that is used elsewhere too"
+                )
+            if not node.users:
+                raise InvalidInput(f"{place} changes a tensor in place, and its result is not used")
+        if len(given) == 1 and node.args.count(given[0]) < 2:
+            layers = self._layers(node, given[0], place)
+            numbers: tuple[int, ...] = (self.results[given[0]],)
+        else:
+            layers, numbers = self._sum(node, place)
+        for layer in layers:
+            self.found.append(Step(place=place, layer=layer, given=numbers))
+            numbers = (len(self.found),)
+        (self.results[node],) = numbers
+
+    def _sum(self, node: fx.Node, place: str) -> tuple[list[nn.Module], tuple[int, ...]]:
+        """The steps that add two results, or subtract one from another."""
+        name = name_of(node.target) if node.op != "call_module" else None
+        terms = [n for n in node.args if isinstance(n, fx.Node) and n in self.results]
+        plain = not node.kwargs and len(terms) == len(node.args) == 2
+        if name not in ("add", "sub", "subtract") or not plain:
+            raise InvalidInput(
+                f"{place} takes several results of layers, which may only be added or subtracted"
+            )
+        first, second = (self.results[term] for term in terms)
+        if name != "add":
+            self.found.append(Step(place=place, layer=Rescaling(factor=-1.0), given=(second,)))
+            second = len(self.found)
+        return [nn.Identity()], (first, second)
+
+    def _layers(self, node: fx.Node, given: fx.Node, place: str) -> list[nn.Module]:
+        """The layers that a node applies to the result of `given`."""
         if node.op == "call_module":
-            layer = self.tracer.root.get_submodule(str(node.target))
-            if node.args != (reached,) or node.kwargs:
+            layer = self.tracer.layers[node]
+            if node.args != (given,) or node.kwargs:
                 raise InvalidInput(f"{place} must take one input and nothing else")
-            layers = normalization_layers(layer) or [layer]
-            self.found += [Step(place=place, layer=each) for each in layers]
-            return
+            return normalization_layers(layer) or [layer]
         name = name_of(node.target)
         kwargs = {key: self._value(value) for key, value in node.kwargs.items()}
         args = [self._value(value) for value in node.args]
-        positions = [i for i, value in enumerate(node.args) if value is reached]
-        if node.kwargs.get("input") is reached:
+        positions = [i for i, value in enumerate(node.args) if value is given]
+        if node.kwargs.get("input") is given:
             del kwargs["input"]
             args, positions = [None, *args], [0]
         if name is None or len(positions) != 1 or positions[0] > 1:
             raise InvalidInput(f"{place} is not supported")
         try:
             if positions == [0]:
-                layers = layers_of(name, *args[1:], **kwargs)
-            else:
-                layers = reversed_layers_of(name, args[0])
+                return layers_of(name, *args[1:], **kwargs)
+            return reversed_layers_of(name, args[0])
         except InvalidInput as error:
             raise InvalidInput(f"{place}: {error}") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(f"{place} is not supported with these arguments: {error}") from None
-        self.found += [Step(place=place, layer=layer) for layer in layers]
 
     def _value(self, argument: Any) -> Any:
         """`argument` with constants and sizes in place of their nodes."""
@@ -239,19 +260,6 @@ class _Shape:
 
     def __repr__(self) -> str:
         return "shape"
-
-
-def _dead(graph: fx.Graph, root: nn.Module) -> set[fx.Node]:
-    """Nodes whose result is not used, except those that may change their input in place."""
-    dead: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        in_place = str(node.target).endswith("_") or bool(node.kwargs.get("inplace"))
-        in_place |= node.kwargs.get("out") is not None
-        if node.op == "call_module":
-            in_place |= bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
-        if node.op not in ("output", "placeholder") and not in_place and set(node.users) <= dead:
-            dead.add(node)
-    return dead
 
 
 def _operation(node: fx.Node, tracer: _Tracer) -> str:

@@ -29,10 +29,15 @@ Shape = tuple[int, ...] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One layer of a model, and its place in the model for messages."""
+    """One layer of a model, and its place in the model for messages.
+
+    It is applied to the sum of the results `given`: 0 is the model's input, k + 1 the result of its
+    step k.
+    """
 
     place: str
     layer: nn.Module
+    given: tuple[int, ...]
 
 
 def supported() -> list[str]:

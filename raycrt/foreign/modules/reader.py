@@ -1,4 +1,4 @@
-"""Reader of torch modules whose call is a chain of layers.
+"""Reader of torch modules whose call is a graph of layers and sums.
 
 The theorem then holds for the function that the layers state in evaluation mode, in exact
 arithmetic with the stored weights. The network is compared with the model's own call.
@@ -7,24 +7,22 @@ arithmetic with the stored weights. The network is compared with the model's own
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from raycrt.activations import Activation
 from raycrt.data.images import batch_of_images
-from raycrt.errors import InvalidInput, require
+from raycrt.errors import require
+from raycrt.foreign.assembly import network_of
 from raycrt.foreign.equivalence import require_same_function
-from raycrt.foreign.modules.graph import steps_of, unwrapped
-from raycrt.foreign.modules.layers import Shape, Step, activation_of, affine_of
+from raycrt.foreign.modules.graph import steps_of
+from raycrt.foreign.modules.layers import Step
 from raycrt.foreign.modules.operations import Squeeze
 from raycrt.foreign.modules.rescaling import Rescaling
+from raycrt.foreign.modules.wrappers import unwrapped
 from raycrt.foreign.own_call import device_of, dtype_of, evaluation_mode, in_float64, runs
 from raycrt.networks.hooks import require_no_global_hooks, require_plain
-from raycrt.networks.layers.affine import AffineMap, Dense, links_of
 from raycrt.networks.network import Network
-from raycrt.networks.nonlinearity import Nonlinearity
 
 
 def as_network(
@@ -32,9 +30,9 @@ def as_network(
 ) -> Network:
     """A `Network` that computes what `model` does in evaluation mode; the weights are copied.
 
-    `model` is any `torch.nn.Module` whose call is a chain of layers named in
-    `raycrt.foreign.modules.layers.supported()`. Layers after the last affine one that change no
-    decision are left out: softmax, log-softmax and positive factors.
+    `model` is any `torch.nn.Module` whose call consists of layers named in
+    `raycrt.foreign.modules.layers.supported()` and of sums of their results. Layers after the last
+    affine one that change no decision are left out: softmax, log-softmax and positive factors.
     A model with one output z becomes the network with logits (0, z): class 1 means z > 0.
 
     `input_shape` is the shape of one input; it may be left out where a linear layer comes first.
@@ -68,57 +66,10 @@ def as_network(
     return network
 
 
-def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
-    """The network of the layers, and whether its two classes come from a single output."""
-    stages: list[list[AffineMap]] = [[]]
-    between: list[Activation] = []
-    for step in steps:
-        found = activation_of(step)
-        if found is None:
-            added, shape = affine_of(step, shape)
-            stages[-1] += added
-            continue
-        if not stages[-1]:
-            raise InvalidInput(f"an affine layer must stand before {step.place}")
-        between.append(found)
-        stages.append([])
-    if not between or not stages[-1]:
-        raise InvalidInput(
-            "a model must have affine layers with an activation between them and end in an affine "
-            f"layer, but got {[type(step.layer).__name__ for step in steps]}"
-        )
-    binary = stages[-1][-1].out_features == 1
-    if binary:
-        stages[-1][-1] = _with_zero(stages[-1][-1])
-    maps = links_of(stages[0])
-    hidden: list[Nonlinearity | None] = []
-    for stage, found in zip(stages[1:], between, strict=True):
-        width = maps[-1].out_features
-        hidden += [None] * (len(maps) - len(hidden) - 1)
-        hidden.append(Nonlinearity(activation=found, active=width, width=width))
-        maps += links_of(stage)
-    network = Network(maps, [*hidden, *[None] * (len(maps) - len(hidden) - 1)])
-    # One type that holds all weights exactly: that of pools differs, and that of biases may.
-    types = {tensor.dtype for tensor in network.state_dict().values()}
-    return network.to(reduce(torch.promote_types, types)).eval(), binary
-
-
-def _with_zero(last: AffineMap) -> Dense:
-    """The logits (0, z) of one output z."""
-    if not isinstance(last, Dense):
-        raise InvalidInput(f"one output must come from a linear layer, but is {last}")
-    with torch.device("meta"):
-        made = Dense(last.in_features, 2)
-    weight, bias = last.weight.detach(), last.bias.detach()
-    made.weight = nn.Parameter(torch.cat([torch.zeros_like(weight), weight]))
-    made.bias = nn.Parameter(torch.cat([torch.zeros_like(bias), bias]))
-    return made
-
-
 def _without_tail(steps: list[Step]) -> tuple[list[Step], list[nn.Module]]:
     """The layers up to the last one that may change decisions, and those after it."""
     ends = len(steps)
-    while ends > 0 and _keeps_decisions(steps[ends - 1].layer):
+    while ends > 0 and len(steps[ends - 1].given) == 1 and _keeps_decisions(steps[ends - 1].layer):
         ends -= 1
     return steps[:ends], [step.layer for step in steps[ends:]]
 

@@ -27,14 +27,15 @@ _FLOAT32, _FLOAT64 = 2.0**-22, 2.0**-50
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """An activation, the last of its nodes, and the output tensor of that node."""
+    """An activation, the last of its nodes, and the results `inside` that other nodes give it."""
 
     activation: Activation
     node: Any
+    inside: frozenset[str]
 
     @property
     def output(self) -> str:
-        return self.node.output[0]
+        return str(self.node.output[0])
 
 
 @dataclass(frozen=True)
@@ -57,32 +58,35 @@ class _Above:
 _X = (("x", 1.0),)
 
 
-def match(graph: Graph, tensor: str, rank: int) -> Match | None:
-    """The activation that the nodes after `tensor`, of `rank` dimensions, compute; None for none.
-
-    The fewest nodes are matched of which other nodes use no intermediate result.
-    """
+def matches(graph: Graph, tensor: str, rank: int) -> list[Match]:
+    """The activations of `tensor`, of `rank` dimensions, that its consumers compute, each with the
+    most nodes of which other nodes use no intermediate result."""
     terms: dict[str, _Term | _Above] = {tensor: _Term(1.0, _X)}
+    found: list[Match] = []
     for node in graph.nodes:
         term = _term(graph, node, terms, rank)
         if term is None:
             continue
         terms[node.output[0]] = term
-        found = _recognised(term) if isinstance(term, _Term) else None
-        if found is not None and _closed(graph, tensor, node):
-            return Match(activation=found, node=node)
-    return None
+        activation = _recognised(term) if isinstance(term, _Term) else None
+        inside = None if activation is None else _closed(graph, tensor, node)
+        if activation is not None and inside is not None:
+            found.append(Match(activation=activation, node=node, inside=inside))
+    hidden = {name for match in found for name in match.inside}
+    return [match for match in found if match.output not in hidden]
 
 
-def _closed(graph: Graph, tensor: str, last: Any) -> bool:
-    """Whether no other node uses `tensor` or a result between it and `last`."""
-    inside, wanted = [last], set(last.input)
+def _closed(graph: Graph, tensor: str, last: Any) -> frozenset[str] | None:
+    """The results between `tensor` and the node `last`; None if other nodes use some of them."""
+    inside, wanted, names = [last], set(last.input), set()
     for node in reversed(graph.nodes):
-        if node is not last and wanted & set(node.output) - {tensor}:
+        made = wanted & set(node.output) - {tensor}
+        if node is not last and made:
             inside.append(node)
             wanted |= set(node.input)
-    within = {node.output[0] for node in inside} - {last.output[0]} | {tensor}
-    return all(user in inside for name in within for user in graph.consumers(name))
+            names |= made
+    alone = all(user in inside for name in names for user in graph.consumers(name))
+    return frozenset(names) if alone else None
 
 
 def _term(

@@ -41,6 +41,10 @@ class Graph:
     def opset(self) -> int:
         return self.opsets[""]
 
+    def end(self, tensor: str) -> None:
+        """Forget the nodes that `tensor` does not need."""
+        self.nodes = _needed(self.nodes, tensor)
+
     def consumers(self, tensor: str) -> list[Any]:
         """The nodes that use a tensor."""
         return [node for node in self.nodes if tensor in node.input]
@@ -59,7 +63,8 @@ class Graph:
         name = node.input[index]
         if name not in self.constants:
             raise InvalidInput(
-                f"input {index} must be a constant, but is computed; a graph must be one chain"
+                f"input {index} must be a constant, but is computed; only sums and differences "
+                "join what is computed"
             )
         return self.constants[name]
 

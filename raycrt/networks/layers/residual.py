@@ -1,5 +1,5 @@
 """The affine maps of residual blocks: `x + V s(W x + b)` is `[W; I]`, an activation on the rows of
-W alone, and `[V I]`."""
+W alone, and `[V I]`; between two activations of a block stands `[W 0; 0 I]`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raycrt.errors import require
 from raycrt.networks.layers.affine import AffineMap
+from raycrt.networks.layers.diagonal import Identity
 
 
 def _added(parts: Iterable[Tensor]) -> Tensor:
@@ -41,6 +42,14 @@ class Parts(AffineMap):
     @property
     def sums_in_float32(self) -> bool:
         return all(part.sums_in_float32 for part in self.maps)
+
+    def rows(self, v: Tensor) -> tuple[Tensor, ...]:
+        """`v` (..., out_features) cut into the results of maps side by side."""
+        return v.split([part.out_features for part in self.maps], -1)
+
+    def columns(self, v: Tensor) -> tuple[Tensor, ...]:
+        """`v` (..., in_features) cut into the inputs of maps side by side."""
+        return v.split([part.in_features for part in self.maps], -1)
 
 
 class Stack(Parts):
@@ -81,10 +90,6 @@ class Stack(Parts):
     def offset(self) -> Tensor:
         return torch.cat([part.offset() for part in self.maps])
 
-    def rows(self, v: Tensor) -> tuple[Tensor, ...]:
-        """`v` (..., out_features) cut into the results of the maps."""
-        return v.split([part.out_features for part in self.maps], -1)
-
 
 class Sum(Parts):
     """Maps of consecutive parts of the input with their results added: W is `[W_1 W_2 ...]`."""
@@ -123,6 +128,80 @@ class Sum(Parts):
     def offset(self) -> Tensor:
         return _added(part.offset() for part in self.maps)
 
-    def columns(self, v: Tensor) -> tuple[Tensor, ...]:
-        """`v` (..., in_features) cut into the inputs of the maps."""
-        return v.split([part.in_features for part in self.maps], -1)
+
+class DirectSum(Parts):
+    """Maps of consecutive parts of the input with their results one after the other: W is
+    block-diagonal, `[W_1 0; 0 W_2; ...]`."""
+
+    def __init__(self, parts: Sequence[AffineMap]) -> None:
+        super().__init__(parts)
+        self.in_features = sum(part.in_features for part in parts)
+        self.out_features = sum(part.out_features for part in parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = zip(self.maps, self.columns(x), strict=True)
+        return torch.cat([part(own) for part, own in given], -1)
+
+    def linear(self, x: Tensor) -> Tensor:
+        given = zip(self.maps, self.columns(x), strict=True)
+        return torch.cat([part.linear(own) for part, own in given], -1)
+
+    def transpose(self, cotangent: Tensor) -> Tensor:
+        given = zip(self.maps, self.rows(cotangent), strict=True)
+        return torch.cat([part.transpose(own) for part, own in given], -1)
+
+    def transpose_absolute(self, weights: Tensor) -> Tensor:
+        given = zip(self.maps, self.rows(weights), strict=True)
+        return torch.cat([part.transpose_absolute(own) for part, own in given], -1)
+
+    def linear_absolute(self, x: Tensor) -> Tensor:
+        given = zip(self.maps, self.columns(x), strict=True)
+        return torch.cat([part.linear_absolute(own) for part, own in given], -1)
+
+    def row_norms(self) -> Tensor:
+        return torch.cat([part.row_norms() for part in self.maps])
+
+    def matrix(self) -> Tensor:
+        return torch.block_diag(*(part.matrix() for part in self.maps))
+
+    def offset(self) -> Tensor:
+        return torch.cat([part.offset() for part in self.maps])
+
+
+class Selection(Identity):
+    """Some of the consecutive parts of the input, each once and in their order.
+
+    `sizes` are those of all parts, `kept` the numbers of those in the result.
+    """
+
+    def __init__(self, sizes: Sequence[int], kept: Sequence[int]) -> None:
+        super().__init__(sum(sizes[k] for k in kept))
+        require(
+            list(kept) == sorted(set(kept)), "each part is kept once, in its order", kept=list(kept)
+        )
+        self.sizes, self.kept = tuple(sizes), tuple(kept)
+        self.in_features = sum(sizes)
+
+    def linear(self, x: Tensor) -> Tensor:
+        parts = x.split(self.sizes, -1)
+        return torch.cat([parts[k] for k in self.kept], -1)
+
+    def transpose(self, cotangent: Tensor) -> Tensor:
+        given = iter(cotangent.split([self.sizes[k] for k in self.kept], -1))
+        rest = cotangent.shape[:-1]
+        return torch.cat(
+            [
+                next(given) if k in self.kept else cotangent.new_zeros(*rest, size)
+                for k, size in enumerate(self.sizes)
+            ],
+            -1,
+        )
+
+    def transpose_absolute(self, weights: Tensor) -> Tensor:
+        return self.transpose(weights)
+
+    def linear_absolute(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+    def matrix(self) -> Tensor:
+        return self.linear(torch.eye(self.in_features).to(self.like)).T

@@ -13,6 +13,7 @@ from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
 from raycrt.specs.data import Statistics
 from raycrt.specs.layers import (
+    BlockLayer,
     DenseLayer,
     LayerSpec,
     PermutationLayer,
@@ -85,6 +86,8 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
 
 
 def _has_matrices(layer: LayerSpec) -> bool:
+    if isinstance(layer, BlockLayer):
+        return any(isinstance(each, DenseLayer) for each in (*layer.branch, layer.shortcut))
     return isinstance(layer, DenseLayer) or (
         isinstance(layer, ResidualLayer) and layer.kernel is None
     )

@@ -117,7 +117,6 @@ class TestUnsupported:
             ),
             ([nn.Softplus(threshold=5)], r"threshold >= 20 .* layer 0.1 \(Softplus\)"),
             ([nn.GELU(approximate="tanh")], r"approximate must be 'none', but layer 0.1 \(GELU\)"),
-            ([nn.Tanh(), nn.Tanh()], r"an affine layer must stand before layer 0.2 \(Tanh\)"),
             (
                 [nn.Linear(9, 8), nn.Tanh()],
                 r"layer 0.1 \(Linear\): a linear layer of 9 features .* gets \(8,\)",

@@ -162,6 +162,18 @@ def one_layer_twice() -> nn.Module:
     return nn.Sequential(layer, nn.Tanh(), layer)
 
 
+class Functional(nn.Module):
+    """Calls a module with other weights than it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = dense()
+
+    def forward(self, x: Tensor) -> Tensor:
+        doubled = {name: 2 * tensor for name, tensor in self.model.named_parameters()}
+        return torch.func.functional_call(self.model, doubled, (x,))
+
+
 MADE: dict[str, Callable[[], nn.Module]] = {
     "call": lambda: Scaled(*dense()),
     "iter": lambda: Shortened(*dense()),
@@ -173,6 +185,8 @@ MADE: dict[str, Callable[[], nn.Module]] = {
     "averaged": lambda: AveragedModel(dense()),
     "graph": lambda: torch.fx.symbolic_trace(dense()),
     "one layer twice": one_layer_twice,
+    "functional": Functional,
+    "averaged, compiled": lambda: AveragedModel(torch.compile(dense())),
 }
 
 
@@ -189,6 +203,15 @@ def test_compiled_modules_are_read_without_compiling(make, monkeypatch):
     found = as_network(model, (6,))
     x = torch.rand(4, 6)
     assert torch.equal(found(x), wanted(x))
+
+
+def test_a_program_of_torch_export_is_read_by_its_module():
+    model = dense()
+    sizes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (torch.rand(2, 6),), dynamic_shapes=sizes)
+    network = as_network(program.module(), (6,))
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(network(x), model(x))
 
 
 REPARAMETRIZED: dict[str, Callable[[nn.Module], object]] = {
@@ -383,10 +406,31 @@ def in_place(z: Tensor) -> Tensor:
     return z
 
 
+def view_in_place(z: Tensor) -> Tensor:
+    z.view(-1, 8).mul_(2)
+    return z
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "skip": (
-        lambda: Own(lambda m, x: m.c((h := torch.tanh(m.a(x))) + torch.tanh(m.b(h)))),
-        r"one chain, but .* branches and skip connections",
+    "product": (
+        lambda: Own(lambda m, x: m.c((h := torch.tanh(m.a(x))) * torch.tanh(m.b(h)))),
+        r"operation mul at .*test_reader.py:\d+ takes several results .* added or subtracted",
+    ),
+    "joined": (
+        lambda: Own(lambda m, x: m.c(torch.cat([torch.tanh(m.a(x)), x], 1))),
+        r"operation cat at .*test_reader.py:\d+ takes several results",
+    ),
+    "sizes": (
+        lambda: Own(lambda m, x: m.c(torch.tanh(m.a(x)) + x)),
+        r"operation add at .*test_reader.py:\d+: .* must have one shape: \[\(8,\), \(6,\)\]",
+    ),
+    "branch in place": (
+        lambda: Own(lambda m, x: m.c((h := m.a(x)) + m.b(F.silu(h, inplace=True)))),
+        r"operation silu at .*test_reader.py:\d+ must not change in place a tensor that is used",
+    ),
+    "unused in place": (
+        lambda: Own(lambda m, x: m.c(torch.tanh(view_in_place(m.a(x))))),
+        "operation mul_ at .* changes a tensor in place, and its result is not used",
     ),
     "line": (lambda: Own(lambda m, x: m.c(F.relu(m.a(x)))), r"relu at .*test_reader.py:\d+ is"),
     "branch on values": (
@@ -395,7 +439,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "in place": (
         lambda: Own(lambda m, x: m.c(torch.tanh(in_place(m.a(x))))),
-        "one chain",
+        "operation mul_ at .* must not change in place a tensor that is used elsewhere",
     ),
     "dropout": (lambda: Own(lambda m, x: m.c(F.dropout(torch.tanh(m.a(x))))), "dropout is off"),
     "two inputs": (lambda: Own(lambda m, x: (m.c(torch.tanh(m.a(x))), x)), "return the tensor"),

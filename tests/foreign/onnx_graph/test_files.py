@@ -123,7 +123,7 @@ class TestFiles:
         )
         graph = Graph(16)
         graph("If", on=(graph.constant(np.array(True)),), then_branch=branch, else_branch=branch)
-        with pytest.raises(InvalidInput, match="must be one chain, but 0 nodes use 'x'"):
+        with pytest.raises(InvalidInput, match="from the input, but no node uses 'x'"):
             files.load(head(graph, flat()).save(tmp_path))
 
     def test_sparse_initializers(self, tmp_path: Path, model) -> None:
@@ -155,9 +155,9 @@ class TestFiles:
         graph.last = last
         assert files.load(graph.save(tmp_path)).features == 16
 
-    def test_skip_connection(self, tmp_path: Path) -> None:
+    def test_sizes_that_are_added(self, tmp_path: Path) -> None:
         graph = Graph(16)
-        graph("Gemm", np.ones((16, 16)))
+        graph("Gemm", np.ones((16, 1)))
         graph("Add", on=("x", graph("Tanh")))
-        with pytest.raises(InvalidInput, match=r"one chain, but 2 nodes use 'x': .*Gemm.*Add"):
+        with pytest.raises(InvalidInput, match=r"one shape: \[\(1, 16\), \(1, 1\)\]"):
             files.load(graph.save(tmp_path))

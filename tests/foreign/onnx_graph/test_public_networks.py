@@ -10,11 +10,13 @@ import torch
 
 import raycrt
 from raycrt import data
+from raycrt.cli import main as cli
 from raycrt.data import Split
 from raycrt.foreign import files
 from raycrt.networks.layers.diagonal import Scaling
 from raycrt.networks.network import Network
 from raycrt.specs import DataSpec
+from raycrt.verify import verify_run
 
 SHAPE = (1, 28, 28)
 
@@ -67,3 +69,12 @@ def test_batch_of_one_in_the_file(digits: Split, name: str, widths: list[int]) -
         found = raycrt.certify(network, images)
         assert torch.equal(found.prediction, network(images).argmax(1))
         assert (found.radius > 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist-sigmoid-256x2.onnx", "sigmoid-50-25.onnx"])
+def test_a_second_program_proves_them(tmp_path: Path, digits: Split, name: str) -> None:
+    options = ["data.limit=4", "run.workers=1"]
+    cli.certify(out=tmp_path, model=network_file(name), recipe="mnist-2", set_=options)
+    report = verify_run(tmp_path)
+    assert report.sound and report.checked == 4

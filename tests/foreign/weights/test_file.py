@@ -65,6 +65,30 @@ def test_endings_and_prefixes(tmp_path: Path, name: str, prefix: str) -> None:
     assert_is(files.load(tmp_path / name, SPEC), model())
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net._orig_mod.", "module.model."])
+def test_checkpoints_of_lightning(tmp_path: Path, prefix: str) -> None:
+    own = model()
+    optimizer = torch.optim.Adam(own.parameters())
+    own(torch.rand(2, 6)).sum().backward()
+    optimizer.step()
+    content = {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": {
+            **{prefix + name: tensor for name, tensor in own.state_dict().items()},
+            "criterion.weight": torch.ones(3),
+            "val_acc.tp": torch.zeros(3, dtype=torch.long),
+        },
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 3}}}},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5)}},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [],
+        "hyper_parameters": {"lr": 1e-3, "options": argparse.Namespace(width=8)},
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    assert_is(files.load(tmp_path / "last.ckpt", SPEC), own)
+
+
 class TestDamage:
     @pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.99])
     @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
