@@ -119,8 +119,8 @@ def _spec(manifest: dict[str, Any], data_directory: Path | None, trusted: bool) 
     stored = manifest.get("spec")
     if isinstance(stored, dict) and "model" in stored and stored["model"] is None:
         raise InvalidInput(
-            "only models that a spec can describe are checked (dense layers, the hidden ones of "
-            "one width, or raycrt's own convolutions), but spec.model is null in the manifest"
+            "only models that a spec can describe are checked (the layers that docs/networks.md "
+            "lists), but spec.model is null in the manifest"
         )
     # A checker downloads nothing, whatever the manifest says.
     spec = _known(stored).override({"data.download": False})
