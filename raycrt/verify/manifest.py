@@ -24,8 +24,8 @@ def described_spec(manifest: dict[str, Any]) -> Spec:
     stored = manifest.get("spec")
     if isinstance(stored, dict) and "model" in stored and stored["model"] is None:
         raise InvalidInput(
-            "only models that a spec can describe are checked (activations that ship with raycrt, "
-            "as many classes as the data), but spec.model is null in the manifest"
+            "only models that a spec can describe are checked (the layers that docs/networks.md "
+            "lists, as many classes as the data), but spec.model is null in the manifest"
         )
     return known(stored)
 

@@ -162,6 +162,7 @@ def test_a_last_layer_of_two_matrices_is_rounded_once(size):
     assert 0 < float(Certifier(network)(x).radius) <= float(x.double().sum()) / math.sqrt(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deployment", ["exact", "float32"])
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("scale", [1e-25, 1e25, 1e-10])

@@ -90,6 +90,7 @@ def test_a_linear_network_has_no_curvature_on_a_ball():
     assert (m <= 1e-9).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "name"),
     [(3, "sigmoid"), (3, "gelu"), (2, "softplus"), (4, "tanh"), (5, "silu")],
@@ -138,6 +139,7 @@ def test_a_stated_radius_is_certified_strictly():
         assert full.any() and (found.radius[full & (found.region_radius > at)] > at).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth, name", [(4, "softplus")])
 def test_every_stated_radius_is_decided_as_if_it_were_alone(depth, name):
     network = random_network(depth, name=name, seed=2, gain=1.7)

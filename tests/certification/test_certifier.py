@@ -52,6 +52,7 @@ def test_no_attack_lies_inside_a_radius(depth, name):
     assert (found.radius <= found.radius_runner_up).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_no_point_of_a_fine_grid_inside_the_radius_changes_class(name):
     network = random_network(2, features=2, width=20, classes=3, name=name, gain=3.0)
@@ -208,6 +209,7 @@ def test_a_dead_class_whose_margin_has_a_gradient_takes_no_radius_away():
     assert (found.radius <= attack(network, _images()).distance).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "name"), [(2, "softplus"), (2, "tanh"), (3, "silu")])
 def test_rows_are_decided_at_their_own_radii_as_by_full_certificates(depth, name):
     network = random_network(depth, name=name, classes=10, gain=1.5)

@@ -94,6 +94,7 @@ def _points(rng, x, y, t, model, m, count=4):
     return u
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["softplus", "arctan", "gelu", "silu"])
 def test_radii_hold_and_are_no_smaller_than_those_by_a_number(name):
     """No point of the ball that sampling or descent finds has the margin negative."""
@@ -510,7 +511,14 @@ def _short_witnesses(rows: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize(
     ("honest", "version"),
-    [(kind, storage.SCHEMA_VERSION) for kind in HONEST]
+    [
+        ("dense", storage.SCHEMA_VERSION),
+        *(
+            pytest.param(kind, storage.SCHEMA_VERSION, marks=pytest.mark.slow)
+            for kind in HONEST
+            if kind != "dense"
+        ),
+    ]
     + [
         pytest.param("dense", version, marks=pytest.mark.slow)
         for version in VERSIONS

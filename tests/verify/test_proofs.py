@@ -373,6 +373,7 @@ def test_points_that_prove_nothing_have_radius_0():
         assert (_radii(model, x, y, t, np.inf) == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "name"), [*((2, name) for name in ACTIVATIONS), (3, "softplus"), (3, "silu")]
 )

@@ -92,6 +92,7 @@ CONVOLUTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "region"),
     [*((model, "global") for model in CONVOLUTIONS), (CONVOLUTIONS[1], "local")],
@@ -175,6 +176,7 @@ def _forget_region(run, rows):
     edit_manifest(run, region="global")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tamper, message",
     [

@@ -19,5 +19,7 @@ def in_place(node: fx.Node, root: nn.Module) -> bool:
     """Whether `node` may change its input."""
     if node.op == "call_module":
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
-    named = str(node.target).endswith("_") or bool(node.kwargs.get("inplace"))
-    return named or node.kwargs.get("out") is not None
+    # Those of torch.ops have the overload in their names: add_.Tensor.
+    name = str(getattr(node.target, "__name__", node.target)).split(".")[0]
+    named = name.endswith("_") and not name.endswith("__")
+    return named or bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None

@@ -108,7 +108,15 @@ MADE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("make", "shape"), MADE.values(), ids=MADE)
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        pytest.param(
+            *made, id=name, marks=[pytest.mark.slow] * (name in ("preactivated", "thrice"))
+        )
+        for name, made in MADE.items()
+    ],
+)
 def test_what_is_read_is_what_the_call_computes_and_its_curvature_bounded(make, shape):
     torch.manual_seed(0)
     model = make().double().eval()
@@ -284,12 +292,11 @@ def check_random(images: bool, seed: int) -> Network:
 
 @pytest.mark.parametrize("images", [False, True])
 def test_random_graphs(images):
-    for seed in range(2):
-        check_random(images, seed)
+    check_random(images, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [False, True])
 def test_many_random_graphs(images):
-    for seed in range(2, 40):
+    for seed in range(1, 40):
         check_random(images, seed)

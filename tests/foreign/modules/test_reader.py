@@ -406,6 +406,11 @@ def in_place(z: Tensor) -> Tensor:
     return z
 
 
+def function_in_place(z: Tensor) -> Tensor:
+    torch.tanh_(z)
+    return z
+
+
 def view_in_place(z: Tensor) -> Tensor:
     z.view(-1, 8).mul_(2)
     return z
@@ -427,6 +432,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "branch in place": (
         lambda: Own(lambda m, x: m.c((h := m.a(x)) + m.b(F.silu(h, inplace=True)))),
         r"operation silu at .*test_reader.py:\d+ must not change in place a tensor that is used",
+    ),
+    "function in place": (
+        lambda: Own(lambda m, x: m.c(function_in_place(m.a(x)))),
+        r"operation tanh_ at .*test_reader.py:\d+ must not change in place",
+    ),
+    "a view in place": (
+        lambda: Own(lambda m, x: m.c((h := m.a(x)) + torch.tanh(h.view(-1, 8).mul_(2)))),
+        "apart where rounding explains",
     ),
     "unused in place": (
         lambda: Own(lambda m, x: m.c(torch.tanh(view_in_place(m.a(x))))),

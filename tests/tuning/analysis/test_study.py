@@ -159,6 +159,7 @@ def test_without_gamma_and_depth_the_contour_is_of_what_matters_most() -> None:
     assert landscape.contour([], one, {}) is None
 
 
+@pytest.mark.slow
 def test_the_pictures_and_slices_show_the_trials(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
     drive(spec, tmp_path, lambda params, epoch: params["model.depth"] / 10, budget=27 * 8)

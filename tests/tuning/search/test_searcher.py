@@ -338,6 +338,7 @@ def test_what_curves_too_much_cannot_win(tmp_path: Path) -> None:
     assert [trial.number for trial in study.ranking(study.trials(record, spec))] == [1]
 
 
+@pytest.mark.slow
 def test_two_searches_share_one_database_and_its_password_is_not_pickled(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.storage": f"sqlite:///{tmp_path}/shared.db?secret"})
     drive(spec, tmp_path / "a", landscape, budget=60)
@@ -351,6 +352,7 @@ def test_two_searches_share_one_database_and_its_password_is_not_pickled(tmp_pat
     assert b"secret" not in pickle.dumps(StudySearch(spec, tmp_path, record))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["sqlite:///{}/shared.db", None])
 def test_of_searches_that_start_at_once_one_queues_the_first_points(
     storage: str | None, tmp_path: Path
