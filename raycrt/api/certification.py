@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raycrt.certification.certificate import Certificates
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import radii_of_rows
-from raycrt.data.images import batch_of_images, fits, one_image
+from raycrt.data.values.images import batch_of_images, fits, one_image
 from raycrt.errors import InvalidInput
 from raycrt.evaluation import attacks
 from raycrt.evaluation.attacks import Adversarial
@@ -30,9 +30,9 @@ def certify(
 
     `model` is a `raycrt.Network` or a `torch.nn.Module` whose call is a chain of affine layers and
     one supported activation, as in `raycrt.as_network`; its mode is taken as `eval`.
-    `images` may be a numpy array or a list of tensors too: `raycrt.data.images`. `options` go to
-    `raycrt.Certifier`, which is what to keep when there is more than one batch: the curvature is
-    proved there, once. Raises `InvalidInput` naming a layer that is not supported.
+    `images` may be a numpy array or a list of tensors too: `raycrt.data.values.images`. `options`
+    go to `raycrt.Certifier`, which is what to keep when there is more than one batch: the curvature
+    is proved there, once. Raises `InvalidInput` naming a layer that is not supported.
 
     `at`, one radius or one for each image (n,), is the radius to decide: work on an image stops
     where `found.certified_at(at)` is known, and larger radii are not looked for. With

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from raycrt.data import Split
-from raycrt.data.images import batch_of_images
 from raycrt.data.sources import items
+from raycrt.data.values.images import batch_of_images
 from raycrt.errors import InvalidInput, require
 
 # A pair (inputs, labels) of tensors or arrays, a torch Dataset of such pairs, or a split.

@@ -18,7 +18,7 @@ from raycrt.bounds.curvature import margin_curvature
 from raycrt.certification.batch import BatchCertifier
 from raycrt.certification.certificate import Certificates, Status, failed
 from raycrt.certification.options import Options, radii_of_rows
-from raycrt.data.images import batch_of_images, fits
+from raycrt.data.values.images import batch_of_images, fits
 from raycrt.errors import require
 from raycrt.margins.tolerances import Tolerances
 from raycrt.networks.floating_point import float32_is_plain, quicken_softplus

@@ -11,13 +11,14 @@ import typer
 from raycrt.cli.data import named
 from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, spec_from
 from raycrt.errors import InvalidInput
-from raycrt.specs import Spec, strict_yaml
+from raycrt.specs import ModelSpec, Spec, strict_yaml
 from raycrt.system.outputs import made, write_atomically
 
 if TYPE_CHECKING:
     from raycrt.api.recipe import Start
 
 RECIPE = "recipe.yaml"
+_IDLE = ("model", "train", "certify", "search", "run")
 # Sections of a recipe that a person changes, in this order.
 _SECTIONS = ("data", "model", "train", "certify", "search", "run")
 
@@ -54,18 +55,20 @@ def init(
     file = out / RECIPE
     if file.exists():
         raise InvalidInput(f"{file} must not exist yet; remove it, or name another directory")
-    spec = spec_from(
-        DEFAULT_RECIPE,
-        named(data) + (set_ or []),
-        data_dir,
-        download,
-        idle=("model", "train", "certify", "search", "run"),
-    )
+    given = named(data) + (set_ or [])
+    spec = spec_from(DEFAULT_RECIPE, given, data_dir, download, idle=_IDLE)
     sets.require_training_rows(spec.data)
+    if not any(text.startswith(("data.scale", "data.normalize")) for text in given):
+        # Columns of a table have units of their own; pixels have one.
+        key = "scale" if len(sets.shape(spec.data)) == 1 else "normalize"
+        spec = spec_from(
+            DEFAULT_RECIPE, [*given, f"data.{key}=auto"], data_dir, download, idle=_IDLE
+        )
     arrays = sets.read(spec.data)
     print(f"data: {spec.data.title}")
     print("\n".join(description.lines(arrays, sets.class_names(spec.data))))
-    spec = Spec().model_copy(update={"data": spec.data})
+    model = ModelSpec(normalize=spec.model.normalize)
+    spec = Spec().model_copy(update={"data": spec.data, "model": model})
     start = recipe.start(spec, tensors.Dataset.of(arrays), minutes)
     heading = _heading(start)
     write_atomically(made(out) / RECIPE, (heading + _text(start.spec)).encode())
@@ -92,5 +95,6 @@ def _heading(start: Start) -> str:
 
 def _text(spec: Spec) -> str:
     """The sections of a recipe, without keys that have their default."""
-    tree = spec.model_dump(mode="json", exclude_defaults=True)
+    # `model.normalize` follows from the data.
+    tree = spec.model_dump(mode="json", exclude_defaults=True, exclude={"model": {"normalize"}})
     return "".join(strict_yaml.write({key: tree[key]}) for key in _SECTIONS if key in tree)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raycrt.data import checks, labels, named, sources, statistics
+from raycrt.data import sources
+from raycrt.data.named import sets as named
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import Arrays, ArraySplits, divided
 from raycrt.data.streaming import Survey, survey
+from raycrt.data.values import checks, labels, statistics
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec, Spec, identity
 from raycrt.specs.data import ALWAYS, OF_SOURCES

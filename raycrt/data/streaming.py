@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from raycrt.data import checks, labels, sources
+from raycrt.data import sources
 from raycrt.data.sources.source import Rows
 from raycrt.data.splits import Arrays, ArraySplits, divided
-from raycrt.data.statistics import scaled_inputs, used
+from raycrt.data.values import checks, labels
+from raycrt.data.values.statistics import scaled_inputs, used
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec
 

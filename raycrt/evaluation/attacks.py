@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycrt.data.images import batch_of_images, fits
+from raycrt.data.values.images import batch_of_images, fits
 from raycrt.errors import require
 from raycrt.networks.hooks import require_plain
 from raycrt.networks.network import Network, margin_direction

@@ -27,12 +27,12 @@ def _rows(directory, shape, apart=1.0, rows=60):
 @pytest.mark.parametrize(("shape", "convolves"), [((5,), False), ((3, 40, 40), True)])
 def test_the_recipe_can_be_searched_and_trained(shell, tmp_path, shape, convolves):
     file, out = _rows(tmp_path, shape), tmp_path / "run"
-    said = shell("init", out, "--data", file, "--minutes", "0.5")
+    said = shell("init", out, "--data", file, "--minutes", "0.5", "--set", "data.scale=null")
     assert f"raycrt demo --recipe {out / 'recipe.yaml'} --out {out}" in said
     spec = data.described(Spec.load(out / "recipe.yaml"))
     rules.check_training(spec)
     space.check(spec)
-    assert spec.model.convolves == convolves
+    assert spec.model.convolves == convolves and spec.data.normalize is None
     assert (spec.data.shape, spec.data.class_names) == (shape, ("ape", "bat", "cow"))
     # The nearest row of another class is 1 away.
     assert spec.train.radius == spec.search.radius == spec.certify.at[1] == 0.25
@@ -66,3 +66,15 @@ def test_a_test_split_alone_is_refused(shell, tmp_path):
     np.savez(tmp_path / "rows.npz", test_x=np.eye(4), test_y=np.arange(4) % 2)
     said = shell("init", tmp_path / "run", "--data", tmp_path / "rows.npz", code=2)
     assert "has a test split alone" in said
+
+
+@pytest.mark.parametrize(("shape", "key"), [((5,), "scale"), ((1, 2, 2), "normalize")])
+def test_features_are_scaled_and_images_normalised(shell, tmp_path, shape, key):
+    file, out = _rows(tmp_path, shape, apart=40.0), tmp_path / "run"
+    shell("init", out, "--data", file, "--minutes", "0.1")
+    spec = data.described(Spec.load(out / "recipe.yaml"))
+    chosen = {name for name in ("scale", "normalize") if getattr(spec.data, name) is not None}
+    assert chosen == {key} and spec.model.normalize == (key == "normalize")
+    # In units of the data the nearest row of another class is 40 away.
+    assert (spec.train.radius == 10.0) == (key == "normalize")
+    rules.check_training(spec)

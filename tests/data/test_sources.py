@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from raycrt import data
-from raycrt.data import pixels, sources
+from raycrt.data import sources
 from raycrt.data.sources import SOURCES
+from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, Spec, identity, strict_yaml, validate
 from tests.data.laws import NAMES, part

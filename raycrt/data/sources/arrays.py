@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raycrt.data import pixels
 from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
 
 _INPUTS, _LABELS = ("images", "image", "x", "inputs"), ("labels", "label", "y", "targets")

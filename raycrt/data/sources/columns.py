@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import types as kinds
 
-from raycrt.data import pixels
 from raycrt.data.sources.source import Rows
+from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
 
 # Names under which pandas stores the index of a table.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from raycrt.data import pixels
 from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from raycrt.data import pixels
 from raycrt.data.sources import items
 from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
 from raycrt.system.imports import imported
 

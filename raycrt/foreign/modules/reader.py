@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from raycrt.data.images import batch_of_images
+from raycrt.data.values.images import batch_of_images
 from raycrt.errors import require
 from raycrt.foreign.assembly import network_of
 from raycrt.foreign.equivalence import require_same_function

@@ -7,7 +7,7 @@ import math
 import torch
 
 from raycrt import data
-from raycrt.data import statistics
+from raycrt.data.values import statistics
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec

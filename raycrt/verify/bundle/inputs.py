@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from raycrt import data
-from raycrt.data import pixels
+from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import Spec
 from raycrt.verify.bundle.names import INPUTS, LABELS

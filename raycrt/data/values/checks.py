@@ -7,8 +7,8 @@ from itertools import zip_longest
 
 import numpy as np
 
-from raycrt.data import pixels
 from raycrt.data.sources.source import Rows
+from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raycrt.data import cifar, idx
+from raycrt.data.named import cifar, idx
 from raycrt.data.permutation import Permutations
 from raycrt.data.sources.source import files_directory
 from raycrt.data.splits import Arrays, ArraySplits
