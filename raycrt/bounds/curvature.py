@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from raycrt.bounds.global_curvature import LayerBounds, layer_bounds, pair_upper, readout_upper
-from raycrt.bounds.norms import norms
+from raycrt.bounds.layers.norms import norms
 from raycrt.networks.network import Network
 
 _Item = TypeVar("_Item")

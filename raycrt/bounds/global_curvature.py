@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycrt.bounds.norms import norms
+from raycrt.bounds.layers.norms import norms
 from raycrt.bounds.spectral import SLACK, weighted_gram_upper
 from raycrt.networks.layers.affine import DENSE_ENTRIES, AffineMap, Chain
 from raycrt.networks.network import Network

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycrt.bounds.norms import norms
+from raycrt.bounds.layers.norms import norms
 from raycrt.bounds.rounding import RoundingErrors
 from raycrt.bounds.spectral import (
     EPS,

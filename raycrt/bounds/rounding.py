@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from raycrt.activations import slope_error, value_error
-from raycrt.bounds.norms import norms
+from raycrt.bounds.layers.norms import norms
 from raycrt.bounds.spectral import SLACK, gram_iteration_upper
 from raycrt.networks.network import Network
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from raycrt.data.streaming import Stored
 from raycrt.specs import Spec
 from raycrt.specs.provenance import Rows
-from raycrt.training.batches import Batch, epoch_order
+from raycrt.training.inputs.batches import Batch, epoch_order
 
 # Batches that are read by one task, and at most how many tasks of a worker read at a time.
 _BATCHES, _TASKS = 8, 2

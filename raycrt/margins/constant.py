@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raycrt.bounds.norms import norms
+from raycrt.bounds.layers.norms import norms
 from raycrt.networks.layers.affine import AffineMap, links_of
 from raycrt.networks.network import Network
 

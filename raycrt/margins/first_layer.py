@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from raycrt.bounds.norms import norms
+from raycrt.bounds.layers.norms import norms
 from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
 from raycrt.bounds.spectral import EPS, SLACK, gamma, gram_iteration_upper, nonnegative_norm_upper
 from raycrt.margins.gradient_norms import Leading, Measure, Pixels, first_good, spread

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycrt.bounds.norms import norms
+from raycrt.bounds.layers.norms import norms
 from raycrt.bounds.rounding import RoundingErrors, root_upper, squares
 from raycrt.bounds.spectral import SLACK, eigenvalue_upper, gamma
 from raycrt.margins.tolerances import Tolerances

@@ -26,10 +26,10 @@ from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec, TrainSpec
 from raycrt.specs.data import Statistics
 from raycrt.training import objectives, optimizers
-from raycrt.training.augmentation import random_maps, warp
 from raycrt.training.batch_normalization import update_statistics
-from raycrt.training.batches import Batches, InMemory
 from raycrt.training.folding import Subspace, deepened
+from raycrt.training.inputs.augmentation import random_maps, warp
+from raycrt.training.inputs.batches import Batches, InMemory
 from raycrt.training.optimizers import Optimizer
 from raycrt.training.options import rules
 from raycrt.training.precision import DTYPES, products_in

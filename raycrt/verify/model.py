@@ -67,7 +67,7 @@ class Model:
             **of_layers(found.layers),
             hidden=tuple(found.hidden),
             sha256=weights_sha256(tensors),
-            stored=tuple(found.stored),
+            stored=tuple(found.source.stored),
             joints=frozenset(found.joints),
         )
 

@@ -33,6 +33,7 @@ from raycrt.specs.layers import (
 from raycrt.verify.computed import Affine, averaged, rescaled
 from raycrt.verify.convolution import ENTRIES, Geometry, unrolled
 from raycrt.verify.hidden import Hidden
+from raycrt.verify.stored_tensors import StoredTensors, image
 
 _SCALING = ("weight", "divisor", "bias")
 _STANDARDIZATION = ("mean", "std")
@@ -44,35 +45,28 @@ def read(tensors: dict[str, np.ndarray], spec: ModelSpec, shape: Sequence[int]) 
 
     `InvalidInput` where a tensor is missing, unused or of another shape.
     """
-    found = StoredLayers(tensors=tensors, spec=spec, shape=tuple(shape))
+    source = StoredTensors(given=tensors)
+    found = StoredLayers(source=source, spec=spec, shape=tuple(shape))
     if spec.normalize:
         found.add_normalization()
     for layer in spec.hidden_layers:
         found.add(layer)
     found.add_logits()
-    require(
-        set(tensors) == found.used,
-        "the tensors are those of the layers of the spec",
-        tensors=sorted(tensors),
-        layers=sorted(found.used),
-    )
+    source.require_all_used()
     return found
 
 
 @dataclass(kw_only=True)
 class StoredLayers:
     """`layers[k]` is followed by `hidden[k]`, or by nothing if k is among the `joints`; the last
-    one makes the logits. `shape` is that of the result so far, `used` the names of the tensors
-    read, `stored` their numbers, `maps` the number of maps read."""
+    one makes the logits. `shape` is that of the result so far, `maps` the number of maps read."""
 
-    tensors: dict[str, np.ndarray]
+    source: StoredTensors
     spec: ModelSpec
     shape: tuple[int, ...]
     layers: list[Affine] = field(default_factory=list)
     hidden: list[Hidden] = field(default_factory=list)
     joints: set[int] = field(default_factory=set)
-    used: set[str] = field(default_factory=set)
-    stored: list[np.ndarray] = field(default_factory=list)
     maps: int = 0
 
     @property
@@ -95,7 +89,7 @@ class StoredLayers:
         channels = self.shape[0]
         mean, std = (
             np.repeat(part, self.features // channels)
-            for part in self._vectors(self._name(), channels, *_STANDARDIZATION)
+            for part in self.source.vectors(self._name(), channels, *_STANDARDIZATION)
         )
         ones = np.ones(self.features)
         self._follow(rescaled(ones, std, mean, np.zeros_like(mean), rounds=0), LINEAR)
@@ -103,11 +97,11 @@ class StoredLayers:
     def add_logits(self) -> None:
         """Read the last layer."""
         if self.spec.logits == 1:
-            one = self._dense(self._name(), 1, self.features)
+            one = self.source.dense(self._name(), 1, self.features)
             weight = np.concatenate([np.zeros_like(one.weight), one.weight])
             self._append(Affine(weight=weight, bias=np.concatenate([[0.0], one.bias])))
         elif self.spec.head:
-            self._append(self._dense(self._name(), None, self.features))
+            self._append(self.source.dense(self._name(), None, self.features))
         else:
             self.hidden.pop()
             self.joints.discard(len(self.layers) - 1)
@@ -117,9 +111,9 @@ class StoredLayers:
         """The map of a layer; `shape` becomes that of its result."""
         name = self._name()
         if isinstance(layer, DenseLayer | ConvolutionLayer):
-            found, self.shape = self._stored(layer, name, self.shape)
+            found, self.shape = self.source.layer(layer, name, self.shape)
         elif isinstance(layer, PoolLayer):
-            geometry = Geometry.of_pool(layer, _image(self.shape))
+            geometry = Geometry.of_pool(layer, image(self.shape))
             kernel = np.broadcast_to(1.0, (geometry.image[0], 1, *geometry.kernel))
             sums, _ = unrolled(kernel, np.zeros(len(kernel)), geometry)
             found = averaged(sums, layer.divisor or math.prod(geometry.kernel))
@@ -127,7 +121,7 @@ class StoredLayers:
         elif isinstance(layer, BatchNormalizationLayer):
             found = self._normalization(name, layer)
         elif isinstance(layer, ScalingLayer):
-            weight, divisor, bias = self._vectors(name, self.features, *_SCALING)
+            weight, divisor, bias = self.source.vectors(name, self.features, *_SCALING)
             found = rescaled(weight, divisor, np.zeros_like(bias), bias, rounds=0)
         else:
             found = self._permutation(name)
@@ -137,14 +131,14 @@ class StoredLayers:
         numbers = layer.numbers(self.shape)
         spread = [
             np.repeat(part, self.features // numbers)
-            for part in self._vectors(name, numbers, *_NORMALIZATION)
+            for part in self.source.vectors(name, numbers, *_NORMALIZATION)
         ]
         weight, bias, mean, variance = spread
         with np.errstate(invalid="ignore"):
             return rescaled(weight, np.sqrt(variance + layer.eps), mean, bias, rounds=3)
 
     def _permutation(self, name: str) -> Affine:
-        order = self._tensor(f"{name}.order")
+        order = self.source.tensor(f"{name}.order")
         require(
             order.dtype.kind == "i" and np.array_equal(np.sort(order), np.arange(self.features)),
             f"{name}.order holds every feature once",
@@ -169,12 +163,15 @@ class StoredLayers:
         after = f"maps.{self.maps + 1}.parts.0"
         if layer.kernel is None:
             features = self.features
-            inner = self._dense(name, layer.width, features)
-            outer = self._dense(after, features, layer.width)
+            inner = self.source.dense(name, layer.width, features)
+            outer = self.source.dense(after, features, layer.width)
         else:
-            first = Geometry.of_branch(layer, _image(self.shape), layer.width)
-            second = Geometry.of_branch(layer, first.made, _image(self.shape)[0])
-            inner, outer = self._convolution(name, first), self._convolution(after, second)
+            first = Geometry.of_branch(layer, image(self.shape), layer.width)
+            second = Geometry.of_branch(layer, first.made, image(self.shape)[0])
+            inner, outer = (
+                self.source.convolution(name, first),
+                self.source.convolution(after, second),
+            )
         skip = np.eye(self.features)
         width = inner.outputs
         stacked = Affine(
@@ -190,17 +187,17 @@ class StoredLayers:
         skip, shape = np.eye(self.features), self.shape
         nothing = np.zeros(len(skip))
         for number, each in enumerate(layer.branch[:-1]):
-            inner, shape = self._stored(each, f"{self._name()}.parts.0", shape)
+            inner, shape = self.source.layer(each, f"{self._name()}.parts.0", shape)
             above = inner.weight if number == 0 else np.pad(inner.weight, ((0, 0), (0, len(skip))))
             below = skip if number == 0 else np.pad(skip, ((0, 0), (inner.inputs, 0)))
             stacked = Affine(
                 weight=np.concatenate([above, below]), bias=np.concatenate([inner.bias, nothing])
             )
             self._act(stacked, each, inner.outputs)
-        last, made = self._stored(layer.branch[-1], f"{self._name()}.parts.0", shape)
+        last, made = self.source.layer(layer.branch[-1], f"{self._name()}.parts.0", shape)
         passed, kept = skip, self.shape if len(made) > 1 else (len(skip),)
         if layer.shortcut is not None:
-            short, kept = self._stored(layer.shortcut, f"{self._name()}.parts.1", self.shape)
+            short, kept = self.source.layer(layer.shortcut, f"{self._name()}.parts.1", self.shape)
             # The sum of two offsets would be rounded.
             require(
                 not short.bias.any(),
@@ -262,68 +259,6 @@ class StoredLayers:
 
     def _name(self) -> str:
         return f"maps.{self.maps}"
-
-    def _tensor(self, name: str) -> np.ndarray:
-        require(
-            name in self.tensors,
-            "the tensors are those of the layers of the spec",
-            missing=name,
-            tensors=sorted(self.tensors),
-        )
-        self.used.add(name)
-        return self.tensors[name]
-
-    def _numbers(self, name: str) -> np.ndarray:
-        found = self._tensor(name)
-        require(found.dtype.kind == "f", f"{name} holds real numbers", type=str(found.dtype))
-        found = found.astype(np.float64)
-        self.stored.append(np.where(np.isneginf(found), 0.0, found))
-        return found
-
-    def _vectors(self, name: str, size: int, *roles: str) -> list[np.ndarray]:
-        """The tensors of `roles`, each of `size` numbers."""
-        found = [self._numbers(f"{name}.{role}") for role in roles]
-        for role, vector in zip(roles, found, strict=True):
-            require(
-                vector.shape == (size,),
-                f"the layers fit together: {name}.{role} has one number for each",
-                shape=vector.shape,
-                size=size,
-            )
-        return found
-
-    def _dense(self, name: str, outputs: int | None, inputs: int) -> Affine:
-        """A matrix of `inputs` columns, and of `outputs` rows if that is given."""
-        weight, bias = self._numbers(f"{name}.weight"), self._numbers(f"{name}.bias")
-        rows = bias.size if outputs is None else outputs
-        require(
-            weight.shape == (rows, inputs) and bias.shape == (rows,),
-            f"the layers fit together: {name}.weight is (outputs, inputs), its bias (outputs,)",
-            weight=weight.shape,
-            bias=bias.shape,
-            outputs=rows,
-            inputs=inputs,
-        )
-        return Affine(weight=weight, bias=bias)
-
-    def _stored(
-        self, layer: DenseLayer | ConvolutionLayer, name: str, shape: tuple[int, ...]
-    ) -> tuple[Affine, tuple[int, ...]]:
-        """The map of a layer of inputs of `shape`, and the shape of its results."""
-        if isinstance(layer, DenseLayer):
-            return self._dense(name, layer.width, math.prod(shape)), (layer.width,)
-        geometry = Geometry.of(layer, _image(shape))
-        return self._convolution(name, geometry), geometry.made
-
-    def _convolution(self, name: str, geometry: Geometry) -> Affine:
-        kernel, bias = self._numbers(f"{name}.weight"), self._numbers(f"{name}.bias")
-        weight, bias = unrolled(kernel, bias, geometry)
-        return Affine(weight=weight, bias=bias)
-
-
-def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    require(len(shape) == 3, "a convolution is given images", shape=shape)
-    return shape[0], shape[1], shape[2]
 
 
 def _check_size(features: int) -> None:

@@ -11,7 +11,7 @@ from raycrt.data import streaming as files
 from raycrt.distributed import session, streaming, train
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec, validate
-from raycrt.training.batches import InMemory
+from raycrt.training.inputs.batches import InMemory
 
 
 @pytest.fixture

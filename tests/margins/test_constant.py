@@ -44,6 +44,7 @@ def _without(network, kind):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "deployment", "mask"),
     [(3, "exact", mask) for mask in MASKS]

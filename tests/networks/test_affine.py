@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from raycrt import networks
 from raycrt.activations import activation
-from raycrt.bounds.norms import Norms, norms
-from raycrt.bounds.torus import torus_norm_upper
+from raycrt.bounds.layers.norms import Norms, norms
+from raycrt.bounds.layers.torus import torus_norm_upper
 from raycrt.errors import InvalidInput
 from raycrt.foreign.description import spec_of
 from raycrt.networks.layers import affine
@@ -284,6 +284,7 @@ class TestNormLaws:
 
 
 class TestTorus:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("size", "kernel", "stride", "padding", "groups", "within"),
         [

@@ -13,8 +13,9 @@ from raycrt.networks import checkpoint
 from raycrt.networks.floating_point import float32_is_plain
 from raycrt.specs import AugmentationSpec, Spec, TrainSpec
 from raycrt.specs.provenance import Training
-from raycrt.training import attacks, augmentation, loop, objectives
+from raycrt.training import attacks, loop, objectives
 from raycrt.training.folding import Subspace, deepened
+from raycrt.training.inputs import augmentation
 from raycrt.training.objectives import OBJECTIVES
 from raycrt.training.objectives.crt_all import CrtAll
 from raycrt.training.objectives.ibp import interval_margins

@@ -55,7 +55,15 @@ CHANGES = _changes()
 
 @pytest.mark.parametrize(
     ("name", "deployment"),
-    [(name, "exact") for name in CHANGES] + [(name, "float32") for name in ("mask -inf", "equal")],
+    [
+        *((name, "exact") for name in ("mask -inf", "equal")),
+        *(
+            pytest.param(name, "exact", marks=pytest.mark.slow)
+            for name in CHANGES
+            if name not in ("mask -inf", "equal")
+        ),
+        *((name, "float32") for name in ("mask -inf", "equal")),
+    ],
 )
 def test_honest_rows_pass(tmp_path, name, deployment):
     spec = spec_of(depth=3, rows=4, width=12, deployment=deployment)

@@ -2,7 +2,7 @@
 
 Every map takes and returns tensors of shape (..., features), whatever the layer's own layout. A map
 defines W x + b and the number of roundings in its evaluation; the bounds proved for it are in
-`raycrt.bounds.norms`.
+`raycrt.bounds.layers.norms`.
 """
 
 from __future__ import annotations

@@ -290,6 +290,7 @@ def check_random(images: bool, seed: int) -> Network:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [False, True])
 def test_random_graphs(images):
     check_random(images, 0)

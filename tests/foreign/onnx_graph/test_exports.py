@@ -125,9 +125,8 @@ def standardised() -> Standardised:
     return Standardised()
 
 
-@pytest.mark.parametrize(
-    "exporter", ["dynamo", *(pytest.param(opset, marks=pytest.mark.slow) for opset in (13, 18))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("exporter", ["dynamo", 13, 18])
 def test_convolutional(tmp_path: Path, standardised: Standardised, exporter: str | int) -> None:
     file = tmp_path / "model.onnx"
     if exporter == "dynamo":

@@ -213,6 +213,7 @@ def test_files_are_written_before_anything_is_printed(
     assert (tmp_path / "study" / "study.json").is_file() and (tmp_path / "winner.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_all_of_it_unasked(tmp_path: Path, capfd: Any) -> None:
     spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
     home = tmp_path / "search"

@@ -87,6 +87,7 @@ def test_a_search_that_died_goes_on_exactly_as_it_would_have(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["sqlite:///{}/shared.db", None])
 def test_a_search_that_was_moved_counts_its_trials_once(
     storage: str | None, tmp_path: Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from raycrt.bounds.norms import Norms, norms
+from raycrt.bounds.layers.norms import Norms, norms
 from raycrt.bounds.spectral import SLACK
 from raycrt.networks.layers.diagonal import (
     Diagonal,

@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from raycrt.bounds.layers.torus import torus_norm_upper
 from raycrt.bounds.spectral import SLACK, nonnegative_norm_upper, weighted_gram_upper
-from raycrt.bounds.torus import torus_norm_upper
 from raycrt.networks.layers.affine import AffineMap, Chain, Dense
 from raycrt.networks.layers.convolution import AveragePool, Correlation
 from raycrt.networks.layers.diagonal import Diagonal

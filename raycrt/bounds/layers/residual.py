@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from raycrt.bounds.diagonal_norms import IdentityNorms
-from raycrt.bounds.norms import Norms, norms
+from raycrt.bounds.layers.diagonal import IdentityNorms
+from raycrt.bounds.layers.norms import Norms, norms
 from raycrt.bounds.spectral import SLACK
 from raycrt.networks.layers.residual import DirectSum, Parts, Selection, Stack, Sum
 
