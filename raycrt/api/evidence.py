@@ -12,7 +12,7 @@ from torch import nn
 
 from raycrt import data
 from raycrt.api.rows import Rows, split_of
-from raycrt.api.training import at_hand
+from raycrt.api.training import at_hand, require_labels
 from raycrt.certification import manifest, storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import Options
@@ -47,6 +47,7 @@ def save(directory: str | Path, model: nn.Module, rows: Rows, **options: Any) ->
     )
     shape = tuple(split.images.shape[1:])
     network = as_network(model, shape, split.images).cpu()
+    require_labels(split, network.classes)
     spec = Spec().override({f"certify.{key}": value for key, value in options.items()})
     spec = at_hand(spec, split, network.classes, path=out.absolute() / ROWS)
     spec = spec.model_copy(update={"model": factory.listed(network, shape, network.classes)})

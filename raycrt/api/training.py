@@ -59,7 +59,7 @@ def train(
         else:
             spec = at_hand(spec, split, int(split.labels.max()) + 1)
         spec = factory.resolved(spec)
-    _require_labels(split, len(data.class_names(spec.data)))
+    require_labels(split, len(data.class_names(spec.data)))
     return loop.train(spec, split, start=start, report=report, device=device)
 
 
@@ -84,6 +84,7 @@ def _of_module(model: nn.Module, spec: Spec, split: Split) -> tuple[Spec, Networ
     return spec, start
 
 
-def _require_labels(split: Split, classes: int) -> None:
-    largest = int(split.labels.max()) if len(split) else 0
-    require(largest < classes, "labels < classes", largest=largest, classes=classes)
+def require_labels(split: Split, classes: int) -> None:
+    """`InvalidInput` unless the labels are numbers of `classes` classes."""
+    largest = int(split.labels.max())
+    require(largest < classes, f"labels are 0 .. {classes - 1}, counted from 0", largest=largest)

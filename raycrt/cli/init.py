@@ -46,7 +46,8 @@ def init(
     """Look at a data set and write a recipe to start with, DIR/recipe.yaml.
 
     It states what was read, and chooses network, radii, epochs and search space by the rows, so
-    that the whole job takes about MINUTES here. --set takes keys of `data`.
+    that search and training take about MINUTES here; starting Ray and certification come on top.
+    --set takes keys of `data`.
     """
     from raycrt import data as sets
     from raycrt.api import recipe

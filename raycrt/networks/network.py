@@ -17,6 +17,7 @@ from raycrt.activations import Activation
 from raycrt.errors import require
 from raycrt.networks.architecture import Architecture
 from raycrt.networks.layers.affine import AffineMap, Chain, links_of
+from raycrt.networks.layers.diagonal import Normalization
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
 
@@ -143,8 +144,8 @@ class Network(nn.Module):
         return network
 
     def bounded(self) -> bool:
-        """Whether weights, and matrices made of several tensors, are finite, and each tensor's
-        largest entry is 0 or in 1e-100 .. 1e100.
+        """Whether weights, and matrices made of several tensors, are finite, each tensor's largest
+        entry is 0 or in 1e-100 .. 1e100, and no variance is negative.
 
         Some, but not all, classes may have a bias of -inf. Outside this range squares and products
         may underflow or overflow float64, and no bound is stated.
@@ -159,6 +160,10 @@ class Network(nn.Module):
             largest = float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
             if not (largest == 0 or _SMALLEST < largest < _LARGEST):
                 return False
+        # A sum of a negative variance and eps may cancel.
+        normalizations = (each for each in self.modules() if isinstance(each, Normalization))
+        if any(bool((each.variance < 0).any()) for each in normalizations):
+            return False
         # Maps that are made of several tensors.
         return all(
             bool(torch.isfinite(layer.offset()).all() and torch.isfinite(layer.matrix()).all())

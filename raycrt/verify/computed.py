@@ -8,6 +8,7 @@ error is 0 the computed entry is exact, and an entry that is 0 with error 0 is 0
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,16 +114,23 @@ class Affine:
 
 
 def rescaled(
-    factor: np.ndarray, divisor: np.ndarray, mean: np.ndarray, bias: np.ndarray, rounds: int
+    factor: np.ndarray,
+    divisor: np.ndarray,
+    mean: np.ndarray,
+    bias: np.ndarray,
+    *,
+    rounds: int,
+    divisors: Sequence[np.ndarray] = (),
 ) -> Affine:
     """`factor (x - mean) / divisor + bias`, feature by feature; `divisor` has at most `rounds`
-    roundings of its own."""
+    roundings of its own. Another arithmetic may divide by the other `divisors` too."""
     with np.errstate(all="ignore"):
         scale = factor / divisor
         moved = mean * scale
         offsets = np.abs(moved) + np.abs(bias)
         error = gamma(rounds + 4)
-        extremes = [np.abs(part).max() for part in (factor, divisor, 1 / divisor, mean, bias)]
+        inverses = (1 / each for each in (divisor, *divisors))
+        extremes = [np.abs(part).max() for part in (factor, divisor, *inverses, mean, bias)]
         return Affine(
             weight=scale,
             bias=bias - moved,

@@ -129,13 +129,17 @@ class StoredLayers:
 
     def _normalization(self, name: str, layer: BatchNormalizationLayer) -> Affine:
         numbers = layer.numbers(self.shape)
-        spread = [
+        weight, bias, mean, variance = (
             np.repeat(part, self.features // numbers)
             for part in self.source.vectors(name, numbers, *_NORMALIZATION)
-        ]
-        weight, bias, mean, variance = spread
-        with np.errstate(invalid="ignore"):
-            return rescaled(weight, np.sqrt(variance + layer.eps), mean, bias, rounds=3)
+        )
+        require(
+            bool((variance >= 0).all()),
+            f"{name}.variance >= 0, where no sum with eps cancels",
+            smallest=variance.min(),
+        )
+        spread = variance + layer.eps
+        return rescaled(weight, np.sqrt(spread), mean, bias, rounds=3, divisors=(spread,))
 
     def _permutation(self, name: str) -> Affine:
         order = self.source.tensor(f"{name}.order")

@@ -74,6 +74,12 @@ def test_labels_need_not_have_every_class(tmp_path, rows):
     assert manifest["training"] is None and manifest["spec"]["train"] is None
 
 
+def test_labels_beyond_the_classes_are_refused(tmp_path, rows):
+    with pytest.raises(InvalidInput, match=r"labels are 0 \.\. 9, counted from 0"):
+        raycrt.save(tmp_path / "run", _module(), (rows[0], rows[1] + 10))
+    assert not (tmp_path / "run").exists()
+
+
 def test_options_are_checked_first(tmp_path, rows):
     with pytest.raises(InvalidInput, match=r"certify\.steps"):
         raycrt.save(tmp_path / "run", _module(), rows, steps=-1)

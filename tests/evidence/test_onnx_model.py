@@ -59,7 +59,7 @@ def _checked(place, made, spec, shape, tensors):
     onnx_model.check(written, made, shape, torch.rand(5, *shape))
     (place / "model.onnx").write_bytes(written.SerializeToString())
     seen = Model.load(place / checkpoint.MODEL, spec, shape)
-    return reader.check(place / "model.onnx", tensors, seen, shape)
+    return reader.check(place / "model.onnx", tensors, spec, seen, shape)
 
 
 @pytest.mark.parametrize("name", MODELS)

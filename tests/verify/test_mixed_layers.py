@@ -18,7 +18,7 @@ from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.model import Model
 from tests.bounds.laws import PAIRS, most_negative
 from tests.models import MIXED, MIXED_IMAGES, mixed_network
-from tests.verify.runs import rewrite_rows, rows_of, write_run
+from tests.verify.runs import edit_manifest, manifest_of, rewrite_rows, rows_of, write_run
 from tests.verify.seen import seen
 
 EVERY = MIXED | MIXED_IMAGES
@@ -263,3 +263,39 @@ def test_overflow_limits_the_same_radii_in_solver_and_checker(tmp_path):
     run = write_run(tmp_path, _spec(layers, deployment="float32"), change=masked)
     report = verify_run(run)
     assert report.sound, report.findings[:3]
+
+
+@pytest.mark.parametrize("variance", [-1e-5, -9.99e-6, -1e-30])
+def test_a_negative_variance_proves_nothing(tmp_path, variance):
+    """A sum with eps cancels, and in float32 eps is another number."""
+    layers = [{"kind": "batch_normalization"}, {"kind": "dense", "width": 6}]
+    network = mixed_network(layers).double()
+    network.maps[0].variance.fill_(variance)
+    assert not network.bounded()
+    found = Certifier(network)(torch.rand(4, 5))
+    assert (found.radius == 0).all()
+    checkpoint.save_model(tmp_path, network, validate({"model": {"layers": layers}}))
+    with pytest.raises(InvalidInput, match=r"variance >= 0"):
+        Model.load(tmp_path / checkpoint.MODEL, validate({"model": {"layers": layers}}).model, (5,))
+
+
+@pytest.mark.parametrize(("eps", "weight"), [(1e-46, 1e-23), (1e-54, 1e-27)])
+def test_what_float32_divides_by_counts_as_much_as_its_root(tmp_path, eps, weight):
+    """1 / (variance + eps) is not finite in float32, where 1 / sqrt(variance + eps) is."""
+    layers = [{"kind": "batch_normalization", "eps": eps}, {"kind": "dense", "width": 24}]
+    spec = _spec(layers)
+
+    def change(model):
+        model.maps[0].variance.zero_()
+        model.maps[0].weight.fill_(weight)
+
+    run = write_run(tmp_path, spec, change=change)
+    rows = rows_of(run).to_pylist()
+    assert verify_run(run).sound and any(row["status"] == "certified" for row in rows)
+    for row in rows:
+        row["radius"], row["radius_runner_up"] = row["radius"] / 2, row["radius_runner_up"] / 2
+    rewrite_rows(run, rows)
+    manifest = manifest_of(run)
+    manifest["spec"]["certify"]["deployment"] = "float32"
+    edit_manifest(run, deployment="float32", spec=manifest["spec"])
+    assert verify_run(run).failed == sum(row["status"] == "certified" for row in rows)

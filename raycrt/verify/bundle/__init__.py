@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from raycrt import data
 from raycrt.verify import manifest as manifests
 from raycrt.verify.bundle import archive, index, inputs, onnx_model
-from raycrt.verify.bundle.names import CARD, MODEL, ONNX, REPORT
+from raycrt.verify.bundle.names import CARD, INDEX, MODEL, ONNX, REPORT
 from raycrt.verify.checker import check_files
 from raycrt.verify.curvature import Watch
 from raycrt.verify.findings import Finding
@@ -63,7 +63,10 @@ def verify_bundle(
         return replace(
             report,
             findings=tuple(sorted([*_of_onnx(place), *_of_version(place), *report.findings])),
-            unchecked=(*report.unchecked, f"the content of {', '.join(told)}"),
+            unchecked=(
+                *report.unchecked,
+                f"the content of {', '.join(told)}; data, code and verdict in {INDEX}",
+            ),
         )
 
 
@@ -73,8 +76,9 @@ def _of_onnx(place: Path) -> list[Finding]:
         return []
     spec = manifests.described_spec(read_manifest(place / "certificates"))
     shape = data.shape(spec.data)
-    model = Model.load(place / MODEL, read_spec(place / "train").model, shape)
-    return onnx_model.check(place / ONNX, load_file(place / MODEL), model, shape)
+    described = read_spec(place / "train").model
+    model = Model.load(place / MODEL, described, shape)
+    return onnx_model.check(place / ONNX, load_file(place / MODEL), described, model, shape)
 
 
 def _of_version(place: Path) -> list[Finding]:

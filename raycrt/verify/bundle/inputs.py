@@ -84,14 +84,23 @@ def _of_place(place: Path, spec: Spec) -> Inputs:
     return _with(found, _OWN.format(spec.data.title))
 
 
+def _of_split(*names: str) -> tuple[str, ...]:
+    return tuple(each for name in names for each in (name, f"test_{name}", f"{name}_test"))
+
+
+_INPUTS_OF_FILES = _of_split("inputs", "images", "x")
+_LABELS_OF_FILES = _of_split("labels", "y")
+
+
 def _of_file(file: Path, spec: Spec) -> Inputs:
-    """The arrays `inputs` (or `images`, `x`) and `labels` (or `y`) of an .npz file, or the inputs
-    alone in an .npy file, in the order and number of the rows."""
+    """The arrays `inputs` (or `images`, `x`) and `labels` (or `y`) of an .npz file, perhaps with
+    `test_` before or `_test` behind, or the inputs alone in an .npy file, in the order and number
+    of the rows."""
     loaded = _loaded(file)
     arrays = {"inputs": loaded} if isinstance(loaded, np.ndarray) else loaded
     inputs, labels = (
         next((arrays[name] for name in names if name in arrays), None)
-        for names in (("inputs", "images", "x"), ("labels", "y"))
+        for names in (_INPUTS_OF_FILES, _LABELS_OF_FILES)
     )
     if inputs is None:
         raise InvalidInput(

@@ -1,7 +1,8 @@
 """Comparison of a bundle's ONNX model with the weights that the certificates are about.
 
-Every weight must be there under its name, bit for bit, and a graph of few kinds of nodes, without
-branches, must compute the same logits at random points. Both are evaluated in float64.
+Every weight must be there under its name, bit for bit, used once, and beside it only the sharpness
+of a softplus. The graph must have as many nodes of each kind as the layers of the spec, without
+branches but skip connections, and compute the same logits at random points, in float64.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from raycrt.activations.functions_of_numpy import erf
+from raycrt.specs import ModelSpec
+from raycrt.specs.layers import LINEAR, ResidualLayer
 from raycrt.verify.findings import Finding
 from raycrt.verify.model import Model
 
@@ -26,22 +29,45 @@ _OPERATORS = {
 _SIDE = 2**10
 # Kinds of attributes: a float, an integer, text, and lists of the first two.
 _PLAIN = (1, 2, 3, 6, 7)
+# The node of each kind of layer and activation; those of a silu are Sigmoid and Mul.
+_OF_KINDS = {
+    "dense": "Gemm",
+    "convolution": "Conv",
+    "average_pool": "AveragePool",
+    "batch_normalization": "BatchNormalization",
+}
+_FUNCTIONS = {
+    "arctan": "Atan",
+    "erf": "Erf",
+    "gelu": "Gelu",
+    "sigmoid": "Sigmoid",
+    "softplus": "Softplus",
+    "tanh": "Tanh",
+}
 _POINTS, _SEED = 16, 20_210_510
 # Largest difference of logits, relative to the largest: a constant may be rounded to float32.
 _TOLERANCE = 1e-5
 
 
 def check(
-    file: Path, tensors: dict[str, np.ndarray], model: Model, shape: Sequence[int]
+    file: Path,
+    tensors: dict[str, np.ndarray],
+    spec: ModelSpec,
+    model: Model,
+    shape: Sequence[int],
 ) -> list[Finding]:
     """At most one finding: the first thing in which `file` differs from `model`, whose stored
-    `tensors` are given by name; an input has the `shape`."""
-    sentence = next(_differences(file, tensors, model, tuple(shape)), None)
+    `tensors` are given by name and its layers by `spec`; an input has the `shape`."""
+    sentence = next(_differences(file, tensors, spec, model, tuple(shape)), None)
     return [] if sentence is None else [Finding(sentence=f"{file.name} {sentence}.")]
 
 
 def _differences(
-    file: Path, tensors: dict[str, np.ndarray], model: Model, shape: tuple[int, ...]
+    file: Path,
+    tensors: dict[str, np.ndarray],
+    spec: ModelSpec,
+    model: Model,
+    shape: tuple[int, ...],
 ) -> Iterator[str]:
     import onnx
     from google.protobuf.message import DecodeError
@@ -53,7 +79,8 @@ def _differences(
         yield f"must be a model of ONNX: {' '.join(str(error).split())[:150]}"
         return
     yield from _foreign_parts(loaded)
-    yield from _other_weights(loaded, tensors)
+    yield from _other_weights(loaded, tensors, _sharpnesses(spec))
+    yield from _other_nodes(loaded, spec, len(shape))
     try:
         found = _evaluated(loaded, points := _points(shape))
     except Exception as error:  # Any error of a node on what it is given.
@@ -95,8 +122,53 @@ def _foreign_parts(loaded: Any) -> Iterator[str]:
             yield f"has a node {node.op_type!r} with a size of more than {_SIDE}"
 
 
-def _other_weights(loaded: Any, tensors: dict[str, np.ndarray]) -> Iterator[str]:
-    """Weights that are not those of the network, and constants of more than one number."""
+def _sharpnesses(spec: ModelSpec) -> list[float]:
+    """Factors that may stand beside a softplus."""
+    stated = [getattr(layer, "beta", None) or spec.beta for layer in spec.hidden_layers]
+    return [number for beta in stated if beta != 1 for number in (beta, 1 / beta)]
+
+
+def _other_nodes(loaded: Any, spec: ModelSpec, axes: int) -> Iterator[str]:
+    """Kinds of nodes of which there are more or fewer than the layers have, apart from Flatten, and
+    results that are used more often than a skip connection or a silu uses them."""
+    found = Counter(node.op_type for node in loaded.graph.node if node.op_type != "Flatten")
+    wanted = _operators(spec, axes)
+    for kind in sorted({*found, *wanted}):
+        if found[kind] != wanted[kind]:
+            yield f"has {found[kind]} nodes {kind!r}, and the layers {wanted[kind]}"
+    uses = Counter(name for node in loaded.graph.node for name in node.input)
+    made = [name for node in loaded.graph.node for name in node.output]
+    twice = sum(uses[name] > 1 for name in (loaded.graph.input[0].name, *made))
+    joined = wanted["Add"] + min(wanted["Sigmoid"], wanted["Mul"])
+    if twice > joined or any(uses[name] > 3 for name in made):
+        yield f"uses {twice} results more than once, and the layers {joined} at most"
+
+
+def _operators(spec: ModelSpec, axes: int) -> Counter[str]:
+    """How many nodes of each kind the layers of a spec have for inputs of so many `axes`."""
+    wanted: Counter[str] = Counter({"Gemm": 1})
+    if spec.normalize:
+        wanted += Counter({"Sub": 1, "Div": 1, "Unsqueeze": 2 * (axes - 1)})
+    for layer in spec.hidden_layers:
+        if isinstance(layer, ResidualLayer):
+            wanted += Counter({"Gemm" if layer.kernel is None else "Conv": 2, "Add": 1})
+        elif layer.kind in _OF_KINDS:
+            wanted[_OF_KINDS[layer.kind]] += 1
+        name = getattr(layer, "activation", LINEAR)
+        name = spec.activation if name is None else name
+        if name == "silu":
+            wanted += Counter({"Sigmoid": 1, "Mul": 1})
+        elif name in _FUNCTIONS:
+            wanted[_FUNCTIONS[name]] += 1
+            sharp = name == "softplus" and (getattr(layer, "beta", None) or spec.beta) != 1
+            wanted["Mul"] += 2 * sharp
+    return wanted
+
+
+def _other_weights(
+    loaded: Any, tensors: dict[str, np.ndarray], sharpnesses: Sequence[float]
+) -> Iterator[str]:
+    """Weights that are not those of the network, and constants that are no `sharpnesses`."""
     from onnx import numpy_helper
 
     uses = Counter(name for node in loaded.graph.node for name in node.input)
@@ -109,7 +181,9 @@ def _other_weights(loaded: Any, tensors: dict[str, np.ndarray]) -> Iterator[str]
         missing.discard(name)
         if name not in tensors:
             axis = values.dtype.kind == "i" and values.tolist() == [1]
-            if not axis and (values.size != 1 or values.dtype.kind != "f"):
+            known = values.dtype.kind == "f" and values.size == 1
+            near = np.isclose(values, sharpnesses or np.nan, rtol=1e-6, atol=0) if known else False
+            if not axis and not np.any(near):
                 yield f"has a weight {name[:50]!r}, which the network does not have"
         elif values.dtype != tensors[name].dtype or values.shape != tensors[name].shape:
             yield f"has {name!r} of another type or shape than the network"

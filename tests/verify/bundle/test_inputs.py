@@ -36,7 +36,7 @@ def test_with_data_it_is_proved_and_says_whose_they_are(bundle):
     told = _told(bundle, code=0).splitlines()
     assert PROVED.format("arrays rows") in told
     assert "not checked: that the inputs and labels in the bundle are those of arrays rows" in told
-    assert "not checked: the content of README.md" in told
+    assert "not checked: the content of README.md; data, code and verdict in bundle.json" in told
 
 
 def test_without_any_inputs_nothing_is_proved(bare_bundle):
