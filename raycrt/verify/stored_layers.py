@@ -133,12 +133,8 @@ class StoredLayers:
             np.repeat(part, self.features // numbers)
             for part in self.source.vectors(name, numbers, *_NORMALIZATION)
         )
-        require(
-            bool((variance >= 0).all()),
-            f"{name}.variance >= 0, where no sum with eps cancels",
-            smallest=variance.min(),
-        )
-        spread = variance + layer.eps
+        # A sum of a negative variance and eps may cancel: nothing is proved of it.
+        spread = np.where(variance >= 0, variance + layer.eps, np.nan)
         return rescaled(weight, np.sqrt(spread), mean, bias, rounds=3, divisors=(spread,))
 
     def _permutation(self, name: str) -> Affine:
