@@ -133,7 +133,7 @@ def test_certified_and_verified_by_the_commands(tmp_path: Path) -> None:
     )
     file = by_tracing(model, (1, 8, 8), tmp_path / "model.onnx", 17)
     assert ResidualLayer(kind="residual", width=8) in (
-        description.spec_of(files.load(file)).hidden_layers
+        description.spec_of(files.load(file), (1, 8, 8)).hidden_layers
     )
     cli.certify(out=tmp_path / "run", model=file, set_=["data.limit=4"])
     report = verify_run(tmp_path / "run")
