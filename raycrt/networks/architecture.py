@@ -24,6 +24,7 @@ from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
 from raycrt.specs.layers import (
     LINEAR,
+    AffineLayer,
     BatchNormalizationLayer,
     BlockLayer,
     ConvolutionLayer,
@@ -77,35 +78,6 @@ class Architecture:
 
     def _add(self, layer: LayerSpec) -> None:
         match layer:
-            case DenseLayer() | ConvolutionLayer():
-                made, self.shape = _affine(layer, self.shape)
-                self._follow(made, layer.activation, beta=layer.beta)
-            case PoolLayer():
-                window = layer.of(_image(self.shape))
-                pool = AveragePool(
-                    _image(self.shape),
-                    window,
-                    stride=window if layer.stride is None else pair(layer.stride),
-                    padding=pair(layer.padding),
-                    divisor=layer.divisor,
-                )
-                self._follow(pool, layer.activation, beta=layer.beta)
-                self.shape = pool.out_shape
-            case BatchNormalizationLayer():
-                channels, features = layer.numbers(self.shape), math.prod(self.shape)
-                made = Normalization(channels, features // channels, layer.eps)
-                self._follow(made, layer.activation, beta=layer.beta)
-            case ScalingLayer():
-                one = torch.ones(math.prod(self.shape))
-                self._follow(
-                    Scaling(one.clone(), one.clone(), torch.zeros_like(one)), layer.activation
-                )
-            case PermutationLayer():
-                self._follow(
-                    Permutation(torch.arange(math.prod(self.shape))),
-                    layer.activation,
-                    beta=layer.beta,
-                )
             case FlattenLayer():
                 self.shape = (math.prod(self.shape),)
             case UnflattenLayer():
@@ -128,6 +100,9 @@ class Architecture:
                 self._follow(Sum([outer, Identity(skip)]), None, 0)
             case BlockLayer():
                 self._block(layer)
+            case _:
+                made, self.shape = _affine(layer, self.shape)
+                self._follow(made, layer.activation, beta=layer.beta)
 
     def _block(self, layer: BlockLayer) -> None:
         skip = Identity(math.prod(self.shape))
@@ -181,20 +156,41 @@ class Architecture:
         return activation(own, beta or self.spec.beta if own in FAMILIES else 1.0)
 
 
-def _affine(layer: DenseLayer | ConvolutionLayer, shape: Shape) -> tuple[AffineMap, Shape]:
+def _affine(layer: AffineLayer, shape: Shape) -> tuple[AffineMap, Shape]:
     """The map of a layer of inputs of `shape`, and the shape of its results."""
-    if isinstance(layer, DenseLayer):
-        return Dense(math.prod(shape), layer.width), (layer.width,)
-    convolution = Convolution(
-        _image(shape),
-        layer.channels,
-        pair(layer.kernel),
-        stride=pair(layer.stride),
-        padding=pair(layer.padding),
-        dilation=pair(layer.dilation),
-        groups=layer.groups,
-    )
-    return convolution, convolution.out_shape
+    features = math.prod(shape)
+    match layer:
+        case DenseLayer():
+            return Dense(features, layer.width), (layer.width,)
+        case ConvolutionLayer():
+            convolution = Convolution(
+                _image(shape),
+                layer.channels,
+                pair(layer.kernel),
+                stride=pair(layer.stride),
+                padding=pair(layer.padding),
+                dilation=pair(layer.dilation),
+                groups=layer.groups,
+            )
+            return convolution, convolution.out_shape
+        case PoolLayer():
+            window = layer.of(_image(shape))
+            pool = AveragePool(
+                _image(shape),
+                window,
+                stride=window if layer.stride is None else pair(layer.stride),
+                padding=pair(layer.padding),
+                divisor=layer.divisor,
+            )
+            return pool, pool.out_shape
+        case BatchNormalizationLayer():
+            channels = layer.numbers(shape)
+            return Normalization(channels, features // channels, layer.eps), shape
+        case ScalingLayer():
+            one = torch.ones(features)
+            return Scaling(one.clone(), one.clone(), torch.zeros_like(one)), shape
+        case PermutationLayer():
+            return Permutation(torch.arange(features)), shape
 
 
 def _named(name: str | None) -> str | None:
