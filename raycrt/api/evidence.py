@@ -12,13 +12,11 @@ from torch import nn
 
 from raycrt import data
 from raycrt.api.rows import Rows, split_of
-from raycrt.api.training import at_hand, require_labels
+from raycrt.api.training import listed
 from raycrt.certification import manifest, storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import Options
 from raycrt.errors import require
-from raycrt.foreign import factory
-from raycrt.foreign.modules.reader import as_network
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
 from raycrt.system import outputs
@@ -45,12 +43,9 @@ def save(directory: str | Path, model: nn.Module, rows: Rows, **options: Any) ->
         "a run is written into a new directory",
         directory=str(out),
     )
-    shape = tuple(split.images.shape[1:])
-    network = as_network(model, shape, split.images).cpu()
-    require_labels(split, network.classes)
     spec = Spec().override({f"certify.{key}": value for key, value in options.items()})
-    spec = at_hand(spec, split, network.classes, path=out.absolute() / ROWS)
-    spec = spec.model_copy(update={"model": factory.listed(network, shape, network.classes)})
+    spec, network = listed(model, spec, split, path=out.absolute() / ROWS)
+    network = network.cpu()
     Options.of(spec.certify).check(network)
     with outputs.held(outputs.made(out / "certificates")):
         outputs.write_atomically(out / ROWS, _as_npz(split, data.class_names(spec.data)))

@@ -48,7 +48,9 @@ def train(
     if isinstance(model, nn.Module):
         if split is None:
             raise InvalidInput("a module must be given rows: raycrt.train(model, rows)")
-        spec, start = _of_module(model, Spec().override(values), split)
+        spec, read = listed(model, Spec().override(values), split)
+        start = networks.build(spec.model, data.shape(spec.data), read.classes).to(read.dtype)
+        start.load_state_dict(read.state_dict())
     else:
         spec = (model if isinstance(model, Spec) else recipes.load(model)).override(values)
         start = None
@@ -59,7 +61,7 @@ def train(
         else:
             spec = at_hand(spec, split, int(split.labels.max()) + 1)
         spec = factory.resolved(spec)
-    require_labels(split, len(data.class_names(spec.data)))
+        require_labels(split, len(data.class_names(spec.data)))
     return loop.train(spec, split, start=start, report=report, device=device)
 
 
@@ -73,15 +75,15 @@ def at_hand(spec: Spec, split: Split, classes: int, **more: Any) -> Spec:
     return spec.override({f"data.{key}": value for key, value in (facts | more).items()})
 
 
-def _of_module(model: nn.Module, spec: Spec, split: Split) -> tuple[Spec, Network]:
-    """The spec that lists the layers of `model`, and the network of that spec with its weights."""
+def listed(model: nn.Module, spec: Spec, split: Split, **more: Any) -> tuple[Spec, Network]:
+    """The network that `model` is, and `spec` with its layers and the rows of `split`; `more` are
+    further keys of `data`."""
     shape = tuple(split.images.shape[1:])
     read = as_network(model, shape, split.images)
-    spec = at_hand(spec, split, read.classes)
-    spec = spec.model_copy(update={"model": factory.listed(read, shape, read.classes)})
-    start = networks.build(spec.model, shape, read.classes).to(read.dtype)
-    start.load_state_dict(read.state_dict())
-    return spec, start
+    require_labels(split, read.classes)
+    spec = at_hand(spec, split, read.classes, **more)
+    layers = factory.listed(read, shape, read.classes)
+    return spec.model_copy(update={"model": layers}), read
 
 
 def require_labels(split: Split, classes: int) -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from raycrt.api.recipe import Start
 
 RECIPE = "recipe.yaml"
-_IDLE = ("model", "train", "certify", "search", "run")
 # Sections of a recipe that a person changes, in this order.
 _SECTIONS = ("data", "model", "train", "certify", "search", "run")
 
@@ -57,14 +56,12 @@ def init(
     if file.exists():
         raise InvalidInput(f"{file} must not exist yet; remove it, or name another directory")
     given = named(data) + (set_ or [])
-    spec = spec_from(DEFAULT_RECIPE, given, data_dir, download, idle=_IDLE)
+    spec = spec_from(DEFAULT_RECIPE, given, data_dir, download, idle=_SECTIONS[1:])
     sets.require_training_rows(spec.data)
     if not any(text.startswith(("data.scale", "data.normalize")) for text in given):
         # Columns of a table have units of their own; pixels have one.
         key = "scale" if len(sets.shape(spec.data)) == 1 else "normalize"
-        spec = spec_from(
-            DEFAULT_RECIPE, [*given, f"data.{key}=auto"], data_dir, download, idle=_IDLE
-        )
+        spec = sets.described(spec.override({f"data.{key}": "auto"}))
     arrays = sets.read(spec.data)
     print(f"data: {spec.data.title}")
     print("\n".join(description.lines(arrays, sets.class_names(spec.data))))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raycrt.data import sources
+from raycrt.data.classified import Classified, classified
 from raycrt.data.named import sets as named
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
-from raycrt.data.splits import Arrays, ArraySplits, divided
-from raycrt.data.streaming import Survey, survey
-from raycrt.data.values import checks, labels, statistics
+from raycrt.data.splits import ArraySplits
+from raycrt.data.streaming import survey
+from raycrt.data.values import checks, statistics
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec, Spec, identity
 from raycrt.specs.data import ALWAYS, OF_SOURCES
@@ -37,7 +37,7 @@ def read(spec: DataSpec) -> ArraySplits:
     seed of a run, so that runs with different seeds are compared on the same rows.
     """
     _check_effects(spec)
-    found = named.read(spec) if spec.name is not None else _read(spec).dataset
+    found = named.read(spec) if spec.name is not None else _read(spec).splits
     scale = statistics.used(found, spec).get("scale")
     return found if scale is None else statistics.scaled(found, scale)
 
@@ -100,7 +100,7 @@ def described(spec: Spec) -> Spec:
         found = survey(spec.data) if spec.run.stream else _read(spec.data)
         facts = {"data.shape": found.shape, "data.class_names": found.class_names}
         facts |= sources.of(spec.data).placed()
-        whole = None if isinstance(found, Survey) else found.dataset
+        whole = None if spec.run.stream else found.splits
     inputs = facts.get("data.shape") or shape(spec.data)
     used = statistics.used(whole, spec.data)
     for key, numbers in used.items():
@@ -134,16 +134,7 @@ def runs_code(spec: DataSpec) -> bool:
     return spec.source is not None and sources.kind(spec.source).runs_code
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Read:
-    """A source's rows with the facts about them."""
-
-    shape: tuple[int, ...]
-    class_names: tuple[str, ...]
-    dataset: ArraySplits
-
-
-def _read(spec: DataSpec) -> _Read:
+def _read(spec: DataSpec) -> Classified:
     source = sources.of(spec)
     try:
         parts = {name: read() for name, read in source.splits().items()}
@@ -155,13 +146,7 @@ def _read(spec: DataSpec) -> _Read:
             raise InvalidInput(f"there must be at least one row, but {rows.where} has none")
     for rows in parts.values():
         checks.check_inputs(rows, first, spec.shape)
-    names, numbers = labels.classes(parts, source.class_names(), spec.class_names)
-    given = {name: Arrays(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}
-    return _Read(
-        shape=tuple(first.inputs.shape[1:]),
-        class_names=names,
-        dataset=divided(given, spec, names),
-    )
+    return classified(parts, source, spec, first.inputs.shape[1:])
 
 
 def _stated(spec: DataSpec, key: str) -> tuple:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raycrt.data import sources
+from raycrt.data.classified import Classified, classified
 from raycrt.data.sources.source import Rows
-from raycrt.data.splits import Arrays, ArraySplits, divided
-from raycrt.data.values import checks, labels
+from raycrt.data.splits import Arrays
+from raycrt.data.values import checks
 from raycrt.data.values.statistics import scaled_inputs, used
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec
@@ -24,19 +24,14 @@ from raycrt.specs import DataSpec
 _INPUTS, _SHAPE = "inputs.f32", "shape.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """Facts about a data set; `numbers` has the number of a row in place of each input, counted
-    over all splits in the order in which they are read."""
+def survey(
+    spec: DataSpec, keep: Callable[[np.ndarray], object] = lambda inputs: None
+) -> Classified:
+    """Read and check a source's data set, and `keep` its inputs, some rows at a time.
 
-    shape: tuple[int, ...]
-    class_names: tuple[str, ...]
-    numbers: ArraySplits
-
-
-def survey(spec: DataSpec, keep: Callable[[np.ndarray], object] = lambda inputs: None) -> Survey:
-    """Read and check a source's data set, and `keep` its inputs, some rows at a time; they are
-    the rows of `data.load`, in the same splits. Raises `InvalidInput` as that does."""
+    The splits are those of `data.load`, with the number of a row in place of each input, counted
+    over all splits in the order in which they are read. Raises `InvalidInput` as that does.
+    """
     source, scale = sources.of(spec), used(None, spec).get("scale")
     first: Rows | None = None
     found: dict[str, Rows] = {}
@@ -58,13 +53,7 @@ def survey(spec: DataSpec, keep: Callable[[np.ndarray], object] = lambda inputs:
     except OSError as error:
         raise InvalidInput(f"the files of {spec.title} must be readable: {error}") from None
     assert first is not None
-    names, classes = labels.classes(found, source.class_names(), spec.class_names)
-    given = {name: Arrays(images=rows.inputs, labels=classes[name]) for name, rows in found.items()}
-    return Survey(
-        shape=tuple(first.inputs.shape[1:]),
-        class_names=names,
-        numbers=divided(given, spec, names),
-    )
+    return classified(found, source, spec, first.inputs.shape[1:])
 
 
 def _numbered(rows: Rows, first: int) -> Rows:
@@ -105,9 +94,9 @@ def store(spec: DataSpec, part: str, directory: Path) -> int:
         found = survey(spec, lambda inputs: inputs.tofile(file))
     (directory / _SHAPE).write_text(json.dumps(found.shape))
     for name in (part, "validation"):
-        split = getattr(found.numbers, name)
+        split = getattr(found.splits, name)
         np.savez(directory / f"{name}.npz", numbers=split.images, labels=split.labels)
-    return len(getattr(found.numbers, part))
+    return len(getattr(found.splits, part))
 
 
 class Stored:

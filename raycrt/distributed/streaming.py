@@ -84,27 +84,32 @@ def config() -> DataConfig:
 
 
 class Streamed:
-    """`Batches` of worker `rank`, out of its data sets; `rows` is the number of all workers'."""
+    """`Batches` of worker `rank`, out of its data sets."""
 
     def __init__(self, spec: Spec, directory: Path, part: Rows, rank: int) -> None:
         stored = Stored(directory, part)
-        self.rows, self.shape = len(stored), stored.shape
-        self._shares_of = partial(_shares, spec, directory, part, self.rows, rank=rank)
+        self._rows, self._shape = len(stored), stored.shape
+        self._shares_of = partial(_shares, spec, directory, part, self._rows, rank=rank)
+
+    def __len__(self) -> int:
+        return self._rows
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         shares = self._shares_of(epoch=epoch)
-        sizes = [len(chosen) for chosen in shares.chosen()]
         # All shares of an epoch but the last are of one size.
+        size = len(range(shares.rank, shares.batch_size, shares.size))
         shard = ray.train.get_dataset_shard(shares.name)
         tables = iter(
-            shard.iter_batches(batch_size=sizes[0], batch_format="pyarrow", prefetch_batches=_TASKS)
+            shard.iter_batches(
+                batch_size=max(1, size), batch_format="pyarrow", prefetch_batches=_TASKS
+            )
         )
-        for first, ours in zip(range(0, self.rows, shares.batch_size), sizes, strict=True):
-            rows = min(shares.batch_size, self.rows - first)
-            table = next(tables) if ours else _EMPTY
+        for first in range(0, len(self), shares.batch_size):
+            rows = min(shares.batch_size, len(self) - first)
+            table = next(tables) if shares.rank < rows else _EMPTY
             flat = table[_INPUT].combine_chunks().flatten().to_numpy()
             yield Batch(
-                inputs=torch.tensor(flat).reshape(len(table), *self.shape),
+                inputs=torch.tensor(flat).reshape(len(table), *self._shape),
                 labels=torch.tensor(table[_LABEL].to_numpy()),
                 rows=rows,
             )

@@ -52,12 +52,11 @@ def train(config: dict[str, Any]) -> None:
     split, watched = _rows(spec, config, workers.rank)
     name = "validation" if config["rows"] == "train" else "training_rows"
     assessed = {math.ceil(spec.train.epochs * k / _ASSESSMENTS) for k in range(1, _ASSESSMENTS + 1)}
-    rows = len(split) if isinstance(split, Split) else split.rows
     line, first = config["line"], workers.rank == 0
     last = began = time.monotonic()
 
     def observe(end: EpochEnd, measured: Metrics) -> Metrics:
-        seen = {"rows_per_second": rows / (time.monotonic() - began)}
+        seen = {"rows_per_second": len(split) / (time.monotonic() - began)}
         if end.epoch in assessed:
             found = assess(end.network, watched, spec.certify)
             seen |= {f"{name}/{key}": value for key, value in found.items()}

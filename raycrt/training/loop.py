@@ -134,7 +134,7 @@ def train(
     rules.check_training(spec, fresh=start is None)
     quicken_softplus()
     workers = workers or Workers()
-    rows = len(split) if isinstance(split, Split) else split.rows
+    rows = len(split)
     require(rows > 0, "at least one training row", rows=rows)
     subspace = None
     if spec.train.components is not None:
@@ -203,7 +203,7 @@ def _epoch(
 ) -> Tensor:
     """One pass over the rows; sums of (loss, correct, robust) for each step, (steps, 3)."""
     like = next(objective.network.parameters())
-    steps = math.ceil(batches.rows / min(spec.train.batch_size, batches.rows))
+    steps = math.ceil(len(batches) / min(spec.train.batch_size, len(batches)))
     sums = torch.zeros(steps, 3, dtype=torch.float64, device=like.device)
     for index, batch in enumerate(batches.epoch(epoch)):
         done = (epoch * steps + index) / (spec.train.epochs * steps)

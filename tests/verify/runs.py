@@ -15,6 +15,7 @@ from raycrt.networks import checkpoint, network
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, validate
 from raycrt.specs.provenance import Training
+from raycrt.verify import verify_run
 from tests.models import drawn
 
 ROWS_IN_A_FILE = 16
@@ -98,6 +99,19 @@ def rewrite_rows(run: Path, rows: list[dict], in_a_file: int = 1000) -> None:
         part = rows[first : first + in_a_file]
         table = pa.Table.from_pylist(part, schema=schema)
         storage.write_rows(directory / f"{first:09d}.parquet", table)
+
+
+def assert_rows_hold_and_raised_ones_do_not(run: Path) -> None:
+    """The checker proves all rows of `run`, some of them certified, and refuses a raised one."""
+    rows = rows_of(run).to_pylist()
+    assert sum(row["status"] == "certified" for row in rows) >= 6
+    report = verify_run(run)
+    assert report.sound, report.findings[:3]
+    raised = next(row for row in rows if row["status"] == "certified")
+    raised["radius"] *= 1.01
+    raised["radius_runner_up"] = max(raised["radius"], raised["radius_runner_up"])
+    rewrite_rows(run, rows)
+    assert verify_run(run).failed == 1
 
 
 def edit_manifest(run: Path, **values) -> None:

@@ -22,10 +22,9 @@ class Batch:
 
 
 class Batches(Protocol):
-    """The batches of a training on `rows` rows: those of one epoch after the other."""
+    """The batches of a training: those of one epoch after the other."""
 
-    @property
-    def rows(self) -> int:
+    def __len__(self) -> int:
         """Rows of an epoch, those of all workers."""
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -43,12 +42,11 @@ class InMemory:
     rank: int
     size: int
 
-    @property
-    def rows(self) -> int:
+    def __len__(self) -> int:
         return len(self.split)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        order = epoch_order(self.rows, self.seed, epoch).to(self.split.labels.device)
+        order = epoch_order(len(self), self.seed, epoch).to(self.split.labels.device)
         for chosen in order.split(self.batch_size):
             ours = self.split.take(chosen[self.rank :: self.size])
             yield Batch(inputs=ours.images, labels=ours.labels, rows=len(chosen))
