@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from raycrt import recipes
 from raycrt.certification import storage
 from raycrt.errors import require
-from raycrt.evaluation.accuracy import Summary, summarise
+from raycrt.evaluation.accuracy import Summary
+from raycrt.evaluation.tally import summarise
 from raycrt.specs.provenance import Training
 from raycrt.verify import verify_run
 

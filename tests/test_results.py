@@ -6,7 +6,7 @@ import pytest
 
 from raycrt import recipes
 from raycrt.errors import InvalidInput
-from raycrt.evaluation.accuracy import summarise
+from raycrt.evaluation.tally import summarise
 from raycrt.specs.provenance import Training
 from tests import results
 from tests.verify.runs import rewrite_rows, rows_of, spec_of, write_run

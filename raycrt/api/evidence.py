@@ -71,6 +71,7 @@ def _certify(out: Path, network: Any, spec: Spec, split: data.Split) -> None:
     facts = manifest.facts(
         spec,
         rows=len(split),
+        rows_of_a_shard=certifier.batch_size,
         shape=tuple(split.images.shape[1:]),
         digest=checkpoint.weights_hash(network),
         curvature=certifier.curvature,

@@ -28,8 +28,8 @@ Watch = Callable[[str, Sequence[_Item]], Iterable[_Item]]
 
 # Up to this many classes every pair is proved separately.
 FEW_CLASSES = 20
-# Binding pairs are searched on the first images and among the classes with the largest logits.
-_IMAGES, _NEAREST = 4096, 8
+# Binding pairs are searched on so many images and among the classes with the largest logits.
+EXAMPLES, _NEAREST = 4096, 8
 _IMAGES_AT_ONCE = 256
 # Relative room that sums leave for a checker that proves them a second time.
 _ROOM = 1 + 1e-8
@@ -58,7 +58,7 @@ def margin_curvature(
     if classes > FEW_CLASSES:
         m = _by_classes(network, bounds, watch)
         if images is not None:
-            _refine(network, bounds, m, images.flatten(1)[:_IMAGES], watch)
+            _refine(network, bounds, m, images.flatten(1)[:EXAMPLES], watch)
         return m
     m = torch.zeros(classes, classes, dtype=torch.float64)
     pairs = [(y, t) for y in range(classes) for t in range(classes) if y != t]

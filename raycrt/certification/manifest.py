@@ -15,14 +15,16 @@ def facts(
     spec: Spec,
     *,
     rows: int,
+    rows_of_a_shard: int,
     shape: Sequence[int],
     digest: str,
     curvature: Tensor,
     training: Training | None,
     spec_describes_model: bool = True,
 ) -> dict[str, Any]:
-    """The facts about `rows` certificates of `spec`, of inputs of `shape`: `digest` is the hash of
-    the weights, `curvature` (classes, classes) their proved margin curvature.
+    """The facts about `rows` certificates of `spec`, `rows_of_a_shard` in each file, of inputs of
+    `shape`: `digest` is the hash of the weights, `curvature` (classes, classes) their proved margin
+    curvature.
 
     The model is null unless `spec_describes_model`, the training if that of the weights is unknown.
     """
@@ -30,6 +32,7 @@ def facts(
     sections |= {} if training else {"train": None}
     return {
         "rows": rows,
+        "rows_of_a_shard": rows_of_a_shard,
         "weights_sha256": digest,
         "input_shape": list(shape),
         "region": spec.certify.region,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from raycrt.certification.certificate import Certificates, Status
 from raycrt.errors import InvalidInput, require
 from raycrt.system.outputs import write_atomically
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 MANIFEST = "manifest.json"
 ROWS = "rows"
+_KEY_BYTES = 1024
+# Rows that are read at a time.
+_AT_ONCE = 65_536
 SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
@@ -40,15 +43,20 @@ SCHEMA = pa.schema(
         ("witness_curvatures", pa.list_(pa.float64())),
         ("region_radius", pa.float64()),
         ("input_sha256", pa.binary(32)),
+        ("key", pa.string()),
     ]
 )
 
 
 def to_table(
-    certificates: Certificates, first: int, labels: np.ndarray, images: np.ndarray
+    certificates: Certificates,
+    first: int,
+    labels: np.ndarray,
+    images: np.ndarray,
+    keys: np.ndarray | None = None,
 ) -> pa.Table:
     """The table rows of consecutive `images` (n, ...) float32, as they were certified, numbered
-    from `first`."""
+    from `first`; `keys` are the names of the rows in their source, if it has some."""
     witnesses = certificates.witnesses
     counts = torch.bincount(witnesses.row, minlength=len(certificates)).numpy(force=True)
     ends = np.concatenate([[0], counts.cumsum()])
@@ -76,9 +84,16 @@ def to_table(
             ),
             "region_radius": certificates.region_radius.numpy(force=True),
             "input_sha256": [input_sha256(image) for image in images],
+            "key": [""] * len(certificates) if keys is None else [_key(key) for key in keys],
         },
         schema=SCHEMA,
     )
+
+
+def _key(key: str) -> str:
+    size = len(key.encode())
+    require(size <= _KEY_BYTES, f"the key of a row has at most {_KEY_BYTES} bytes", bytes=size)
+    return key
 
 
 def input_sha256(image: np.ndarray) -> bytes:
@@ -152,9 +167,29 @@ def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:
     write_atomically(directory / MANIFEST, text.encode())
 
 
-def remarks(table: pa.Table) -> list[str]:
+def count(directory: Path) -> int:
+    """The number of rows written so far, as the files state it."""
+    return sum(pq.read_metadata(file).num_rows for file in row_files(directory))
+
+
+def statuses(directory: Path) -> Counter[str]:
+    """The number of rows written so far with each status."""
+    found: Counter[str] = Counter()
+    for table in batches(directory, ("status",)):
+        found.update(table.column("status").to_pylist())
+    return found
+
+
+def batches(directory: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The `columns` of all rows written so far, some rows at a time, in the order of the files."""
+    for file in row_files(directory):
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(_AT_ONCE, columns=list(columns)):
+                yield pa.Table.from_batches([batch])
+
+
+def remarks(counts: Counter[str]) -> list[str]:
     """One line per occurring status other than CERTIFIED: its number of rows and its meaning."""
-    counts = Counter(table.column("status").to_pylist())
     others = [status for status in Status if status is not Status.CERTIFIED]
     named = [(counts[status.name.lower()], status.sentence) for status in others]
-    return [f"{n} of {len(table)} rows: {sentence}" for n, sentence in named if n]
+    return [f"{n} of {counts.total()} rows: {sentence}" for n, sentence in named if n]

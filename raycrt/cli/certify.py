@@ -23,6 +23,8 @@ from raycrt.errors import InvalidInput
 from raycrt.specs import ModelSpec
 from raycrt.system import outputs
 
+_COMPARED = 10_000
+
 
 def certify(
     out: Out = DEFAULT_OUT,
@@ -59,6 +61,8 @@ def certify(
     The model is the one in OUT/train, or --model with a --recipe that describes its images; such a
     model is copied to OUT/train if a spec can describe it.
     """
+    import torch
+
     from raycrt import data
     from raycrt.distributed import stages
     from raycrt.foreign import description, files
@@ -83,6 +87,7 @@ def certify(
         data_dir,
         download,
         idle=idle,
+        inputs=False,
         run__workers=workers,
         run__gpus_per_worker=gpus_per_worker,
     )
@@ -97,13 +102,15 @@ def certify(
             f"{model} does not say its activation: --recipe, or --set model.activation, must"
         )
     source = model or trained
-    # The outputs of a graph are compared with those of the network on the test images.
+    # The outputs of a graph are compared with those of the network on test images.
     graph = model is not None and model.suffix.lower() == ".onnx"
     network = files.load(
         source,
         spec.model,
         data.shape(spec.data),
-        images=data.load(spec.data).test.images if graph else None,
+        images=torch.from_numpy(data.test_rows(spec.data).first(_COMPARED).images)
+        if graph
+        else None,
         key=key,
         layers=None if layers is None else layers.split(","),
         batch_norm_eps=batch_norm_eps,

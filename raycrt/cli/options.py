@@ -63,15 +63,16 @@ def spec_from(
     download: bool,
     *,
     idle: tuple[str, ...] = (),
+    inputs: bool = True,
     **shorthands: float | None,
 ) -> Spec:
     """The spec that the common options of a command define, with its data set checked and
     described, and the layers of its `model.factory`.
 
     `shorthands` are the values of options that stand for further keys, `section__key`; those that
-    are None change nothing. `InvalidInput` where an option would have no effect: a key given twice,
-    a changed value below one of the keys `idle`, which the command does not read, or a directory or
-    download for a data set without files.
+    are None change nothing. Without `inputs` those in files are left unread. `InvalidInput` where
+    an option would have no effect: a key given twice, a changed value below one of the keys `idle`,
+    which the command does not read, or a directory or download for a data set without files.
     """
     from raycrt import data
     from raycrt.foreign import factory
@@ -94,4 +95,4 @@ def spec_from(
             "--data-dir and --download have no effect on data.name=digits, which comes with "
             "scikit-learn; name another data set by a --recipe or --set data.name=..."
         )
-    return factory.resolved(data.described(spec))
+    return factory.resolved(data.described(spec, inputs=inputs))

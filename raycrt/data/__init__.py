@@ -20,6 +20,7 @@ from raycrt.data.datasets import (
     shape,
     uses,
 )
+from raycrt.data.reader import Reader, test_rows
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import Arrays
 from raycrt.specs import DataSpec
@@ -31,6 +32,7 @@ __all__ = [
     "DIRECTORY_VARIABLE",
     "Arrays",
     "Dataset",
+    "Reader",
     "Split",
     "check",
     "class_names",
@@ -42,6 +44,7 @@ __all__ = [
     "require_training_rows",
     "runs_code",
     "shape",
+    "test_rows",
     "uses",
 ]
 

@@ -24,6 +24,10 @@ def classified(
     parts: Mapping[str, Rows], source: Source, spec: DataSpec, shape: Sequence[int]
 ) -> Classified:
     """The `parts` that `source` has given, whose inputs have the `shape`, as classes and splits."""
-    names, numbers = labels.classes(parts, source.class_names(), spec.class_names)
-    given = {name: Arrays(images=rows.inputs, labels=numbers[name]) for name, rows in parts.items()}
-    return Classified(shape=tuple(shape), class_names=names, splits=divided(given, spec, names))
+    found = labels.numbering(parts, source.class_names(), spec.class_names)
+    given = {
+        name: Arrays(images=rows.inputs, labels=found.of(rows), keys=rows.keys)
+        for name, rows in parts.items()
+    }
+    splits = divided(given, spec, found.names)
+    return Classified(shape=tuple(shape), class_names=found.names, splits=splits)

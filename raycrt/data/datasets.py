@@ -9,6 +9,7 @@ from typing import Any
 from raycrt.data import sources
 from raycrt.data.classified import Classified, classified
 from raycrt.data.named import sets as named
+from raycrt.data.outline import outline
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import ArraySplits
 from raycrt.data.streaming import survey
@@ -82,11 +83,12 @@ def placed(spec: Spec, directory: Path | None) -> Spec:
     return spec.override({f"data.{place}": str(directory)})
 
 
-def described(spec: Spec) -> Spec:
+def described(spec: Spec, *, inputs: bool = True) -> Spec:
     """`spec` with the shape and the class names of its source, which is read and checked, and with
     numbers in place of `auto`.
 
     Every command begins with it, so that models and workers know them without reading the data.
+    Without `inputs` those of a source in files are left unread, if no number follows from them.
     """
     _check_effects(spec.data)
     facts: dict[str, Any] = {}
@@ -97,14 +99,19 @@ def described(spec: Spec) -> Spec:
         if spec.data.normalize is not None or spec.data.scale is not None:
             whole = named.read(spec.data)
     else:
-        found = survey(spec.data) if spec.run.stream else _read(spec.data)
-        facts = {"data.shape": found.shape, "data.class_names": found.class_names}
+        drawn = "auto" in (spec.data.normalize, spec.data.scale)
+        seen = None if inputs or drawn else outline(spec.data)
+        if seen is not None:
+            facts = {"data.shape": seen.shape, "data.class_names": seen.numbering.names}
+        else:
+            found = survey(spec.data) if spec.run.stream else _read(spec.data)
+            facts = {"data.shape": found.shape, "data.class_names": found.class_names}
+            whole = None if spec.run.stream else found.splits
         facts |= sources.of(spec.data).placed()
-        whole = None if spec.run.stream else found.splits
-    inputs = facts.get("data.shape") or shape(spec.data)
+    known = facts.get("data.shape") or shape(spec.data)
     used = statistics.used(whole, spec.data)
     for key, numbers in used.items():
-        statistics.check(numbers, inputs, key)
+        statistics.check(numbers, known, key)
         facts[f"data.{key}"] = numbers.model_dump()
     if whole is not None and "scale" in used:
         statistics.scaled(whole, used["scale"])

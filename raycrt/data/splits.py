@@ -17,16 +17,27 @@ NAMES = ("train", "validation", "test")
 @dataclass(frozen=True, kw_only=True)
 class Arrays:
     """Rows as `images` float32 (n, features) or (n, channels, height, width) and `labels` int64
-    (n,), both in memory of their own."""
+    (n,), both in memory of their own; `keys` (n,) are the source's names of the rows, if any."""
 
     images: np.ndarray
     labels: np.ndarray
+    keys: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: np.ndarray | slice) -> Arrays:
-        return Arrays(images=self.images[rows], labels=self.labels[rows])
+        keys = None if self.keys is None else self.keys[rows]
+        return Arrays(images=self.images[rows], labels=self.labels[rows], keys=keys)
+
+    def with_rows(self, others: Arrays) -> Arrays:
+        """These rows, then the `others`, of the same source."""
+        keyed = self.keys is not None and others.keys is not None
+        return Arrays(
+            images=np.concatenate([self.images, others.images]),
+            labels=np.concatenate([self.labels, others.labels]),
+            keys=np.concatenate([self.keys, others.keys]) if keyed else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +54,7 @@ class ArraySplits:
     @property
     def fit(self) -> Arrays:
         """Training and validation rows together."""
-        return Arrays(
-            images=np.concatenate([self.train.images, self.validation.images]),
-            labels=np.concatenate([self.train.labels, self.validation.labels]),
-        )
+        return self.train.with_rows(self.validation)
 
 
 def divided(given: Mapping[str, Arrays], spec: DataSpec, names: tuple[str, ...]) -> ArraySplits:

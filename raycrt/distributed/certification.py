@@ -1,15 +1,16 @@
 """Certification on a pool of Ray Data actors, with the same rows as in one process.
 
-The unit of work is a batch of consecutive images. Batches are the same for any number of actors, so
-that every row is computed by the same products as in `raycrt.Certifier`. A finished batch is a
-Parquet file, written by the driver: a worker that dies neither loses nor duplicates a row, and a
-run that is resumed certifies only the missing batches.
+The unit of work is a shard of consecutive rows: an actor reads, certifies and writes it
+(`raycrt.certification.shards`). Only the numbers of rows and counts pass through the driver. A
+worker that dies neither loses nor duplicates a row, and a run that is resumed certifies only the
+missing shards.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +22,112 @@ import torch
 from ray.data import ActorPoolStrategy
 from torch import Tensor
 
-from raycrt.certification import manifest, storage
+from raycrt.certification import manifest, shards, storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import Options
-from raycrt.data import Split
-from raycrt.errors import require
+from raycrt.certification.shards import Shard, ShardCertifier, Written
+from raycrt.data import Reader
+from raycrt.errors import InvalidInput, require
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, identity, validate
 from raycrt.specs.provenance import Training
 
 
+@dataclass(kw_only=True)
+class Progress:
+    """The number of rows that are `done`, of which `counted` by this command, and of these the
+    numbers of those `right`ly predicted and `certified` at the first stated radius."""
+
+    done: int
+    counted: int = 0
+    right: int = 0
+    certified: int = 0
+
+    def note(self, at: float) -> str:
+        """Shares of the rows that this command certified, in a few words; `at` is that radius."""
+        if not self.counted:
+            return ""
+        clean, proved = (100 * count / self.counted for count in (self.right, self.certified))
+        return f"clean {clean:.2f} %, certified {proved:.2f} % at {at:g}"
+
+
 def certify(
     network: Network,
     spec: Spec,
-    split: Split,
+    reader: Reader,
     out: Path,
     *,
     digest: str,
     curvature: Tensor,
     spec_describes_model: bool = True,
     training: Training | None = None,
-    watch: Callable[[int], None] = lambda rows: None,
+    watch: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Certify every image of `split` with `spec.run.workers` actors; return the manifest of `out`.
+    """Certify every row of `reader` with `spec.run.workers` actors; return the manifest of `out`.
 
     `digest` is the hash of the network's weights, `curvature` (classes, classes) its proved margin
     curvature. The manifest's model is null unless `spec_describes_model`, and its training is
-    null if `training`, that of the weights, is unknown. As each batch finishes, `watch` is called
-    with the number of rows certified so far.
+    null if `training`, that of the weights, is unknown. `watch` is called as each shard is written.
 
-    Batches that an earlier run left in `out` are kept without being read if its manifest has this
+    Shards that an earlier run left in `out` are kept without being read if its manifest has this
     format and the same curvature; otherwise they are certified again. `InvalidInput` if they
-    belong to another run.
+    belong to another run, and, once all other rows are written, if rows cannot be read or end the
+    process that certifies them.
     """
     before = stored(out, digest, spec, spec_describes_model=spec_describes_model)
     rows = out / storage.ROWS
     rows.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    size = shards.rows_of_a_shard(len(reader), spec.certify.batch_size)
     shared = {"schema_version": storage.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
-    kept = all(before.get(key) == value for key, value in shared.items())
-    size = spec.certify.batch_size
-    pending = missing(out, spec, len(split)) if kept else list(range(0, len(split), size))
-    done = before_this = len(split) - sum(min(size, len(split) - start) for start in pending)
-    watch(done)
+    if any(before.get(key) != value for key, value in shared.items()):
+        # Their shards may be others, and a row is written once.
+        for file in storage.row_files(out):
+            file.unlink()
+    else:
+        size = before["rows_of_a_shard"]
+        require(
+            type(size) is int and size > 0 and size % spec.certify.batch_size == 0,
+            "a shard has whole batches",
+            rows_of_a_shard=size,
+        )
+    every = shards.shards(len(reader), size)
+    pending = [shard for shard in every if not shards.is_written(shard, out)]
+    progress = Progress(done=len(reader) - sum(shard.last - shard.first for shard in pending))
+    before_this = progress.done
+    watch(progress)
     if spec_describes_model:
         spec.save(out)
     facts = manifest.facts(
         spec,
-        rows=len(split),
-        shape=tuple(split.images.shape[1:]),
+        rows=len(reader),
+        rows_of_a_shard=size,
+        shape=reader.shape,
         digest=digest,
         curvature=curvature,
         training=training,
         spec_describes_model=spec_describes_model,
     )
     storage.write_manifest(out, {"complete": False, **facts})
+    failures: list[str] = []
     if pending:
-        for table in _run(network, curvature, spec, split, pending):
-            storage.write_rows(_file(rows, table["index"][0].as_py()), table)
-            done += len(table)
-            watch(done)
-    storage.check_complete(storage.read_rows(out, ("index",)), len(split))
+        for written in _run(network, curvature, spec, reader, out, pending):
+            if isinstance(written, str):
+                failures.append(written)
+                continue
+            progress.done += written.rows
+            progress.counted += written.rows
+            progress.right += written.right
+            progress.certified += written.certified
+            watch(progress)
+            failures += [f"row {row} ends the process that certifies it" for row in written.lost]
+    if failures:
+        more = f", and {len(failures) - 3} more" if len(failures) > 3 else ""
+        raise InvalidInput(
+            f"every row must be certified, but {'; '.join(failures[:3])}{more}; all others are in "
+            f"{out}"
+        )
+    check_complete(every, out)
     # The time taken by the rows of an earlier command is unknown.
     facts["seconds"] = time.monotonic() - began if before_this == 0 else None
     storage.write_manifest(out, {"complete": True, **facts})
@@ -93,18 +139,39 @@ def check(network: Network, spec: Spec) -> None:
     Options.of(spec.certify).check(network)
 
 
+def check_complete(every: list[Shard], out: Path) -> None:
+    """Raise `InvalidInput` unless the rows in `out` are those of the shards, each once; remove what
+    processes that died have left."""
+    files = storage.row_files(out)
+    missing = [shard for shard in every if not shards.is_written(shard, out)]
+    require(not missing, "each shard is written with all of its rows", missing=missing[:3])
+    others = sorted(set(files) - {shard.file(out) for shard in every})
+    require(not others, "rows are in the files of their shards", found=[str(f) for f in others[:3]])
+    for partial in (out / storage.ROWS).glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 def _run(
-    network: Network, curvature: Tensor, spec: Spec, split: Split, pending: list[int]
-) -> Iterator[pa.Table]:
-    """The certificates of each pending batch, in the order in which they finish."""
+    network: Network,
+    curvature: Tensor,
+    spec: Spec,
+    reader: Reader,
+    out: Path,
+    pending: list[Shard],
+) -> Iterator[Written | str]:
+    """What is told of each pending shard, in the order in which they finish; a sentence of one that
+    cannot be read."""
     arguments = {
         "network": ray.put(network.cpu()),
-        "images": ray.put((split.images.numpy(), split.labels.numpy())),
         "curvature": ray.put(curvature.numpy()),
         "spec": spec,
+        "reader": reader,
+        "out": out.absolute(),
     }
-    batches = ray.data.from_items([{"start": s} for s in pending], override_num_blocks=len(pending))
-    certified = batches.map_batches(
+    found = ray.data.from_items(
+        [asdict(shard) for shard in pending], override_num_blocks=len(pending)
+    )
+    certified = found.map_batches(
         _Certify,
         fn_constructor_kwargs=arguments,
         batch_size=1,
@@ -114,7 +181,27 @@ def _run(
         num_gpus=spec.run.gpus_per_worker or None,
     )
     for block in certified.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield pa.table(block).cast(storage.SCHEMA)
+        yield from _told(pa.table(block))
+
+
+def _told(table: pa.Table) -> Iterator[Written | str]:
+    """What rows of the schema `_WRITTEN` say."""
+    for row in table.to_pylist():
+        refused = row.pop("refused")
+        yield refused or Written(**{**row, "lost": tuple(row["lost"])})
+
+
+_WRITTEN = pa.schema(
+    [
+        ("first", pa.int64()),
+        ("rows", pa.int64()),
+        ("right", pa.int64()),
+        ("certified", pa.int64()),
+        ("sha256", pa.string()),
+        ("lost", pa.list_(pa.int64())),
+        ("refused", pa.string()),
+    ]
+)
 
 
 def _cpus(spec: Spec) -> float:
@@ -124,34 +211,27 @@ def _cpus(spec: Spec) -> float:
 
 
 class _Certify:
-    """An actor: loads the model and its curvature once, then certifies batches."""
+    """An actor: loads the model and its curvature once, then certifies shards."""
 
-    def __init__(self, network: Any, images: Any, curvature: Any, spec: Spec) -> None:
+    def __init__(self, network: Any, curvature: Any, spec: Spec, reader: Reader, out: Path) -> None:
         torch.set_num_threads(max(1, int(spec.run.cpus_per_worker)))
-        self.images, self.labels = ray.get(images)
-        self.size = spec.certify.batch_size
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.certifier = Certifier.of(
-            ray.get(network).to(self.device),
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        certifier = Certifier.of(
+            ray.get(network).to(device),
             spec.certify,
             curvature=torch.from_numpy(ray.get(curvature).copy()),
         )
+        self.shards = ShardCertifier(
+            certifier, reader, out, batch=spec.certify.batch_size, at=spec.certify.at[0]
+        )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        start = int(batch["start"][0])
-        chosen = slice(start, start + self.size)
-        found = self.certifier(torch.tensor(self.images[chosen], device=self.device))
-        return storage.to_table(found, start, self.labels[chosen], self.images[chosen])
-
-
-def _file(rows: Path, start: int) -> Path:
-    return rows / f"{start:09d}.parquet"
-
-
-def missing(out: Path, spec: Spec, images: int) -> list[int]:
-    """The index of the first image of each batch that has no rows in `out` yet."""
-    starts = range(0, images, spec.certify.batch_size)
-    return [start for start in starts if not _file(out / storage.ROWS, start).is_file()]
+        shard = Shard(first=int(batch["first"][0]), last=int(batch["last"][0]))
+        try:
+            told = asdict(self.shards(shard))
+        except InvalidInput as error:
+            told = {"first": shard.first, "refused": str(error)}
+        return pa.Table.from_pylist([told], schema=_WRITTEN)
 
 
 def stored(

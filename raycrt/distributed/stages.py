@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray.train import ControllerError
 from torch.utils.tensorboard import SummaryWriter
 
 from raycrt import data
-from raycrt.bounds.curvature import margin_curvature
+from raycrt.bounds.curvature import EXAMPLES, margin_curvature
 from raycrt.certification import storage
 from raycrt.distributed import certification, room
 from raycrt.distributed import train as training
@@ -186,31 +187,31 @@ def certify(
     and completed; `InvalidInput` if it holds those of another run.
     """
     certification.check(network, spec)
-    test = data.load(spec.data).test
+    reader = data.test_rows(spec.data)
     digest = checkpoint.weights_hash(network)
     with outputs.held(out):
         manifest = certification.stored(
             out, digest, spec, spec_describes_model=spec_describes_model
         )
-        if not manifest.get("complete") or certification.missing(out, spec, len(test)):
-            curvature = margin_curvature(network, test.images, progress.over)
-            with session(), progress.shown("certify", len(test)) as report:
+        if not manifest.get("complete") or storage.count(out) != len(reader):
+            examples = torch.from_numpy(reader.first(EXAMPLES).images)
+            curvature = margin_curvature(network, examples, progress.over)
+            with session(), progress.shown("certify", len(reader)) as report:
                 room.check(spec.run)
                 manifest = certification.certify(
                     network,
                     spec,
-                    test,
+                    reader,
                     out,
                     digest=digest,
                     curvature=curvature,
                     spec_describes_model=spec_describes_model,
                     training=made,
-                    watch=lambda done: report(done, ""),
+                    watch=lambda found: report(found.done, found.note(spec.certify.at[0])),
                 )
             place = f"certificates: {out}"
         else:
-            place = f"the {len(test)} certificates of this model are complete: {out}"
-    remarks = storage.remarks(storage.read_rows(out, ("index", "status")))
+            place = f"the {len(reader)} certificates of this model are complete: {out}"
     exception = [made.sentence] if made and made.sentence else []
-    print("\n".join([place, *exception, *remarks]))
+    print("\n".join([place, *exception, *storage.remarks(storage.statuses(out))]))
     return manifest

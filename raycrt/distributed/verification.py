@@ -1,12 +1,14 @@
 """The independent checker on a pool of Ray Data actors.
 
 The unit of work is one Parquet file of rows, checked by the code that checks it in one process
-(`raycrt.verify.checker`), so the findings are the same. On a cluster the files must lie on storage
-that all nodes share.
+(`raycrt.verify.checker`), so the findings are the same. On a cluster files and data must lie on
+storage that all nodes share.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,16 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from raycrt.verify.checker import Checked, Checker, Finding
+from raycrt.verify.checker import Checker
+from raycrt.verify.findings import Checked, Finding
 
 
-def check_files(checker: Checker, files: list[Path], *, workers: int) -> list[Checked]:
-    """Check every file with at most `workers` actors; the results are in the order of `files`."""
+def check_files(checker: Checker, files: list[Path], *, workers: int) -> Iterator[Checked]:
+    """Check every file with at most `workers` actors; the results as they finish."""
     if not files:
-        return []
-    items = [{"position": i, "file": str(file.resolve())} for i, file in enumerate(files)]
+        return
     actors = min(workers, len(files))
+    items = [{"file": str(file.absolute())} for file in files]
     checked = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Check,
         fn_constructor_kwargs={"checker": ray.put(checker)},
@@ -33,9 +36,9 @@ def check_files(checker: Checker, files: list[Path], *, workers: int) -> list[Ch
         compute=ActorPoolStrategy(size=actors),
         num_cpus=_cpus(actors),
     )
-    blocks = checked.iter_batches(batch_size=None, batch_format="pyarrow")
-    rows = [row for block in blocks for row in pa.table(block).to_pylist()]
-    return [_checked(row) for row in sorted(rows, key=lambda row: row["position"])]
+    for block in checked.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in pa.table(block).to_pylist():
+            yield _checked(row)
 
 
 def _cpus(actors: int) -> float:
@@ -45,36 +48,34 @@ def _cpus(actors: int) -> float:
 
 
 class _Check:
-    """An actor: holds the model, its proved curvature and the images, and checks files."""
+    """An actor: holds the model and its proved curvature, and checks files."""
 
     def __init__(self, checker: Any) -> None:
         self.checker: Checker = ray.get(checker)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        position, file = int(batch["position"][0]), Path(str(batch["file"][0]))
-        found = self.checker.check_file(file)
-        row = {
-            "position": position,
-            "indices": found.indices.tolist(),
-            "failed": [finding.index for finding in found.findings],
-            "sentences": [finding.sentence for finding in found.findings],
-        }
-        return pa.Table.from_pylist([row], schema=_SCHEMA)
+        return pa.Table.from_pylist(
+            [asdict(self.checker.check_file(Path(str(file)))) for file in batch["file"]],
+            schema=_SCHEMA,
+        )
 
 
 _SCHEMA = pa.schema(
     [
-        ("position", pa.int64()),
-        ("indices", pa.list_(pa.int64())),
-        ("failed", pa.list_(pa.int64())),
-        ("sentences", pa.list_(pa.string())),
+        ("file", pa.string()),
+        ("rows", pa.int64()),
+        ("spans", pa.list_(pa.list_(pa.int64()))),
+        ("findings", pa.list_(pa.struct([("index", pa.int64()), ("sentence", pa.string())]))),
+        ("further", pa.int64()),
     ]
 )
 
 
 def _checked(row: dict[str, Any]) -> Checked:
-    pairs = zip(row["failed"], row["sentences"], strict=True)
     return Checked(
-        indices=np.array(row["indices"], np.int64),
-        findings=tuple(Finding(index=index, sentence=text) for index, text in pairs),
+        file=row["file"],
+        rows=row["rows"],
+        spans=tuple((first, last) for first, last in row["spans"]),
+        findings=tuple(Finding(**finding) for finding in row["findings"]),
+        further=row["further"],
     )

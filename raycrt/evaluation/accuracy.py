@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -58,20 +56,3 @@ class Summary:
     infinite: int
     certified: dict[float, float]
     certified_runner_up: dict[float, float]
-
-
-def summarise(table: pa.Table, radii: Sequence[float]) -> Summary:
-    """Clean and certified accuracy of a table of certificates, stated at each of `radii`."""
-    prediction, labels, radius, runner_up = (
-        torch.tensor(np.asarray(table.column(name)))
-        for name in ("prediction", "label", "radius", "radius_runner_up")
-    )
-    found = accuracy(prediction, labels, radius, radii)
-    return Summary(
-        rows=len(table),
-        clean=found.clean,
-        mean_radius=found.mean_radius,
-        infinite=int(((prediction == labels) & torch.isinf(radius)).sum()),
-        certified=found.certified,
-        certified_runner_up=accuracy(prediction, labels, runner_up, radii).certified,
-    )

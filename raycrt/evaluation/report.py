@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import csv
 
 from raycrt import data
 from raycrt.certification import storage
-from raycrt.evaluation.accuracy import Summary, summarise
+from raycrt.errors import require
+from raycrt.evaluation.accuracy import Summary
+from raycrt.evaluation.tally import COLUMNS, Counts, Tally
 from raycrt.specs import Spec, validate
 from raycrt.specs.provenance import Training
 from raycrt.system import outputs
@@ -34,25 +37,34 @@ class Report:
 
 
 def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Report:
-    """Write `report.md` and `certified_accuracy.png` into `out` from a certificates directory."""
-    table, manifest = storage.read(directory)
-    outputs.made(out)
+    """Write `report.md` and `certified_accuracy.png` into `out` from a certificates directory.
+
+    Rows are read some at a time. Of a run that is not complete the rows written so far are
+    reported, which the report says.
+    """
+    manifest = storage.read_manifest(directory)
     spec = validate({key: part for key, part in manifest["spec"].items() if part is not None})
-    summary = summarise(table, spec.certify.at)
+    found = Counts.of(directory, spec.certify.at, manifest["rows"])
+    rows = found.whole.rows
+    require(rows > 0, "a report is about rows that are written", directory=str(directory))
+    outputs.made(out)
+    summary = found.whole.summary()
     if manifest["spec"]["model"] is not None:
         spec.save(out, without=() if manifest.get("training") else ("train", "search"))
     plot = out / "certified_accuracy.png"
-    draw(table, plot, spec.certify.at)
-    rate = len(table) / manifest["seconds"] if manifest.get("seconds") else None
+    draw(directory, plot, spec.certify.at, found.largest)
+    rate = rows / manifest["seconds"] if manifest.get("seconds") else None
     first = headline(summary, rate)
     parts = [f"# {spec.data.title}: certified accuracy\n", first + "\n", _radii(summary), _CHECK]
+    remarks = storage.remarks(found.statuses)
+    if rows != manifest["rows"] or manifest.get("complete") is not True:
+        remarks.insert(0, f"{rows} of {manifest['rows']} rows are certified so far.")
     if spec.data.scale is not None:
         parts.insert(2, f"Radii are in {spec.data.units}.\n")
-    remarks = storage.remarks(table)
     if remarks:
         parts.append("\n".join(f"- {line}" for line in remarks) + "\n")
     parts.append(f"![certified accuracy against radius]({plot.name})\n")
-    parts.append(_classes(table, spec, summary))
+    parts.append(_classes(found.by_class, spec, summary))
     parts.append(_model(manifest))
     if trials_csv is not None:
         parts.append(_trials(trials_csv))
@@ -73,15 +85,14 @@ def headline(summary: Summary, images_per_second: float | None) -> str:
     )
 
 
-def draw(table: pa.Table, file: Path, stated: tuple[float, ...]) -> None:
+def draw(directory: Path, file: Path, stated: tuple[float, ...], largest: float) -> None:
     """Write a PNG of certified accuracy against the radius, for all classes and for the runner-up
-    alone, with a line at each of the `stated` radii."""
+    alone, with a line at each of the `stated` radii; `largest` is the largest finite radius."""
     from matplotlib.figure import Figure
 
-    runner_up = table.column("radius_runner_up").to_numpy()
-    largest = float(runner_up.max(initial=0.0, where=np.isfinite(runner_up)))
     radii = np.linspace(0, max(1.05 * largest, stated[-1]), 400).tolist()
-    found = summarise(table, radii)
+    tallies = (Tally.of(rows, radii) for rows in storage.batches(directory, COLUMNS))
+    found = reduce(add, tallies).summary()
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(radii, _percent(found.certified), label="all classes (proved)")
@@ -114,7 +125,7 @@ def _radii(summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _classes(table: pa.Table, spec: Spec, whole: Summary) -> str:
+def _classes(by_class: dict[int, Tally], spec: Spec, whole: Summary) -> str:
     """Accuracy of the rows of each class, and of all."""
     radii = spec.certify.at
     lines = [
@@ -123,8 +134,8 @@ def _classes(table: pa.Table, spec: Spec, whole: Summary) -> str:
         "|" + "---|" * (3 + len(radii)),
     ]
     for label, name in enumerate(data.class_names(spec.data)):
-        rows = table.filter(pc.equal(table.column("label"), label))
-        lines.append(_of_class(_cell(name), summarise(rows, radii) if len(rows) else None, radii))
+        own = by_class.get(label)
+        lines.append(_of_class(_cell(name), own.summary() if own else None, radii))
     return "\n".join([*lines, _of_class("all", whole, radii)]) + "\n"
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load
 from raycrt import data
 from raycrt.certification import storage
 from raycrt.errors import InvalidInput, require
-from raycrt.evaluation.accuracy import summarise
+from raycrt.evaluation.tally import summarise
 from raycrt.evidence import archive, card, onnx_model, origin
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate

@@ -63,6 +63,9 @@ class DataSpec(Options):
     input: tuple[str, ...] | None = Field(
         None, min_length=1, description="columns or array with the inputs; one or a list"
     )
+    key: str | None = Field(
+        None, description="column whose values name the rows; certificates repeat them"
+    )
     resize: tuple[Side, Side] | None = Field(
         None, description="height and width to which images are resized"
     )

@@ -21,11 +21,18 @@ _DISK |= {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: also after a crash, the old or the new file is there, whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write in a block, which takes the place of `path` when the block ends without an
+    error: also after a crash, the old or the new file is there, whole."""
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield partial
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from raycrt.verify.findings import Finding, Notes
+from raycrt.verify.findings import Checked, Finding, Notes, spans_of
+from raycrt.verify.inputs import Found, Inputs
 from raycrt.verify.model import Model
 from raycrt.verify.prover import Prover
 from raycrt.verify.radius import FLOAT32_UNIT
-from raycrt.verify.table import STATUSES, Malformed, Rows, read_rows
+from raycrt.verify.table import STATUSES, VERSIONS, Malformed, Rows, read_rows
 
 # Rows processed at a time: n * classes * width float64 numbers must fit into memory.
 _AT_ONCE = 128
@@ -21,20 +21,12 @@ DEPLOYMENTS = {"exact": None, "float32": FLOAT32_UNIT}
 REGIONS = ("global", "local")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """The result for one file: the indices of its rows, and the findings about them."""
-
-    indices: np.ndarray
-    findings: tuple[Finding, ...]
-
-
 class Checker:
     """Re-proves rows of one model with a proved `curvature` (classes, classes).
 
-    The indices of rows are those of `images` (n, features) float32 and `labels` (n,), n = `rows`;
-    what is None is not compared, and without images nothing is proved. `stated` is the curvature
-    from which the rows were computed; `hashed` rows have the hash of their input.
+    The indices of rows are those of `inputs`; what is not there is not compared, and without images
+    nothing is proved. `stated` is the curvature from which the rows were computed, `version` that
+    of their format.
     """
 
     def __init__(
@@ -43,16 +35,13 @@ class Checker:
         *,
         curvature: np.ndarray,
         stated: np.ndarray,
-        images: np.ndarray | None,
-        labels: np.ndarray | None,
-        rows: int | None = None,
+        inputs: Inputs,
         deployment: str = "exact",
         region: str = "global",
-        hashed: bool = True,
+        version: int = VERSIONS[-1],
     ) -> None:
         self.model, self.stated = model, stated
-        self.images, self.labels, self.hashed = images, labels, hashed
-        self.rows = len(images) if rows is None and images is not None else rows or 0
+        self.inputs, self.version = inputs, version
         self.unit = DEPLOYMENTS[deployment]
         self.region = region
         self.prover = None
@@ -61,33 +50,35 @@ class Checker:
 
     def check_file(self, file: Path) -> Checked:
         """Check all rows of a Parquet file; a file that breaks the format is one finding."""
-        indices: list[np.ndarray] = []
+        spans: list[tuple[int, int]] = []
         findings: list[Finding] = []
+        count = 0
         try:
             model = self.model
             for rows in read_rows(
-                file, model.features, model.classes, _AT_ONCE, hashed=self.hashed
+                file, model.features, model.classes, _AT_ONCE, version=self.version
             ):
                 findings += self.check(rows)
-                indices.append(rows.index)
+                count += len(rows)
+                spans += spans_of(rows.index)
         except Malformed as broken:
             findings.append(Finding(sentence=f"{file.name}: {broken}."))
-        return Checked(
-            indices=np.concatenate(indices) if indices else np.empty(0, np.int64),
-            findings=tuple(findings),
-        )
+        return Checked.of(file.name, count, spans, findings)
 
     def check(self, rows: Rows) -> list[Finding]:
         """All findings about `rows`; of a row with another input, that it has one and no more."""
         notes = Notes(rows.index)
-        known = (rows.index >= 0) & (rows.index < self.rows)
+        known = (rows.index >= 0) & (rows.index < len(self.inputs))
         notes.must(known, "the data has no image with this index.")
-        at = np.where(known, rows.index, 0)
-        others = self._check_inputs(rows, at, known)
-        if self.labels is not None:
-            labels = np.where(known, self.labels[at], rows.label)
+        found = self.inputs.at(np.where(known, rows.index, 0))
+        others = _check_inputs(rows, found, known)
+        if found.labels is not None:
+            labels = np.where(known, found.labels, rows.label)
             text = "the label is {} in the data, not {}."
             notes.must(rows.label == labels, text, labels, rows.label)
+        if found.keys is not None and rows.key is not None:
+            keys = np.where(known, found.keys, rows.key)
+            notes.must(rows.key == keys, "the key is {!r} in the data, not {!r}.", keys, rows.key)
         certified = self._check_form(rows, notes) & known
         if self.prover is None:
             notes.must(
@@ -95,25 +86,11 @@ class Checker:
                 "the weights are not finite, but the status is {!r}.",
                 rows.status,
             )
-        elif self.images is not None:
+        elif found.images is not None:
             with np.errstate(all="ignore"):
-                self._check_proof(rows, self.images[at].astype(np.float64), certified, notes)
+                self._check_proof(rows, found.images.astype(np.float64), certified, notes)
         elsewhere = {finding.index for finding in others}
         return others + [f for f in notes.findings if f.index not in elsewhere]
-
-    def _check_inputs(self, rows: Rows, at: np.ndarray, known: np.ndarray) -> list[Finding]:
-        """Check that the rows at `at` in the data, where `known`, are those that were certified."""
-        notes = Notes(rows.index)
-        if rows.input_sha256 is not None and self.images is not None:
-            found = np.array([_sha256(image) for image in self.images[at]], object)
-            notes.must(
-                ~known | (found == rows.input_sha256),
-                "the input is not the one that was certified: the SHA-256 of the one in the data "
-                "is {}, that of the row {}.",
-                np.array([digest.hex() for digest in found]),
-                np.array([digest.hex() for digest in rows.input_sha256]),
-            )
-        return notes.findings
 
     def _check_form(self, rows: Rows, notes: Notes) -> np.ndarray:
         """Check what does not depend on the network; mask of rows whose radius must be proved."""
@@ -252,10 +229,25 @@ class Checker:
         )
 
 
+def _check_inputs(rows: Rows, found: Found, known: np.ndarray) -> list[Finding]:
+    """Check that the rows `found` in the data, where `known`, are those that were certified."""
+    notes = Notes(rows.index)
+    if rows.input_sha256 is not None and found.images is not None:
+        own = np.array([_sha256(image) for image in found.images], object)
+        notes.must(
+            ~known | (own == rows.input_sha256),
+            "the input is not the one that was certified: the SHA-256 of the one in the data is "
+            "{}, that of the row {}.",
+            np.array([digest.hex() for digest in own]),
+            np.array([digest.hex() for digest in rows.input_sha256]),
+        )
+    return notes.findings
+
+
 def _sha256(image: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image, "<f4").tobytes()).digest()
 
 
-def check_files(checker: Checker, files: Iterable[Path]) -> list[Checked]:
+def check_files(checker: Checker, files: Iterable[Path]) -> Iterator[Checked]:
     """Check the files one by one in this process."""
-    return [checker.check_file(file) for file in files]
+    return (checker.check_file(file) for file in files)

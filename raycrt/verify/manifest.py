@@ -43,10 +43,15 @@ def known(stored: Any) -> Spec:
         raise InvalidInput("spec must be a mapping of sections in the manifest") from None
 
 
+def version(manifest: dict[str, Any]) -> int:
+    """The version of the format; the last one where the manifest states none that is read."""
+    stated = manifest.get("schema_version")
+    return next((known for known in VERSIONS if _same(stated, known)), VERSIONS[-1])
+
+
 def hashed(manifest: dict[str, Any]) -> bool:
     """Whether the rows have hashes of their inputs, as those of all but old versions do."""
-    version = manifest.get("schema_version")
-    return not any(_same(version, old) for old in WITHOUT_HASHES)
+    return version(manifest) not in WITHOUT_HASHES
 
 
 def check_manifest(

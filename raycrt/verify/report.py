@@ -14,8 +14,9 @@ from raycrt import data
 from raycrt.errors import require
 from raycrt.specs import Spec, provenance
 from raycrt.verify import manifest as manifests
-from raycrt.verify.checker import Checked, Checker, Finding, check_files
+from raycrt.verify.checker import Checker, check_files
 from raycrt.verify.curvature import TOLERANCE, Watch, curvature_upper
+from raycrt.verify.findings import Checked, Finding, Span, joined, not_once
 from raycrt.verify.inputs import Inputs, of_run
 from raycrt.verify.model import Model
 from raycrt.verify.table import (
@@ -102,27 +103,32 @@ def verify_with(
         model,
         curvature=np.fmax(curvature, stated),
         stated=stated,
-        images=rows.images,
-        labels=rows.labels,
-        rows=len(rows),
+        inputs=rows,
         deployment=manifests.deployment(manifest),
         region=str(manifest.get("region")),
-        hashed=manifests.hashed(manifest),
+        version=manifests.version(manifest),
     )
     files = row_files(directory)
     surplus = _check_number(files, len(rows))
     findings += surplus + _check_unexpected(directory)
     # More rows than images are refused unread: a small file may unpack to any number of them.
-    results = [] if surplus else list(check(checker, files))
-    indices = np.concatenate([np.empty(0, np.int64), *(r.indices for r in results)])
-    findings += [finding for result in results for finding in result.findings]
-    findings += [] if surplus else _check_indices(indices, len(rows))
+    checked = further = 0
+    spans: list[Span] = []
+    if not surplus:
+        results = iter(check(checker, files))
+        for _ in watch("files of rows", files):
+            result = next(results)
+            checked, further = checked + result.rows, further + result.further
+            spans = joined(sorted([*spans, *result.spans]))
+            findings += result.findings
+        others, more = not_once(spans, len(rows))
+        findings, further = findings + others, further + more
     return Report(
         data=rows.title,
         images=len(rows),
-        checked=len(indices),
-        failed=len({finding.index for finding in findings if finding.index >= 0}),
-        proved=rows.images is not None,
+        checked=checked,
+        failed=len({finding.index for finding in findings if finding.index >= 0}) + further,
+        proved=rows.given,
         findings=tuple(sorted(findings)),
         unchecked=rows.unchecked,
     )
@@ -159,18 +165,4 @@ def _check_unexpected(directory: Path) -> list[Finding]:
             "of rows, but another reader may take it for one."
         )
         for entry in unexpected_entries(directory)
-    ]
-
-
-def _check_indices(indices: np.ndarray, images: int) -> list[Finding]:
-    inside = indices[(indices >= 0) & (indices < images)]
-    counts = np.bincount(inside, minlength=images)
-    return [
-        Finding(
-            index=int(index),
-            sentence="the row is missing."
-            if counts[index] == 0
-            else f"the row occurs {counts[index]} times.",
-        )
-        for index in np.nonzero(counts != 1)[0]
     ]

@@ -18,10 +18,11 @@ from raycrt.errors import InvalidInput, require
 from raycrt.verify.pages import Footer
 
 # The versions of the format that are read here, see docs/certificates.md. From 4 on a class may be
-# proved from the curvature matrix, from 5 on radii may be infinite, and from 6 on each row has the
-# hash of its input.
-VERSIONS = (3, 4, 5, 6)
+# proved from the curvature matrix, from 5 on radii may be infinite, from 6 on each row has the hash
+# of its input, and from 7 on its key in the source of the data.
+VERSIONS = (3, 4, 5, 6, 7)
 WITHOUT_HASHES = (3, 4, 5)
+WITHOUT_KEYS = (*WITHOUT_HASHES, 6)
 MANIFEST = "manifest.json"
 ROWS = "rows"
 STATUSES = ("certified", "constant", "non_finite_input", "non_finite_network", "tied", "no_radius")
@@ -36,6 +37,9 @@ _COLUMNS = {
     "witness_curvatures": pa.list_(pa.float64()),
 }
 _HASH = {"input_sha256": pa.binary(32)}
+_KEY = {"key": pa.string()}
+# Most bytes of a key.
+_KEY_BYTES = 1024
 # A manifest of 1,000 classes has some 20 MB.
 _JSON_BYTES = 2**26
 # Most bytes of a value, which is a number or a status, and most further bytes of a column.
@@ -53,8 +57,8 @@ class Malformed(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """Rows as arrays (n,); `witness_row` and `witness_class` (k,) give the row and class of each
-    `witness_point` (k, features) and `witness_curvature` (k,). `input_sha256` holds bytes; None in
-    versions without it."""
+    `witness_point` (k, features) and `witness_curvature` (k,). `input_sha256` holds bytes and `key`
+    texts; None in versions without them."""
 
     index: np.ndarray
     label: np.ndarray
@@ -71,6 +75,7 @@ class Rows:
     witness_point: np.ndarray
     witness_curvature: np.ndarray
     input_sha256: np.ndarray | None = None
+    key: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -152,11 +157,11 @@ def count_rows(file: Path) -> int:
 
 
 def read_rows(
-    file: Path, features: int, classes: int, at_once: int, *, hashed: bool = True
+    file: Path, features: int, classes: int, at_once: int, *, version: int = VERSIONS[-1]
 ) -> Iterator[Rows]:
     """The rows of one file, `at_once` at a time; `Malformed` where the format is broken.
 
-    `hashed` says whether the version of the format has the hashes of inputs.
+    `version` is that of the format.
 
     Memory is bounded by `at_once`, whatever the file states: more numbers than those of a witness
     for each class of a row are refused before they are unpacked.
@@ -164,7 +169,8 @@ def read_rows(
     with _readable():
         _check_sizes(file, features, classes)
         with pq.ParquetFile(file) as parquet:
-            columns = _COLUMNS | (_HASH if hashed else {})
+            columns = _COLUMNS | (_HASH if version not in WITHOUT_HASHES else {})
+            columns |= _KEY if version not in WITHOUT_KEYS else {}
             _check_columns(parquet.schema_arrow, columns)
             for batch in parquet.iter_batches(at_once, columns=list(columns)):
                 yield _rows(pa.Table.from_batches([batch]), features)
@@ -215,7 +221,7 @@ def _check_sizes(file: Path, features: int, classes: int) -> None:
         # An empty list counts as a number too.
         if numbers > column.rows * max(1, most.get(column.name, 1)):
             raise Malformed(f"{holds} {numbers} numbers, too many")
-        if size > _BESIDE + _BYTES * numbers:
+        if size > _BESIDE + (_KEY_BYTES if column.name in _KEY else 0) * numbers + _BYTES * numbers:
             raise Malformed(f"{holds} {size} bytes, too many")
 
 
@@ -240,7 +246,11 @@ def _rows(table: pa.Table, features: int) -> Rows:
         )
     flat_classes, flat_points = classes.flatten(), points.flatten()
     flat_curvatures = curvatures.flatten()
-    hashes = [name for name in table.column_names if name in _HASH]
+    texts = {
+        name: np.array(table.column(name).to_pylist(), object)
+        for name in table.column_names
+        if name in _HASH | _KEY
+    }
     if flat_classes.null_count or flat_points.null_count or flat_curvatures.null_count:
         raise Malformed("a witness holds nulls")
     return Rows(
@@ -251,5 +261,5 @@ def _rows(table: pa.Table, features: int) -> Rows:
         witness_class=flat_classes.to_numpy(),
         witness_point=flat_points.to_numpy().reshape(-1, features),
         witness_curvature=flat_curvatures.to_numpy(),
-        input_sha256=np.array(table.column(hashes[0]).to_pylist(), object) if hashes else None,
+        **texts,
     )

@@ -12,7 +12,6 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from raycrt import Certifier
 from raycrt.certification import storage
 from raycrt.cli import main as cli
 from raycrt.distributed import stages
@@ -20,6 +19,7 @@ from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
 from raycrt.verify import verify_run
+from tests.distributed.inprocess import work_here
 from tests.foreign.models import assert_same
 from tests.foreign.weights.models import dense, normed
 
@@ -83,19 +83,16 @@ class TestCommand:
     def test_half_precision_from_file_to_checked_certificates(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def in_this_process(network, curvature, spec, split, pending):
-            found = Certifier(network, steps=5, curvature=curvature)(split.images)
-            yield storage.to_table(found, 0, split.labels.numpy(), split.images.numpy())
-
         monkeypatch.setattr(stages, "session", nullcontext)
         monkeypatch.setattr(stages.room, "check", lambda run: None)
-        monkeypatch.setattr(stages.certification, "_run", in_this_process)
+        work_here(monkeypatch)
         state = {n: t.bfloat16() for n, t in dense(64, 20, 10).state_dict().items()}
         state["0.bias"] = state["0.bias"].float() + 1e-4
         torch.save(state, tmp_path / "w.pt")
         app, out = typer.Typer(), tmp_path / "run"
         app.command()(cli.certify)
         few = ["--set", "data.limit=12", "--set", "model.activation=tanh"]
+        few += ["--set", "certify.steps=5"]
         done = CliRunner().invoke(app, ["--model", str(tmp_path / "w.pt"), "--out", str(out), *few])
         assert done.exit_code == 0, done.output
         rows, _ = storage.read(out / "certificates")

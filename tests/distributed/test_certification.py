@@ -13,7 +13,7 @@ from raycrt.bounds.curvature import margin_curvature
 from raycrt.certification import storage
 from raycrt.distributed import certification
 from raycrt.errors import InvalidInput
-from raycrt.evaluation.accuracy import summarise
+from raycrt.evaluation.tally import summarise
 from raycrt.networks import checkpoint
 from raycrt.specs import validate
 from raycrt.training import loop
@@ -47,7 +47,9 @@ def twin(network):
 
 def _certify(network, test, out, **options):
     digest, curvature = checkpoint.weights_hash(network), margin_curvature(network)
-    certification.certify(network, SPEC, test, out, digest=digest, curvature=curvature, **options)
+    certification.certify(
+        network, SPEC, data.test_rows(SPEC.data), out, digest=digest, curvature=curvature, **options
+    )
 
 
 def test_sharded_equals_unsharded_and_resumes(tmp_path, local_ray, network, twin):

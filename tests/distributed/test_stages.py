@@ -11,6 +11,7 @@ import torch
 
 from raycrt import data
 from raycrt.certification import storage
+from raycrt.data import reader
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint, network
@@ -105,8 +106,8 @@ def test_no_number_beside_a_model_enters_a_certificate(tmp_path, made):
 def test_rows_that_are_not_proved_are_told_with_the_reason(tmp_path, made, monkeypatch, capsys):
     stages.certify(SPEC, _model(), tmp_path / "first")
     assert "rows:" not in capsys.readouterr().out
-    parts = data.load(SPEC.data)
+    parts = data.read(SPEC.data)
     parts.test.images[3] = nan
-    monkeypatch.setattr(data, "load", lambda spec: parts)
+    monkeypatch.setattr(reader, "read", lambda spec: parts)
     stages.certify(SPEC, _model(), tmp_path / "second")
     assert "1 of 20 rows: The image holds NaN or infinite values." in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """The report: what is not proved is counted, with the reason."""
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -42,4 +44,6 @@ def test_certificates_count_their_statuses():
     found = Certifier(random_network(2))(images)
     assert found.statuses() == {Status.CERTIFIED: 5, Status.NON_FINITE_INPUT: 1}
     table = storage.to_table(found, 0, found.prediction.numpy(), images.numpy())
-    assert storage.remarks(table) == [f"1 of 6 rows: {Status.NON_FINITE_INPUT.sentence}"]
+    assert storage.remarks(Counter(table["status"].to_pylist())) == [
+        f"1 of 6 rows: {Status.NON_FINITE_INPUT.sentence}"
+    ]

@@ -72,7 +72,7 @@ def test_rows_without_hashes_are_not_packed(run, tmp_path):
     edit_manifest(run, schema_version=5)
     rewrite_rows(run, rows)
     assert verify_run(run).sound
-    _refused(run, tmp_path / "a.zip", "certificates of version 6, .* has version 5")
+    _refused(run, tmp_path / "a.zip", "certificates of version 7, .* has version 5")
 
 
 def test_a_run_without_certificates_and_another_name(run, tmp_path):

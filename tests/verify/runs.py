@@ -57,14 +57,14 @@ def write_run(
             parameter *= gain
         change(model)
     checkpoint.save_model(run / "train", model, spec, training)
-    test = data.load(spec.data).test
+    test = data.read(spec.data).test
     certifier = Certifier.of(model, spec.certify)
     directory = run / "certificates"
     (directory / "rows").mkdir(parents=True)
-    for number, found in enumerate(certifier.batches(test.images)):
+    for number, found in enumerate(certifier.batches(torch.from_numpy(test.images))):
         first = number * ROWS_IN_A_FILE
         rows = test.take(slice(first, first + ROWS_IN_A_FILE))
-        table = storage.to_table(found, first, rows.labels.numpy(), rows.images.numpy())
+        table = storage.to_table(found, first, rows.labels, rows.images, rows.keys)
         storage.write_rows(directory / "rows" / f"{first:09d}.parquet", table)
     manifest = {
         "complete": True,
@@ -90,8 +90,10 @@ def rewrite_rows(run: Path, rows: list[dict], in_a_file: int = 1000) -> None:
     """Put `rows` (as of `Table.to_pylist`) in place of all that are stored, in the version that the
     manifest states."""
     schema = storage.SCHEMA
-    if manifest_of(run).get("schema_version") in (3, 4, 5):
-        schema = schema.remove(schema.get_field_index("input_sha256"))
+    version = manifest_of(run).get("schema_version")
+    for name, since in (("input_sha256", 6), ("key", 7)):
+        if version in range(3, since):
+            schema = schema.remove(schema.get_field_index(name))
     directory = run / "certificates" / "rows"
     for file in directory.glob("*.parquet"):
         file.unlink()

@@ -24,7 +24,7 @@ from raycrt.verify.matrix import Matrices, Quadratic
 from raycrt.verify.model import Model
 from raycrt.verify.prover import Prover
 from raycrt.verify.radius import FLOAT32_UNIT, Errors, witness_radius
-from raycrt.verify.table import VERSIONS, WITHOUT_HASHES, read_rows
+from raycrt.verify.table import VERSIONS, read_rows
 from tests.models import LINEAR, random_network
 from tests.verify.runs import edit_manifest, manifest_of, rewrite_rows, rows_of, spec_of, write_run
 from tests.verify.seen import seen
@@ -471,8 +471,8 @@ def _reached(run: Path) -> np.ndarray:
     images = data.load(spec.data).test.images.numpy().reshape(-1, model.features)
     found = []
     for file in sorted((run / "certificates" / "rows").iterdir()):
-        hashed = manifest["schema_version"] not in WITHOUT_HASHES
-        for rows in read_rows(file, model.features, model.classes, 1000, hashed=hashed):
+        version = manifest["schema_version"]
+        for rows in read_rows(file, model.features, model.classes, 1000, version=version):
             claims = np.repeat(rows.radius[:, None] * 1.2, model.classes, axis=1)
             # Errors are those at the radius that is claimed: again, near what is proved.
             x = images[rows.index].astype(np.float64)
@@ -554,14 +554,14 @@ def test_the_version_that_is_written_is_read():
 
 @pytest.mark.parametrize(
     ("honest", "version"),
-    [("dense", version) for version in (2, 7, "4", None)],
+    [("dense", version) for version in (2, 8, "4", None)],
     indirect=["honest"],
 )
 def test_other_versions_are_named_with_those_that_are_read(honest, tmp_path, version):
     run = shutil.copytree(honest, tmp_path / "run")
     edit_manifest(run, schema_version=version)
     sentences = [finding.sentence for finding in verify_run(run).findings]
-    assert sentences == ["schema_version must be 3 or 4 or 5 or 6 in the manifest."]
+    assert sentences == ["schema_version must be 3 or 4 or 5 or 6 or 7 in the manifest."]
 
 
 def test_rows_that_a_number_proves_pay_nothing(honest, tmp_path, monkeypatch):

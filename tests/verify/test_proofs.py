@@ -23,6 +23,7 @@ from raycrt.training.folding import deepened
 from raycrt.verify.checker import Checker
 from raycrt.verify.convolution import Geometry, unrolled
 from raycrt.verify.curvature import curvature_upper
+from raycrt.verify.inputs import InArrays
 from raycrt.verify.model import Model
 from raycrt.verify.norms import gram_upper, norm_upper
 from raycrt.verify.radius import FLOAT32_UNIT, UNIT, Errors, floor, witness_radius
@@ -340,7 +341,8 @@ def _findings(model: Model, x: np.ndarray, share: float, deployment: str) -> lis
     }
     nothing = np.zeros((model.classes, model.classes))
     given = {"curvature": nothing, "stated": nothing, "deployment": deployment}
-    checker = Checker(model, images=x[None], labels=np.zeros(1, int), **given)
+    inputs = InArrays.of("one row", x[None], np.zeros(1, int))
+    checker = Checker(model, inputs=inputs, **given)
     return checker.check(Rows(**row))
 
 

@@ -8,6 +8,7 @@ from raycrt import Certifier
 from raycrt.certification import storage
 from raycrt.verify.checker import Checker
 from raycrt.verify.curvature import curvature_upper
+from raycrt.verify.inputs import InArrays
 from raycrt.verify.radius import Errors, floor
 from tests.models import random_network
 from tests.verify.seen import seen
@@ -24,8 +25,7 @@ def _findings(file, network, images, **options):
         model,
         curvature=np.fmax(curvature_upper(model, stated), stated),
         stated=stated,
-        images=images.numpy(),
-        labels=labels,
+        inputs=InArrays.of("rows", images.numpy(), labels),
         deployment=options.get("deployment", "exact"),
         region=options.get("region", "global"),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
 from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
 
@@ -56,6 +56,19 @@ class Arrays(Source):
         for first in range(0, len(rows), self.at_a_time):
             some = slice(first, first + self.at_a_time)
             yield self._part(name, rows[some], classes[some], first)
+
+    def indexed(self, split: str) -> Indexed | None:
+        if not self.path.is_dir():
+            return None
+        name, labels = self._pairs()[split]
+        rows, classes = self._array(name, mapped=True), self._array(labels, mapped=True)
+
+        def between(first: int, last: int, step: int) -> Iterator[Rows]:
+            for start in range(first, last, step):
+                some = slice(start, min(start + step, last))
+                yield self._part(name, rows[some], classes[some], start)
+
+        return Indexed(number=len(rows), between=between, labels=lambda: iter([classes]))
 
     def class_names(self) -> Sequence[str] | None:
         if _NAMES not in self._arrays():

@@ -22,7 +22,7 @@ _LABELS = ("label", "labels", "class", "target", "y")
 
 class Columns:
     """A `table` from `where`, with `place(row)` of each row; `options` has the keys `input`,
-    `label`, `resize` and `shape` of `data`."""
+    `label`, `key`, `resize` and `shape` of `data`."""
 
     def __init__(
         self, table: pa.Table, options: SimpleNamespace, where: str, place: Callable[[int], str]
@@ -33,8 +33,9 @@ class Columns:
         """Inputs and labels; `InvalidInput` where a column or a value is missing."""
         if not len(self.table):
             raise InvalidInput(f"a table must have at least one row, but {self.where} has none")
-        label = self._label()
-        names = list(self.options.input or (n for n in self.table.column_names if n != label))
+        label = self.label
+        beside = (label, self.options.key)
+        names = list(self.options.input or (n for n in self.table.column_names if n not in beside))
         index = [name for name in names if not name or _INDEX.fullmatch(name)]
         if index and self.options.input is None:
             raise InvalidInput(
@@ -56,13 +57,32 @@ class Columns:
             )
         return Rows(
             inputs=self._whole(whole[0]) if whole else self._features(names),
-            labels=self.table.column(label).to_pylist(),
+            labels=self.labels(),
             where=self.where,
             place=self.place,
             columns=() if whole else tuple(names),
+            keys=self._keys(),
         )
 
-    def _label(self) -> str:
+    def labels(self) -> list[Any]:
+        """The labels alone."""
+        return self.table.column(self.label).to_pylist()
+
+    def _keys(self) -> np.ndarray | None:
+        """The values of the column `data.key` as text."""
+        name = self.options.key
+        if name is None:
+            return None
+        if name not in self.table.column_names:
+            raise InvalidInput(
+                f"data.key must name a column, but {self.where} has no {name!r}: its columns are "
+                f"{_shown(self.table.column_names)}"
+            )
+        return np.array([str(value) for value in self.table.column(name).to_pylist()], object)
+
+    @property
+    def label(self) -> str:
+        """The name of the column of labels."""
         names = (self.options.label,) if self.options.label else _LABELS
         found = [name for name in self.table.column_names if name in names]
         if len(found) != 1:

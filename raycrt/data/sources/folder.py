@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+import numpy as np
+
+from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
 from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
 
@@ -46,6 +49,17 @@ class Folder(Source):
         for first in range(0, len(found), self.at_a_time):
             yield self._decoded(folder, found[first : first + self.at_a_time])
 
+    def indexed(self, split: str) -> Indexed:
+        folder = self._folders()[split]
+        found = self._files(folder)
+
+        def between(first: int, last: int, step: int) -> Iterator[Rows]:
+            for start in range(first, last, step):
+                yield self._decoded(folder, found[start : min(start + step, last)])
+
+        names = [name for _, name in found]
+        return Indexed(number=len(found), between=between, labels=lambda: iter([names]))
+
     def _rows(self, folder: Path) -> Rows:
         return self._decoded(folder, self._files(folder))
 
@@ -73,6 +87,7 @@ class Folder(Source):
             labels=[name for _, name in found],
             where=str(folder),
             place=files.__getitem__,
+            keys=np.array([os.path.relpath(file, self.path) for file in files], object),
         )
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 
 from raycrt.data.sources.columns import Columns
-from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
 from raycrt.errors import InvalidInput
 
 _FILES = ("dataset_dict.json", "state.json")
 
 
-@register("huggingface", uses=("path", "input", "label", "resize", "download"))
+@register("huggingface", uses=("path", "input", "label", "key", "resize", "download"))
 class HuggingFace(Source):
     """A Dataset or DatasetDict of the package `datasets`, its columns used as those of a table.
 
@@ -40,6 +40,20 @@ class HuggingFace(Source):
         for first in range(0, len(whole), self.at_a_time):
             some = whole.select(range(first, min(first + self.at_a_time, len(whole))))
             yield self._rows(split, some, first)
+
+    def indexed(self, split: str) -> Indexed:
+        whole = self._parts()[split]
+
+        def between(first: int, last: int, step: int) -> Iterator[Rows]:
+            for start in range(first, last, step):
+                yield self._rows(split, whole.select(range(start, min(start + step, last))), start)
+
+        def labels() -> Iterator[Any]:
+            for start in range(0, len(whole), self.at_a_time):
+                some = whole.select(range(start, min(start + self.at_a_time, len(whole))))
+                yield self._columns(split, some, start).labels()
+
+        return Indexed(number=len(whole), between=between, labels=labels)
 
     def _parts(self) -> dict[str, Any]:
         """The data set of each split."""
@@ -86,6 +100,9 @@ class HuggingFace(Source):
             ) from None
 
     def _rows(self, split: str, part: Any, first: int = 0) -> Rows:
+        return self._columns(split, part, first).rows()
+
+    def _columns(self, split: str, part: Any, first: int) -> Columns:
         where = f"{split!r} of {self._where}"
         table = part.with_format("arrow")[:]
         for index, field in enumerate(table.schema):
@@ -95,9 +112,7 @@ class HuggingFace(Source):
             ):
                 plain = table.column(index).cast(field.type.storage_type)
                 table = table.set_column(index, field.name, plain)
-        return Columns(
-            table, self.options, where, lambda row: f"row {first + row} of {where}"
-        ).rows()
+        return Columns(table, self.options, where, lambda row: f"row {first + row} of {where}")
 
 
 @contextmanager

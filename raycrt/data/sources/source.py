@@ -33,6 +33,7 @@ class Rows:
     `inputs` float32 (n, features) or (n, channels, height, width), in the units of `pixels.scaled`;
     `labels` (n,) whole numbers, Booleans or text, None for a row without one. In messages `where`
     is their file or directory, and `place(row)` a single row; `columns` are the names of features.
+    `keys` (n,) are texts that name the rows in the source, such as files, if it has some.
     """
 
     inputs: np.ndarray
@@ -40,6 +41,20 @@ class Rows:
     where: str
     place: Callable[[int], str]
     columns: tuple[str, ...] = ()
+    keys: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Indexed:
+    """The `number` rows of a split, of which only those that are asked for are read.
+
+    `between(first, last, step)` reads the rows first .. last - 1, `step` at a time; `labels()`
+    gives the labels of all rows, some at a time.
+    """
+
+    number: int
+    between: Callable[[int, int, int], Iterator[Rows]]
+    labels: Callable[[], Iterator[Any]]
 
 
 class Source:
@@ -79,6 +94,10 @@ class Source:
         """The rows of a split in order, some at a time: all at once, where a source cannot read
         them otherwise."""
         yield self.splits()[split]()
+
+    def indexed(self, split: str) -> Indexed | None:
+        """The rows of a split by their numbers; None where some cannot be read without others."""
+        return None
 
     def class_names(self) -> Sequence[str] | None:
         """The names of all classes, if the source has some; called after the readers."""

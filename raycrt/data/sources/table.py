@@ -7,19 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from raycrt.data.row_groups import RowGroups
 from raycrt.data.sources.columns import Columns
-from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
+from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
 from raycrt.errors import InvalidInput
 
 _SUFFIXES = (".csv", ".parquet", ".pq")
 
 
-@register("table", uses=("path", "input", "label", "resize"))
+@register("table", uses=("path", "input", "label", "key", "resize"))
 class Table(Source):
     """A file, or a directory with `train.csv`, `test.parquet` and the like; several files of a
     split (`train-0.parquet`, `train-1.parquet`) are read in the order of their names.
@@ -59,6 +61,24 @@ class Table(Source):
                     place = partial(_place, first, file)
                     yield Columns(table, self.options, str(file), place).rows()
                 first += len(table)
+
+    def indexed(self, split: str) -> Indexed | None:
+        files = self._files()[split]
+        if any(file.suffix.lower() == ".csv" for file in files):
+            return None
+        groups = RowGroups.of(files)
+
+        def between(first: int, last: int, step: int) -> Iterator[Rows]:
+            for start, file, table in groups.between(first, last, step):
+                yield Columns(table, self.options, str(file), partial(_place, start, file)).rows()
+
+        def labels() -> Iterator[Any]:
+            label = Columns(groups.schema.empty_table(), self.options, str(files[0]), str).label
+            for start, file, table in groups.between(0, groups.rows, self.at_a_time, [label]):
+                place = partial(_place, start, file)
+                yield Columns(table, self.options, str(file), place).labels()
+
+        return Indexed(number=groups.rows, between=between, labels=labels)
 
     def _rows(self, files: Sequence[Path]) -> Rows:
         tables = [_read(file) for file in files]

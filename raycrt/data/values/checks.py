@@ -25,14 +25,20 @@ def check_inputs(rows: Rows, first: Rows, stated: Sequence[int] | None) -> None:
         raise InvalidInput(
             pixels.another_shape(rows.inputs[0], rows.place(0), first.inputs[0], first.place(0))
         )
-    if stated is not None and tuple(stated) != rows.inputs.shape[1:]:
+    if stated is not None:
+        check_shape(rows, stated)
+    wrong = ~np.isfinite(rows.inputs)
+    if wrong.any():
+        raise InvalidInput(_not_finite(rows, wrong))
+
+
+def check_shape(rows: Rows, stated: Sequence[int]) -> None:
+    """Refuse inputs of another shape than the `stated` one."""
+    if tuple(stated) != rows.inputs.shape[1:]:
         raise InvalidInput(
             f"data.shape states {tuple(stated)}, but {rows.place(0)} has "
             f"{tuple(rows.inputs.shape[1:])}"
         )
-    wrong = ~np.isfinite(rows.inputs)
-    if wrong.any():
-        raise InvalidInput(_not_finite(rows, wrong))
 
 
 def _not_finite(rows: Rows, wrong: np.ndarray) -> str:

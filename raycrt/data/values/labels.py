@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,10 +13,36 @@ from raycrt.errors import InvalidInput
 _KINDS = {"U": "text", "i": "whole numbers", "b": "Booleans"}
 
 
-def classes(
+@dataclass(frozen=True, kw_only=True)
+class Numbering:
+    """The class `names`, the labels `levels` in sorted order, and the class of each of these."""
+
+    names: tuple[str, ...]
+    levels: np.ndarray
+    numbers: np.ndarray
+
+    def of(self, rows: Rows) -> np.ndarray:
+        """The labels of `rows` as classes, int64 (n,). `InvalidInput` names a row with another."""
+        values = _values(rows)
+        if values.dtype.kind == "b" and self.levels.dtype.kind == "i":
+            values = values.astype(np.int64)
+        if values.dtype.kind != self.levels.dtype.kind:
+            said = " and ".join(sorted(_KINDS[each.dtype.kind] for each in (values, self.levels)))
+            raise InvalidInput(f"labels must be of one kind, but are {said}")
+        unknown = ~np.isin(values, self.levels)
+        if unknown.any():
+            row = int(unknown.argmax())
+            raise InvalidInput(
+                f"a label must be one of the {len(self.levels)} classes that have a name, but "
+                f"{rows.place(row)} has {values[row].item()!r}"
+            )
+        return self.numbers[np.searchsorted(self.levels, values)].astype(np.int64)
+
+
+def numbering(
     parts: Mapping[str, Rows], known: Sequence[str] | None, stated: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """The class names, and for each part its labels (n,) as int64 numbers of classes.
+) -> Numbering:
+    """The classes of the labels of `parts`.
 
     Whole numbers that a source has names for (`known`) are their places in that list. All other
     labels become classes in sorted order, with themselves as names; names `stated` that are not
@@ -29,12 +56,9 @@ def classes(
     numbers = kinds == {"whole numbers"}
     levels: np.ndarray = np.unique(np.concatenate(list(values.values())))
     names = tuple(str(level) for level in levels.tolist())
-    if known is not None and kinds == {"Booleans"}:
-        values, numbers = {name: array.astype(np.int64) for name, array in values.items()}, True
     if known is not None:
         names = tuple(map(str, known))
-        levels = np.arange(len(names)) if numbers else np.array(names)
-        _refuse_others(parts, values, levels)
+        levels = np.array(names) if kinds == {"text"} else np.arange(len(names))
     elif numbers and stated is not None and not any(_is_number(name) for name in stated):
         names = tuple(stated) if len(stated) == len(names) else names
     if len(set(names)) < max(2, len(names)):
@@ -46,10 +70,7 @@ def classes(
             f"data.class_names states {_shown(stated)}, but the data has {_shown(names)}"
         )
     order = np.argsort(levels)
-    return names, {
-        name: order[np.searchsorted(levels[order], array)].astype(np.int64)
-        for name, array in values.items()
-    }
+    return Numbering(names=names, levels=levels[order], numbers=order)
 
 
 def _values(rows: Rows) -> np.ndarray:
@@ -84,20 +105,6 @@ def _values(rows: Rows) -> np.ndarray:
     if labels.dtype.kind == "U":
         _refuse(rows, np.char.strip(labels) == "", "each row must have a label", "has none")
     return labels if labels.dtype.kind in "Ub" else labels.astype(np.int64)
-
-
-def _refuse_others(
-    parts: Mapping[str, Rows], values: Mapping[str, np.ndarray], levels: np.ndarray
-) -> None:
-    """Refuse labels that are none of the `levels`, which the source names."""
-    for name, rows in parts.items():
-        unknown = ~np.isin(values[name], levels)
-        if unknown.any():
-            row = int(unknown.argmax())
-            raise InvalidInput(
-                f"a label must be one of the {len(levels)} classes that have a name, but "
-                f"{rows.place(row)} has {values[name][row].item()!r}"
-            )
 
 
 def _refuse(rows: Rows, wrong: np.ndarray, invariant: str, but: str) -> None:

@@ -14,7 +14,7 @@ from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import Spec
 from raycrt.verify.bundle.names import INPUTS, LABELS
-from raycrt.verify.inputs import Inputs, of_run
+from raycrt.verify.inputs import InArrays, Inputs, of_run
 
 # Most rows of a bundle without data, of which nothing else limits the number.
 _ROWS = 10**7
@@ -64,8 +64,6 @@ def _none(spec: Spec, rows: object, reason: str) -> Inputs:
         title=spec.data.title,
         shape=data.shape(spec.data),
         rows=rows,
-        images=None,
-        labels=None,
         unchecked=(f"radii, predictions, labels and hashes of inputs ({reason})",),
     )
 
@@ -80,8 +78,8 @@ def _of_place(place: Path, spec: Spec) -> Inputs:
         shape=inputs.shape,
     )
     _check_labels(labels, len(inputs), LABELS)
-    found = Inputs.of(spec.data.title, inputs, labels.astype(np.int64))
-    return _with(found, _OWN.format(spec.data.title))
+    said = (_OWN.format(spec.data.title),)
+    return InArrays.of(spec.data.title, inputs, labels.astype(np.int64), said)
 
 
 def _of_split(*names: str) -> tuple[str, ...]:
@@ -116,14 +114,10 @@ def _of_file(file: Path, spec: Spec) -> Inputs:
         certified=shape,
     )
     if labels is None:
-        found = Inputs.of(file.name, numbers, None)
-        return _with(found, f"labels, which {file.name} does not hold")
+        said = (f"labels, which {file.name} does not hold",)
+        return InArrays.of(file.name, numbers, None, said)
     _check_labels(labels, len(numbers), str(file))
-    return Inputs.of(file.name, numbers, labels.astype(np.int64))
-
-
-def _with(found: Inputs, sentence: str) -> Inputs:
-    return Inputs(**{**vars(found), "unchecked": (sentence,)})
+    return InArrays.of(file.name, numbers, labels.astype(np.int64))
 
 
 def _check_labels(labels: np.ndarray, rows: int, where: str) -> None:

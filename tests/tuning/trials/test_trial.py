@@ -13,13 +13,13 @@ from raycrt import InvalidInput, data
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.certification import storage
 from raycrt.distributed import certification
-from raycrt.evaluation.accuracy import summarise
 from raycrt.evaluation.assessment import assess
+from raycrt.evaluation.tally import summarise
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd
-from tests.distributed.inprocess import work_here
+from tests.distributed.inprocess import OfArrays, work_here
 from tests.models import random_network
 from tuning.trials import process, store
 from tuning.trials.trial import Measurement, evaluate, judge, measure, nothing_certified
@@ -155,7 +155,9 @@ def test_a_search_measures_what_is_certified_later(
     measured = measure(network, rows, spec, steps=20, epoch=1)
     work_here(monkeypatch)
     digest, curvature = checkpoint.weights_hash(network), margin_curvature(network)
-    certification.certify(network, spec, rows, tmp_path, digest=digest, curvature=curvature)
+    certification.certify(
+        network, spec, OfArrays(rows), tmp_path, digest=digest, curvature=curvature
+    )
     found = summarise(storage.read(tmp_path)[0], spec.certify.at)
     assert measured.clean == found.clean == 1
     assert measured.certified_at == pytest.approx({r: found.certified[r] for r in (0.6, 1.0)})

@@ -1,0 +1,129 @@
+"""Shards of a table of certificates: each a file of consecutive rows, done by whoever is free.
+
+A shard is read, certified and written by one process. Its file appears whole or not at all, under a
+name that its rows determine, so that a shard which is done twice is the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raycrt.certification import storage
+from raycrt.certification.certifier import Certifier
+from raycrt.certification.journal import Journal
+from raycrt.data import Arrays, Reader
+from raycrt.system.outputs import replacing
+
+# A shard has about a thousandth of the rows, and at most so many.
+_SHARDS, _ROWS = 1_000, 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The rows `first` .. `last` - 1."""
+
+    first: int
+    last: int
+
+    def file(self, directory: Path) -> Path:
+        """Its file in a certificates directory."""
+        return directory / storage.ROWS / f"{self.first:09d}.parquet"
+
+
+def rows_of_a_shard(rows: int, batch: int) -> int:
+    """The number of rows of each of the shards of `rows` rows: whole batches."""
+    return -(-min(max(rows // _SHARDS, 1), _ROWS) // batch) * batch
+
+
+def shards(rows: int, size: int) -> list[Shard]:
+    """The shards of `size` rows, the last one perhaps of fewer."""
+    return [Shard(first=k, last=min(k + size, rows)) for k in range(0, rows, size)]
+
+
+def is_written(shard: Shard, directory: Path) -> bool:
+    """Whether the file of `shard` is there with all of its rows."""
+    file = shard.file(directory)
+    return file.is_file() and pq.read_metadata(file).num_rows == shard.last - shard.first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What is told of a shard that was written: its number of `rows`, those `right`ly predicted,
+    those `certified` at the first stated radius, the `sha256` of its file, and the rows `lost`."""
+
+    first: int
+    rows: int
+    right: int
+    certified: int
+    sha256: str
+    lost: tuple[int, ...] = ()
+
+
+class ShardCertifier:
+    """Certifies shards of the rows of `reader` into the certificates directory `out`.
+
+    Rows are certified in batches of `batch` that begin at multiples of it, so that each row is
+    computed by the same products however rows are shared out. Memory is that of a batch. `at` is
+    the radius at which rows are counted.
+    """
+
+    def __init__(
+        self, certifier: Certifier, reader: Reader, out: Path, *, batch: int, at: float
+    ) -> None:
+        self.certifier, self.reader, self.out = certifier, reader, out
+        self.batch, self.at = batch, at
+
+    def __call__(self, shard: Shard) -> Written:
+        """Certify and write a shard. `InvalidInput` where a row cannot be read."""
+        file = shard.file(self.out)
+        journal = Journal.of(file)
+        rows = right = certified = 0
+        with replacing(file) as partial:
+            with pq.ParquetWriter(partial, storage.SCHEMA) as writer:
+                for table in self._tables(shard, journal):
+                    writer.write_table(table)
+                    label, prediction, radius = (
+                        table.column(name).to_numpy() for name in ("label", "prediction", "radius")
+                    )
+                    rows += len(table)
+                    right += int((label == prediction).sum())
+                    certified += int(((label == prediction) & (radius > self.at)).sum())
+            with partial.open("rb") as written:
+                digest = hashlib.file_digest(written, "sha256").hexdigest()
+        journal.end()
+        return Written(
+            first=shard.first,
+            rows=rows,
+            right=right,
+            certified=certified,
+            sha256=digest,
+            lost=journal.lost(shard.first, shard.last),
+        )
+
+    def _tables(self, shard: Shard, journal: Journal) -> Iterator[pa.Table]:
+        if not journal.careful:
+            first = shard.first
+            for arrays in self.reader.between(shard.first, shard.last, self.batch):
+                yield self._certified(arrays, first)
+                first += len(arrays)
+            return
+        for first in range(shard.first, shard.last, self.batch):
+            last = min(first + self.batch, shard.last)
+            for start, stop in journal.steps(first, last):
+                yield self._certified(self._read(start, stop), start)
+
+    def _read(self, first: int, last: int) -> Arrays:
+        return next(iter(self.reader.between(first, last, last - first)))
+
+    def _certified(self, arrays: Arrays, first: int) -> pa.Table:
+        images = torch.from_numpy(np.ascontiguousarray(arrays.images)).to(self.certifier.device)
+        found = self.certifier(images)
+        return storage.to_table(found, first, arrays.labels, arrays.images, arrays.keys)
