@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 
 from raycrt import data
 from raycrt.data import streaming
+from raycrt.data.reader import InFiles
 from raycrt.data.sources.source import Source
 from raycrt.data.splits import NAMES
 from raycrt.errors import InvalidInput
@@ -26,6 +29,7 @@ SET = {
     "path": "/nowhere",
     "label": "species",
     "input": "pixels",
+    "key": "id",
     "resize": [4, 4],
     "test": 0.5,
     "split_seed": 7,
@@ -52,7 +56,8 @@ class Store:
 
     `spoil(directory)` damages them and returns what a message must name. `splits` is false where
     only training rows can be stored, `ordered` where rows are read in another order (by class),
-    `flat` where inputs are vectors, `scale` what pixels are divided by.
+    `flat` where inputs are vectors, `scale` what pixels are divided by, `by_number` true where a
+    row can be read without those before it.
     """
 
     kind: str
@@ -62,6 +67,7 @@ class Store:
     ordered: bool = True
     flat: bool = False
     scale: int = 255
+    by_number: bool = False
 
     def spec(self, directory: Path, parts: Mapping[str, Part]) -> Spec:
         return validate({"data": self.write(directory, parts)})
@@ -230,6 +236,37 @@ class SourceLaws(DataLaws):
                 read = stored.read(order.numpy())
                 assert np.array_equal(read.images, split.images[order])
                 assert np.array_equal(read.labels, split.labels[order])
+
+    def test_its_test_rows_are_the_same_where_they_are_read_by_their_numbers(
+        self, store, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(Source, "at_a_time", 7)
+        given = (
+            {"train": part(30), "test": part(23, seed=1)} if store.splits else {"train": part(30)}
+        )
+        spec = store.spec(tmp_path, given)
+        described = data.described(spec)
+        assert data.described(spec, inputs=False) == described
+        whole, found = data.read(described.data).test, data.test_rows(described.data)
+        assert isinstance(found, InFiles) == (store.by_number and store.splits)
+        again = pickle.loads(pickle.dumps(found))
+        assert len(pickle.dumps(found)) < 3000
+        for reader in (found, again):
+            assert (len(reader), reader.shape) == (len(whole), described.data.shape)
+            for first, last, step in ((0, len(whole), 5), (3, len(whole) - 1, 4), (2, 3, 9)):
+                parts = list(reader.between(first, last, step))
+                assert [len(each) for each in parts[:-1]] == [step] * (len(parts) - 1)
+                joined = functools.reduce(data.Arrays.with_rows, parts)
+                same = whole.take(slice(first, last))
+                assert np.array_equal(joined.images, same.images)
+                assert np.array_equal(joined.labels, same.labels)
+                assert (joined.keys is None) == (same.keys is None)
+                assert joined.keys is None or joined.keys.tolist() == same.keys.tolist()
+        limited = described.override({"data.limit": 9}).data
+        assert not isinstance(data.test_rows(limited), InFiles)
+        assert np.array_equal(
+            data.test_rows(limited).first(9).images, data.read(limited).test.images
+        )
 
     def test_a_share_too_small_for_a_class_is_refused(self, spec):
         small = spec.override({"data.test": 0.01})

@@ -147,12 +147,12 @@ def _spoilt_function(directory: Path) -> str:
 
 STORES = {
     "npz": Store("arrays", _npz, lambda d: cut(d / "all.npz")),
-    "npy": Store("arrays", _npy, lambda d: cut(d / "train-images.npy")),
-    "folder": Store("folder", _folder, _spoilt_image, ordered=False),
-    "parquet": Store("table", _parquet, lambda d: cut(d / "train.parquet")),
-    "lists": Store("table", _lists, lambda d: cut(d / "train.parquet")),
+    "npy": Store("arrays", _npy, lambda d: cut(d / "train-images.npy"), by_number=True),
+    "folder": Store("folder", _folder, _spoilt_image, ordered=False, by_number=True),
+    "parquet": Store("table", _parquet, lambda d: cut(d / "train.parquet"), by_number=True),
+    "lists": Store("table", _lists, lambda d: cut(d / "train.parquet"), by_number=True),
     "csv": Store("table", _csv, _spoilt_csv, flat=True, scale=1),
-    "huggingface": Store("huggingface", _huggingface, _spoilt_huggingface),
+    "huggingface": Store("huggingface", _huggingface, _spoilt_huggingface, by_number=True),
     "torchvision": Store(
         "torchvision",
         _torchvision,
