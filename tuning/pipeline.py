@@ -36,6 +36,7 @@ _SEARCHED = (
 def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Report:
     """Run the unfinished stages of the job of `spec` in `out` and return its report."""
     console = console or Console()
+    _ = spec.run.number
     spec = factory.resolved(data.described(spec))
     data.require_training_rows(spec.data)
     space.check(spec)
@@ -66,9 +67,9 @@ def _stages(spec: Spec, home: Path, model: Path, proofs: Path, console: Console)
     title = f"1/4 search: {spec.search.trials} trials, {at_a_time} at a time"
     _stage(home, console, title, lambda: driver.run(spec, home, resume=True))
     best = _winner(spec, home, model, proofs)
-    title = f"2/4 train: {best.train.epochs} epochs on {best.run.workers} workers"
+    title = f"2/4 train: {best.train.epochs} epochs on {best.run.number} workers"
     _stage(model, console, title, lambda: stages.train(best, model))
-    title = f"3/4 certify: the test images on {best.run.workers} actors"
+    title = f"3/4 certify: the test images on {best.run.number} actors"
     _stage(proofs, console, title, lambda: _certify(best, model, proofs))
 
 

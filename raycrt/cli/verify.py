@@ -38,17 +38,29 @@ def verify(
         typer.Option(help="For a bundle: .npz with inputs and labels of the test, or .npy."),
     ] = None,
     run_code: RunCode = False,
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Directory for a record of each file of rows: its rows and findings."),
+    ] = None,
 ) -> None:
     """Re-prove every stored radius from the rows and the weights; exit with 1 if one fails, and
     with 3 if a bundle's inputs are not there, so that nothing is proved."""
-    report = proved(run, workers=workers, data_dir=data_dir, arrays=data, run_code=run_code)
+    report = proved(
+        run, workers=workers, data_dir=data_dir, arrays=data, run_code=run_code, records=records
+    )
     typer.echo(summary(report))
     if not report.sound or not report.proved:
         raise typer.Exit(_UNPROVED if report.sound else 1)
 
 
 def proved(
-    run: Path, *, workers: int, data_dir: Path | None, arrays: Path | None, run_code: bool
+    run: Path,
+    *,
+    workers: int,
+    data_dir: Path | None,
+    arrays: Path | None,
+    run_code: bool,
+    records: Path | None = None,
 ) -> Report:
     """What the checker finds in a run or a bundle, with progress on standard error."""
     from rich.console import Console
@@ -67,7 +79,13 @@ def proved(
     else:
         check = partial(verify_run, run)
     watch = partial(progress.over, console=Console(stderr=True))
-    check = partial(check, data_directory=data_dir, trusted=run_code, watch=watch)
+    check = partial(
+        check,
+        data_directory=data_dir,
+        trusted=run_code,
+        watch=watch,
+        records=records and records.absolute(),
+    )
     if workers == 1:
         return check()
 

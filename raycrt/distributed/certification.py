@@ -176,7 +176,9 @@ def _run(
         fn_constructor_kwargs=arguments,
         batch_size=1,
         batch_format="numpy",
-        compute=ActorPoolStrategy(size=min(spec.run.workers, len(pending))),
+        compute=ActorPoolStrategy(
+            min_size=min(spec.run.least, len(pending)), max_size=min(spec.run.most, len(pending))
+        ),
         num_cpus=_cpus(spec),
         num_gpus=spec.run.gpus_per_worker or None,
     )
@@ -207,7 +209,7 @@ _WRITTEN = pa.schema(
 def _cpus(spec: Spec) -> float:
     """CPUs for each actor: as many as requested, minus a share for Ray Data's own tasks."""
     available = float(ray.cluster_resources().get("CPU", 1))
-    return min(spec.run.cpus_per_worker, max(0.25, (available - 0.5) / spec.run.workers))
+    return min(spec.run.cpus_per_worker, max(0.25, (available - 0.5) / spec.run.least))
 
 
 class _Certify:

@@ -17,14 +17,14 @@ def check(run: RunSpec) -> None:
     """
     need, found = for_worker(run), nodes()
     room = sum(times(node, need) for node in found)
-    if room >= run.workers:
+    if room >= run.least:
         return
     each = " and ".join(f"{amount:g} {name.upper()}" for name, amount in need.items())
     there = "; ".join(
         ", ".join(f"{node.get(name.upper(), 0):g} {name.upper()}" for name in need)
         for node in found
     )
-    demand = f"room for run.workers={run.workers} with {each} each"
+    demand = f"room for run.workers={run.least} with {each} each"
     if may_grow():
         print(f"waiting for {demand}; the cluster's nodes have {there or 'nothing'}", flush=True)
         return

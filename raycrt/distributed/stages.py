@@ -43,6 +43,7 @@ def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
     which it did and exits with code 1.
     """
     rows: Rows = "train" if hold_out else "fit"
+    _ = spec.run.number
     with outputs.held(out):
         if _ended(spec, out, rows):
             print(f"this training is complete: {out / checkpoint.MODEL}")

@@ -73,7 +73,7 @@ def datasets(
     shares = [
         _shares(spec, directory, part, rows, epoch, rank)
         for epoch in range(spec.train.epochs)
-        for rank in range(spec.run.workers)
+        for rank in range(spec.run.number)
     ]
     return {each.name: each.dataset() for each in shares}
 
@@ -124,7 +124,7 @@ def _shares(spec: Spec, directory: Path, part: Rows, rows: int, epoch: int, rank
         seed=spec.run.seed,
         epoch=epoch,
         rank=rank,
-        size=spec.run.workers,
+        size=spec.run.number,
     )
 
 

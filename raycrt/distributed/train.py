@@ -89,7 +89,7 @@ def fit(
             "from": _mended(out, name),
         },
         scaling_config=ScalingConfig(
-            num_workers=spec.run.workers,
+            num_workers=spec.run.number,
             use_gpu=spec.run.gpus_per_worker > 0,
             resources_per_worker={
                 "CPU": spec.run.cpus_per_worker,

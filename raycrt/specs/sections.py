@@ -228,18 +228,55 @@ class CertifySpec(Record):
         return radii
 
 
+_Workers = Annotated[int, Field(ge=1, le=PROCESSES, strict=True)]
+
+
+class WorkerRange(Record):
+    """As many workers as there is work and room for, at least `low` and at most `high`."""
+
+    low: _Workers
+    high: _Workers
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkerRange:
+        if self.low > self.high:
+            raise ValueError("must have low <= high")
+        return self
+
+
 class RunSpec(Record):
     """Seed and resources."""
 
     seed: int = Field(0, ge=0, le=SEED)
-    workers: int = Field(
-        2, ge=1, le=PROCESSES, description="training workers; certification actors too"
+    workers: _Workers | WorkerRange = Field(
+        2, description="training workers, and certification actors, of which low to high may be"
     )
     cpus_per_worker: float = Field(1, ge=_SHARE, le=PROCESSES)
     gpus_per_worker: float = Field(0, ge=0, le=PROCESSES)
     stream: bool = Field(
         False, description="training reads its rows from files, for data larger than memory"
     )
+
+    @property
+    def number(self) -> int:
+        """The number of training workers; `InvalidInput` where it is not one number, as the weights
+        would depend on it."""
+        if isinstance(self.workers, WorkerRange):
+            raise InvalidInput(
+                "run.workers must be one number for a training, but is "
+                f"{self.workers.low} to {self.workers.high}"
+            )
+        return self.workers
+
+    @property
+    def least(self) -> int:
+        """The least number of certification actors."""
+        return self.workers.low if isinstance(self.workers, WorkerRange) else self.workers
+
+    @property
+    def most(self) -> int:
+        """The largest number of certification actors."""
+        return self.workers.high if isinstance(self.workers, WorkerRange) else self.workers
 
     @field_validator("gpus_per_worker")
     @classmethod

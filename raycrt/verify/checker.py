@@ -39,7 +39,9 @@ class Checker:
         deployment: str = "exact",
         region: str = "global",
         version: int = VERSIONS[-1],
+        records: Path | None = None,
     ) -> None:
+        self.records = records
         self.model, self.stated = model, stated
         self.inputs, self.version = inputs, version
         self.unit = DEPLOYMENTS[deployment]
@@ -49,7 +51,10 @@ class Checker:
             self.prover = Prover(model, curvature=curvature, stated=stated, deployed=self.unit)
 
     def check_file(self, file: Path) -> Checked:
-        """Check all rows of a Parquet file; a file that breaks the format is one finding."""
+        """Check all rows of a Parquet file; a file that breaks the format is one finding.
+
+        The result is written into the directory `records`, if there is one.
+        """
         spans: list[tuple[int, int]] = []
         findings: list[Finding] = []
         count = 0
@@ -63,7 +68,10 @@ class Checker:
                 spans += spans_of(rows.index)
         except Malformed as broken:
             findings.append(Finding(sentence=f"{file.name}: {broken}."))
-        return Checked.of(file.name, count, spans, findings)
+        found = Checked.of(file.name, count, spans, findings)
+        if self.records is not None:
+            found.write(self.records)
+        return found
 
     def check(self, rows: Rows) -> list[Finding]:
         """All findings about `rows`; of a row with another input, that it has one and no more."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+
+from raycrt.system.outputs import write_atomically
 
 # Findings of a file that are told one by one.
 _TOLD = 1000
@@ -46,6 +50,12 @@ class Checked:
     spans: tuple[Span, ...]
     findings: tuple[Finding, ...]
     further: int = 0
+
+    def write(self, directory: Path) -> None:
+        """Write this into `directory`, as JSON under the name of the file."""
+        directory.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        write_atomically(directory / f"{Path(self.file).stem}.json", text.encode())
 
     @staticmethod
     def of(file: str, rows: int, spans: Iterable[Span], findings: Sequence[Finding]) -> Checked:

@@ -60,16 +60,18 @@ def verify_run(
     trusted: bool = False,
     check: CheckFiles = check_files,
     watch: Watch = lambda name, items: items,
+    records: Path | None = None,
 ) -> Report:
     """Re-prove the certificates in `run / "certificates"` of the model in `run / "train"`.
 
     `data_directory` replaces the one named in the manifest, or the path of a source; a source that
     is a function is run only if the run is `trusted`. `check` checks the files, here or on other
-    machines; `watch` iterates over the proofs about the model and may show progress. Raises
+    machines; `watch` iterates over the proofs about the model, then over the files, and may show
+    progress. What is found in each file is written into the directory `records`, if given. Raises
     `InvalidInput` where a part of the run is missing; a part that is present but wrong is reported.
     """
     inputs = partial(of_run, directory=data_directory, trusted=trusted)
-    return verify_with(run, inputs, check=check, watch=watch)
+    return verify_with(run, inputs, check=check, watch=watch, records=records)
 
 
 def verify_with(
@@ -78,6 +80,7 @@ def verify_with(
     *,
     check: CheckFiles = check_files,
     watch: Watch = lambda name, items: items,
+    records: Path | None = None,
 ) -> Report:
     """As `verify_run`, with the test rows that `inputs` returns for the spec of the manifest."""
     directory, trained = run / "certificates", run / "train"
@@ -107,6 +110,7 @@ def verify_with(
         deployment=manifests.deployment(manifest),
         region=str(manifest.get("region")),
         version=manifests.version(manifest),
+        records=records,
     )
     files = row_files(directory)
     surplus = _check_number(files, len(rows))

@@ -37,6 +37,7 @@ def verify_bundle(
     trusted: bool = False,
     check: CheckFiles = check_files,
     watch: Watch = lambda name, items: items,
+    records: Path | None = None,
 ) -> Report:
     """Re-prove the certificates in a bundle, as `verify_run` does those of a run.
 
@@ -58,7 +59,7 @@ def verify_bundle(
             directory=data_directory,
             trusted=trusted,
         )
-        report = verify_with(place, rows, check=check, watch=watch)
+        report = verify_with(place, rows, check=check, watch=watch, records=records)
         told = [name for name in (CARD, *REPORT) if name in digests]
         return replace(
             report,
