@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench check format lint types imports clean
+.PHONY: help demo test test-slow bench chaos check format lint types imports clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ bench: $(VENV)/.installed-test  ## measure speed as ratios within one run (MNIST
 	$(BIN)/python -m tests.benchmarks.certification --out runs/bench/certification.json
 	$(BIN)/python -m tests.benchmarks.search --out runs/bench/search.json
 	$(BIN)/python -m tests.benchmarks.training --out runs/bench/training.json
+	$(BIN)/python -m tests.benchmarks.scale --out runs/bench/scale.json
+
+chaos: $(VENV)/.installed-test  ## certify while processes are killed a hundred times at random
+	$(BIN)/python -m tests.chaos.harness --kills 100 --out runs/chaos
 
 check: format lint types imports test  ## everything that must hold before a commit
 

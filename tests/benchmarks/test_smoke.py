@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raycrt.specs import ModelSpec
-from tests.benchmarks import certification, tightness, training
+from tests.benchmarks import certification, scale, tightness, training
 from tests.models import random_network
 
 pytestmark = pytest.mark.slow
@@ -101,3 +101,9 @@ def test_tightness(run, monkeypatch):
     for depth in "23":
         best = m[depth, "minimum (region: global)"]
         assert best <= (1 + 1e-6) * min(m[depth, name] for name in tightness.BOUNDS)
+
+
+@pytest.mark.cluster
+def test_scale(run):
+    found = json.loads(run(scale, "--rows", "60000"))
+    assert all(math.isfinite(number) and number > 0 for number in _numbers(found))
