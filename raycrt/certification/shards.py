@@ -22,8 +22,8 @@ from raycrt.certification.journal import Journal
 from raycrt.data import Arrays, Reader
 from raycrt.system.outputs import replacing
 
-# A shard has about a thousandth of the rows, and at most so many.
-_SHARDS, _ROWS = 1_000, 65_536
+# The number of shards, as far as none has more than so many rows or less than a batch.
+_SHARDS, _ROWS = 250, 65_536
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,19 +84,20 @@ def loop_seconds(model: Network, spec: Spec, rows: int, out: Path) -> float:
 class Seen:
     """When shards were written, and the CPU time of the driver and of each actor."""
 
+    workers: int
     ends: list[tuple[float, int]] = field(default_factory=list)
     driver: float = 0.0
-    actors: dict[int, float] = field(default_factory=dict)
+    actors: dict[psutil.Process, float] = field(default_factory=dict)
 
     def watch(self, progress: certification.Progress) -> None:
         self.ends.append((time.perf_counter(), progress.counted))
-        for process in psutil.Process().children(recursive=True):
-            try:
+        if len(self.ends) > 1 and len(self.actors) < self.workers:
+            for process in psutil.Process().children(recursive=True):
                 if "_Certify" in " ".join(process.cmdline()):
-                    times = process.cpu_times()
-                    self.actors[process.pid] = times.user + times.system
-            except psutil.Error:
-                continue
+                    self.actors[process] = 0.0
+        for process in self.actors:
+            times = process.cpu_times()
+            self.actors[process] = times.user + times.system
 
     @property
     def rate(self) -> float:
@@ -114,7 +115,7 @@ def driver_time(seen: Seen) -> Iterator[None]:
 
 def on_ray(model: Network, spec: Spec, out: Path, workers: int) -> Seen:
     """What was seen of `workers` actors that certify all rows."""
-    seen = Seen()
+    seen = Seen(workers)
     with driver_time(seen):
         certification.certify(
             model,

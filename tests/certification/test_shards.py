@@ -83,7 +83,7 @@ def test_rows_are_those_of_one_process_whatever_the_size_of_shards(tmp_path, twi
 
 @pytest.mark.parametrize(
     ("rows", "batch", "size"),
-    [(360, 256, 256), (360, 20, 20), (10_000, 256, 256), (10**6, 256, 1024), (10**8, 256, 65_536)],
+    [(360, 256, 256), (360, 20, 20), (10_000, 256, 256), (10**6, 256, 4096), (10**8, 256, 65_536)],
 )
 def test_a_shard_has_whole_batches_and_a_bounded_number_of_rows(rows, batch, size):
     assert shards.rows_of_a_shard(rows, batch) == size
