@@ -13,7 +13,7 @@ from ray.train import ControllerError
 from torch.utils.tensorboard import SummaryWriter
 
 from raycrt import data
-from raycrt.bounds.curvature import EXAMPLES, margin_curvature
+from raycrt.bounds.curvature import EXAMPLES, FEW_CLASSES, margin_curvature
 from raycrt.certification import storage
 from raycrt.distributed import certification, room
 from raycrt.distributed import train as training
@@ -195,7 +195,9 @@ def certify(
             out, digest, spec, spec_describes_model=spec_describes_model
         )
         if not manifest.get("complete") or storage.count(out) != len(reader):
-            examples = torch.from_numpy(reader.first(EXAMPLES).images)
+            examples = None
+            if network.classes > FEW_CLASSES:
+                examples = torch.from_numpy(reader.first(EXAMPLES).images)
             curvature = margin_curvature(network, examples, progress.over)
             with session(), progress.shown("certify", len(reader)) as report:
                 room.check(spec.run)

@@ -14,8 +14,12 @@ from raycrt.certification import storage
 from raycrt.data import reader
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
+from raycrt.evaluation import report
+from raycrt.evaluation.tally import summarise
 from raycrt.networks import checkpoint, network
 from raycrt.specs import validate
+from tests.data.laws import part
+from tests.data.stores import STORES
 from tests.distributed.inprocess import work_here
 
 SPEC = validate(
@@ -111,3 +115,69 @@ def test_rows_that_are_not_proved_are_told_with_the_reason(tmp_path, made, monke
     monkeypatch.setattr(reader, "read", lambda spec: parts)
     stages.certify(SPEC, _model(), tmp_path / "second")
     assert "1 of 20 rows: The image holds NaN or infinite values." in capsys.readouterr().out
+
+
+@pytest.fixture
+def images(tmp_path):
+    """The spec of a folder of images with a test split, and a model for it."""
+    store = STORES["folder"]
+    spec = store.spec(tmp_path / "data", {"train": part(9), "test": part(20, seed=1)})
+    spec = data.described(spec.override({"certify": SPEC.certify.model_dump()}), inputs=False)
+    torch.manual_seed(0)
+    model = network.build(spec.model, data.shape(spec.data), len(data.class_names(spec.data)))
+    return spec, model
+
+
+def test_what_cannot_be_read_is_named_when_all_other_shards_are_written(tmp_path, made, images):
+    spec, model = images
+    out, file = tmp_path / "certificates", tmp_path / "data" / "test" / "bat" / "004.png"
+    whole = file.read_bytes()
+    file.write_bytes(b"no image")
+    with pytest.raises(
+        InvalidInput, match=rf"every row .* but {file} must be an image.* all other"
+    ):
+        stages.certify(spec, model, out)
+    # Rows are read by class: the image is the ninth.
+    assert storage.read_rows(out, ("index",))["index"].to_pylist() == [*range(8), *range(16, 20)]
+    written = report.write(out, tmp_path / "report")
+    assert written.remarks[0] == "12 of 20 rows are certified so far."
+    assert "12 of 20 rows are certified so far." in written.markdown.read_text()
+    file.write_bytes(whole)
+    stages.certify(spec, model, out)
+    assert made == [0, 8, 16, 8]
+    table, manifest = storage.read(out)
+    assert manifest["complete"] and table["key"].to_pylist()[8] == "test/bat/004.png"
+    assert report.write(out, tmp_path / "report").remarks == storage.remarks(storage.statuses(out))
+
+
+def test_rows_of_another_curvature_are_deleted_before_others_are_written(tmp_path, made, images):
+    """Their shards may be of another size."""
+    spec, model = images
+    stages.certify(spec, model, tmp_path)
+    table = storage.read(tmp_path)[0]
+    forged = storage.read_rows(tmp_path)
+    storage.write_rows(tmp_path / storage.ROWS / "000000003.parquet", forged)
+    _edit(tmp_path, margin_curvature=[[0.0]], complete=False)
+    stages.certify(spec, model, tmp_path)
+    assert storage.read(tmp_path)[0].equals(table)
+    storage.write_rows(tmp_path / storage.ROWS / "000000003.parquet", forged.slice(0, 0))
+    _edit(tmp_path, complete=False)
+    with pytest.raises(InvalidInput, match="rows are in the files of their shards"):
+        stages.certify(spec, model, tmp_path)
+
+
+def test_a_doubled_row_is_not_reported_on(tmp_path, made):
+    stages.certify(SPEC, _model(), tmp_path / "rows")
+    rows = storage.read_rows(tmp_path / "rows")
+    storage.write_rows(tmp_path / "rows" / storage.ROWS / "000000003.parquet", rows.slice(7, 1))
+    with pytest.raises(InvalidInput, match="at most once"):
+        report.write(tmp_path / "rows", tmp_path / "report")
+
+
+def test_the_share_so_far_is_shown_beside_the_progress(tmp_path, made, capsys):
+    stages.certify(SPEC, _model(), tmp_path)
+    summary = summarise(storage.read(tmp_path)[0], (0.1,))
+    said = (
+        f"clean {100 * summary.clean:.2f} %, certified {100 * summary.certified[0.1]:.2f} % at 0.1"
+    )
+    assert f"certify 20/20, 0:00:00, 0:00:00 left  {said}" in capsys.readouterr().out
