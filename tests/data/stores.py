@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -145,6 +146,30 @@ def _spoilt_function(directory: Path) -> str:
     return "entry (0, 1, 2) in row 5 of 'train' of mine_"
 
 
+def _tar(directory: Path, parts: Mapping[str, Part]) -> dict:
+    for name, part in parts.items():
+        # Two files of a split, read one after the other.
+        half = len(part.names) // 2
+        for number, rows in enumerate((range(half), range(half, len(part.names)))):
+            with tarfile.open(directory / f"{name}-{number}.tar", "w") as file:
+                for row in rows:
+                    for kind, content in (
+                        ("png", png(part.pixels[row])),
+                        ("cls", part.names[row].encode()),
+                    ):
+                        member = tarfile.TarInfo(f"{row:03d}.{kind}")
+                        member.size = len(content)
+                        file.addfile(member, io.BytesIO(content))
+    return {"source": "webdataset", "path": directory}
+
+
+def _spoilt_tar(directory: Path) -> str:
+    file = directory / "train-0.tar"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"IHDR", b"IHDX", 1))
+    return f"000 in {file}"
+
+
 STORES = {
     "npz": Store("arrays", _npz, lambda d: cut(d / "all.npz")),
     "npy": Store("arrays", _npy, lambda d: cut(d / "train-images.npy"), by_number=True),
@@ -153,6 +178,7 @@ STORES = {
     "lists": Store("table", _lists, lambda d: cut(d / "train.parquet"), by_number=True),
     "csv": Store("table", _csv, _spoilt_csv, flat=True, scale=1),
     "huggingface": Store("huggingface", _huggingface, _spoilt_huggingface, by_number=True),
+    "webdataset": Store("webdataset", _tar, _spoilt_tar, by_number=True),
     "torchvision": Store(
         "torchvision",
         _torchvision,

@@ -7,6 +7,7 @@ are made of its rows in `raycrt.data`, the same for every source.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,31 @@ def files_directory(stated: Path | None, title: str, otherwise: str = "") -> Pat
             f"{DIRECTORY_VARIABLE}{otherwise}"
         )
     return Path(os.path.abspath(os.path.expanduser(directory)))
+
+
+def files_with(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files in `folder` with one of the `suffixes`, in the order of their names; none where it
+    is no folder."""
+    if not folder.is_dir():
+        return []
+    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in suffixes]
+
+
+def of_splits(path: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of each split in a folder, by the first word of their names; a single file is
+    `train`. `InvalidInput` where names are those of no splits."""
+    if not path.is_dir():
+        return {"train": [path]}
+    files = files_with(path, suffixes)
+    named: dict[str, list[Path]] = {}
+    for file in files:
+        named.setdefault(re.split(r"[-_.]", file.name)[0].lower(), []).append(file)
+    if files and set(named) <= set(SPLITS):
+        return by_split(named, path)
+    raise InvalidInput(
+        f"{path} must hold files named train, validation and test ending in {tuple(suffixes)}, but "
+        f"has {[file.name for file in files] or 'none'}"
+    )
 
 
 SOURCES: dict[str, type[Source]] = {}

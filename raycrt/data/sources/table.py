@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,7 +14,14 @@ from pyarrow import csv, parquet
 
 from raycrt.data.row_groups import RowGroups
 from raycrt.data.sources.columns import Columns
-from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
+from raycrt.data.sources.source import (
+    Indexed,
+    Rows,
+    Source,
+    files_with,
+    of_splits,
+    register,
+)
 from raycrt.errors import InvalidInput
 
 _SUFFIXES = (".csv", ".parquet", ".pq")
@@ -32,26 +38,14 @@ class Table(Source):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        return path.suffix.lower() in _SUFFIXES or (path.is_dir() and bool(_files(path)))
+        return path.suffix.lower() in _SUFFIXES or bool(files_with(path, _SUFFIXES))
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
         return {split: partial(self._rows, files) for split, files in self._files().items()}
 
     def _files(self) -> dict[str, list[Path]]:
         """The files of each split."""
-        path = self.path
-        if not path.is_dir():
-            return {"train": [path]}
-        files = _files(path)
-        named: dict[str, list[Path]] = {}
-        for file in files:
-            named.setdefault(re.split(r"[-_.]", file.name)[0].lower(), []).append(file)
-        if files and set(named) <= set(SPLITS):
-            return by_split(named, path)
-        raise InvalidInput(
-            f"{path} must hold files named train, validation and test ending in {_SUFFIXES}, but "
-            f"has {[file.name for file in files] or 'none'}"
-        )
+        return of_splits(self.path, _SUFFIXES)
 
     def parts(self, split: str) -> Iterator[Rows]:
         for file in self._files()[split]:
@@ -93,10 +87,6 @@ class Table(Source):
 
         table = pa.concat_tables(tables, promote_options="permissive")
         return Columns(table, self.options, where, place).rows()
-
-
-def _files(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in _SUFFIXES]
 
 
 def _place(first: int, file: Path, row: int) -> str:
