@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from raycrt.system.outputs import write_atomically
-
 # Findings of a file that are told one by one.
 _TOLD = 1000
 # The first and the last of consecutive indices.
@@ -55,7 +53,7 @@ class Checked:
         """Write this into `directory`, as JSON under the name of the file."""
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=2) + "\n"
-        write_atomically(directory / f"{Path(self.file).stem}.json", text.encode())
+        (directory / f"{Path(self.file).stem}.json").write_text(text)
 
     @staticmethod
     def of(file: str, rows: int, spans: Iterable[Span], findings: Sequence[Finding]) -> Checked:
