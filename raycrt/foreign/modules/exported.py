@@ -1,4 +1,4 @@
-"""Programs of `torch.export`: archives of them, and calls with the batch that they were made for."""
+"""Programs of `torch.export`: archives of them, and calls with the batch that they take."""
 
 from __future__ import annotations
 
