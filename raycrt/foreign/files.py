@@ -38,13 +38,13 @@ def load(
     """The network in a file or a directory, by its kind.
 
     `path` is a directory that raycrt wrote, an ONNX file, an archive of `torch.export.save`
-    (`.pt2`, with `run_code` alone, as torch may run code of it), or weights (`.safetensors`, or a file of
-    `torch.save`: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code), for which
-    `spec` states the activation. `input_shape`, without the batch, is needed where convolutions
-    come first and the file does not state it. An ONNX file or a program is compared with the
-    network read from it, also at some of the `images` (n, ...) if they are given. `key` is the dotted path of the
-    state dict in the file; for `layers` and `batch_norm_eps` see `from_state_dict`. Raises
-    `InvalidInput`.
+    (`.pt2`, with `run_code` alone, as torch may run code of it), or weights (`.safetensors`, or a
+    file of `torch.save`: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code),
+    for which `spec` states the activation. `input_shape`, without the batch, is needed where
+    convolutions come first and the file does not state it. An ONNX file or a program is compared
+    with the network read from it, also at some of the `images` (n, ...) if they are given. `key` is
+    the dotted path of the state dict in the file; for `layers` and `batch_norm_eps` see
+    `from_state_dict`. Raises `InvalidInput`.
     """
     path = Path(path)
     name = path.name.lower()
