@@ -30,7 +30,9 @@ def certify(
     out: Out = DEFAULT_OUT,
     model: Annotated[
         Path | None,
-        typer.Option(help="Another model: .onnx, weights (.safetensors, .pt) or a directory."),
+        typer.Option(
+            help="Another model: .onnx, .pt2, weights (.safetensors, .pt) or a directory."
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -50,6 +52,10 @@ def certify(
     batch_norm_eps: Annotated[
         float | None, typer.Option(help="The eps of batch normalisation in --model's weights.")
     ] = None,
+    run_code: Annotated[
+        bool,
+        typer.Option("--run-code", help="Read a .pt2 file, which torch may run code of."),
+    ] = False,
     set_: Overrides = None,
     data_dir: DataDir = None,
     download: Download = False,
@@ -71,6 +77,8 @@ def certify(
     trained = out / "train"
     if model is None and recipe is not None:
         raise InvalidInput("--recipe goes with --model; the model in OUT/train has its own spec")
+    if run_code and (model is None or model.suffix.lower() != ".pt2"):
+        raise InvalidInput("--run-code goes with a --model in a .pt2 file")
     if model is None and (key, layers, batch_norm_eps) != (None, None, None):
         raise InvalidInput("--key, --layers and --batch-norm-eps go with --model")
     if model is None and not (trained / checkpoint.MODEL).is_file():
@@ -103,7 +111,7 @@ def certify(
         )
     source = model or trained
     # The outputs of a graph are compared with those of the network on test images.
-    graph = model is not None and model.suffix.lower() == ".onnx"
+    graph = model is not None and not bare and model.is_file()
     network = files.load(
         source,
         spec.model,
@@ -114,6 +122,7 @@ def certify(
         key=key,
         layers=None if layers is None else layers.split(","),
         batch_norm_eps=batch_norm_eps,
+        run_code=run_code,
     )
     made = checkpoint.load_provenance(source).training if source.is_dir() else None
     described: ModelSpec | None = spec.model
@@ -121,13 +130,11 @@ def certify(
         sizes = [network.features, *(layer.out_features for layer in network.layers)]
         names = dict.fromkeys(each.activation.name for each in network.nonlinearities)
         print(f"model: {'-'.join(map(str, sizes))}, {', '.join(names)}")
-        described = description.described(
-            model,
-            network,
-            spec.model,
-            len(data.class_names(spec.data)),
-            data.shape(spec.data),
-        )
+        shape, classes = data.shape(spec.data), len(data.class_names(spec.data))
+        if bare or model.is_dir():
+            described = description.described(model, network, spec.model, classes, shape)
+        else:
+            described = description.spec_of(network, shape) if network.classes == classes else None
     with outputs.held(trained) if described is not None else nullcontext():
         if model is not None:
             spec = stages.adopt(spec, network, described, trained, made)

@@ -32,8 +32,9 @@ class RowGroups:
     schema: pa.Schema
 
     @staticmethod
-    def of(files: Sequence[Path]) -> RowGroups:
-        """`InvalidInput` names a file that is no Parquet, or has other columns than the first."""
+    def of(files: Sequence[Path]) -> RowGroups | None:
+        """The row groups of `files`; None where columns or their types differ between files.
+        `InvalidInput` names a file that is no Parquet."""
         found: list[_Group] = []
         rows = 0
         schema: pa.Schema | None = None
@@ -48,10 +49,7 @@ class RowGroups:
                 ) from None
             schema = schema or own
             if own.names != schema.names or own.types != schema.types:
-                raise InvalidInput(
-                    "files of one split must have the same columns of the same types, but those of "
-                    f"{files[0]} and {file} differ"
-                )
+                return None
             of_file = 0
             for group in range(facts.num_row_groups):
                 number = facts.row_group(group).num_rows

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from raycrt.errors import InvalidInput
 from raycrt.foreign import onnx_graph
+from raycrt.foreign.modules import exported
+from raycrt.foreign.modules.reader import as_network
 from raycrt.foreign.weights import state_dict
 from raycrt.foreign.weights.network import from_state_dict
 from raycrt.networks import checkpoint, weights_file
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec
 
-SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
+SUFFIXES = (".onnx", ".pt2", *_WEIGHTS)
 
 
 def load(
@@ -30,19 +33,23 @@ def load(
     key: str | None = None,
     layers: Sequence[str] | None = None,
     batch_norm_eps: float | None = None,
+    run_code: bool = False,
 ) -> Network:
     """The network in a file or a directory, by its kind.
 
-    `path` is a directory that raycrt wrote, an ONNX file, or weights (`.safetensors`, or a file of
-    `torch.save`: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code), for which
-    `spec` states the activation. `input_shape`, without the batch, is needed where convolutions
-    come first and the file does not state it. An ONNX file is compared with the network read from
-    it, also at some of the `images` (n, ...) if they are given. `key` is the dotted path of the
-    state dict in the file; for `layers` and `batch_norm_eps` see `from_state_dict`. Raises
-    `InvalidInput`.
+    `path` is a directory that raycrt wrote, an ONNX file, an archive of `torch.export.save`
+    (`.pt2`, with `run_code` alone, as torch may run code of it), or weights (`.safetensors`, or a
+    file of `torch.save`: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code),
+    for which `spec` states the activation. `input_shape`, without the batch, is needed where
+    convolutions come first and the file does not state it. An ONNX file or a program is compared
+    with the network read from it, also at some of the `images` (n, ...) if they are given. `key` is
+    the dotted path of the state dict in the file; for `layers` and `batch_norm_eps` see
+    `from_state_dict`. Raises `InvalidInput`.
     """
     path = Path(path)
     name = path.name.lower()
+    if run_code and not name.endswith(".pt2"):
+        raise InvalidInput(f"run_code must be left out unless the model is a .pt2 file, not {path}")
     given = {"key": key, "layers": layers, "batch_norm_eps": batch_norm_eps}
     if os.path.isdir(path):
         _refuse(path, given)
@@ -56,6 +63,15 @@ def load(
     elif name.endswith(".onnx"):
         _refuse(path, given)
         network = onnx_graph.read(path, input_shape, images)
+    elif name.endswith(".pt2"):
+        _refuse(path, given)
+        if not run_code:
+            raise InvalidInput(
+                f"{path} is an archive of torch.export, which torch may run code of: it is read "
+                "only with --run-code (from Python: run_code=True), for a file that you trust; "
+                "an ONNX file needs no trust"
+            )
+        network = as_network(exported.load(path), input_shape, images)
     elif spec is None:
         raise InvalidInput(f"a spec of the model must be given with a file of weights, {path}")
     else:
@@ -82,7 +98,7 @@ def load(
 
 def is_weights(path: Path) -> bool:
     """Whether `path` is by its name a weights file, which does not state its activation."""
-    return not os.path.isdir(path) and path.name.lower().endswith(SUFFIXES[1:])
+    return not os.path.isdir(path) and path.name.lower().endswith(_WEIGHTS)
 
 
 def _refuse(path: Path, given: dict[str, Any]) -> None:

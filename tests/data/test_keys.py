@@ -33,7 +33,9 @@ def test_a_column_names_the_rows_and_is_no_feature(tmp_path):
 
 def test_a_key_that_is_no_column_is_refused(tmp_path):
     for read in (data.read, data.test_rows):
-        with pytest.raises(InvalidInput, match=r"data\.key must name a column, but .* has no 'name'"):
+        with pytest.raises(
+            InvalidInput, match=r"data\.key must name a column, but .* has no 'name'"
+        ):
             read(_table(tmp_path, key="name", shape=[3]).data)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raycrt.data.sources import archives
 from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
 from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
@@ -52,16 +53,38 @@ class Arrays(Source):
 
     def parts(self, split: str) -> Iterator[Rows]:
         name, labels = self._pairs()[split]
-        rows, classes = self._array(name, mapped=True), self._array(labels)
-        for first in range(0, len(rows), self.at_a_time):
-            some = slice(first, first + self.at_a_time)
-            yield self._part(name, rows[some], classes[some], first)
+        classes, first = self._array(labels), 0
+        for rows in self._blocks(name):
+            yield self._part(name, rows, classes[first : first + len(rows)], first)
+            first += len(rows)
+        if first < len(classes):
+            raise InvalidInput(
+                f"there must be one label for each input, but {name!r} in {self.path} has {first} "
+                f"rows and {labels!r} has {len(classes)}"
+            )
+
+    def _blocks(self, name: str) -> Iterator[np.ndarray]:
+        """The array `name`, some rows at a time."""
+        path, rows = self.path, self.at_a_time
+        file = path / f"{name}.npy" if path.is_dir() else path
+        with _reported(file):
+            if path.is_dir():
+                whole = self._mapped(name)
+                yield from (whole[k : k + rows] for k in range(0, len(whole), rows))
+            else:
+                yield from archives.blocks(file, name, rows)
+
+    def _mapped(self, name: str) -> np.ndarray:
+        """The array of a .npy file, read where it is used."""
+        file = self.path / f"{name}.npy"
+        with _reported(file):
+            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
 
     def indexed(self, split: str) -> Indexed | None:
         if not self.path.is_dir():
             return None
         name, labels = self._pairs()[split]
-        rows, classes = self._array(name, mapped=True), self._array(labels, mapped=True)
+        rows, classes = self._mapped(name), self._mapped(labels)
 
         def between(first: int, last: int, step: int) -> Iterator[Rows]:
             for start in range(first, last, step):
@@ -100,13 +123,11 @@ class Arrays(Source):
                 found[split] = name
         return found
 
-    def _array(self, name: str, *, mapped: bool = False) -> np.ndarray:
-        """An array, of a .npy file perhaps `mapped` into memory and read where it is used."""
+    def _array(self, name: str) -> np.ndarray:
         path = self.path
         file = path / f"{name}.npy" if path.is_dir() else path
         with _reported(file):
-            mapped = mapped and path.is_dir()
-            loaded = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+            loaded = np.load(file, allow_pickle=False)
             return np.asarray(loaded if path.is_dir() else loaded[name])
 
     def _rows(self, inputs: str, labels: str) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -30,6 +30,19 @@ class Function(Source):
     runs_code = True
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
+        found = self._parts()
+        return {split: partial(self._rows, split, part) for split, part in found.items()}
+
+    def parts(self, split: str) -> Iterator[Rows]:
+        part = self._parts()[split]
+        rows = len(self._checked(split, part))
+        for first in range(0, rows, self.at_a_time):
+            # What labels have more than inputs is left to the last rows, where it is refused.
+            last = first + self.at_a_time >= rows
+            yield self._rows(split, part, slice(first, None if last else first + self.at_a_time))
+
+    def _parts(self) -> dict[str, Any]:
+        """What the function returns for each split."""
         given = {name: part for name, part in self._returned.items() if name != _NAMES}
         strange = [name for name in given if str(name).lower() not in SPLITS]
         if strange:
@@ -37,8 +50,7 @@ class Function(Source):
                 f"{self._name} must return train, validation, test and {_NAMES} alone, but also "
                 f"returns {strange[0]!r}"
             )
-        found = by_split(given, self._name)
-        return {split: partial(self._rows, split, part) for split, part in found.items()}
+        return by_split(given, self._name)
 
     def class_names(self) -> Sequence[str] | None:
         names = self._returned.get(_NAMES)
@@ -66,27 +78,43 @@ class Function(Source):
             )
         return returned
 
-    def _rows(self, split: str, part: Any) -> Rows:
+    def _checked(self, split: str, part: Any) -> Any:
+        """The inputs of a split: a Dataset, or an array of all of them, not copied where it is one
+        already."""
         from torch import Tensor
         from torch.utils.data import Dataset
 
-        where = f"{split!r} of {self._name}"
+        where = self._where(split)
         if isinstance(part, Dataset):
-            return items.rows(part, where, self.options.resize, self.options.shape)
+            return items.sized(part, where)
         if not isinstance(part, tuple | list) or len(part) != 2:
             raise InvalidInput(
                 f"{where} must be a pair (images, labels) or a torch Dataset, but is a "
                 f"{type(part).__name__}"
             )
-        images, labels = (v.numpy(force=True) if isinstance(v, Tensor) else v for v in part)
-        size, stated = self.options.resize, self.options.shape
+        images = part[0].numpy(force=True) if isinstance(part[0], Tensor) else part[0]
         try:
-            numbers = np.asarray(images)
+            return np.asarray(images)
         except ValueError:
             raise InvalidInput(f"all inputs must have one shape, but not so {where}") from None
+
+    def _where(self, split: str) -> str:
+        return f"{split!r} of {self._name}"
+
+    def _rows(self, split: str, part: Any, some: slice = slice(None)) -> Rows:
+        """All rows of a split, or `some` of them."""
+        from torch import Tensor
+
+        where, inputs = self._where(split), self._checked(split, part)
+        size, stated = self.options.resize, self.options.shape
+        if not isinstance(inputs, np.ndarray):
+            numbers = range(len(inputs))[some]
+            return items.rows(inputs, where, size, stated, numbers)
+        labels = part[1].numpy(force=True) if isinstance(part[1], Tensor) else part[1]
+        first = some.start or 0
         return Rows(
-            inputs=pixels.of_arrays(numbers, where, size, stated),
-            labels=labels,
+            inputs=pixels.of_arrays(inputs[some], where, size, stated),
+            labels=labels[some],
             where=where,
-            place=lambda row: f"row {row} of {where}",
+            place=lambda row: f"row {first + row} of {where}",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from raycrt.data.row_groups import RowGroups
+from raycrt.data.sources import typed_csv
 from raycrt.data.sources.columns import Columns
 from raycrt.data.sources.source import (
     Indexed,
@@ -48,11 +50,16 @@ class Table(Source):
         return of_splits(self.path, _SUFFIXES)
 
     def parts(self, split: str) -> Iterator[Rows]:
-        for file in self._files()[split]:
+        files = self._files()[split]
+        schemas = [_schema(file) for file in files]
+        # Numbers have the types that they have in all files together.
+        shared = _concatenated([schema.empty_table() for schema in schemas], files)
+        for file, schema in zip(files, schemas, strict=True):
             first = 0
-            for table in _tables(file, self.at_a_time):
+            for table in _tables(file, schema, self.at_a_time):
                 if len(table):
                     place = partial(_place, first, file)
+                    table = _concatenated([shared, table], files)
                     yield Columns(table, self.options, str(file), place).rows()
                 first += len(table)
 
@@ -61,6 +68,8 @@ class Table(Source):
         if any(file.suffix.lower() == ".csv" for file in files):
             return None
         groups = RowGroups.of(files)
+        if groups is None:
+            return None
 
         def between(first: int, last: int, step: int) -> Iterator[Rows]:
             for start, file, table in groups.between(first, last, step):
@@ -76,48 +85,80 @@ class Table(Source):
 
     def _rows(self, files: Sequence[Path]) -> Rows:
         tables = [_read(file) for file in files]
-        where = str(files[0]) if len(files) == 1 else f"{files[0]} and others"
-        if len({tuple(table.column_names) for table in tables}) > 1:
-            raise InvalidInput(f"files of one split must have the same columns, not so {where}")
         ends = np.cumsum([len(part) for part in tables])
 
         def place(row: int) -> str:
             file = int(np.searchsorted(ends, row, side="right"))
             return f"row {row - (int(ends[file - 1]) if file else 0)} of {files[file]}"
 
-        table = pa.concat_tables(tables, promote_options="permissive")
-        return Columns(table, self.options, where, place).rows()
+        return Columns(_concatenated(tables, files), self.options, _where(files), place).rows()
 
 
 def _place(first: int, file: Path, row: int) -> str:
     return f"row {first + row} of {file}"
 
 
-def _tables(file: Path, rows: int) -> Iterator[pa.Table]:
-    """The rows of a file in order, so many at a time; all at once of a CSV file, whose columns have
-    the types of all their values."""
-    if file.suffix.lower() == ".csv":
-        yield _read(file)
-        return
+def _where(files: Sequence[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and others"
+
+
+def _concatenated(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
+    """The tables of the `files` of one split as one."""
+    if len({tuple(table.column_names) for table in tables}) > 1:
+        raise InvalidInput(f"files of one split must have the same columns, not so {_where(files)}")
     try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(
+            "columns of the files of one split must have types in common, not so "
+            f"{_where(files)}: {said:.200}"
+        ) from None
+
+
+def _is_csv(file: Path) -> bool:
+    return file.suffix.lower() == ".csv"
+
+
+def _schema(file: Path) -> pa.Schema:
+    """The columns of a file with their types; none of them twice."""
+    with _reported(file):
+        found = typed_csv.schema(file) if _is_csv(file) else parquet.read_schema(file)
+    return _once(found, file)
+
+
+def _tables(file: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+    """The rows of a file of this `schema` in order, so many or a block at a time."""
+    with _reported(file):
+        if _is_csv(file):
+            yield from typed_csv.tables(file, schema)
+            return
         with parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(rows):
                 yield pa.Table.from_batches([batch])
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidInput(_unreadable(file, error)) from None
-
-
-def _unreadable(file: Path, error: Exception) -> str:
-    said = " ".join(str(error).split())
-    return f"{file} must be a table that can be read: {said:.200}"
 
 
 def _read(file: Path) -> pa.Table:
-    try:
-        table = csv.read_csv(file) if file.suffix.lower() == ".csv" else parquet.read_table(file)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidInput(_unreadable(file, error)) from None
-    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    with _reported(file):
+        table = csv.read_csv(file) if _is_csv(file) else parquet.read_table(file)
+    _once(table.schema, file)
+    return table
+
+
+def _once(schema: pa.Schema, file: Path) -> pa.Schema:
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
         raise InvalidInput(f"a column must be there once, but {file} has two of {twice[0]!r}")
-    return table
+    return schema
+
+
+@contextmanager
+def _reported(file: Path) -> Iterator[None]:
+    """Within it a `file` that pyarrow cannot read is `InvalidInput`."""
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(f"{file} must be a table that can be read: {said:.200}") from None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from raycrt.errors import InvalidInput
+from raycrt.foreign.modules.exported import stated_batch
 from raycrt.foreign.modules.in_place import dead, in_place
 from raycrt.foreign.modules.layers import Step, is_layer
 from raycrt.foreign.modules.operations import (
@@ -62,7 +63,7 @@ def steps_of(model: nn.Module) -> tuple[list[Step], bool]:
             f"called with a placeholder for the input it raised {type(error).__name__}{place}: "
             f"{first}"
         ) from None
-    return _Steps(tracer).of(graph), tracer.computed
+    return _Steps(tracer, one=stated_batch(model) == 1).of(graph), tracer.computed
 
 
 class _Caller(nn.Module):
@@ -143,10 +144,11 @@ class _Tracer(fx.Tracer):
 
 
 class _Steps:
-    """Follows a graph from node to node. `results` numbers the nodes as `Step` does."""
+    """Follows a graph from node to node. `results` numbers the nodes as `Step` does; with `one` the
+    graph is that of a batch of one."""
 
-    def __init__(self, tracer: _Tracer) -> None:
-        self.tracer = tracer
+    def __init__(self, tracer: _Tracer, *, one: bool) -> None:
+        self.tracer, self.one = tracer, one
         self.sizes: dict[fx.Node, Any] = {}
         self.results: dict[fx.Node, int] = {}
         self.found: list[Step] = []
@@ -219,6 +221,8 @@ class _Steps:
         if node.kwargs.get("input") is given:
             del kwargs["input"]
             args, positions = [None, *args], [0]
+        if self.one and name in ("reshape", "view"):
+            args[1:] = [[Batch(), *sizes[1:]] if sizes[0] == 1 else sizes for sizes in args[1:]]
         if name is None or len(positions) != 1 or positions[0] > 1:
             raise InvalidInput(f"{place} is not supported")
         try:
@@ -242,6 +246,8 @@ class _Steps:
         if node.op == "call_method" and node.target == "size":
             index = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
             self.sizes[node] = _Shape() if index is None else _Shape()[index]
+        elif node.target is torch.ops.aten.sym_size.int:
+            self.sizes[node] = _Shape()[node.args[1]]
         elif node.target is getattr and node.args[1] == "shape":
             self.sizes[node] = _Shape()
         elif node.args and isinstance(node.args[0], fx.Node) and node.args[0] in self.sizes:

@@ -15,6 +15,7 @@ from raycrt.data.values.images import batch_of_images
 from raycrt.errors import require
 from raycrt.foreign.assembly import network_of
 from raycrt.foreign.equivalence import require_same_function
+from raycrt.foreign.modules.exported import one_by_one, require_one_or_any, stated_batch
 from raycrt.foreign.modules.graph import steps_of
 from raycrt.foreign.modules.layers import Step
 from raycrt.foreign.modules.operations import Squeeze
@@ -55,6 +56,7 @@ def as_network(
     require_no_global_hooks()
     images = None if images is None else batch_of_images(images)
     model = unwrapped(model)
+    require_one_or_any(model)
     with evaluation_mode(model):
         steps, computed = steps_of(model)
         steps, tail = _without_tail(steps)
@@ -122,12 +124,15 @@ def _compare(
 ) -> None:
     """Compare in the model's own type and, where it runs with the stored weights, in float64.
 
-    A model that mixes types may run only in float64.
+    A model that mixes types may run only in float64, and a program may take one input at a time.
     """
     own, exact = dtype_of(model), in_float64(model)
+    call: Callable[[Tensor], Tensor] = model
+    if stated_batch(model) is not None:
+        call, exact = one_by_one(model), one_by_one(exact)
     x = torch.zeros(2, *shape, device=network.device)
     sharp = own != torch.float64 and not computed and runs(exact, x.double())
-    if not sharp or runs(model, x.to(own)):
-        require_same_function(model, network, shape, given=images, dtype=own, tail=tail)
+    if not sharp or runs(call, x.to(own)):
+        require_same_function(call, network, shape, given=images, dtype=own, tail=tail)
     if sharp:
         require_same_function(exact, network, shape, given=images, dtype=torch.float64, tail=tail)

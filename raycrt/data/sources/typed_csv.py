@@ -1,0 +1,58 @@
+"""CSV files read some rows at a time, with the types that their columns have as a whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import csv
+
+# An integer is a float too, so that a column of both is one of floats. What else a column may be is
+# decided by all of its values.
+_WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
+_COLUMN = re.compile(r"In CSV column #(\d+)")
+
+
+def schema(file: Path) -> pa.Schema:
+    """The types that `csv.read_csv(file)` finds, which never holds more than a column of text.
+
+    A type is that of the first block, made wider where a later one does not fit. Raises
+    `ArrowException` as `read_csv` does.
+    """
+    types: dict[str, pa.DataType] = {}
+    while True:
+        with closing(_opened(file, types)) as reader:
+            found: pa.Schema = reader.schema
+            try:
+                for _ in reader:
+                    pass
+            except pa.ArrowInvalid as error:
+                column = _COLUMN.search(str(error))
+                if column is None:
+                    raise
+                field = found.field(int(column[1]))
+                wider = _WIDER.get(field.type) or _of_all(file, field.name)
+                if wider == field.type:
+                    raise
+                types[field.name] = wider
+                continue
+        return found
+
+
+def tables(file: Path, types: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of a file in order, a block at a time, with the `types` of its `schema`."""
+    with closing(_opened(file, dict(zip(types.names, types.types, strict=True)))) as reader:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+def _opened(file: Path, types: dict[str, pa.DataType]) -> csv.CSVStreamingReader:
+    return csv.open_csv(file, convert_options=csv.ConvertOptions(column_types=types))
+
+
+def _of_all(file: Path, name: str) -> pa.DataType:
+    one = csv.read_csv(file, convert_options=csv.ConvertOptions(include_columns=[name]))
+    return one.schema.field(name).type
