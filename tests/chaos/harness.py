@@ -26,13 +26,13 @@ import pyarrow as pa
 import torch
 
 from raycrt import Certifier, data
-from raycrt.certification import storage
+from raycrt.certification import shards, storage
 from raycrt.networks import checkpoint, network
 from raycrt.specs import Spec, validate
 
 # The variable by which the processes of a run are found, whoever their parent is.
 MARK = "RAYCRT_CHAOS"
-ROWS, FEATURES, CLASSES = 6_000, 32, 4
+ROWS, BATCH, FEATURES, CLASSES = 6_000, 20, 32, 4
 KINDS = ("actor", "driver", "node", "all")
 
 
@@ -56,7 +56,7 @@ def prepared(home: Path, *, seed: int = 0, solver_steps: int = 40) -> Spec:
         {
             "data": {"source": "arrays", "path": str(home / "data")},
             "model": {"depth": 3, "width": 96, "activation": "tanh"},
-            "certify": {"at": [0.1], "batch_size": 20, "steps": solver_steps},
+            "certify": {"at": [0.1], "batch_size": BATCH, "steps": solver_steps},
             "run": {"workers": 2, "cpus_per_worker": 0.5},
         }
     )
@@ -202,7 +202,8 @@ def check(home: Path, expected: pa.Table) -> None:
     assert manifest["complete"] is True
     assert table.equals(expected)
     names = sorted(file.name for file in (directory / storage.ROWS).iterdir())
-    assert names == [f"{first:09d}.parquet" for first in range(0, ROWS, 20)]
+    size = shards.rows_of_a_shard(ROWS, BATCH)
+    assert names == [f"{first:09d}.parquet" for first in range(0, ROWS, size)]
 
 
 def main() -> None:

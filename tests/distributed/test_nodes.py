@@ -1,4 +1,4 @@
-"""Training on a cluster that loses a node: neither the training nor what it tells is lost."""
+"""A cluster that loses a node: neither a training nor a row of a certification is lost."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from raycrt.distributed import lines
+from raycrt import data
+from raycrt.bounds.curvature import margin_curvature
+from raycrt.distributed import certification, lines
 from raycrt.distributed import train as training
+from raycrt.networks import checkpoint
 from raycrt.specs import validate
 from raycrt.training.loop import Metrics
+from tests.chaos import harness
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(560)]
 
@@ -67,3 +71,28 @@ def test_a_training_outlives_every_node_but_its_drivers(cluster: Cluster, tmp_pa
     training.fit(SPEC, tmp_path, watch=watch)
     assert lost
     assert seen[-1] == SPEC.train.epochs
+
+
+def test_a_certification_outlives_a_node_that_certifies(cluster: Cluster, tmp_path: Path) -> None:
+    spec = harness.prepared(tmp_path)
+    spec = spec.override({"run.cpus_per_worker": 0.75})
+    model, _ = checkpoint.load_model(tmp_path / "run" / "train")
+    lost: list[int] = []
+
+    def watch(progress: certification.Progress) -> None:
+        """One of two nodes goes while both have shards."""
+        if not lost and progress.counted > 400:
+            lost.append(progress.counted)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+
+    certification.certify(
+        model,
+        spec,
+        data.test_rows(spec.data),
+        tmp_path / "run" / "certificates",
+        digest=checkpoint.weights_hash(model),
+        curvature=margin_curvature(model),
+        watch=watch,
+    )
+    assert lost
+    harness.check(tmp_path, harness.twin(tmp_path, spec))
