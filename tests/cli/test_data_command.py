@@ -11,10 +11,10 @@ from tests.data.laws import part
 from tests.data.stores import STORES
 
 TABLE = """class  train  validation  test
-ape       12           4     4
-bat       12           4     4
-cow       12           4     4
-all       36          12    12
+ape       14           2     4
+bat       14           2     4
+cow       14           2     4
+all       42           6    12
 """
 
 
