@@ -12,13 +12,16 @@ from raycrt.data.datasets import (
     check,
     class_names,
     described,
+    label,
     located,
+    opened,
     placed,
     read,
     require_training_rows,
     runs_code,
     shape,
     uses,
+    with_numbers,
 )
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import Arrays
@@ -35,14 +38,17 @@ __all__ = [
     "check",
     "class_names",
     "described",
+    "label",
     "load",
     "located",
+    "opened",
     "placed",
     "read",
     "require_training_rows",
     "runs_code",
     "shape",
     "uses",
+    "with_numbers",
 ]
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from raycrt.data.sources import typed_csv
-from raycrt.data.sources.columns import Columns
+from raycrt.data.sources.columns import Columns, label_among
 from raycrt.data.sources.source import SPLITS, Rows, Source, by_split, register
 from raycrt.errors import InvalidInput
 
@@ -66,6 +66,12 @@ class Table(Source):
                     table = _concatenated([shared, table], files)
                     yield Columns(table, self.options, str(file), place).rows()
                 first += len(table)
+
+    def label(self) -> str:
+        file = next(iter(self._files().values()))[0]
+        with _reported(file):
+            found = typed_csv.names(file) if _is_csv(file) else parquet.read_schema(file).names
+        return label_among(found, self.options.label, str(file))
 
     def _rows(self, files: Sequence[Path]) -> Rows:
         tables = [_read(file) for file in files]
