@@ -14,6 +14,7 @@ from raycrt.errors import InvalidInput, require
 from raycrt.foreign import factory
 from raycrt.foreign.modules.reader import as_network
 from raycrt.networks import network as networks
+from raycrt.networks.layers.diagonal import Standardization
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
 from raycrt.training import loop
@@ -77,12 +78,16 @@ def at_hand(spec: Spec, split: Split, classes: int, **more: Any) -> Spec:
 
 def listed(model: nn.Module, spec: Spec, split: Split, **more: Any) -> tuple[Spec, Network]:
     """The network that `model` is, and `spec` with its layers and the rows of `split`; `more` are
-    further keys of `data`."""
+    further keys of `data`. A normalisation in front of `model` becomes `data.normalize`."""
     shape = tuple(split.images.shape[1:])
     read = as_network(model, shape, split.images)
     require_labels(split, read.classes)
     spec = at_hand(spec, split, read.classes, **more)
     layers = factory.listed(read, shape, read.classes)
+    first = read.maps[0]
+    if isinstance(first, Standardization):
+        numbers = {"mean": first.mean.tolist(), "std": first.std.tolist()}
+        spec = spec.override({"data.normalize": numbers})
     return spec.model_copy(update={"model": layers}), read
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, spec_from
+from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, stated_spec
 from raycrt.errors import InvalidInput
 from raycrt.specs.data import DataName
 
@@ -38,18 +38,26 @@ def data(
     from raycrt.data import description
 
     given = named(what) + (set_ or [])
-    spec = spec_from(
+    stated = stated_spec(
         DEFAULT_RECIPE,
         given,
         data_dir,
         download,
         idle=("model", "train", "certify", "search", "run"),
-    ).data
-    names = sets.class_names(spec)
-    found = sets.read(spec)
+    )
+    described, rows = sets.opened(stated)
+    spec = described.data
+    names, found = sets.class_names(spec), sets.read(spec) if rows is None else rows
     print(f"data: {spec.title}")
     print("\n".join(description.lines(found, names)))
-    print(f"units of radii: {spec.units}")
+    label = sets.label(spec)
+    told = (
+        None if label is None else f"labels: {label}",
+        f"units of radii: {spec.units}",
+        description.remark(spec, found),
+        description.advice(spec, found),
+    )
+    print("\n".join(filter(None, told)))
     out.parent.mkdir(parents=True, exist_ok=True)
     description.draw(found.train if len(found.train) else found.test, names, out)
     print(f"picture: {out}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raycrt.cli.data import named
-from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, spec_from
+from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, stated_spec
 from raycrt.errors import InvalidInput
 from raycrt.specs import ModelSpec, Spec, strict_yaml
 from raycrt.system.outputs import made, write_atomically
@@ -56,15 +56,22 @@ def init(
     if file.exists():
         raise InvalidInput(f"{file} must not exist yet; remove it, or name another directory")
     given = named(data) + (set_ or [])
-    spec = spec_from(DEFAULT_RECIPE, given, data_dir, download, idle=_SECTIONS[1:])
-    sets.require_training_rows(spec.data)
+    stated = stated_spec(DEFAULT_RECIPE, given, data_dir, download, idle=_SECTIONS[1:])
+    spec, rows = sets.opened(stated)
+    arrays = sets.read(spec.data) if rows is None else rows
+    if not len(arrays.train):
+        sets.require_training_rows(spec.data)
     if not any(text.startswith(("data.scale", "data.normalize")) for text in given):
         # Columns of a table have units of their own; pixels have one.
         key = "scale" if len(sets.shape(spec.data)) == 1 else "normalize"
-        spec = sets.described(spec.override({f"data.{key}": "auto"}))
-    arrays = sets.read(spec.data)
+        spec, rows = sets.with_numbers(spec.override({f"data.{key}": "auto"}), arrays)
+        assert rows is not None
+        arrays = rows
     print(f"data: {spec.data.title}")
     print("\n".join(description.lines(arrays, sets.class_names(spec.data))))
+    remark = description.remark(spec.data, arrays)
+    if remark is not None:
+        print(remark)
     model = ModelSpec(normalize=spec.model.normalize)
     spec = Spec().model_copy(update={"data": spec.data, "model": model})
     start = recipe.start(spec, tensors.Dataset.of(arrays), minutes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -66,17 +67,37 @@ def spec_from(
     inputs: bool = True,
     **shorthands: float | None,
 ) -> Spec:
-    """The spec that the common options of a command define, with its data set checked and
-    described, and the layers of its `model.factory`.
-
-    `shorthands` are the values of options that stand for further keys, `section__key`; those that
-    are None change nothing. Without `inputs` those in files are left unread. `InvalidInput` where
-    an option would have no effect: a key given twice, a changed value below one of the keys `idle`,
-    which the command does not read, or a directory or download for a data set without files.
-    """
+    """The spec that the common options of a command define, as `stated_spec` has it, with its data
+    set checked and described, and the layers of its `model.factory`. Without `inputs` those in
+    files are left unread."""
     from raycrt import data
+    from raycrt.data import description
     from raycrt.foreign import factory
 
+    stated = stated_spec(recipe, overrides, data_dir, download, idle=idle, **shorthands)
+    spec, rows = data.opened(stated, inputs=inputs)
+    remark = None if rows is None else description.remark(spec.data, rows)
+    if remark is not None:
+        print(remark, file=sys.stderr)
+    return factory.resolved(spec)
+
+
+def stated_spec(
+    recipe: str,
+    overrides: list[str] | None,
+    data_dir: Path | None,
+    download: bool,
+    *,
+    idle: tuple[str, ...] = (),
+    **shorthands: float | None,
+) -> Spec:
+    """The spec that the common options of a command state, before its data set is read.
+
+    `shorthands` are the values of options that stand for further keys, `section__key`; those that
+    are None change nothing. `InvalidInput` where an option would have no effect: a key given twice,
+    a changed value below one of the keys `idle`, which the command does not read, or a directory or
+    download for a data set without files.
+    """
     given = [parse_override(text) for text in overrides or []]
     given += [("data.directory", str(data_dir))] * (data_dir is not None)
     given += [("data.download", True)] * download
@@ -95,4 +116,4 @@ def spec_from(
             "--data-dir and --download have no effect on data.name=digits, which comes with "
             "scikit-learn; name another data set by a --recipe or --set data.name=..."
         )
-    return factory.resolved(data.described(spec, inputs=inputs))
+    return spec

@@ -12,13 +12,16 @@ from raycrt.data.datasets import (
     check,
     class_names,
     described,
+    label,
     located,
+    opened,
     placed,
     read,
     require_training_rows,
     runs_code,
     shape,
     uses,
+    with_numbers,
 )
 from raycrt.data.reader import Reader, test_rows
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
@@ -37,8 +40,10 @@ __all__ = [
     "check",
     "class_names",
     "described",
+    "label",
     "load",
     "located",
+    "opened",
     "placed",
     "read",
     "require_training_rows",
@@ -46,6 +51,7 @@ __all__ = [
     "shape",
     "test_rows",
     "uses",
+    "with_numbers",
 ]
 
 

@@ -90,34 +90,41 @@ def described(spec: Spec, *, inputs: bool = True) -> Spec:
     Every command begins with it, so that models and workers know them without reading the data.
     Without `inputs` those of a source in files are left unread, if no number follows from them.
     """
+    return opened(spec, inputs=inputs)[0]
+
+
+def opened(spec: Spec, *, inputs: bool = True) -> tuple[Spec, ArraySplits | None]:
+    """`spec` as `described`, and the rows that were read for it, if all of them were."""
     _check_effects(spec.data)
-    facts: dict[str, Any] = {}
-    whole: ArraySplits | None = None
     if spec.data.name is not None:
         require(not spec.run.stream, "run.stream is for sources; a named data set fits into memory")
         check(spec.data)
-        if spec.data.normalize is not None or spec.data.scale is not None:
-            whole = named.read(spec.data)
-    else:
-        drawn = "auto" in (spec.data.normalize, spec.data.scale)
-        seen = None if inputs or drawn else outline(spec.data)
-        if seen is not None:
-            facts = {"data.shape": seen.shape, "data.class_names": seen.numbering.names}
-        else:
-            found = survey(spec.data) if spec.run.stream else _read(spec.data)
-            facts = {"data.shape": found.shape, "data.class_names": found.class_names}
-            whole = None if spec.run.stream else found.splits
-        facts |= sources.of(spec.data).placed()
-    known = facts.get("data.shape") or shape(spec.data)
+        numbers = spec.data.normalize is not None or spec.data.scale is not None
+        return with_numbers(spec, named.read(spec.data) if numbers else None)
+    drawn = "auto" in (spec.data.normalize, spec.data.scale)
+    seen = None if inputs or drawn else outline(spec.data)
+    if seen is not None:
+        known = {"data.shape": seen.shape, "data.class_names": seen.numbering.names}
+        return with_numbers(spec.override(known | sources.of(spec.data).placed()), None)
+    found = survey(spec.data) if spec.run.stream else _read(spec.data)
+    facts: dict[str, Any] = {"data.shape": found.shape, "data.class_names": found.class_names}
+    spec = spec.override(facts | sources.of(spec.data).placed())
+    return with_numbers(spec, None if spec.run.stream else found.splits)
+
+
+def with_numbers(spec: Spec, whole: ArraySplits | None) -> tuple[Spec, ArraySplits | None]:
+    """`spec`, whose shape is known, with the numbers of the rows `whole` in place of `auto`, and
+    these rows as `data.scale` has them."""
+    facts: dict[str, Any] = {}
     used = statistics.used(whole, spec.data)
     for key, numbers in used.items():
-        statistics.check(numbers, known, key)
+        statistics.check(numbers, shape(spec.data), key)
         facts[f"data.{key}"] = numbers.model_dump()
     if whole is not None and "scale" in used:
-        statistics.scaled(whole, used["scale"])
+        whole = statistics.scaled(whole, used["scale"])
     if spec.data.normalize is not None:
         facts["model.normalize"] = True
-    return spec.override(facts) if facts else spec
+    return spec.override(facts) if facts else spec, whole
 
 
 def uses(spec: DataSpec) -> frozenset[str]:
@@ -134,6 +141,11 @@ def require_training_rows(spec: DataSpec) -> None:
             f"training needs a train split, but {spec.title} has a test split alone: its rows can "
             "be certified, not trained on"
         )
+
+
+def label(spec: DataSpec) -> str | None:
+    """The column or array with the labels, if the data set has several of them."""
+    return None if spec.name is not None else sources.of(spec).label()
 
 
 def runs_code(spec: DataSpec) -> bool:

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from raycrt.data.splits import NAMES, Arrays, ArraySplits, mixed
+from raycrt.specs import DataSpec
 
 _ROWS, _COLUMNS = 3, 8
+# Deviations of features whose largest is this many times the least have units of their own.
+_UNEVEN = 10
 _AXES = {1: "features", 3: "channels, height, width"}
 
 
 def lines(dataset: ArraySplits, names: tuple[str, ...]) -> list[str]:
     """Shape and range of the inputs, and a table of the rows of each class in each split."""
-    splits = {name: getattr(dataset, name) for name in NAMES}
-    given = {name: split for name, split in splits.items() if len(split)}
+    splits, given = {name: getattr(dataset, name) for name in NAMES}, _given(dataset)
     first, images = next((name, split.images) for name, split in given.items())
     shape = tuple(images.shape[1:])
     low = min(float(split.images.min()) for split in given.values())
@@ -37,6 +39,45 @@ def lines(dataset: ArraySplits, names: tuple[str, ...]) -> list[str]:
             for row in table
         ),
     ]
+
+
+def _given(dataset: ArraySplits) -> dict[str, Arrays]:
+    """The splits that have rows."""
+    splits = {name: getattr(dataset, name) for name in NAMES}
+    return {name: split for name, split in splits.items() if len(split)}
+
+
+def remark(spec: DataSpec, dataset: ArraySplits) -> str | None:
+    """A sentence on pixels that are not in 0 .. 1, which may be an oversight."""
+    given = [split.images for split in _given(dataset).values()]
+    if given[0].ndim != 4 or spec.scale is not None:
+        return None
+    low, high = min(float(x.min()) for x in given), max(float(x.max()) for x in given)
+    if low >= 0 and high <= 1:
+        return None
+    return (
+        f"note: pixels of {spec.title} are {low:.6g} .. {high:.6g}, not 0 .. 1, and are used as "
+        "they are: radii are distances in these units"
+    )
+
+
+def advice(spec: DataSpec, dataset: ArraySplits) -> str | None:
+    """What to do with inputs of different scales, unless `spec` does it."""
+    if spec.scale is not None or spec.normalize is not None or not len(dataset.train):
+        return None
+    if dataset.train.images.ndim == 4:
+        return (
+            "advice: --set data.normalize=auto puts (x - mean) / std of each channel in front of "
+            "the model; radii stay in the units of the data"
+        )
+    spread = dataset.train.images.std(0, dtype=np.float64)
+    spread = spread[spread > 0]
+    if not len(spread) or spread.max() < _UNEVEN * spread.min():
+        return None
+    return (
+        f"advice: deviations of features are {spread.min():.3g} .. {spread.max():.3g}; --set "
+        "data.scale=auto divides each feature by its own, and radii are in units of these"
+    )
 
 
 def draw(split: Arrays, names: tuple[str, ...], file: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ _SECONDS_TO_LEAVE = 5.0
 def session(cpus: int | None = None) -> Iterator[None]:
     """Ray for the duration of a block; one that is already running is used and left running.
 
+    One that must be started or joined first, which takes a while, is announced on standard error.
     `cpus` limits a local Ray and has no effect on a cluster. Raises `InvalidInput` if Ray cannot
     start or join the cluster.
     """
@@ -41,10 +43,12 @@ def session(cpus: int | None = None) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
         preflight.check_address(address)
+        print(f"joining Ray at {address} ...", file=sys.stderr, flush=True)
         _init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     else:
         preflight.check_machine()
         os.environ.setdefault(_NICENESS, "0")
+        print("starting Ray (this may take half a minute) ...", file=sys.stderr, flush=True)
         _init(
             address=address,
             num_cpus=cpus,

@@ -15,7 +15,7 @@ DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 ALWAYS = frozenset({"name", "source", "validation", "limit", "normalize", "scale"})
 OF_SOURCES = frozenset({"test", "split_seed", "shape", "class_names"})
 # The keys that stay as they are when another data set takes the place of one.
-_KEPT = (ALWAYS | {"directory", "download"}) - {"normalize", "scale"}
+_KEPT = frozenset({"name", "source", "limit", "directory", "download"})
 
 Side = Annotated[int, Field(ge=1, le=NEURONS, strict=True)]
 

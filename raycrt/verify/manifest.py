@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import Spec, validate
+from raycrt.specs.data import Statistics
 from raycrt.specs.provenance import Provenance, Training
 from raycrt.verify.checker import DEPLOYMENTS, REGIONS
 from raycrt.verify.findings import Finding
@@ -74,11 +75,31 @@ def check_manifest(
         "spec.model must be that of the model": found.model != trained.model,
         "region must be that of spec.certify": manifest.get("region") != found.certify.region,
         "deployment must be that of spec.certify": deployment(manifest) != found.certify.deployment,
+        "spec.data.normalize must be the mean and std in the weights": _normalized_otherwise(
+            found, model
+        ),
         # Float32 libraries may compute convolutions by transforms, for which no bound is stated.
         "deployment must be exact for a model with convolutions": trained.model.convolves
         and deployment(manifest) != "exact",
     }
     return [Finding(sentence=f"{text} in the manifest.") for text, bad in wrong.items() if bad]
+
+
+def _normalized_otherwise(spec: Spec, model: Model) -> bool:
+    """Whether `data.normalize` states other numbers than the first layer of the model has."""
+    stated = spec.data.normalize
+    if not isinstance(stated, Statistics):
+        return stated is not None  # Numbers must be in place of `auto`.
+    if not spec.model.normalize:
+        return True
+    # The first that are stored, rounded to the type of the weights.
+    return not any(
+        all(
+            np.array_equal(np.array(numbers).astype(kind).astype(np.float64), own)
+            for numbers, own in zip((stated.mean, stated.std), model.stored, strict=False)
+        )
+        for kind in (np.float64, np.float32, np.float16)
+    )
 
 
 def check_provenance(manifest: dict[str, Any], said: Provenance | None) -> list[Finding]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raycrt.cli.options import spec_from
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec
 from raycrt.training.options import rules
@@ -11,10 +12,10 @@ from tests.data.laws import part
 from tests.data.stores import STORES
 
 TABLE = """class  train  validation  test
-ape       12           4     4
-bat       12           4     4
-cow       12           4     4
-all       36          12    12
+ape       14           2     4
+bat       14           2     4
+cow       14           2     4
+all       42           6    12
 """
 
 
@@ -58,3 +59,33 @@ def test_features_have_no_convolutions_and_no_augmentation(key):
     spec = Spec().override({"data.source": "table", "data.path": "t.csv", **facts, key: value})
     with pytest.raises(InvalidInput, match=r"must be left out unless the data is images.*\(90,\)"):
         rules.check_training(spec)
+
+
+def test_it_names_the_label_and_advises_on_features_of_different_scales(shell, tmp_path):
+    lines = [f"{k},{1000 * k},{k % 2}" for k in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,b,target", *lines]))
+    given = ["data", tmp_path / "rows.csv", "--out", tmp_path / "rows.png"]
+    said = shell(*given)
+    assert "\nlabels: target\n" in said and "advice: " in said
+    assert "--set data.scale=auto divides" in said
+    assert "advice: " not in shell(*given, "--set", "data.scale=auto")
+
+
+def test_it_names_the_range_of_pixels_that_are_not_in_0_to_1(shell, tmp_path):
+    images = np.random.default_rng(0).random((40, 1, 5, 5)).astype(np.float32)
+    for times in (1, 255):
+        np.savez(tmp_path / "rows.npz", x=times * images, y=np.arange(40) % 2)
+        said = shell("data", tmp_path / "rows.npz", "--out", tmp_path / "rows.png")
+        assert "\nlabels: y\n" in said and "--set data.normalize=auto puts" in said
+        assert ("not 0 .. 1, and are used as they are" in said) == (times == 255)
+
+
+def test_commands_name_the_range_of_pixels_on_standard_error(tmp_path, capsys):
+    images = np.random.default_rng(0).random((40, 1, 5, 5)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=255 * images, y=np.arange(40) % 2)
+    given = ["data.source=arrays", f"data.path={tmp_path / 'rows.npz'}"]
+    spec_from("digits", given, None, False)
+    said = capsys.readouterr()
+    assert said.out == "" and "note: pixels of arrays rows.npz are " in said.err
+    spec_from("digits", [*given, "data.scale=auto"], None, False)
+    assert capsys.readouterr().err == ""

@@ -1,5 +1,7 @@
 """`raycrt init`: a recipe that can be trained, with radii in reach of the rows."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -78,3 +80,20 @@ def test_features_are_scaled_and_images_normalised(shell, tmp_path, shape, key):
     # In units of the data the nearest row of another class is 40 away.
     assert (spec.train.radius == 10.0) == (key == "normalize")
     rules.check_training(spec)
+
+
+def test_the_data_is_read_once(shell, tmp_path, monkeypatch):
+    (tmp_path / "counted_rows.py").write_text(
+        "import numpy as np\n"
+        "calls = []\n"
+        "def load():\n"
+        "    calls.append(1)\n"
+        "    y = np.arange(60) % 3\n"
+        "    x = np.eye(3, 5)[y] + np.random.default_rng(0).normal(0, 1e-3, (60, 5))\n"
+        "    return {'train': (x, y)}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    shell("init", tmp_path / "run", "--data", "counted_rows:load", "--minutes", "0.1")
+    assert len(sys.modules["counted_rows"].calls) == 1
+    spec = Spec.load(tmp_path / "run" / "recipe.yaml")
+    assert spec.data.scale is not None and spec.data.validation == 0.15

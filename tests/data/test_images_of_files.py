@@ -1,5 +1,6 @@
 """Images in files: their formats and units, and what is refused with the file's name."""
 
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from raycrt import data
 from raycrt.errors import InvalidInput
-from raycrt.specs import DataSpec
+from raycrt.specs import DataSpec, Spec
 
 GREY = np.arange(20, dtype=np.uint8).reshape(4, 5) * 12
 COLOUR = np.stack([GREY, 255 - GREY, GREY // 2], 2)
@@ -121,7 +122,7 @@ BAD = {
         r"each class must have rows in the train split, but class 'cow' has none",
     ),
     "a validation without training": (
-        lambda folder: (folder / "ape").rename(folder / "val"),
+        lambda folder: shutil.copytree(folder / "ape", folder / "val" / "ape"),
         r"a train split must be given, but \S+ has val",
     ),
     "a split twice": (
@@ -182,3 +183,24 @@ def test_hidden_folders_are_no_classes_and_val_is_the_validation_split(tmp_path)
     assert (len(found.train), len(found.validation), len(found.test)) == (16, 20, 4)
     pixel = float(found.validation.images[0, 0, 0, 0])
     assert pixel == pytest.approx(3 / 255)
+
+
+def _images(folder, *names):
+    for name in names:
+        for k in range(12):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), 20 * k).save(folder / name / f"{k}.png")
+
+
+def test_classes_may_have_the_names_of_splits(tmp_path):
+    _images(tmp_path, "test", "control", "dev")
+    spec = DataSpec(source="folder", path=tmp_path)
+    found = data.described(Spec().override({"data": spec.model_dump()})).data
+    assert found.class_names == ("control", "dev", "test")
+    assert sum(len(split) for split in vars(data.read(found)).values()) == 36
+
+
+def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path):
+    _images(tmp_path, "test", "train/ape", "train/bat")
+    with pytest.raises(InvalidInput, match="'train' has folders and 'test' has images"):
+        data.check(DataSpec(source="folder", path=tmp_path))

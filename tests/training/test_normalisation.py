@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import raycrt
 from raycrt import Certifier, data
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
@@ -15,7 +16,7 @@ from raycrt.training import loop
 from raycrt.training.objectives import OBJECTIVES
 from raycrt.verify import verify_run
 from raycrt.verify.model import Model
-from tests.verify.runs import write_run
+from tests.verify.runs import edit_manifest, manifest_of, write_run
 
 MODELS = {
     "short": {"depth": 2, "width": 16},
@@ -39,6 +40,12 @@ def _spec(name="short", **sections):
     }
     tree = {key: part | sections.get(key, {}) for key, part in tree.items()}
     return data.described(validate(tree))
+
+
+def _stating(spec):
+    """A change of a model, to the numbers of `spec`."""
+    stated = spec.data.normalize
+    return lambda model: model.maps[0].state(stated.mean, stated.std)
 
 
 def test_numbers_are_those_of_the_training_rows():
@@ -84,7 +91,7 @@ def test_every_objective_trains_behind_it(train):
 
 def test_it_is_certified_as_one_layer_with_the_next_and_verified(tmp_path):
     spec = _spec(data={"limit": 12}, certify={"steps": 20})
-    run = write_run(tmp_path, spec)
+    run = write_run(tmp_path, spec, change=_stating(spec))
     report = verify_run(run)
     assert report.sound, report.findings[:3]
     assert Model.load(run / "train" / checkpoint.MODEL, spec.model, (1, 8, 8)).joined.depth == 2
@@ -151,6 +158,29 @@ def test_scaled_rows_are_certified_and_verified(tmp_path, table):
         "data": {**table, "scale": "auto", "normalize": "auto"},
         "certify": {"at": [0.1], "steps": 10},
     }
-    run = write_run(tmp_path / "run", data.described(validate(tree)))
+    spec = data.described(validate(tree))
+    run = write_run(tmp_path / "run", spec, change=_stating(spec))
     report = verify_run(run)
     assert report.sound, report.findings[:3]
+
+
+def test_a_statement_of_other_numbers_than_the_weights_have_is_found(tmp_path):
+    spec = _spec(data={"limit": 12}, certify={"steps": 20})
+    run = write_run(tmp_path, spec, change=_stating(spec))
+    assert not verify_run(run).findings
+    told = manifest_of(run)["spec"]
+    told["data"]["normalize"]["std"] = [0.5]
+    edit_manifest(run, spec=told)
+    said = [finding.sentence for finding in verify_run(run).findings]
+    assert any("spec.data.normalize must be the mean and std in the weights" in s for s in said)
+
+
+def test_a_network_with_a_normalisation_is_trained_on_from_python():
+    spec = _spec()
+    rows = data.load(spec.data).train
+    made = loop.train(spec, rows)
+    again = raycrt.train(made, rows, epochs=1, radius=0.3)
+    assert isinstance(again.maps[0], Standardization)
+    for name in ("mean", "std"):
+        assert torch.equal(getattr(again.maps[0], name), getattr(made.maps[0], name))
+    assert not torch.equal(again.maps[1].matrix(), made.maps[1].matrix())

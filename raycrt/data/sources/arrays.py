@@ -98,6 +98,9 @@ class Arrays(Source):
             return None
         return [str(name) for name in self._array(_NAMES).ravel().tolist()]
 
+    def label(self) -> str:
+        return next(iter(self._pairs().values()))[1]
+
     def _arrays(self) -> list[str]:
         path = self.path
         if path.is_dir():

@@ -83,14 +83,7 @@ class Columns:
     @property
     def label(self) -> str:
         """The name of the column of labels."""
-        names = (self.options.label,) if self.options.label else _LABELS
-        found = [name for name in self.table.column_names if name in names]
-        if len(found) != 1:
-            raise InvalidInput(
-                f"{self.where} must have one column of labels, {' or '.join(map(repr, names))} "
-                f"(the key data.label), but its columns are {_shown(self.table.column_names)}"
-            )
-        return found[0]
+        return label_among(self.table.column_names, self.options.label, self.where)
 
     def _column(self, name: str) -> Any:
         """A column as one array; `InvalidInput` if a value is missing."""
@@ -134,6 +127,18 @@ class Columns:
             return pixels.of_array(numbers, place(row), None if size else self.options.shape)
 
         return pixels.stacked((single(k, v) for k, v in enumerate(column)), place, size)
+
+
+def label_among(columns: Sequence[str], stated: str | None, where: str) -> str:
+    """The column of labels: the one `stated`, or the one with a usual name."""
+    names = (stated,) if stated else _LABELS
+    found = [name for name in columns if name in names]
+    if len(found) != 1:
+        raise InvalidInput(
+            f"{where} must have one column of labels, {' or '.join(map(repr, names))} "
+            f"(the key data.label), but its columns are {_shown(columns)}"
+        )
+    return found[0]
 
 
 def _is_image(kind: Any) -> bool:

@@ -20,13 +20,7 @@ class Folder(Source):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        from torchvision.datasets.folder import IMG_EXTENSIONS
-
-        return any(
-            file.suffix.lower() in IMG_EXTENSIONS
-            for pattern in ("*/*", "*/*/*")
-            for file in path.glob(pattern)
-        )
+        return any(_holds_images(folder) for at in ("*/", "*/*/") for folder in path.glob(at))
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
         folders = self._folders()
@@ -37,11 +31,22 @@ class Folder(Source):
         return sorted(every)
 
     def _folders(self) -> dict[str, Path]:
-        """The folder of each split; the whole folder is `train` if none is named after a split."""
+        """The folder of each split; the whole folder is `train` if none is named after a split, or
+        those that are have images in them, as classes have."""
         if not self.path.is_dir():
             raise InvalidInput(f"data.path must be a folder of folders of images, not {self.path}")
         named = {name: self.path / name for name in _classes(self.path) if name.lower() in SPLITS}
-        return by_split(named, self.path) if named else {"train": self.path}
+        holding = [name for name, folder in named.items() if _holds_images(folder)]
+        if len(holding) == len(named):  # Classes, whatever they are called.
+            return {"train": self.path}
+        if holding:
+            split = next(name for name in named if name not in holding)
+            raise InvalidInput(
+                "folders named after splits must all be splits, with a folder for each class, or "
+                f"all be classes, with images, but in {self.path} {split!r} has folders and "
+                f"{holding[0]!r} has images"
+            )
+        return by_split(named, self.path)
 
     def parts(self, split: str) -> Iterator[Rows]:
         folder = self._folders()[split]
@@ -94,3 +99,10 @@ class Folder(Source):
 def _classes(folder: Path) -> list[str]:
     """The names of the folders in `folder`, sorted, without hidden ones."""
     return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether there are files of images in `folder` itself."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return any(file.suffix.lower() in IMG_EXTENSIONS for file in folder.iterdir())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raycrt.data.sources.columns import Columns
+from raycrt.data.sources.columns import Columns, label_among
 from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
 from raycrt.errors import InvalidInput
 
@@ -72,6 +72,10 @@ class HuggingFace(Source):
             if hasattr(feature, "names") and self.options.label in (None, column)
         }
         return next(iter(named.values())) if len(named) == 1 else None
+
+    def label(self) -> str:
+        first = next(iter(self._parts().values()))
+        return label_among(first.column_names, self.options.label, self._where)
 
     @property
     def _where(self) -> str:

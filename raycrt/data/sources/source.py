@@ -104,6 +104,10 @@ class Source:
         """The names of all classes, if the source has some; called after the readers."""
         return None
 
+    def label(self) -> str | None:
+        """The name of the column or array with the labels, if the source has names for these."""
+        return None
+
     def placed(self) -> dict[str, Any]:
         """Keys of `data` to set for processes with another environment and working directory."""
         return {}

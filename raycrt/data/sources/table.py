@@ -15,7 +15,7 @@ from pyarrow import csv, parquet
 
 from raycrt.data.row_groups import RowGroups
 from raycrt.data.sources import typed_csv
-from raycrt.data.sources.columns import Columns
+from raycrt.data.sources.columns import Columns, label_among
 from raycrt.data.sources.source import (
     Indexed,
     Rows,
@@ -82,6 +82,12 @@ class Table(Source):
                 yield Columns(table, self.options, str(file), place).labels()
 
         return Indexed(number=groups.rows, between=between, labels=labels)
+
+    def label(self) -> str:
+        file = next(iter(self._files().values()))[0]
+        with _reported(file):
+            found = typed_csv.names(file) if _is_csv(file) else parquet.read_schema(file).names
+        return label_among(found, self.options.label, str(file))
 
     def _rows(self, files: Sequence[Path]) -> Rows:
         tables = [_read(file) for file in files]

@@ -42,6 +42,12 @@ def schema(file: Path) -> pa.Schema:
         return found
 
 
+def names(file: Path) -> list[str]:
+    """The names of the columns."""
+    with closing(_opened(file, {})) as reader:
+        return list(reader.schema.names)
+
+
 def tables(file: Path, types: pa.Schema) -> Iterator[pa.Table]:
     """The rows of a file in order, a block at a time, with the `types` of its `schema`."""
     with closing(_opened(file, dict(zip(types.names, types.types, strict=True)))) as reader:

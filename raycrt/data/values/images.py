@@ -39,7 +39,7 @@ def fits(images: Tensor, *, features: int, device: torch.device) -> Tensor:
         raise InvalidInput(one_image(tuple(images.shape)))
     require(
         images[0].numel() == features,
-        "features of an image == features of the network",
+        "an image has as many numbers as the network takes",
         image=images[0].numel(),
         network=features,
     )

@@ -144,8 +144,16 @@ def _linear(layer: nn.Linear, shape: Shape) -> tuple[list[AffineMap], Shape]:
 
 def _conv(layer: nn.Conv2d, shape: Shape) -> tuple[list[AffineMap], Shape]:
     image = _image(shape)
-    require(layer.padding_mode == "zeros", "padding_mode == 'zeros'", got=layer.padding_mode)
-    require(image[0] == layer.in_channels, "channels == in_channels", channels=image[0])
+    require(
+        layer.padding_mode == "zeros",
+        "a convolution is padded with zeros",
+        padding_mode=layer.padding_mode,
+    )
+    require(
+        image[0] == layer.in_channels,
+        "a convolution is given as many channels as it takes",
+        channels=image[0],
+    )
     kernel, dilation = _pair(layer.kernel_size), _pair(layer.dilation)
     if layer.padding == "valid":
         padding = (0, 0)
@@ -206,7 +214,11 @@ def _normalization(layer: nn.BatchNorm2d, shape: Shape) -> tuple[list[AffineMap]
     if mean is None or variance is None:
         raise InvalidInput("running statistics must be kept (track_running_stats)")
     shape = shape or (layer.num_features,)
-    require(shape[0] == layer.num_features, "channels == num_features", channels=shape[0])
+    require(
+        shape[0] == layer.num_features,
+        "a normalisation is given as many channels as it has",
+        channels=shape[0],
+    )
     result = Normalization(layer.num_features, math.prod(shape[1:]), layer.eps)
     result.mean, result.variance = mean.detach().clone(), variance.detach().clone()
     weight = torch.ones_like(mean) if layer.weight is None else layer.weight
@@ -216,7 +228,7 @@ def _normalization(layer: nn.BatchNorm2d, shape: Shape) -> tuple[list[AffineMap]
 def _flatten(layer: nn.Flatten, shape: Shape) -> tuple[list[AffineMap], Shape]:
     require(
         layer.start_dim == 1 and layer.end_dim == -1,
-        "start_dim == 1 and end_dim == -1",
+        "flatten keeps the batch alone: start_dim=1, end_dim=-1",
         start_dim=layer.start_dim,
         end_dim=layer.end_dim,
     )
@@ -225,7 +237,12 @@ def _flatten(layer: nn.Flatten, shape: Shape) -> tuple[list[AffineMap], Shape]:
 
 def _unflatten(layer: nn.Unflatten, shape: Shape) -> tuple[list[AffineMap], Shape]:
     sizes = tuple(layer.unflattened_size)
-    require(layer.dim == 1 and min(sizes) > 0, "dim == 1 and sizes > 0", dim=layer.dim, got=sizes)
+    require(
+        layer.dim == 1 and min(sizes) > 0,
+        "unflatten makes dimension 1 into sizes above 0",
+        dim=layer.dim,
+        got=sizes,
+    )
     require(shape is None or shape == (math.prod(sizes),), "sizes fit", input=shape, sizes=sizes)
     return [], sizes
 

@@ -173,12 +173,12 @@ def _select(index: Any) -> Layers:
 
 
 def _add(other: Any, alpha: float = 1) -> Layers:
-    require(alpha == 1, "alpha == 1", alpha=alpha)
+    require(alpha == 1, "a sum or difference is taken without a factor alpha", alpha=alpha)
     return [Rescaling(offset=other)]
 
 
 def _sub(other: Any, alpha: float = 1) -> Layers:
-    require(alpha == 1, "alpha == 1", alpha=alpha)
+    require(alpha == 1, "a sum or difference is taken without a factor alpha", alpha=alpha)
     return [Rescaling(offset=-other)]
 
 

@@ -46,7 +46,11 @@ def load(path: Path) -> Any:
         raise InvalidInput(f"{path} must be a valid ONNX file: {first}") from None
     opset = opsets(model).get("", 0)
     newest = onnx.defs.onnx_opset_version()
-    require(_OLDEST_OPSET <= opset <= newest, f"{_OLDEST_OPSET} <= opset <= {newest}", opset=opset)
+    require(
+        _OLDEST_OPSET <= opset <= newest,
+        f"the opset is one of {_OLDEST_OPSET} to {newest}, which the installed onnx knows",
+        opset=opset,
+    )
     graph = model.graph
     require(
         not graph.sparse_initializer, "no sparse initializers", count=len(graph.sparse_initializer)

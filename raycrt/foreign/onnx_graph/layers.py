@@ -143,7 +143,7 @@ def _conv(graph: Graph, node: Any, shape: Shape) -> Converted:
     groups = stated.get("group", 1)
     require(
         weight.shape[1] * groups == image[0],
-        "channels == those of the kernel",
+        "a convolution is given as many channels as its kernel takes",
         channels=image[0],
         kernel=weight.shape[1] * groups,
     )

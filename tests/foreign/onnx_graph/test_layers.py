@@ -203,7 +203,7 @@ class TestLayers:
             (("Conv", np.ones((2, 1, 2, 2)), {"pads": [0, 0, 1, 1]}), "same on opposite sides"),
             (("Conv", np.ones((2, 1, 2, 2)), {"auto_pad": "SAME_UPPER"}), "auto_pad must be"),
             (("Conv", np.ones((2, 1, 9, 9)), {}), r"\(Conv\): `kernel fits into the padded image`"),
-            (("Conv", np.ones((2, 3, 2, 2)), {}), "channels == those of the kernel"),
+            (("Conv", np.ones((2, 3, 2, 2)), {}), "as many channels as its kernel takes"),
             (("MaxPool", {"kernel_shape": [2, 2]}), r"node '/nt0' \(MaxPool\): not supported"),
             (("AveragePool", {"kernel_shape": [2, 2], "ceil_mode": 1}), "ceil_mode must be 0"),
             (("AveragePool", {"kernel_shape": [2, 2], "pads": [1] * 4}), "padding must be counted"),
