@@ -23,7 +23,7 @@ from raycrt.data.datasets import (
     uses,
     with_numbers,
 )
-from raycrt.data.reader import Reader, test_rows
+from raycrt.data.parts.reader import Reader, test_rows
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import Arrays
 from raycrt.specs import DataSpec

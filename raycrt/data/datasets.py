@@ -9,10 +9,10 @@ from typing import Any
 from raycrt.data import sources
 from raycrt.data.classified import Classified, classified
 from raycrt.data.named import sets as named
-from raycrt.data.outline import outline
+from raycrt.data.parts.outline import outline
+from raycrt.data.parts.streaming import survey
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import ArraySplits
-from raycrt.data.streaming import survey
 from raycrt.data.values import checks, statistics
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec, Spec, identity

@@ -21,7 +21,7 @@ from ray.data.block import BlockMetadata
 from ray.train import DataConfig
 from torch import Tensor
 
-from raycrt.data.streaming import Stored
+from raycrt.data.parts.streaming import Stored
 from raycrt.specs import Spec
 from raycrt.specs.provenance import Rows
 from raycrt.training.inputs.batches import Batch, epoch_order

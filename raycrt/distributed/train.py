@@ -26,7 +26,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raycrt import data
-from raycrt.data.streaming import store
+from raycrt.data.parts.streaming import store
 from raycrt.distributed import lines, session, streaming, worker
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from raycrt import data
-from raycrt.data import streaming
-from raycrt.data.reader import InFiles
+from raycrt.data.parts import streaming
+from raycrt.data.parts.reader import InFiles
 from raycrt.data.sources.source import Source
 from raycrt.data.splits import NAMES
 from raycrt.errors import InvalidInput

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from pyarrow import csv
 
-from raycrt.data import sources, streaming
-from raycrt.data.sources import typed_csv
+from raycrt.data import sources
+from raycrt.data.formats import typed_csv
+from raycrt.data.parts import streaming
 from raycrt.data.sources.source import Source
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec

@@ -11,7 +11,7 @@ import torch
 
 from raycrt import data
 from raycrt.certification import storage
-from raycrt.data import reader
+from raycrt.data.parts import reader
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput
 from raycrt.evaluation import report

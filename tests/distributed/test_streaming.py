@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raycrt import data
-from raycrt.data import streaming as files
+from raycrt.data.parts import streaming as files
 from raycrt.distributed import session, streaming, train
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec, validate

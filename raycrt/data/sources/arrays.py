@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raycrt.data.sources import archives
+from raycrt.data.formats import archives
 from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
 from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from raycrt.data.row_groups import RowGroups
-from raycrt.data.sources import typed_csv
+from raycrt.data.formats import typed_csv
+from raycrt.data.formats.row_groups import RowGroups
 from raycrt.data.sources.columns import Columns, label_among
 from raycrt.data.sources.source import (
     Indexed,

@@ -12,7 +12,7 @@ from typing import Any
 
 from raycrt.data import sources
 from raycrt.data.datasets import read
-from raycrt.data.outline import outline
+from raycrt.data.parts.outline import outline
 from raycrt.data.sources.source import Indexed, Rows
 from raycrt.data.splits import Arrays
 from raycrt.data.values import checks, labels

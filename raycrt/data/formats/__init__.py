@@ -1,0 +1,1 @@
+"""Files of numbers that are read some rows at a time."""

@@ -1,0 +1,1 @@
+"""Data sets of which some rows are read at a time."""
