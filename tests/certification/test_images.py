@@ -53,7 +53,7 @@ def test_other_containers_of_the_same_numbers(call, images):
     [
         (lambda x: x[0], r"a batch \(n, \.\.\.\)` .*shape=\(5,\)"),
         (lambda x: x[0].reshape(5, 1), r"one image \(5, 1\): pass image\[None\]"),
-        (lambda x: x[:, :4], r"features of the network.*image=4, network=5"),
+        (lambda x: x[:, :4], r"numbers as the network takes.*image=4, network=5"),
         (lambda x: x[:0], "at least one image"),
         (lambda x: x.to(torch.complex64), "are torch.complex64"),
         (lambda x: (255 * x).to(torch.uint8), r"scale that .* \(often pixels / 255\).*uint8"),

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from raycrt.cli.options import spec_from
+from raycrt.data import description
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec
 from raycrt.training.options import rules
@@ -61,7 +62,10 @@ def test_features_have_no_convolutions_and_no_augmentation(key):
         rules.check_training(spec)
 
 
-def test_it_names_the_label_and_advises_on_features_of_different_scales(shell, tmp_path):
+def test_it_names_the_label_and_advises_on_features_of_different_scales(
+    shell, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(description, "draw", lambda *given: None)
     lines = [f"{k},{1000 * k},{k % 2}" for k in range(40)]
     (tmp_path / "rows.csv").write_text("\n".join(["a,b,target", *lines]))
     given = ["data", tmp_path / "rows.csv", "--out", tmp_path / "rows.png"]
@@ -71,7 +75,8 @@ def test_it_names_the_label_and_advises_on_features_of_different_scales(shell, t
     assert "advice: " not in shell(*given, "--set", "data.scale=auto")
 
 
-def test_it_names_the_range_of_pixels_that_are_not_in_0_to_1(shell, tmp_path):
+def test_it_names_the_range_of_pixels_that_are_not_in_0_to_1(shell, tmp_path, monkeypatch):
+    monkeypatch.setattr(description, "draw", lambda *given: None)
     images = np.random.default_rng(0).random((40, 1, 5, 5)).astype(np.float32)
     for times in (1, 255):
         np.savez(tmp_path / "rows.npz", x=times * images, y=np.arange(40) % 2)
