@@ -35,7 +35,7 @@ def absolute_norm(matrix: np.ndarray) -> float:
     """A number >= the spectral norm of the entrywise absolute value: that of Frobenius, or Schur's
     `sqrt(largest row sum * largest column sum)`."""
     absolute = np.abs(matrix)
-    schur = math.sqrt(float(absolute.sum(1).max() * absolute.sum(0).max()))
+    schur = math.sqrt(float(absolute.sum(1).max())) * math.sqrt(float(absolute.sum(0).max()))
     return min(frobenius(matrix), schur * (1 + gamma(sum(matrix.shape) + 8)))
 
 

@@ -137,7 +137,8 @@ class ChainNorms(Norms[Chain]):
     def matrix_error_upper(self) -> float:
         if len(self.links) == 1:
             return self.links[0].matrix_error_upper()
-        n = self.layer.terms * self.layer.machine_eps
+        # Several times what is needed: a checker bounds each entry by itself.
+        n = 4 * self.layer.terms * self.layer.machine_eps
         # In addition, the loss to underflow in intermediate results.
         kind = self.layer.links[0].offset().dtype
         lost = torch.finfo(kind).smallest_normal * self.gain_upper()
