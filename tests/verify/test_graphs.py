@@ -24,6 +24,7 @@ from raycrt.verify.model import Model
 from raycrt.verify.side_by_side import direct, identity, stacked, summed
 from tests.bounds.laws import most_negative
 from tests.foreign.modules.test_blocks import DESCRIBED
+from tests.foreign.onnx_graph.test_exports import by_tracing
 from tests.verify.runs import assert_rows_hold_and_raised_ones_do_not
 
 
@@ -71,8 +72,6 @@ def test_a_residual_network_is_proved_again(tmp_path: Path, region: str) -> None
 @pytest.mark.parametrize("name", DESCRIBED)
 def test_every_graph_is_proved_again(tmp_path, name, region, deployment) -> None:
     make, shape = DESCRIBED[name]
-    if name == "one output":
-        pytest.skip("a single output is read as two classes, given three here")
     if deployment == "float32" and len(shape) == 3:
         pytest.skip("libraries may convolve by transforms in float32")
     torch.manual_seed(1)
@@ -87,11 +86,7 @@ def test_every_graph_is_proved_again(tmp_path, name, region, deployment) -> None
 @pytest.mark.slow
 def test_the_same_through_onnx(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, file = ResNet().eval(), tmp_path / "model.onnx"
-    x = torch.rand(2, 1, 8, 8)
-    torch.onnx.export(
-        model, (x,), file, dynamo=False, dynamic_axes={"input": {0: "n"}}, input_names=["input"]
-    )
+    file = by_tracing(ResNet().eval(), (1, 8, 8), tmp_path / "model.onnx", 17)
     network = files.load(file, None, (1, 8, 8))
     run = raycrt.save(tmp_path / "run", network, _rows((1, 8, 8)), at=[0.1, 0.5])
     report = verify_run(run)
@@ -108,7 +103,13 @@ def _read(network: Network, shape: tuple[int, ...], place: Path) -> Model:
     return Model.load(place / checkpoint.MODEL, spec, shape)
 
 
-@pytest.mark.parametrize("name", ["two branches", "shortcut with a bias", "thrice"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shortcut with a bias",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("two branches", "thrice")),
+    ],
+)
 def test_the_checkers_curvature_is_above_exact_hessians(tmp_path: Path, name: str) -> None:
     make, shape = DESCRIBED[name]
     torch.manual_seed(2)
