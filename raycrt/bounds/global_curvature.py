@@ -61,9 +61,8 @@ class LayerBounds:
         total = self._spectral(weights, k, 0)
         for j in range(k):
             before = self.nonlinearities[j]
-            if before.active:
-                deviation = _deviation(before) * self._spectral(weights, k, j + 1, before.active)
-                total += deviation * self.acted[j]
+            deviation = _deviation(before) * self._spectral(weights, k, j + 1, before.active)
+            total += deviation * self.acted[j]
         return total * SLACK
 
     def _spectral(self, weights: Tensor, k: int, j: int, columns: int | None = None) -> float:
@@ -111,7 +110,7 @@ def layer_bounds(network: Network) -> LayerBounds:
 
 def _middle_bound(nonlinearity: Nonlinearity) -> float:
     """The largest midpoint of a feature's slopes, in size."""
-    own = abs(sum(nonlinearity.activation.slope_range)) / 2 if nonlinearity.active else 0.0
+    own = abs(sum(nonlinearity.activation.slope_range)) / 2
     return max(own, 1.0) if nonlinearity.passes else own
 
 
@@ -171,9 +170,8 @@ def readout_upper(network: Network, bounds: LayerBounds, low: Tensor, high: Tens
         for part in (sizes[reached], acted):
             if len(part) > 0 and float(part.max()) < _SMALLEST:
                 return math.inf
-        if nonlinearity.active:
-            weights = curvature_weights(low, high, nonlinearity)
-            total += _term(bounds, layer, weights, nonlinearity.curvature_bound * length)
+        weights = curvature_weights(low, high, nonlinearity)
+        total += _term(bounds, layer, weights, nonlinearity.curvature_bound * length)
         if layer > 0:
             reached = _reached(bounds.layers[layer], reached)
             low, high, length = _gradient_interval(

@@ -14,17 +14,16 @@ from raycrt.foreign.equivalence import require_same_function
 from raycrt.foreign.onnx_graph.reference import Reference
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec
-from raycrt.specs.layers import (
+from raycrt.specs.affine import (
     LINEAR,
     BatchNormalizationLayer,
     ConvolutionLayer,
     DenseLayer,
     FlattenLayer,
-    LayerSpec,
     PoolLayer,
-    ResidualLayer,
     pair,
 )
+from raycrt.specs.layers import LayerSpec, ResidualLayer
 
 # The opset has Gelu; models of it have this version of the format.
 _OPSET, _FORMAT = 20, 9

@@ -3,7 +3,8 @@
 Between two stages of the network, everything that is needed later is one vector of blocks: results
 of activations and what is passed on beside them. A result of the model is a sum of affine maps of
 these blocks. Each activation makes a stage: the layer `[W; I]`, W the map of the result that it
-acts on and I that of the blocks needed later, and the activation on the rows of W alone.
+acts on and I that of the blocks needed later, and the activation on the rows of W alone. A result
+that is passed on, and no block, is made one by such a layer with nothing after it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def network_of(steps: Sequence[Step], shape: Shape) -> tuple[Network, bool]:
     for number in range(len(steps)):
         made.add(number)
     last = made.last()
-    if not any(each.active for each in made.hidden) or last is None:
+    if not any(made.hidden) or last is None:
         raise InvalidInput(
             "a model must have affine layers with an activation between them and end in an affine "
             f"layer, but got {[type(step.layer).__name__ for step in steps]}"
@@ -68,7 +69,7 @@ class _Assembly:
         self.steps = steps
         self.acting = [activation_of(step) for step in steps]
         self.maps: list[AffineMap] = []
-        self.hidden: list[Nonlinearity] = []
+        self.hidden: list[Nonlinearity | None] = []
         # The size of the input, 0 while it is not known, and of each block.
         self.features = 0 if shape is None else math.prod(shape)
         self.sizes = [self.features]
@@ -111,29 +112,24 @@ class _Assembly:
         return not self.values[given].is_block and self.last_use[given] > after
 
     def _settle(self, given: int, number: int) -> None:
-        """Make a result a block, by a stage without an activation, before step `number`."""
+        """Make a result a block, by a layer with nothing after it, before step `number`."""
         value = self.values[given]
-        first = next(found for found in self.acting if found is not None)
         del self.values[given]
-        self._advance(value, first, number, active=0)
+        self._advance(value, None, number)
         self.values[given] = _Value(terms={0: ()}, shape=value.shape)
 
-    def _advance(
-        self, value: _Value, activation: Activation, number: int, active: int | None = None
-    ) -> None:
-        """Add the stage that makes `value` the first block, `activation` acting on its first
-        `active` features or on all, and passes on what steps from `number` on need."""
+    def _advance(self, value: _Value, activation: Activation | None, number: int) -> None:
+        """Add the stage that makes `value` the first block, on which the `activation` acts, and
+        passes on what steps from `number` on need."""
         left = {n: v for n, v in self.values.items() if self.last_use.get(n, -1) >= number}
         kept = sorted({block for v in left.values() for block in v.terms})
         size = self._size(value)
         layer = self._layer(value, kept)
         self.maps.append(layer)
         self.hidden.append(
-            Nonlinearity(
-                activation=activation,
-                active=size if active is None else active,
-                width=layer.out_features,
-            )
+            None
+            if activation is None
+            else Nonlinearity(activation=activation, active=size, width=layer.out_features)
         )
         place = {block: 1 + k for k, block in enumerate(kept)}
         self.values = {
@@ -159,7 +155,8 @@ class _Assembly:
         if len(used) == len(self.sizes):
             return added
         links = added.links if isinstance(added, Chain) else [added]
-        return Chain([Selection(self.sizes, used), *links])
+        chosen = Selection(self.sizes, used)
+        return chosen if value.is_block else Chain([chosen, *links])
 
     def _added(self, value: _Value) -> AffineMap:
         """`value` as a map of the blocks that it needs."""
@@ -202,7 +199,7 @@ def _chain(maps: Sequence[AffineMap], size: int) -> AffineMap:
 
 
 def _flat(
-    maps: Sequence[AffineMap], hidden: Sequence[Nonlinearity]
+    maps: Sequence[AffineMap], hidden: Sequence[Nonlinearity | None]
 ) -> tuple[list[AffineMap], list[Nonlinearity | None]]:
     """The maps with the links of chains in their place, and what is between them."""
     found: list[AffineMap] = []

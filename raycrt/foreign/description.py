@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from raycrt.activations import ACTIVATIONS, FAMILIES, Activation, activation
-from raycrt.networks.layers.affine import AffineMap, Dense
+from raycrt.networks.layers.affine import AffineMap, Chain, Dense, OneLogit
 from raycrt.networks.layers.convolution import AveragePool, Convolution
 from raycrt.networks.layers.diagonal import (
     Identity,
@@ -20,24 +20,31 @@ from raycrt.networks.layers.diagonal import (
     Scaling,
     Standardization,
 )
-from raycrt.networks.layers.residual import DirectSum, Parts, Stack, Sum
+from raycrt.networks.layers.residual import DirectSum, Parts, Selection, Stack, Sum
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec, Spec
-from raycrt.specs.layers import (
+from raycrt.specs.affine import (
     LINEAR,
     AffineLayer,
     BatchNormalizationLayer,
-    BlockLayer,
     ConvolutionLayer,
     DenseLayer,
-    LayerSpec,
+    IdentityLayer,
     Pair,
     PermutationLayer,
     PoolLayer,
-    ResidualLayer,
     ScalingLayer,
+    SelectionLayer,
     UnflattenLayer,
+)
+from raycrt.specs.layers import (
+    DirectSumLayer,
+    LayerSpec,
+    PartSpec,
+    SideBySide,
+    StackLayer,
+    SumLayer,
 )
 
 
@@ -97,7 +104,9 @@ def _of_layers(
     possible. `names` are the keys that state the activations of hidden layers; without any it is
     that of `stated`."""
     last: AffineMap = network.maps[-1]  # type: ignore[assignment]
-    head = type(last) is Dense
+    head = type(last) in (Dense, OneLogit)
+    if type(last) is OneLogit:
+        stated = {**stated, "logits": 1}
     maps: list[AffineMap] = list(network.maps)[: -1 if head else None]  # type: ignore[assignment]
     between = network.between[: len(maps)]
     if maps and type(maps[0]) is Standardization:
@@ -124,90 +133,48 @@ def _listed(
     """The layers of the `maps` for inputs of `shape`, with what is `between` them, `names` being
     the keys that state its activations; None where there are others."""
     found: list[LayerSpec] = []
-    branch: list[DenseLayer | ConvolutionLayer] = []
-    left, inside = iter(names), shape
+    left = iter(names)
     for layer, acts in zip_longest(maps, between):
         keys = {"activation": LINEAR} if acts is None else next(left, {"activation": None})
-        if acts is not None and not acts.active:
-            keys = {"activation": LINEAR}
-        if not isinstance(layer, Parts):
-            own = _layer_spec(layer, shape)
-            if own is None or branch or (acts is not None and acts.passes):
-                return None
-            reshaped, spec, shape = own
-            found += [*reshaped, spec.model_copy(update=keys)]
-            continue
-        first = _of_branch(layer.maps[0], inside if branch else shape)
-        if first is None or len(layer.maps) != 2 or acts is None:
+        own = _layer_spec(layer, shape)
+        if own is None or (acts is not None and acts.active != _acted(layer)):
             return None
-        own_spec, inside = first
-        if type(layer) is (DirectSum if branch else Stack):
-            if type(layer.maps[1]) is not Identity:
-                return None
-            if acts.active not in (0, layer.maps[0].out_features):
-                return None
-            branch.append(own_spec.model_copy(update=keys))
-        elif type(layer) is Sum and branch and acts.active in (0, acts.width):
-            branch.append(own_spec.model_copy(update={"activation": LINEAR}))
-            block = _block_spec(layer.maps[1], branch, shape, keys)
-            if block is None:
-                return None
-            found.append(block)
-            branch, shape = [], shape if isinstance(block, ResidualLayer) else inside
-        else:
-            return None
-    return None if branch else found
+        reshaped, spec, shape = own
+        found += [*reshaped, spec.model_copy(update=keys)]
+    return found
 
 
-def _of_branch(
-    layer: AffineMap, shape: tuple[int, ...]
-) -> tuple[DenseLayer | ConvolutionLayer, tuple[int, ...]] | None:
-    """A dense or convolutional layer of inputs of `shape`, and the shape of its result."""
-    found = _layer_spec(layer, shape)
-    if found is None or found[0] or not isinstance(found[1], DenseLayer | ConvolutionLayer):
+def _acted(layer: AffineMap) -> int:
+    """The features of the result that an activation after the layer acts on."""
+    first = layer.maps[0] if isinstance(layer, Stack | DirectSum) else layer
+    return first.out_features
+
+
+def _part(layer: AffineMap, shape: tuple[int, ...]) -> tuple[PartSpec, ...] | None:
+    """The layers of one of several maps side by side, of inputs of `shape`."""
+    found: list[PartSpec] = []
+    for link in layer.links if isinstance(layer, Chain) else [layer]:
+        own = _layer_spec(link, shape)
+        if own is None:
+            return None
+        reshaped, spec, shape = own
+        found += [*reshaped, spec.model_copy(update={"activation": LINEAR})]
+    return tuple(found)
+
+
+def _side_by_side(layer: Parts, shape: tuple[int, ...]) -> SideBySide | None:
+    """The maps side by side of inputs of `shape`."""
+    sizes = tuple(part.in_features for part in layer.maps)
+    shapes = [shape if isinstance(layer, Stack) else (size,) for size in sizes]
+    parts = [_part(*given) for given in zip(layer.maps, shapes, strict=True)]
+    known = tuple(part for part in parts if part is not None)
+    if len(known) < len(parts):
         return None
-    return found[1], found[2]
-
-
-def _block_spec(
-    skip: AffineMap,
-    branch: Sequence[DenseLayer | ConvolutionLayer],
-    shape: tuple[int, ...],
-    keys: dict[str, Any],
-) -> LayerSpec | None:
-    """The block of inputs of `shape` with this `branch`; `keys` state the activation after it."""
-    shortcut = None
-    if type(skip) is not Identity:
-        short = _of_branch(skip, shape)
-        if short is None or bool(skip.offset().any()):
-            return None
-        shortcut = short[0].model_copy(update={"activation": LINEAR})
-    elif keys["activation"] == LINEAR:
-        residual = _residual_spec(branch)
-        if residual is not None:
-            return residual
-    return BlockLayer(kind="block", branch=tuple(branch), shortcut=shortcut, **keys)
-
-
-def _residual_spec(branch: Sequence[DenseLayer | ConvolutionLayer]) -> ResidualLayer | None:
-    """The residual layer with this branch, if it has the two layers of one."""
-    if len(branch) != 2 or branch[0].activation == LINEAR:
-        return None
-    inner, outer = branch
-    same: dict[str, Any] = {"activation": inner.activation, "beta": inner.beta}
-    if isinstance(inner, DenseLayer) and isinstance(outer, DenseLayer):
-        return ResidualLayer(kind="residual", width=inner.width, **same)
-    if isinstance(inner, ConvolutionLayer) and isinstance(outer, ConvolutionLayer):
-        kernel = inner.kernel
-        if isinstance(kernel, int) and kernel % 2:
-            keeps = {"kernel": kernel, "padding": kernel // 2, "kind": "convolution"}
-            usual = (
-                ConvolutionLayer(channels=inner.channels, **keeps, **same),
-                ConvolutionLayer(channels=outer.channels, **keeps, activation=LINEAR),
-            )
-            if (inner, outer) == usual:
-                return ResidualLayer(kind="residual", width=inner.channels, kernel=kernel, **same)
-    return None
+    if isinstance(layer, Stack):
+        return StackLayer(kind="stack", parts=known)
+    if isinstance(layer, Sum):
+        return SumLayer(kind="sum", parts=known, sizes=sizes)
+    return DirectSumLayer(kind="direct_sum", parts=known, sizes=sizes)
 
 
 def _short_form(listed: Sequence[LayerSpec], *, head: bool) -> list[dict[str, Any]]:
@@ -226,8 +193,17 @@ def _short_form(listed: Sequence[LayerSpec], *, head: bool) -> list[dict[str, An
 
 def _layer_spec(
     layer: AffineMap, shape: tuple[int, ...]
-) -> tuple[list[UnflattenLayer], AffineLayer, tuple[int, ...]] | None:
-    """What reshapes an input of `shape` for the layer, the layer, and the shape of its result."""
+) -> tuple[list[UnflattenLayer], AffineLayer | SideBySide, tuple[int, ...]] | None:
+    """What reshapes an input of `shape` for the layer, the layer, and the shape of its result; None
+    where no spec states such a layer."""
+    if isinstance(layer, Parts):
+        parts = _side_by_side(layer, shape)
+        return None if parts is None else ([], parts, (layer.out_features,))
+    if type(layer) is Selection:
+        chosen = SelectionLayer(kind="selection", sizes=layer.sizes, kept=layer.kept)
+        return [], chosen, (layer.out_features,)
+    if type(layer) is Identity:
+        return [], IdentityLayer(kind="identity"), shape
     if type(layer) is Dense:
         return [], DenseLayer(kind="dense", width=layer.out_features), (layer.out_features,)
     if type(layer) is Scaling:

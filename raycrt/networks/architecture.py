@@ -4,42 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import nn
+from typing import Any
 
 from raycrt.activations import FAMILIES, Activation, activation
 from raycrt.errors import InvalidInput, require
+from raycrt.networks.affine_layers import Shape, affine_of, chain_of, image_of, reshaped
 from raycrt.networks.layers.affine import AffineMap, Dense, OneLogit
-from raycrt.networks.layers.convolution import AveragePool, Convolution
-from raycrt.networks.layers.diagonal import (
-    Identity,
-    Normalization,
-    Permutation,
-    Scaling,
-    Standardization,
-)
+from raycrt.networks.layers.convolution import Convolution
+from raycrt.networks.layers.diagonal import Identity, Standardization
 from raycrt.networks.layers.residual import DirectSum, Parts, Stack, Sum
 from raycrt.networks.nonlinearity import Nonlinearity
 from raycrt.specs import ModelSpec
-from raycrt.specs.layers import (
-    LINEAR,
-    AffineLayer,
-    BatchNormalizationLayer,
-    BlockLayer,
-    ConvolutionLayer,
-    DenseLayer,
-    FlattenLayer,
-    LayerSpec,
-    PermutationLayer,
-    PoolLayer,
-    ResidualLayer,
-    ScalingLayer,
-    UnflattenLayer,
-    pair,
-)
-
-Shape = tuple[int, ...]
+from raycrt.specs.affine import LINEAR, FlattenLayer, UnflattenLayer
+from raycrt.specs.layers import BlockLayer, LayerSpec, ResidualLayer
 
 
 class Architecture:
@@ -78,16 +55,8 @@ class Architecture:
 
     def _add(self, layer: LayerSpec) -> None:
         match layer:
-            case FlattenLayer():
-                self.shape = (math.prod(self.shape),)
-            case UnflattenLayer():
-                require(
-                    math.prod(layer.shape) == math.prod(self.shape),
-                    "shape has as many numbers as the input",
-                    shape=layer.shape,
-                    input=self.shape,
-                )
-                self.shape = layer.shape
+            case UnflattenLayer() | FlattenLayer():
+                self.shape = reshaped(layer, self.shape)
             case ResidualLayer():
                 inner, outer = self._branch(layer)
                 skip = inner.in_features
@@ -97,32 +66,31 @@ class Architecture:
                     inner.out_features,
                     beta=layer.beta,
                 )
-                self._follow(Sum([outer, Identity(skip)]), None, 0)
+                self._follow(Sum([outer, Identity(skip)]), LINEAR)
             case BlockLayer():
                 self._block(layer)
             case _:
-                made, self.shape = _affine(layer, self.shape)
-                self._follow(made, layer.activation, beta=layer.beta)
+                made, self.shape = affine_of(layer, self.shape)
+                first = made.maps[0] if isinstance(made, Stack | DirectSum) else made
+                self._follow(made, layer.activation, first.out_features, beta=layer.beta)
 
     def _block(self, layer: BlockLayer) -> None:
         skip = Identity(math.prod(self.shape))
         shape: Shape = self.shape
         parallel: type[Parts] = Stack
-        for each in layer.branch[:-1]:
-            made, shape = _affine(each, shape)
-            acted = 0 if each.activation == LINEAR else made.out_features
-            self._follow(parallel([made, skip]), _named(each.activation), acted, each.beta)
+        *inner, outer = layer.stages
+        for stage in inner:
+            made, shape = chain_of(stage, shape)
+            acting: Any = stage[-1]
+            self._follow(parallel([made, skip]), acting.activation, made.out_features, acting.beta)
             parallel = DirectSum
-        last, shape = _affine(layer.branch[-1], shape)
-        shortcut: AffineMap = skip
-        kept = self.shape if len(shape) > 1 else (skip.out_features,)
-        if layer.shortcut is not None:
-            shortcut, kept = _affine(layer.shortcut, self.shape)
-            # The branch's own bias does the same.
-            nn.init.zeros_(shortcut.get_parameter("bias")).requires_grad_(False)
+        last, shape = chain_of(outer, shape)
+        shortcut, kept = (
+            chain_of(layer.shortcut, self.shape) if layer.shortcut else (skip, self.shape)
+        )
+        kept = kept if len(shape) > 1 else (math.prod(kept),)
         require(shape == kept, "the parts of a block have one shape", branch=shape, shortcut=kept)
-        acted = 0 if layer.activation == LINEAR else last.out_features
-        self._follow(Sum([last, shortcut]), _named(layer.activation), acted, layer.beta)
+        self._follow(Sum([last, shortcut]), layer.activation, beta=layer.beta)
         self.shape = shape
 
     def _branch(self, layer: ResidualLayer) -> tuple[AffineMap, AffineMap]:
@@ -130,7 +98,7 @@ class Architecture:
         if layer.kernel is None:
             features = math.prod(self.shape)
             return Dense(features, layer.width), Dense(layer.width, features)
-        image, side, half = _image(self.shape), (layer.kernel,) * 2, (layer.kernel // 2,) * 2
+        image, side, half = image_of(self.shape), (layer.kernel,) * 2, (layer.kernel // 2,) * 2
         inner = Convolution(image, layer.width, side, padding=half)
         return inner, Convolution(inner.out_shape, image[0], side, padding=half)
 
@@ -154,53 +122,3 @@ class Architecture:
     def _activation(self, name: str | None, beta: float | None) -> Activation:
         own = name or self.spec.activation
         return activation(own, beta or self.spec.beta if own in FAMILIES else 1.0)
-
-
-def _affine(layer: AffineLayer, shape: Shape) -> tuple[AffineMap, Shape]:
-    """The map of a layer of inputs of `shape`, and the shape of its results."""
-    features = math.prod(shape)
-    match layer:
-        case DenseLayer():
-            return Dense(features, layer.width), (layer.width,)
-        case ConvolutionLayer():
-            convolution = Convolution(
-                _image(shape),
-                layer.channels,
-                pair(layer.kernel),
-                stride=pair(layer.stride),
-                padding=pair(layer.padding),
-                dilation=pair(layer.dilation),
-                groups=layer.groups,
-            )
-            return convolution, convolution.out_shape
-        case PoolLayer():
-            window = layer.of(_image(shape))
-            pool = AveragePool(
-                _image(shape),
-                window,
-                stride=window if layer.stride is None else pair(layer.stride),
-                padding=pair(layer.padding),
-                divisor=layer.divisor,
-            )
-            return pool, pool.out_shape
-        case BatchNormalizationLayer():
-            channels = layer.numbers(shape)
-            return Normalization(channels, features // channels, layer.eps), shape
-        case ScalingLayer():
-            one = torch.ones(features)
-            return Scaling(one.clone(), one.clone(), torch.zeros_like(one)), shape
-        case PermutationLayer():
-            return Permutation(torch.arange(features)), shape
-
-
-def _named(name: str | None) -> str | None:
-    """The activation of a layer of a block; where none acts, the stage is kept all the same."""
-    return None if name == LINEAR else name
-
-
-def _image(shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise InvalidInput(
-            f"it must be given images (channels, height, width), but is given {shape}"
-        )
-    return shape[0], shape[1], shape[2]

@@ -38,7 +38,8 @@ def save_model(
     directory.mkdir(parents=True, exist_ok=True)
     spec.save(directory, without=() if training else ("train", "search"))
     exact = _exact(model.state_dict())
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in exact.items()}
+    # A tensor of its own for each name: a layer may be used twice.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in exact.items()}
     header = Provenance(model=spec.model, training=training).header()
     write_atomically(directory / MODEL, save(tensors, header))
 

@@ -1,7 +1,7 @@
 """What stands between two affine layers: an activation on the first features, the rest passed on.
 
 A residual block `x + V s(W x + b)` is a layer `[W; I]`, an activation on the rows of W alone, and a
-layer `[V I]`; an affine layer with no activation after it passes all its features on.
+layer `[V I]`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Nonlinearity:
 
     def __post_init__(self) -> None:
         require(
-            0 <= self.active <= self.width,
+            0 < self.active <= self.width,
             "an activation acts on some of a layer's features",
             active=self.active,
             width=self.width,
@@ -91,13 +91,13 @@ class Nonlinearity:
     @property
     def slope_bound(self) -> float:
         """`|h'(z)| <= slope_bound` for every z and feature."""
-        own = self.activation.slope_bound if self.active else 0.0
+        own = self.activation.slope_bound
         return max(own, 1.0) if self.passes else own
 
     @property
     def curvature_bound(self) -> float:
         """`|h''(z)| <= curvature_bound` for every z and feature."""
-        return self.activation.curvature_bound if self.active else 0.0
+        return self.activation.curvature_bound
 
     @property
     def at_zero(self) -> float:

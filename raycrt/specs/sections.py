@@ -8,16 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from raycrt.activations import FAMILIES
 from raycrt.errors import InvalidInput
-from raycrt.specs.layers import (
-    SIDE,
-    ConvolutionLayer,
-    DenseLayer,
-    LayerSpec,
-    Reshaping,
-    acts,
-    convolves,
-    known_activation,
-)
+from raycrt.specs.affine import SIDE, ConvolutionLayer, DenseLayer, Reshaping, known_activation
+from raycrt.specs.layers import LayerSpec, acts, convolves, with_inner
 from raycrt.specs.record import NEURONS, PROCESSES, ROWS, SEED, TURNS, Options, Real, Record
 
 # The smallest share of a CPU or GPU that Ray supports.
@@ -73,7 +65,7 @@ class ModelSpec(Record):
 
     @model_validator(mode="after")
     def _betas_have_effect(self) -> ModelSpec:
-        for layer in self.layers:
+        for layer in (each for listed in self.layers for each in with_inner(listed)):
             if isinstance(layer, Reshaping) or layer.beta is None:
                 continue
             if (layer.activation or self.activation) not in FAMILIES:

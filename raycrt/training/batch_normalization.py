@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raycrt.networks.layers.diagonal import Normalization
 from raycrt.networks.network import Network
@@ -25,15 +25,24 @@ def update_statistics(
     """Move the statistics of every `Normalization` towards those of its inputs, where the network
     has `inputs` (n, ...). `step` counts from 0; `total` sums over the workers, which share a
     batch, so that all have the same statistics."""
-    last = max(
-        (k for k, layer in enumerate(network.maps) if isinstance(layer, Normalization)), default=-1
-    )
+    share = max(_SHARE, 1 / (step + 1))
+    last = max((k for k, layer in enumerate(network.maps) if _normalizations(layer)), default=-1)
+    hooks = [
+        each.register_forward_pre_hook(lambda own, given: _update(own, given[0], share, total))
+        for each in _normalizations(network)
+    ]
     z = inputs.flatten(1)
-    for layer, after in zip(network.maps[: last + 1], network.between, strict=False):
-        if isinstance(layer, Normalization):
-            _update(layer, z, max(_SHARE, 1 / (step + 1)), total)
-        z = layer(z)
-        z = z if after is None else after.value(z)
+    try:
+        for layer, after in zip(network.maps[: last + 1], network.between, strict=False):
+            z = layer(z)
+            z = z if after is None else after.value(z)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _normalizations(part: nn.Module) -> list[Normalization]:
+    return [each for each in part.modules() if isinstance(each, Normalization)]
 
 
 def _update(

@@ -106,7 +106,6 @@ class CurvatureEstimate(nn.Module):
             if index < network.depth - 2:
                 above = network.layers[index + 1]
                 influence = hidden[index + 1].slope_bound * above.transpose_absolute(influence)
-            if hidden[index].active:
-                largest = influence[:, : hidden[index].active].amax(1)
-                total = total + lipschitz[index].square() * largest
+            largest = influence[:, : hidden[index].active].amax(1)
+            total = total + lipschitz[index].square() * largest
         return max(each.curvature_bound for each in hidden) * total

@@ -67,7 +67,7 @@ class Affine:
         spread = spread + _product(np.abs(v), given.weight)
         spread = spread + _product(own.weight, np.abs(w) + given.weight)
         offsets = _apply(np.abs(v) + own.weight, given.offsets) + own.offsets
-        moved = gamma(v.shape[-1] + 4) * (sums + _finite(np.abs(c))) + own.bias
+        moved = gamma(v.shape[-1] + 4) * (sums + finite(np.abs(c))) + own.bias
         moved = moved + _apply(np.abs(v), given.bias)
         moved = moved + _apply(own.weight, np.abs(b) + given.bias)
         room = 1 + 2 * gamma(v.shape[-1] + 8)
@@ -90,7 +90,7 @@ class Affine:
         return Computed(
             weight=np.zeros_like(self.weight),
             bias=np.zeros_like(self.bias),
-            offsets=_finite(np.abs(self.bias)),
+            offsets=finite(np.abs(self.bias)),
             rounds=0,
         )
 
@@ -169,6 +169,6 @@ def _reads(weight: np.ndarray, error: np.ndarray) -> np.ndarray:
     return ((weight != 0) | (error != 0)).astype(np.float32)
 
 
-def _finite(sizes: np.ndarray) -> np.ndarray:
+def finite(sizes: np.ndarray) -> np.ndarray:
     """0 in place of the infinite offset of a class that is masked."""
     return np.where(np.isinf(sizes), 0.0, sizes)

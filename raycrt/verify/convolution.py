@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycrt.errors import require
-from raycrt.specs.layers import ConvolutionLayer, Pair, PoolLayer, ResidualLayer, pair
+from raycrt.specs.affine import ConvolutionLayer, Pair, PoolLayer, pair
+from raycrt.specs.layers import ResidualLayer
 
 # A float64 matrix with this many entries takes 256 MB.
 ENTRIES = 2**25

@@ -19,7 +19,7 @@ from raycrt.specs import ModelSpec
 from raycrt.verify import stored_layers
 from raycrt.verify.computed import Affine, Computed
 from raycrt.verify.hidden import Hidden
-from raycrt.verify.norms import frobenius
+from raycrt.verify.norms import absolute_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Model:
 
     def loose(self, k: int) -> float:
         """An upper bound on the 2-norm of the error of `weights[k]`."""
-        return frobenius(self.computed[k].weight) if k in self.computed else 0.0
+        return absolute_norm(self.computed[k].weight) if k in self.computed else 0.0
 
     def gain(self, k: int) -> float:
         """The size of intermediate results of layer k for inputs of size 1, at least 1."""

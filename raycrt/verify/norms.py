@@ -31,6 +31,14 @@ def frobenius(matrix: np.ndarray | float) -> float:
     return float(np.sqrt((scaled * scaled).sum())) * (1 + gamma(matrix.size + 4)) * unit
 
 
+def absolute_norm(matrix: np.ndarray) -> float:
+    """A number >= the spectral norm of the entrywise absolute value: that of Frobenius, or Schur's
+    `sqrt(largest row sum * largest column sum)`."""
+    absolute = np.abs(matrix)
+    schur = math.sqrt(float(absolute.sum(1).max())) * math.sqrt(float(absolute.sum(0).max()))
+    return min(frobenius(matrix), schur * (1 + gamma(sum(matrix.shape) + 8)))
+
+
 def gram_upper(matrix: np.ndarray, claim: float | None = None) -> float:
     """A number >= |matrix|_2^2, at most `claim` where that claim can be proved.
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from raycrt.verify.model import Model
-from raycrt.verify.norms import UNIT, frobenius, gamma, norm_upper
+from raycrt.verify.norms import UNIT, absolute_norm, frobenius, gamma, norm_upper
 
 FLOAT32_UNIT = 2.0**-24
 # The smallest normal number of the arithmetic of each unit: the most that a sum loses to underflow
@@ -89,7 +89,7 @@ class Errors:
         return Errors(
             model=model,
             spectral=tuple(norm_upper(w) + model.loose(k) for k, w in enumerate(model.weights)),
-            absolute=tuple(_absolute_norm(model.largest(k)) for k in range(model.depth)),
+            absolute=tuple(absolute_norm(model.largest(k)) for k in range(model.depth)),
             bias=(*(frobenius(_offsets(model, k)) for k in range(model.depth - 1)), 0.0),
             in_row=tuple(_terms(model, k, 1) for k in range(model.depth)),
             in_column=tuple(_terms(model, k, 0) for k in range(model.depth)),
@@ -139,7 +139,7 @@ class Errors:
             # Slopes have errors of `inherited` from z, in the 2-norm, and of `own` each.
             steepest = self.model.hidden[k].slopes.bound
             inherited = self.model.hidden[k].curvatures.bound * layers[k][0]
-            own = _SLOPE_UNITS * UNIT * max(1.0, steepest)
+            own = _SLOPE_UNITS * UNIT * max(1.0, steepest) * (self.model.hidden[k].active > 0)
             # In the last hidden layer an entry is the difference of two entries of the last matrix.
             entry = size if k < self.model.depth - 2 else 2 * self.model.largest(k + 1).max()
             added = inherited * (entry + error) + own * (size + error)
@@ -172,6 +172,8 @@ class Errors:
             found.append((error, size))
             if k == self.model.depth - 1:
                 break
+            if self.model.hidden[k].active == 0:  # What is passed on is not rounded.
+                continue
             steepest = self.model.hidden[k].slopes.bound
             value = steepest * size + self.model.hidden[k].at_zero
             local = _VALUE_UNITS * unit * (value + size + 2 * error)
@@ -255,13 +257,6 @@ def _terms(model: Model, k: int, axis: int) -> int:
     made = model.computed.get(k)
     nonzero = int(np.count_nonzero(model.largest(k), axis=axis).max())
     return nonzero if made is None else nonzero + made.rounds
-
-
-def _absolute_norm(matrix: np.ndarray) -> float:
-    """Bound on the norm of |matrix|: Frobenius, or Schur's `sqrt(row sum * column sum)`."""
-    absolute = np.abs(matrix)
-    schur = math.sqrt(float(absolute.sum(1).max() * absolute.sum(0).max()))
-    return min(frobenius(matrix), schur * ROOM)
 
 
 def norm(vectors: np.ndarray) -> np.ndarray:

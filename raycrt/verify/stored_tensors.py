@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from raycrt.errors import require
-from raycrt.specs.layers import ConvolutionLayer, DenseLayer
 from raycrt.verify.computed import Affine
 from raycrt.verify.convolution import Geometry, unrolled
 
@@ -73,15 +71,6 @@ class StoredTensors:
             inputs=inputs,
         )
         return Affine(weight=weight, bias=bias)
-
-    def layer(
-        self, layer: DenseLayer | ConvolutionLayer, name: str, shape: tuple[int, ...]
-    ) -> tuple[Affine, tuple[int, ...]]:
-        """The map of a layer of inputs of `shape`, and the shape of its results."""
-        if isinstance(layer, DenseLayer):
-            return self.dense(name, layer.width, math.prod(shape)), (layer.width,)
-        geometry = Geometry.of(layer, image(shape))
-        return self.convolution(name, geometry), geometry.made
 
     def convolution(self, name: str, geometry: Geometry) -> Affine:
         kernel, bias = self.numbers(f"{name}.weight"), self.numbers(f"{name}.bias")

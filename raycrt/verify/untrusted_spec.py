@@ -11,8 +11,8 @@ from raycrt.specs import Spec
 
 SPEC = "spec.yaml"
 _BYTES = 2**20
-# Deepest nesting: sections, keys, domains of a search and their choices need less.
-_DEPTH = 16
+# Deepest nesting: sums of affine maps in sums of affine maps have three levels each.
+_DEPTH = 64
 
 
 def read_spec(directory: Path) -> Spec:

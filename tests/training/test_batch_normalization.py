@@ -106,3 +106,38 @@ def test_every_objective_takes_it(objective):
     spec = effects.override(SPEC, {"train.objective": objective, "train.epochs": 1})
     network = loop.train(spec, data.load(SPEC.data).train)
     assert all(torch.isfinite(part).all() for part in network.state_dict().values())
+
+
+def test_statistics_inside_a_block_are_those_of_its_batch():
+    """A branch and a shortcut with batch normalisation, as residual networks have them."""
+    layers = [
+        {
+            "kind": "block",
+            "branch": [
+                {"kind": "convolution", "channels": 3, "padding": 1, "activation": "none"},
+                {"kind": "batch_normalization", "activation": "tanh"},
+                {"kind": "convolution", "channels": 4, "padding": 1, "activation": "none"},
+                {"kind": "batch_normalization"},
+            ],
+            "shortcut": [
+                {"kind": "convolution", "channels": 4, "kernel": 1, "activation": "none"},
+                {"kind": "batch_normalization"},
+            ],
+            "activation": "silu",
+        }
+    ]
+    network = mixed_network(layers, shape=(1, 6, 6), classes=3).double()
+    images = torch.rand(30, 1, 6, 6, dtype=torch.float64)
+    update_statistics(network, images, 0, lambda sums: sums)
+    first, norm = network.maps[0].maps[0].links
+    second, last = network.maps[1].maps[0].links
+    short, beside = network.maps[1].maps[1].links
+    x = images.flatten(1)
+    for layer, z in (
+        (norm, first(x)),
+        (last, second(torch.tanh(norm(first(x))))),
+        (beside, short(x)),
+    ):
+        found = z.reshape(30, -1, 36)
+        assert torch.allclose(layer.mean, found.mean((0, 2)))
+        assert torch.allclose(layer.variance, found.var((0, 2), correction=0))

@@ -113,7 +113,7 @@ def test_the_identity_of_a_residual_block_adds_no_curvature():
     """Of `x + V s(W x)` only V s(W x) is curved, whatever the size of what is passed on."""
     residual = mixed_network([{"kind": "residual", "width": 6}], gain=1.0)
     block = mixed_network([{"kind": "dense", "width": 6}], gain=1.0)
-    stack, after, last = residual.layers
+    stack, after, last = residual.maps
     with torch.no_grad():
         first, second = block.layers
         first.weight.copy_(stack.maps[0].weight)
@@ -231,7 +231,7 @@ def test_a_width_that_the_spec_does_not_state_is_refused(tmp_path):
 def test_a_branch_of_one_row_is_refused(tmp_path):
     spec = _spec([{"kind": "residual", "width": 6}])
     network = mixed_network([{"kind": "residual", "width": 6}])
-    outer = network.layers[1].maps[0]
+    outer = network.maps[1].maps[0]
     outer.weight, outer.bias = (torch.nn.Parameter(p[:1]) for p in (outer.weight, outer.bias))
     checkpoint.save_model(tmp_path, network, spec)
     with pytest.raises(InvalidInput, match=r"maps\.1\.parts\.0\.weight is \(outputs, inputs\)"):
@@ -256,7 +256,7 @@ def test_overflow_limits_the_same_radii_in_solver_and_checker(tmp_path):
     """Rows of one class that is not masked reach as far as float32 does."""
 
     def masked(model):
-        model.layers[-1].bias.data[1:] = -torch.inf
+        model.maps[-1].bias.data[1:] = -torch.inf
 
     layers = MIXED["residual"]
     run = write_run(tmp_path, _spec(layers, deployment="float32"), change=masked)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from raycrt.bounds.layers.diagonal import IdentityNorms
-from raycrt.bounds.layers.norms import Norms, norms
+from raycrt.bounds.layers.norms import Norms, interval_by_matrix, norms
 from raycrt.bounds.spectral import SLACK
+from raycrt.networks.layers.affine import Chain
 from raycrt.networks.layers.residual import DirectSum, Parts, Selection, Stack, Sum
 
 
@@ -23,10 +24,22 @@ class PartsNorms(Norms[Parts]):
     def parts(self) -> list[Norms]:
         return [norms(part) for part in self.layer.maps]
 
+    @property
+    def chained(self) -> bool:
+        """Whether an entry of W may be that of a product, smaller than what is summed for it."""
+        return any(isinstance(part, Chain) for part in self.layer.modules())
+
     def magnitude_upper(self) -> float:
-        if self.layer.dense:
+        if self.layer.dense and not self.chained:
             return super().magnitude_upper() + self.matrix_error_upper()
         return math.hypot(*(part.magnitude_upper() for part in self.parts)) * SLACK
+
+    def transpose_interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            interval_by_matrix(self.layer, low, high)
+            if self.chained
+            else super().transpose_interval(low, high)
+        )
 
     def offset_norm_upper(self) -> float:
         return sum(part.offset_norm_upper() for part in self.parts) * SLACK
@@ -85,6 +98,9 @@ class SumNorms(PartsNorms):
 @norms.register(DirectSum)
 class DirectSumNorms(PartsNorms):
     layer: DirectSum
+
+    def magnitude_upper(self) -> float:
+        return max(part.magnitude_upper() for part in self.parts)
 
     def offset_magnitude_upper(self) -> Tensor:
         return torch.cat([part.offset_magnitude_upper().cpu() for part in self.parts])

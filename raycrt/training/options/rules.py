@@ -11,14 +11,9 @@ from raycrt.data.values import statistics
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
+from raycrt.specs.affine import DenseLayer, PermutationLayer
 from raycrt.specs.data import Statistics
-from raycrt.specs.layers import (
-    BlockLayer,
-    DenseLayer,
-    LayerSpec,
-    PermutationLayer,
-    ResidualLayer,
-)
+from raycrt.specs.layers import LayerSpec, ResidualLayer, with_inner
 from raycrt.training.options import effects
 
 
@@ -38,7 +33,8 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
             "model.normalize must be left out: data.normalize states it, and raycrt.data.described "
             "sets it"
         )
-    if fresh and any(isinstance(layer, PermutationLayer) for layer in model.layers):
+    layers = (each for layer in model.layers for each in with_inner(layer))
+    if fresh and any(isinstance(layer, PermutationLayer) for layer in layers):
         raise InvalidInput(
             "model.layers must be left without permutation, for models that were trained "
             "elsewhere: nothing here learns an order"
@@ -86,10 +82,9 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
 
 
 def _has_matrices(layer: LayerSpec) -> bool:
-    if isinstance(layer, BlockLayer):
-        return any(isinstance(each, DenseLayer) for each in (*layer.branch, layer.shortcut))
-    return isinstance(layer, DenseLayer) or (
-        isinstance(layer, ResidualLayer) and layer.kernel is None
+    return any(
+        isinstance(each, DenseLayer) or (isinstance(each, ResidualLayer) and each.kernel is None)
+        for each in with_inner(layer)
     )
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from raycrt.activations.functions_of_numpy import erf
 from raycrt.specs import ModelSpec
-from raycrt.specs.layers import LINEAR, ResidualLayer
+from raycrt.specs.affine import LINEAR
+from raycrt.specs.layers import ResidualLayer
 from raycrt.verify.findings import Finding
 from raycrt.verify.model import Model
 

@@ -6,8 +6,10 @@ import math
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +17,8 @@ import raycrt
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.foreign import description
 from raycrt.networks.network import Network, build
-from raycrt.specs.layers import BlockLayer, ResidualLayer
+from raycrt.specs import ModelSpec
+from raycrt.verify.model import Model
 from tests.bounds.laws import most_negative
 
 
@@ -139,81 +142,79 @@ def test_a_block_has_no_more_layers_than_that_of_a_recipe():
     block = Block(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 6))
     model = nn.Sequential(block, nn.Linear(6, 3))
     found = raycrt.as_network(model)
-    spec = description.spec_of(found, (6,))
-    assert spec.hidden_layers == (ResidualLayer(kind="residual", width=5),)
-    made = build(spec, (6,), 3)
+    layers = [{"kind": "residual", "width": 5, "activation": "tanh"}]
+    made = build(ModelSpec.model_validate({"layers": layers}), (6,), 3)
     made.load_state_dict(found.state_dict())
     x = torch.randn(4, 6)
     assert torch.equal(made(x), found(x))
     assert torch.equal(raycrt.certify(made, x).radius, raycrt.certify(model, x).radius)
 
 
-DESCRIBED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], type]] = {
-    "residual convolutions": (
-        lambda: nn.Sequential(
-            *(conv(1, 2), nn.Tanh(), Block(conv(2, 3, 5), nn.SiLU(), conv(3, 2, 5))),
-            *(nn.Flatten(), nn.Linear(72, 3)),
-        ),
-        (1, 6, 6),
-        ResidualLayer,
-    ),
-    "one activation, other geometry": (
-        lambda: nn.Sequential(
-            Block(conv(2, 3, 1), nn.Softplus(3), conv(3, 2)), nn.Flatten(), nn.Linear(72, 3)
-        ),
-        (2, 6, 6),
-        BlockLayer,
-    ),
-    "two activations and one after the sum": (
-        lambda: nn.Sequential(
-            Block(
-                *(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.SiLU(), nn.Linear(4, 6)),
-                finish=torch.tanh,
-            ),
-            nn.Linear(6, 3),
-        ),
-        (6,),
-        BlockLayer,
-    ),
-    "projection": (
-        lambda: nn.Sequential(
-            Block(
-                *(conv(1, 3, stride=2), nn.Tanh(), conv(3, 3)),
-                shortcut=conv(1, 3, 1, 2, bias=False),
-                finish=torch.tanh,
-            ),
-            *(nn.Flatten(), nn.Linear(27, 3)),
-        ),
-        (1, 6, 6),
-        BlockLayer,
-    ),
-}
+class Side(nn.Module):
+    """Two curved branches of one result are added to each other and, later, to the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6))
+        self.norm, self.last = nn.BatchNorm1d(6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x)) + self.norm(F.silu(self.b(x)))
+        return self.last(F.softplus(self.a(h) + x) + x + self.b(x))
 
 
-@pytest.mark.parametrize(("make", "shape", "kind"), DESCRIBED.values(), ids=DESCRIBED)
-def test_a_spec_describes_blocks(make, shape, kind):
-    found = raycrt.as_network(make(), shape)
-    spec = description.spec_of(found, shape)
-    assert [type(layer) for layer in spec.hidden_layers if isinstance(layer, kind)] == [kind]
-    made = build(type(spec).model_validate(spec.model_dump()), shape, 3)
-    made.load_state_dict(found.state_dict())
-    x = torch.randn(4, *shape)
-    assert torch.equal(made(x), found(x))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
+DESCRIBED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    **MADE,
+    "two branches": (Side, (6,)),
+    "shortcut with a bias": (
         lambda: nn.Sequential(
             Block(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), shortcut=nn.Linear(6, 4)),
             nn.Linear(4, 3),
         ),
-        Thrice,
-        lambda: Block(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 6)),
-    ],
-)
-def test_no_spec_describes_other_graphs(make):
-    assert description.spec_of(raycrt.as_network(make(), (6,)), (6,)) is None
+        (6,),
+    ),
+    "two activations": (
+        lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.SiLU(), nn.Linear(5, 3)),
+        (6,),
+    ),
+    "sums of affine maps": (
+        lambda: nn.Sequential(
+            *(Block(nn.Linear(6, 6)) for _ in range(4)), nn.Tanh(), nn.Linear(6, 3)
+        ),
+        (6,),
+    ),
+    "pool in a block": (
+        lambda: nn.Sequential(
+            Block(
+                *(conv(2, 4), nn.AvgPool2d(2), nn.Softplus(3), conv(4, 3), norm(3)),
+                shortcut=nn.Sequential(nn.AvgPool2d(2), conv(2, 3, 1), norm(3)),
+                finish=F.silu,
+            ),
+            *(nn.Flatten(), nn.Linear(27, 3)),
+        ),
+        (2, 6, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_a_spec_describes_every_graph(tmp_path, name):
+    """The network that it makes computes the same, bit for bit, and the checker reads the same."""
+    make, shape = DESCRIBED[name]
+    torch.manual_seed(0)
+    found = raycrt.as_network(make().eval(), shape)
+    spec = description.spec_of(found, shape)
+    made = build(ModelSpec.model_validate(spec.model_dump()), shape, found.classes)
+    made.load_state_dict(found.state_dict())
+    x = torch.randn(4, *shape)
+    assert torch.equal(made(x), found(x)) and made.depth == found.depth
+    save_file(made.state_dict(), tmp_path / "model.safetensors")
+    read = Model.load(tmp_path / "model.safetensors", spec, shape)
+    wanted = made.in_float64()(x.double()).numpy()
+    for model in (read, read.joined):
+        logits = model.forward(x.double().flatten(1).numpy())[0]
+        assert np.allclose(logits, wanted, rtol=1e-12, atol=1e-12)
+    assert read.joined.depth == found.depth
 
 
 class Any_(nn.Module):
