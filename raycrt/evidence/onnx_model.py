@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from raycrt.specs.affine import (
     PoolLayer,
     pair,
 )
-from raycrt.specs.layers import LayerSpec, ResidualLayer
+from raycrt.specs.layers import BlockLayer, LayerSpec, ResidualLayer
 
 # The opset has Gelu; models of it have this version of the format.
 _OPSET, _FORMAT = 20, 9
@@ -42,7 +43,7 @@ def written(
 ) -> ModelProto | None:
     """The model from `input` (n, *shape) to `logits` (n, classes), with the `tensors` of a
     `model.safetensors` under their names; None if a layer or an activation has no operator."""
-    if not spec.head or spec.logits is not None:
+    if spec.logits is not None:
         return None
     graph = _Graph(tensors, spec, tuple(shape))
     if spec.normalize:
@@ -87,8 +88,9 @@ class _Graph:
             self._node(kind, number)
             before = self.last
 
-    def add(self, layer: LayerSpec) -> bool:
-        """Append a layer; false if it cannot be written."""
+    def add(self, layer: LayerSpec, name: str | None = None) -> bool:
+        """Append a layer, whose tensors are under `name` or are those of the next map; false if it
+        cannot be written."""
         images = isinstance(layer, ConvolutionLayer | PoolLayer)
         flat = isinstance(layer, BatchNormalizationLayer) and layer.per == "feature"
         if flat and len(self.shape) != 1:
@@ -98,7 +100,7 @@ class _Graph:
             return False
         match layer:
             case DenseLayer():
-                self._dense()
+                self._dense(name or self._name())
                 self.shape = (layer.width,)
                 return self._act(layer.activation, layer.beta)
             case ConvolutionLayer():
@@ -106,7 +108,11 @@ class _Graph:
                     pair(n) for n in (layer.kernel, layer.stride, layer.padding, layer.dilation)
                 )
                 self._convolve(
-                    self._name(), [*pads, *pads], strides=steps, dilations=apart, group=layer.groups
+                    name or self._name(),
+                    [*pads, *pads],
+                    strides=steps,
+                    dilations=apart,
+                    group=layer.groups,
                 )
                 rows, columns = (
                     (n + 2 * pad - gap * (side - 1) - 1) // step + 1
@@ -122,36 +128,40 @@ class _Graph:
                 if (layer.stride, layer.divisor, pair(layer.padding)) != (None, None, (0, 0)):
                     return False
                 self._node("AveragePool", kernel_shape=window, strides=window)
-                self.maps += 1
+                self.maps += name is None
                 rows, columns = (n // side for n, side in zip(image, window, strict=True))
                 self.shape = (channels, rows, columns)
                 return self._act(layer.activation, layer.beta)
             case BatchNormalizationLayer():
-                parts = [f"{self._name()}.weight"]
-                name = parts[0].removesuffix(".weight")
-                parts += [f"{name}.{part}" for part in ("bias", "mean", "variance")]
+                own = name or self._name()
+                parts = [f"{own}.{part}" for part in ("weight", "bias", "mean", "variance")]
                 self._node("BatchNormalization", *parts, epsilon=layer.eps)
                 return self._act(layer.activation, layer.beta)
             case FlattenLayer():
                 self._flatten()
             case ResidualLayer():
                 return self._residual(layer)
+            case BlockLayer():
+                return self._block(layer)
             case _:
                 return False
         return True
 
     def model(self) -> ModelProto:
         """The whole model, with the layer that makes the logits."""
-        self._dense()
+        if self.spec.head:
+            name = self._name()
+            self._dense(name)
+            self.shape = (len(self.tensors[f"{name}.bias"]),)
+        self._flatten()
         self.nodes[-1].output[0] = "logits"
-        classes = len(self.tensors[f"maps.{self.maps - 1}.bias"])
         kind = helper.np_dtype_to_tensor_dtype(self.type)
         weights = {**self.tensors, **self.constants}
         graph = helper.make_graph(
             self.nodes,
             "network",
             [helper.make_tensor_value_info("input", kind, ["n", *self.inputs])],
-            [helper.make_tensor_value_info("logits", kind, ["n", classes])],
+            [helper.make_tensor_value_info("logits", kind, ["n", *self.shape])],
             [numpy_helper.from_array(weights[name], name) for name in sorted(weights)],
         )
         opset = [helper.make_opsetid("", _OPSET)]
@@ -175,9 +185,33 @@ class _Graph:
         self._node("Add", before)
         return all(parts)
 
-    def _dense(self) -> None:
+    def _block(self, layer: BlockLayer) -> bool:
+        """`s(S(x) + f(x))`."""
+        before, shape = self.last, self.shape
+        *inner, outer = layer.stages
+        known = [self._chain(stage, self._name(".parts.0")) for stage in inner]
+        whole = self._name()
+        known.append(self._chain(outer, f"{whole}.parts.0"))
+        made, kind = self.last, self.shape
+        self.last, self.shape = before, shape
+        known.append(self._chain(layer.shortcut, f"{whole}.parts.1"))
+        if len(kind) == 1:
+            self._flatten()
+        self._node("Add", made)
+        return all(known) and self._act(layer.activation, layer.beta)
+
+    def _chain(self, layers: Sequence[LayerSpec], name: str) -> bool:
+        """Append the layers of one part of a block, whose tensors are under `name`."""
+        several = sum(not isinstance(each, FlattenLayer) for each in layers) > 1
+        names = (f"{name}.maps.{k}" for k in count()) if several else repeat(name)
+        return all(
+            self.add(each) if isinstance(each, FlattenLayer) else self.add(each, next(names))
+            for each in layers
+        )
+
+    def _dense(self, name: str) -> None:
         self._flatten()
-        self._gemm(self._name())
+        self._gemm(name)
 
     def _gemm(self, name: str) -> None:
         self._node("Gemm", f"{name}.weight", f"{name}.bias", transB=1)

@@ -42,6 +42,34 @@ MODELS = {
             {"kind": "batch_normalization", "per": "feature", "activation": "tanh"},
         ],
     },
+    "blocks and no head": {
+        "head": False,
+        "layers": [
+            {
+                "kind": "block",
+                "branch": [
+                    {**CONVOLUTION, "stride": 2, "activation": "none"},
+                    {"kind": "batch_normalization", "activation": "softplus", "beta": 3.0},
+                    {"kind": "convolution", "channels": 3, "kernel": 1, "activation": "none"},
+                    {"kind": "batch_normalization"},
+                ],
+                "shortcut": [
+                    {**CONVOLUTION, "stride": 2, "channels": 3, "activation": "none"},
+                    {"kind": "batch_normalization"},
+                ],
+                "activation": "silu",
+            },
+            {
+                "kind": "block",
+                "branch": [
+                    {"kind": "dense", "width": 5, "activation": "tanh"},
+                    {"kind": "flatten"},
+                    {"kind": "dense", "width": 4, "activation": "none"},
+                ],
+                "shortcut": {"kind": "dense", "width": 4, "activation": "none"},
+            },
+        ],
+    },
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from raycrt.activations.functions_of_numpy import erf
 from raycrt.specs import ModelSpec
 from raycrt.specs.affine import LINEAR
-from raycrt.specs.layers import ResidualLayer
+from raycrt.specs.layers import BlockLayer, ResidualLayer, with_inner
 from raycrt.verify.findings import Finding
 from raycrt.verify.model import Model
 
@@ -125,7 +125,8 @@ def _foreign_parts(loaded: Any) -> Iterator[str]:
 
 def _sharpnesses(spec: ModelSpec) -> list[float]:
     """Factors that may stand beside a softplus."""
-    stated = [getattr(layer, "beta", None) or spec.beta for layer in spec.hidden_layers]
+    layers = (each for layer in spec.hidden_layers for each in with_inner(layer))
+    stated = [getattr(layer, "beta", None) or spec.beta for layer in layers]
     return [number for beta in stated if beta != 1 for number in (beta, 1 / beta)]
 
 
@@ -147,11 +148,13 @@ def _other_nodes(loaded: Any, spec: ModelSpec, axes: int) -> Iterator[str]:
 
 def _operators(spec: ModelSpec, axes: int) -> Counter[str]:
     """How many nodes of each kind the layers of a spec have for inputs of so many `axes`."""
-    wanted: Counter[str] = Counter({"Gemm": 1})
+    wanted: Counter[str] = Counter({"Gemm": int(spec.head)})
     if spec.normalize:
         wanted += Counter({"Sub": 1, "Div": 1, "Unsqueeze": 2 * (axes - 1)})
-    for layer in spec.hidden_layers:
-        if isinstance(layer, ResidualLayer):
+    for layer in (each for listed in spec.hidden_layers for each in with_inner(listed)):
+        if isinstance(layer, BlockLayer):
+            wanted["Add"] += 1
+        elif isinstance(layer, ResidualLayer):
             wanted += Counter({"Gemm" if layer.kernel is None else "Conv": 2, "Add": 1})
         elif layer.kind in _OF_KINDS:
             wanted[_OF_KINDS[layer.kind]] += 1
