@@ -6,13 +6,16 @@ import torch
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
+from raycrt import as_network
 from raycrt.activations import ACTIVATIONS
 from raycrt.errors import InvalidInput
 from raycrt.evidence import onnx_model
+from raycrt.foreign.description import spec_of
 from raycrt.networks import checkpoint, network
 from raycrt.specs import validate
 from raycrt.verify.bundle import onnx_model as reader
 from raycrt.verify.model import Model
+from tests.foreign.modules.test_blocks import DESCRIBED
 
 CONVOLUTION = {"kind": "convolution", "channels": 4, "padding": 1, "stride": 2}
 MODELS = {
@@ -124,3 +127,25 @@ def test_what_has_no_operator_is_left_out(tmp_path):
     layers = [{"kind": "residual", "width": 3}, {"kind": "convolution", "channels": 2}]
     _, spec, shape, tensors = _stored(tmp_path, {"layers": layers})
     assert onnx_model.written(tensors, spec, shape) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("two branches", "strided") else pytest.param(name, marks=pytest.mark.slow)
+        for name in DESCRIBED
+        if name != "one output"
+    ],
+)
+def test_graphs_of_others_are_written_and_checked(tmp_path, name):
+    make, shape = DESCRIBED[name]
+    torch.manual_seed(0)
+    made = as_network(make().eval(), shape).requires_grad_(False)
+    spec = spec_of(made, shape)
+    checkpoint.save_model(tmp_path, made, validate({"model": spec.model_dump()}))
+    tensors = load_file(tmp_path / checkpoint.MODEL)
+    if onnx_model.written(tensors, spec, shape) is None:
+        # A difference is a scaling.
+        assert name == "thrice"
+        return
+    assert _checked(tmp_path, made, spec, shape, tensors) == []
