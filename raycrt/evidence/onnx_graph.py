@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count, repeat
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
-from raycrt.specs import ModelSpec
+from raycrt.evidence.onnx_nodes import Nodes
 from raycrt.specs.affine import (
-    LINEAR,
     BatchNormalizationLayer,
     ConvolutionLayer,
     DenseLayer,
     FlattenLayer,
     IdentityLayer,
+    PermutationLayer,
     PoolLayer,
     Reshaping,
+    ScalingLayer,
     SelectionLayer,
     UnflattenLayer,
     pair,
@@ -36,28 +36,10 @@ from raycrt.specs.layers import (
 
 # The opset has Gelu; models of it have this version of the format.
 _OPSET, _FORMAT = 20, 9
-_FUNCTIONS = {
-    "arctan": "Atan",
-    "erf": "Erf",
-    "gelu": "Gelu",
-    "sigmoid": "Sigmoid",
-    "softplus": "Softplus",
-    "tanh": "Tanh",
-}
 
 
-class Graph:
-    """The nodes so far; `last` is their result, of `shape` without the batch. `maps` counts the
-    affine maps of the network, by which tensors are named."""
-
-    def __init__(
-        self, tensors: Mapping[str, np.ndarray], spec: ModelSpec, shape: tuple[int, ...]
-    ) -> None:
-        self.tensors, self.spec, self.shape, self.inputs = tensors, spec, shape, shape
-        self.type = next(iter(tensors.values())).dtype
-        self.nodes: list[Any] = []
-        self.constants: dict[str, np.ndarray] = {}
-        self.last, self.maps = "input", 0
+class Graph(Nodes):
+    """Appends the layers of a spec."""
 
     def normalize(self) -> None:
         """Append `(x - mean) / std`, of each channel or feature."""
@@ -130,6 +112,19 @@ class Graph:
             case IdentityLayer():
                 self.maps += name is None
                 return self._act(layer.activation, layer.beta)
+            case ScalingLayer():
+                own, image = name or self._name(), self.shape
+                self._flatten()
+                for kind, part in (("Mul", "weight"), ("Div", "divisor"), ("Add", "bias")):
+                    self._node(kind, f"{own}.{part}")
+                self._restore(image)
+                return self._act(layer.activation, layer.beta)
+            case PermutationLayer():
+                own, image = name or self._name(), self.shape
+                self._flatten()
+                self._node("Gather", f"{own}.order", axis=1)
+                self._restore(image)
+                return self._act(layer.activation, layer.beta)
             case SelectionLayer():
                 self.maps += name is None
                 pieces = self._split(layer.sizes)
@@ -152,6 +147,12 @@ class Graph:
             name = self._name()
             self._dense(name)
             self.shape = (len(self.tensors[f"{name}.bias"]),)
+        if self.spec.logits == 1:
+            one = self.last
+            self.constants["zero"] = np.array(0, self.type)
+            self._node("Mul", "zero")
+            self._concatenate([self.last, one])
+            self.shape = (2,)
         self._flatten()
         self.nodes[-1].output[0] = "logits"
         kind = helper.np_dtype_to_tensor_dtype(self.type)
@@ -199,6 +200,11 @@ class Graph:
         self._node("Add", made)
         return all(known) and self._act(layer.activation, layer.beta)
 
+    def _restore(self, shape: tuple[int, ...]) -> None:
+        """Give a vector the `shape` that it had."""
+        self._node("Reshape", self._numbers("shape", (0, *shape)))
+        self.shape = shape
+
     def _side_by_side(self, layer: SideBySide, name: str) -> bool:
         """Maps of one input, or of its consecutive pieces."""
         given, shapes = [self.last] * len(layer.parts), [self.shape] * len(layer.parts)
@@ -221,24 +227,6 @@ class Graph:
             self._node("Add", other)
         return all(known) and self._act(layer.activation, layer.beta)
 
-    def _split(self, sizes: Sequence[int]) -> list[str]:
-        """Consecutive pieces of the features."""
-        self._flatten()
-        made = [f"z{len(self.nodes)}.{k}" for k in range(len(sizes))]
-        given = [self.last, self._numbers("sizes", sizes)]
-        self.nodes.append(helper.make_node("Split", given, made, axis=1))
-        return made
-
-    def _concatenate(self, parts: Sequence[str]) -> None:
-        self.last = parts[0]
-        self._node("Concat", *parts[1:], axis=1)
-
-    def _numbers(self, kind: str, numbers: Sequence[int]) -> str:
-        """The name of a constant of integers."""
-        name = " ".join(map(str, (kind, *numbers)))
-        self.constants[name] = np.array(numbers, np.int64)
-        return name
-
     def _chain(self, layers: Sequence[LayerSpec], name: str) -> bool:
         """Append the layers of one part of a block, whose tensors are under `name`."""
         several = sum(not isinstance(each, Reshaping) for each in layers) > 1
@@ -260,40 +248,3 @@ class Graph:
         self._node(
             "Conv", f"{name}.weight", f"{name}.bias", kernel_shape=sides, pads=pads, **options
         )
-
-    def _flatten(self) -> None:
-        if len(self.shape) > 1:
-            self._node("Flatten", axis=1)
-            self.shape = (math.prod(self.shape),)
-
-    def _act(self, name: str | None, beta: float | None) -> bool:
-        """Append an activation, by default that of the model; false if none has its name."""
-        name = name or self.spec.activation
-        if name == LINEAR:
-            return True
-        if name == "silu":
-            before = self.last
-            self._node("Sigmoid")
-            self._node("Mul", before)
-            return True
-        if name not in _FUNCTIONS:
-            return False
-        sharpness = beta or self.spec.beta
-        scaled = name == "softplus" and sharpness != 1
-        if scaled:
-            self.constants[f"beta {sharpness}"] = np.array(sharpness, self.type)
-            self.constants[f"1 / beta {sharpness}"] = np.array(1 / sharpness, self.type)
-            self._node("Mul", f"beta {sharpness}")
-        self._node(_FUNCTIONS[name])
-        if scaled:
-            self._node("Mul", f"1 / beta {sharpness}")
-        return True
-
-    def _node(self, kind: str, *others: str, **options: Any) -> None:
-        made = f"z{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, [self.last, *others], [made], **options))
-        self.last = made
-
-    def _name(self, part: str = "") -> str:
-        self.maps += 1
-        return f"maps.{self.maps - 1}{part}"

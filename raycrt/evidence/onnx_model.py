@@ -20,8 +20,6 @@ def written(
 ) -> ModelProto | None:
     """The model from `input` (n, *shape) to `logits` (n, classes), with the `tensors` of a
     `model.safetensors` under their names; None if a layer or an activation has no operator."""
-    if spec.logits is not None:
-        return None
     graph = Graph(tensors, spec, tuple(shape))
     if spec.normalize:
         graph.normalize()

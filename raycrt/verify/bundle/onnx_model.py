@@ -23,7 +23,7 @@ from raycrt.verify.model import Model
 # Operators without branches, subgraphs or randomness.
 _OPERATORS = {
     *("Add", "Atan", "AveragePool", "BatchNormalization", "Conv", "Div", "Erf", "Flatten", "Gelu"),
-    *("Concat", "Gemm", "Mul", "Reshape", "Sigmoid", "Softplus", "Split", "Sub", "Tanh"),
+    *("Concat", "Gather", "Gemm", "Mul", "Reshape", "Sigmoid", "Softplus", "Split", "Sub", "Tanh"),
     "Unsqueeze",
 }
 # Largest kernel, step or padding, by which outputs grow, as in specs of layers.
@@ -145,7 +145,9 @@ def _other_weights(
         values, name = numpy_helper.to_array(stored), stored.name
         missing.discard(name)
         if name not in tensors:
-            stated = values.dtype.kind == "i" and values.tolist() in integers
+            listed = values.tolist() if values.dtype.kind == "i" and values.ndim == 1 else []
+            # A shape of what a layer of each feature takes.
+            stated = listed in integers or (len(listed) in (2, 4) and listed[0] == 0)
             known = values.dtype.kind == "f" and values.size == 1
             near = np.isclose(values, sharpnesses or np.nan, rtol=1e-6, atol=0) if known else False
             if not stated and not np.any(near):
@@ -191,18 +193,19 @@ def _evaluated(loaded: Any, points: np.ndarray) -> np.ndarray:
             return (x * (0.5 * (1 + erf(x / np.sqrt(2.0)))),)
 
     class Add(OpRun):
-        """Of tensors of one shape: others would grow by broadcasting."""
+        """Of tensors of one shape, or a number for each feature: others would grow by
+        broadcasting."""
 
         op_domain = ""
 
         def _run(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray]:
-            return (x + _fitting(y, x.shape),)
+            return (x + (y if y.shape == x.shape[1:] else _fitting(y, x.shape)),)
 
     class Mul(OpRun):
         op_domain = ""
 
         def _run(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray]:
-            return (x * (y if y.shape == () else _fitting(y, x.shape)),)
+            return (x * (y if y.shape in ((), x.shape[1:]) else _fitting(y, x.shape)),)
 
     class Sub(OpRun):
         """Of a number for each channel or feature, as Div."""

@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from raycrt.specs import ModelSpec
-from raycrt.specs.affine import LINEAR, SelectionLayer, UnflattenLayer
+from raycrt.specs.affine import (
+    LINEAR,
+    PermutationLayer,
+    ScalingLayer,
+    SelectionLayer,
+    UnflattenLayer,
+)
 from raycrt.specs.layers import (
     BlockLayer,
     DirectSumLayer,
@@ -40,9 +46,10 @@ def _layers(spec: ModelSpec) -> Iterator[LayerSpec]:
 
 
 def sharpnesses(spec: ModelSpec) -> list[float]:
-    """Factors that may stand beside a softplus."""
+    """Factors that may stand beside a softplus, or make the first of two logits."""
     stated = [getattr(layer, "beta", None) or spec.beta for layer in _layers(spec)]
-    return [number for beta in stated if beta != 1 for number in (beta, 1 / beta)]
+    zero = [0.0] * (spec.logits == 1)
+    return [*zero, *(number for beta in stated if beta != 1 for number in (beta, 1 / beta))]
 
 
 def numbers(spec: ModelSpec) -> list[list[int]]:
@@ -65,6 +72,8 @@ def most_parts(spec: ModelSpec) -> int:
 def operators(spec: ModelSpec, axes: int) -> Counter[str]:
     """How many nodes of each kind the layers of a spec have for inputs of so many `axes`."""
     wanted: Counter[str] = Counter({"Gemm": int(spec.head)})
+    if spec.logits == 1:
+        wanted += Counter({"Mul": 1, "Concat": 1})
     if spec.normalize:
         wanted += Counter({"Sub": 1, "Div": 1, "Unsqueeze": 2 * (axes - 1)})
     for layer in _layers(spec):
@@ -74,6 +83,10 @@ def operators(spec: ModelSpec, axes: int) -> Counter[str]:
             wanted += Counter({"Gemm" if layer.kernel is None else "Conv": 2, "Add": 1})
         elif isinstance(layer, UnflattenLayer):
             wanted["Reshape"] += 1
+        elif isinstance(layer, ScalingLayer):
+            wanted += Counter({"Mul": 1, "Div": 1, "Add": 1, "Reshape": 1})
+        elif isinstance(layer, PermutationLayer):
+            wanted += Counter({"Gather": 1, "Reshape": 1})
         elif isinstance(layer, SumLayer):
             wanted += Counter({"Split": 1, "Add": len(layer.parts) - 1})
         elif isinstance(layer, StackLayer):
