@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, checker, helper, numpy_helper
+from onnx import ModelProto, checker
 
+from raycrt.evidence.onnx_graph import Graph
 from raycrt.foreign.equivalence import require_same_function
 from raycrt.foreign.onnx_graph.reference import Reference
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec
-from raycrt.specs.affine import (
-    LINEAR,
-    BatchNormalizationLayer,
-    ConvolutionLayer,
-    DenseLayer,
-    FlattenLayer,
-    PoolLayer,
-    pair,
-)
-from raycrt.specs.layers import LayerSpec, ResidualLayer
-
-# The opset has Gelu; models of it have this version of the format.
-_OPSET, _FORMAT = 20, 9
-_FUNCTIONS = {
-    "arctan": "Atan",
-    "erf": "Erf",
-    "gelu": "Gelu",
-    "sigmoid": "Sigmoid",
-    "softplus": "Softplus",
-    "tanh": "Tanh",
-}
 
 
 def written(
@@ -42,9 +20,7 @@ def written(
 ) -> ModelProto | None:
     """The model from `input` (n, *shape) to `logits` (n, classes), with the `tensors` of a
     `model.safetensors` under their names; None if a layer or an activation has no operator."""
-    if not spec.head or spec.logits is not None:
-        return None
-    graph = _Graph(tensors, spec, tuple(shape))
+    graph = Graph(tensors, spec, tuple(shape))
     if spec.normalize:
         graph.normalize()
     if not all(graph.add(layer) for layer in spec.hidden_layers):
@@ -58,169 +34,3 @@ def check(model: ModelProto, network: Network, shape: Sequence[int], images: tor
     checker.check_model(model, full_check=True)
     reference = Reference(model, "logits", predicts=False)
     require_same_function(reference, network, shape, given=images)
-
-
-class _Graph:
-    """The nodes so far; `last` is their result, of `shape` without the batch. `maps` counts the
-    affine maps of the network, by which tensors are named."""
-
-    def __init__(
-        self, tensors: Mapping[str, np.ndarray], spec: ModelSpec, shape: tuple[int, ...]
-    ) -> None:
-        self.tensors, self.spec, self.shape, self.inputs = tensors, spec, shape, shape
-        self.type = next(iter(tensors.values())).dtype
-        self.nodes: list[Any] = []
-        self.constants: dict[str, np.ndarray] = {}
-        self.last, self.maps = "input", 0
-
-    def normalize(self) -> None:
-        """Append `(x - mean) / std`, of each channel or feature."""
-        name, before = self._name(), self.last
-        for kind, part in (("Sub", "mean"), ("Div", "std")):
-            number = f"{name}.{part}"
-            for _ in self.shape[1:]:
-                self.constants["axis"] = np.array([1], np.int64)
-                self.last = number
-                self._node("Unsqueeze", "axis")
-                number = self.last
-            self.last = before
-            self._node(kind, number)
-            before = self.last
-
-    def add(self, layer: LayerSpec) -> bool:
-        """Append a layer; false if it cannot be written."""
-        images = isinstance(layer, ConvolutionLayer | PoolLayer)
-        flat = isinstance(layer, BatchNormalizationLayer) and layer.per == "feature"
-        if flat and len(self.shape) != 1:
-            return False
-        if len(self.shape) != 3 and (images or getattr(layer, "kernel", None) is not None):
-            # A dense residual layer came before, which leaves its images flat here.
-            return False
-        match layer:
-            case DenseLayer():
-                self._dense()
-                self.shape = (layer.width,)
-                return self._act(layer.activation, layer.beta)
-            case ConvolutionLayer():
-                sides, steps, pads, apart = (
-                    pair(n) for n in (layer.kernel, layer.stride, layer.padding, layer.dilation)
-                )
-                self._convolve(
-                    self._name(), [*pads, *pads], strides=steps, dilations=apart, group=layer.groups
-                )
-                rows, columns = (
-                    (n + 2 * pad - gap * (side - 1) - 1) // step + 1
-                    for n, side, step, pad, gap in zip(
-                        self.shape[1:], sides, steps, pads, apart, strict=True
-                    )
-                )
-                self.shape = (layer.channels, rows, columns)
-                return self._act(layer.activation, layer.beta)
-            case PoolLayer():
-                channels, *image = self.shape
-                window = layer.of((channels, image[0], image[1]))
-                if (layer.stride, layer.divisor, pair(layer.padding)) != (None, None, (0, 0)):
-                    return False
-                self._node("AveragePool", kernel_shape=window, strides=window)
-                self.maps += 1
-                rows, columns = (n // side for n, side in zip(image, window, strict=True))
-                self.shape = (channels, rows, columns)
-                return self._act(layer.activation, layer.beta)
-            case BatchNormalizationLayer():
-                parts = [f"{self._name()}.weight"]
-                name = parts[0].removesuffix(".weight")
-                parts += [f"{name}.{part}" for part in ("bias", "mean", "variance")]
-                self._node("BatchNormalization", *parts, epsilon=layer.eps)
-                return self._act(layer.activation, layer.beta)
-            case FlattenLayer():
-                self._flatten()
-            case ResidualLayer():
-                return self._residual(layer)
-            case _:
-                return False
-        return True
-
-    def model(self) -> ModelProto:
-        """The whole model, with the layer that makes the logits."""
-        self._dense()
-        self.nodes[-1].output[0] = "logits"
-        classes = len(self.tensors[f"maps.{self.maps - 1}.bias"])
-        kind = helper.np_dtype_to_tensor_dtype(self.type)
-        weights = {**self.tensors, **self.constants}
-        graph = helper.make_graph(
-            self.nodes,
-            "network",
-            [helper.make_tensor_value_info("input", kind, ["n", *self.inputs])],
-            [helper.make_tensor_value_info("logits", kind, ["n", classes])],
-            [numpy_helper.from_array(weights[name], name) for name in sorted(weights)],
-        )
-        opset = [helper.make_opsetid("", _OPSET)]
-        return helper.make_model(
-            graph, opset_imports=opset, ir_version=_FORMAT, producer_name="raycrt"
-        )
-
-    def _residual(self, layer: ResidualLayer) -> bool:
-        """`x + V s(W x + b) + c`."""
-        inner, outer = self._name(".parts.0"), self._name(".parts.0")
-        if layer.kernel is None:
-            self._flatten()
-        before, pads = self.last, [(layer.kernel or 1) // 2] * 4
-        parts = []
-        for name in (inner, outer):
-            if layer.kernel is None:
-                self._gemm(name)
-            else:
-                self._convolve(name, pads)
-            parts.append(name == outer or self._act(layer.activation, layer.beta))
-        self._node("Add", before)
-        return all(parts)
-
-    def _dense(self) -> None:
-        self._flatten()
-        self._gemm(self._name())
-
-    def _gemm(self, name: str) -> None:
-        self._node("Gemm", f"{name}.weight", f"{name}.bias", transB=1)
-
-    def _convolve(self, name: str, pads: list[int], **options: Any) -> None:
-        sides = list(self.tensors[f"{name}.weight"].shape[2:])
-        self._node(
-            "Conv", f"{name}.weight", f"{name}.bias", kernel_shape=sides, pads=pads, **options
-        )
-
-    def _flatten(self) -> None:
-        if len(self.shape) > 1:
-            self._node("Flatten", axis=1)
-            self.shape = (math.prod(self.shape),)
-
-    def _act(self, name: str | None, beta: float | None) -> bool:
-        """Append an activation, by default that of the model; false if none has its name."""
-        name = name or self.spec.activation
-        if name == LINEAR:
-            return True
-        if name == "silu":
-            before = self.last
-            self._node("Sigmoid")
-            self._node("Mul", before)
-            return True
-        if name not in _FUNCTIONS:
-            return False
-        sharpness = beta or self.spec.beta
-        scaled = name == "softplus" and sharpness != 1
-        if scaled:
-            self.constants[f"beta {sharpness}"] = np.array(sharpness, self.type)
-            self.constants[f"1 / beta {sharpness}"] = np.array(1 / sharpness, self.type)
-            self._node("Mul", f"beta {sharpness}")
-        self._node(_FUNCTIONS[name])
-        if scaled:
-            self._node("Mul", f"1 / beta {sharpness}")
-        return True
-
-    def _node(self, kind: str, *others: str, **options: Any) -> None:
-        made = f"z{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, [self.last, *others], [made], **options))
-        self.last = made
-
-    def _name(self, part: str = "") -> str:
-        self.maps += 1
-        return f"maps.{self.maps - 1}{part}"

@@ -182,10 +182,13 @@ for _record in (StackLayer, SumLayer, DirectSumLayer):
 
 
 def acts(layer: LayerSpec) -> bool:
-    """Whether an activation follows `layer`, or acts in it."""
-    if isinstance(layer, BlockLayer):
-        return True
-    return isinstance(layer, Acting | ResidualLayer) and layer.activation != LINEAR
+    """Whether an activation follows `layer`."""
+    return isinstance(layer, Acting) and layer.activation != LINEAR
+
+
+def curves(layer: LayerSpec) -> bool:
+    """Whether an activation follows `layer` or acts in it."""
+    return any(acts(each) or isinstance(each, ResidualLayer) for each in with_inner(layer))
 
 
 def with_inner(layer: LayerSpec) -> Iterator[LayerSpec]:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from raycrt.activations import FAMILIES
 from raycrt.errors import InvalidInput
 from raycrt.specs.affine import SIDE, ConvolutionLayer, DenseLayer, Reshaping, known_activation
-from raycrt.specs.layers import LayerSpec, acts, convolves, with_inner
+from raycrt.specs.layers import LayerSpec, acts, convolves, curves, with_inner
 from raycrt.specs.record import NEURONS, PROCESSES, ROWS, SEED, TURNS, Options, Real, Record
 
 # The smallest share of a CPU or GPU that Ray supports.
@@ -99,7 +99,7 @@ class ModelSpec(Record):
             raise ValueError("logits must be left out where head is false")
         if self.layers and stated:
             raise ValueError(f"{', '.join(stated)} must be left out where layers is given")
-        if self.layers and not any(acts(layer) for layer in self.layers):
+        if self.layers and not any(curves(layer) for layer in self.layers):
             raise ValueError("layers must have one with an activation")
         maps = [layer for layer in self.layers if not isinstance(layer, Reshaping)]
         if not self.head and (not maps or acts(maps[-1])):

@@ -6,13 +6,16 @@ import torch
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
+from raycrt import as_network
 from raycrt.activations import ACTIVATIONS
 from raycrt.errors import InvalidInput
 from raycrt.evidence import onnx_model
+from raycrt.foreign.description import spec_of
 from raycrt.networks import checkpoint, network
 from raycrt.specs import validate
 from raycrt.verify.bundle import onnx_model as reader
 from raycrt.verify.model import Model
+from tests.foreign.modules.test_blocks import DESCRIBED
 
 CONVOLUTION = {"kind": "convolution", "channels": 4, "padding": 1, "stride": 2}
 MODELS = {
@@ -42,6 +45,44 @@ MODELS = {
             {"kind": "batch_normalization", "per": "feature", "activation": "tanh"},
         ],
     },
+    "each feature": {
+        "layers": [
+            {"kind": "scaling", "activation": "tanh"},
+            {**CONVOLUTION, "activation": "none"},
+            {"kind": "permutation"},
+            {"kind": "average_pool", "window": [4, 3], "activation": "silu"},
+            {"kind": "flatten"},
+            {"kind": "scaling"},
+        ],
+    },
+    "blocks and no head": {
+        "head": False,
+        "layers": [
+            {
+                "kind": "block",
+                "branch": [
+                    {**CONVOLUTION, "stride": 2, "activation": "none"},
+                    {"kind": "batch_normalization", "activation": "softplus", "beta": 3.0},
+                    {"kind": "convolution", "channels": 3, "kernel": 1, "activation": "none"},
+                    {"kind": "batch_normalization"},
+                ],
+                "shortcut": [
+                    {**CONVOLUTION, "stride": 2, "channels": 3, "activation": "none"},
+                    {"kind": "batch_normalization"},
+                ],
+                "activation": "silu",
+            },
+            {
+                "kind": "block",
+                "branch": [
+                    {"kind": "dense", "width": 5, "activation": "tanh"},
+                    {"kind": "flatten"},
+                    {"kind": "dense", "width": 4, "activation": "none"},
+                ],
+                "shortcut": {"kind": "dense", "width": 4, "activation": "none"},
+            },
+        ],
+    },
 }
 
 
@@ -65,8 +106,11 @@ def _checked(place, made, spec, shape, tensors):
 @pytest.mark.parametrize("name", MODELS)
 def test_writer_and_checker_agree(tmp_path, name):
     def change(made):
-        for part in made.buffers():
-            part.uniform_(0.5, 2)
+        for name, part in made.named_buffers():
+            if name.endswith("order"):
+                part.copy_(torch.randperm(len(part)))
+            else:
+                part.uniform_(0.5, 2)
 
     assert _checked(tmp_path, *_stored(tmp_path, MODELS[name], change)) == []
 
@@ -96,3 +140,28 @@ def test_what_has_no_operator_is_left_out(tmp_path):
     layers = [{"kind": "residual", "width": 3}, {"kind": "convolution", "channels": 2}]
     _, spec, shape, tensors = _stored(tmp_path, {"layers": layers})
     assert onnx_model.written(tensors, spec, shape) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("two branches", "strided") else pytest.param(name, marks=pytest.mark.slow)
+        for name in DESCRIBED
+        if name != "one output"
+    ],
+)
+def test_graphs_of_others_are_written_and_checked(tmp_path, name):
+    make, shape = DESCRIBED[name]
+    torch.manual_seed(0)
+    made = as_network(make().eval(), shape).requires_grad_(False)
+    spec = spec_of(made, shape)
+    checkpoint.save_model(tmp_path, made, validate({"model": spec.model_dump()}))
+    tensors = load_file(tmp_path / checkpoint.MODEL)
+    assert _checked(tmp_path, made, spec, shape, tensors) == []
+
+
+def test_one_logit_is_written_as_two(tmp_path):
+    spec = validate({"model": {"width": 9, "logits": 1}}).model
+    made = network.build(spec, (5,), 2).requires_grad_(False)
+    checkpoint.save_model(tmp_path, made, validate({"model": spec.model_dump()}))
+    assert _checked(tmp_path, made, spec, (5,), load_file(tmp_path / checkpoint.MODEL)) == []

@@ -16,35 +16,22 @@ import numpy as np
 
 from raycrt.activations.functions_of_numpy import erf
 from raycrt.specs import ModelSpec
-from raycrt.specs.affine import LINEAR
-from raycrt.specs.layers import ResidualLayer
+from raycrt.verify.bundle.onnx_nodes import most_parts, numbers, operators, sharpnesses
 from raycrt.verify.findings import Finding
 from raycrt.verify.model import Model
 
 # Operators without branches, subgraphs or randomness.
 _OPERATORS = {
     *("Add", "Atan", "AveragePool", "BatchNormalization", "Conv", "Div", "Erf", "Flatten", "Gelu"),
-    *("Gemm", "Mul", "Sigmoid", "Softplus", "Sub", "Tanh", "Unsqueeze"),
+    *("Concat", "Gather", "Gemm", "Mul", "Reshape", "Sigmoid", "Softplus", "Split", "Sub", "Tanh"),
+    "Unsqueeze",
 }
 # Largest kernel, step or padding, by which outputs grow, as in specs of layers.
 _SIDE = 2**10
+# Most features of a result.
+_FEATURES = 2**20
 # Kinds of attributes: a float, an integer, text, and lists of the first two.
 _PLAIN = (1, 2, 3, 6, 7)
-# The node of each kind of layer and activation; those of a silu are Sigmoid and Mul.
-_OF_KINDS = {
-    "dense": "Gemm",
-    "convolution": "Conv",
-    "average_pool": "AveragePool",
-    "batch_normalization": "BatchNormalization",
-}
-_FUNCTIONS = {
-    "arctan": "Atan",
-    "erf": "Erf",
-    "gelu": "Gelu",
-    "sigmoid": "Sigmoid",
-    "softplus": "Softplus",
-    "tanh": "Tanh",
-}
 _POINTS, _SEED = 16, 20_210_510
 # Largest difference of logits, relative to the largest: a constant may be rounded to float32.
 _TOLERANCE = 1e-5
@@ -80,7 +67,7 @@ def _differences(
         yield f"must be a model of ONNX: {' '.join(str(error).split())[:150]}"
         return
     yield from _foreign_parts(loaded)
-    yield from _other_weights(loaded, tensors, _sharpnesses(spec))
+    yield from _other_weights(loaded, tensors, sharpnesses(spec), numbers(spec))
     yield from _other_nodes(loaded, spec, len(shape))
     try:
         found = _evaluated(loaded, points := _points(shape))
@@ -123,53 +110,30 @@ def _foreign_parts(loaded: Any) -> Iterator[str]:
             yield f"has a node {node.op_type!r} with a size of more than {_SIDE}"
 
 
-def _sharpnesses(spec: ModelSpec) -> list[float]:
-    """Factors that may stand beside a softplus."""
-    stated = [getattr(layer, "beta", None) or spec.beta for layer in spec.hidden_layers]
-    return [number for beta in stated if beta != 1 for number in (beta, 1 / beta)]
-
-
 def _other_nodes(loaded: Any, spec: ModelSpec, axes: int) -> Iterator[str]:
     """Kinds of nodes of which there are more or fewer than the layers have, apart from Flatten, and
     results that are used more often than a skip connection or a silu uses them."""
     found = Counter(node.op_type for node in loaded.graph.node if node.op_type != "Flatten")
-    wanted = _operators(spec, axes)
+    wanted = operators(spec, axes)
     for kind in sorted({*found, *wanted}):
         if found[kind] != wanted[kind]:
             yield f"has {found[kind]} nodes {kind!r}, and the layers {wanted[kind]}"
     uses = Counter(name for node in loaded.graph.node for name in node.input)
     made = [name for node in loaded.graph.node for name in node.output]
     twice = sum(uses[name] > 1 for name in (loaded.graph.input[0].name, *made))
-    joined = wanted["Add"] + min(wanted["Sigmoid"], wanted["Mul"])
-    if twice > joined or any(uses[name] > 3 for name in made):
+    joined = wanted["Add"] + wanted["Concat"] + min(wanted["Sigmoid"], wanted["Mul"])
+    if twice > joined or any(uses[name] > most_parts(spec) for name in made):
         yield f"uses {twice} results more than once, and the layers {joined} at most"
 
 
-def _operators(spec: ModelSpec, axes: int) -> Counter[str]:
-    """How many nodes of each kind the layers of a spec have for inputs of so many `axes`."""
-    wanted: Counter[str] = Counter({"Gemm": 1})
-    if spec.normalize:
-        wanted += Counter({"Sub": 1, "Div": 1, "Unsqueeze": 2 * (axes - 1)})
-    for layer in spec.hidden_layers:
-        if isinstance(layer, ResidualLayer):
-            wanted += Counter({"Gemm" if layer.kernel is None else "Conv": 2, "Add": 1})
-        elif layer.kind in _OF_KINDS:
-            wanted[_OF_KINDS[layer.kind]] += 1
-        name = getattr(layer, "activation", LINEAR)
-        name = spec.activation if name is None else name
-        if name == "silu":
-            wanted += Counter({"Sigmoid": 1, "Mul": 1})
-        elif name in _FUNCTIONS:
-            wanted[_FUNCTIONS[name]] += 1
-            sharp = name == "softplus" and (getattr(layer, "beta", None) or spec.beta) != 1
-            wanted["Mul"] += 2 * sharp
-    return wanted
-
-
 def _other_weights(
-    loaded: Any, tensors: dict[str, np.ndarray], sharpnesses: Sequence[float]
+    loaded: Any,
+    tensors: dict[str, np.ndarray],
+    sharpnesses: Sequence[float],
+    integers: Sequence[list[int]],
 ) -> Iterator[str]:
-    """Weights that are not those of the network, and constants that are no `sharpnesses`."""
+    """Weights that are not those of the network, and constants that are neither `sharpnesses` nor
+    among the lists of `integers`."""
     from onnx import numpy_helper
 
     uses = Counter(name for node in loaded.graph.node for name in node.input)
@@ -181,10 +145,12 @@ def _other_weights(
         values, name = numpy_helper.to_array(stored), stored.name
         missing.discard(name)
         if name not in tensors:
-            axis = values.dtype.kind == "i" and values.tolist() == [1]
+            listed = values.tolist() if values.dtype.kind == "i" and values.ndim == 1 else []
+            # A shape of what a layer of each feature takes.
+            stated = listed in integers or (len(listed) in (2, 4) and listed[0] == 0)
             known = values.dtype.kind == "f" and values.size == 1
             near = np.isclose(values, sharpnesses or np.nan, rtol=1e-6, atol=0) if known else False
-            if not axis and not np.any(near):
+            if not stated and not np.any(near):
                 yield f"has a weight {name[:50]!r}, which the network does not have"
         elif values.dtype != tensors[name].dtype or values.shape != tensors[name].shape:
             yield f"has {name!r} of another type or shape than the network"
@@ -227,18 +193,19 @@ def _evaluated(loaded: Any, points: np.ndarray) -> np.ndarray:
             return (x * (0.5 * (1 + erf(x / np.sqrt(2.0)))),)
 
     class Add(OpRun):
-        """Of tensors of one shape: others would grow by broadcasting."""
+        """Of tensors of one shape, or a number for each feature: others would grow by
+        broadcasting."""
 
         op_domain = ""
 
         def _run(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray]:
-            return (x + _fitting(y, x.shape),)
+            return (x + (y if y.shape == x.shape[1:] else _fitting(y, x.shape)),)
 
     class Mul(OpRun):
         op_domain = ""
 
         def _run(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray]:
-            return (x * (y if y.shape == () else _fitting(y, x.shape)),)
+            return (x * (y if y.shape in ((), x.shape[1:]) else _fitting(y, x.shape)),)
 
     class Sub(OpRun):
         """Of a number for each channel or feature, as Div."""
@@ -254,12 +221,22 @@ def _evaluated(loaded: Any, points: np.ndarray) -> np.ndarray:
         def _run(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray]:
             return (x / _of_channels(y, x.shape),)
 
+    class Concat(OpRun):
+        """Results that are used again would grow with each of them."""
+
+        op_domain = ""
+
+        def _run(self, *parts: np.ndarray, axis: int) -> tuple[np.ndarray]:
+            if sum(part.shape[axis] for part in parts) > _FEATURES:
+                raise ValueError(f"a result has at most {_FEATURES} features")
+            return (np.concatenate(parts, axis=axis),)
+
     for stored in loaded.graph.initializer:
-        numbers = numpy_helper.to_array(stored)
-        if numbers.dtype.kind == "f":
-            numbers = numbers.astype(np.float64)
-        stored.CopyFrom(numpy_helper.from_array(numbers, stored.name))
-    evaluator = ReferenceEvaluator(loaded, new_ops=[Add, Div, Erf, Gelu, Mul, Sub])
+        held = numpy_helper.to_array(stored)
+        if held.dtype.kind == "f":
+            held = held.astype(np.float64)
+        stored.CopyFrom(numpy_helper.from_array(held, stored.name))
+    evaluator = ReferenceEvaluator(loaded, new_ops=[Add, Concat, Div, Erf, Gelu, Mul, Sub])
     with np.errstate(all="ignore"):
         (found,) = evaluator.run(None, {loaded.graph.input[0].name: points})
     return np.asarray(found, np.float64)
