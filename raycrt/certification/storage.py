@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from raycrt.certification.certificate import Certificates, Status
 from raycrt.errors import InvalidInput, require
 from raycrt.system.outputs import write_atomically
+from raycrt.system.storage import Place
 
 SCHEMA_VERSION = 6
 MANIFEST = "manifest.json"
@@ -86,7 +86,7 @@ def input_sha256(image: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image, "<f4").tobytes()).digest()
 
 
-def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
+def read(directory: Place) -> tuple[pa.Table, dict[str, Any]]:
     """The rows, sorted by index, and the manifest; raises if rows are missing or duplicated."""
     manifest = read_manifest(directory)
     table = read_rows(directory)
@@ -94,7 +94,7 @@ def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
     return table, manifest
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Place) -> dict[str, Any]:
     """The manifest, which holds what all rows share."""
     file = directory / MANIFEST
     if not file.is_file():
@@ -106,20 +106,26 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_rows(directory: Path, columns: tuple[str, ...] = tuple(SCHEMA.names)) -> pa.Table:
+def read_rows(directory: Place, columns: tuple[str, ...] = tuple(SCHEMA.names)) -> pa.Table:
     """The `columns` of all rows written so far, sorted by index."""
     files = row_files(directory)
     if not files:
         return SCHEMA.empty_table().select(columns)
-    tables = [pq.read_table(file, schema=SCHEMA, columns=list(columns)) for file in files]
-    return pa.concat_tables(tables).sort_by("index")
+    return pa.concat_tables(_read(file, columns) for file in files).sort_by("index")
 
 
-def row_files(directory: Path) -> list[Path]:
+def _read(file: Place, columns: tuple[str, ...]) -> pa.Table:
+    with file.open("rb") as opened:
+        return pq.read_table(opened, schema=SCHEMA, columns=list(columns))
+
+
+def row_files(directory: Place) -> list[Place]:
     """The row files of a certificates directory, in order, without the hidden, unfinished files of
     a writer that died. Raises `InvalidInput` if the folder holds anything else that another reader
     might take for rows."""
-    found = sorted((directory / ROWS).iterdir()) if (directory / ROWS).is_dir() else []
+    folder = directory / ROWS
+    found: list[Place] = list(folder.iterdir()) if folder.is_dir() else []
+    found.sort(key=str)
     files = [file for file in found if not file.name.startswith(".")]
     for file in files:
         plain = file.is_file() and not file.is_symlink() and file.name.isprintable()
@@ -140,14 +146,14 @@ def check_complete(table: pa.Table, rows: int) -> None:
     )
 
 
-def write_rows(file: Path, table: pa.Table) -> None:
+def write_rows(file: Place, table: pa.Table) -> None:
     """Write rows atomically as one Parquet file."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_atomically(file, buffer.getvalue().to_pybytes())
 
 
-def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:
+def write_manifest(directory: Place, content: Mapping[str, Any]) -> None:
     text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2)
     write_atomically(directory / MANIFEST, text.encode())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,24 +10,31 @@ import typer
 from raycrt.cli.options import (
     DEFAULT_OUT,
     DEFAULT_RECIPE,
+    PLACE,
     DataDir,
     Download,
     Gpus,
     Out,
     Overrides,
     Workers,
+    found,
     spec_from,
 )
 from raycrt.errors import InvalidInput
 from raycrt.specs import ModelSpec
 from raycrt.system import outputs
+from raycrt.system.storage import Place
 
 
 def certify(
     out: Out = DEFAULT_OUT,
     model: Annotated[
-        Path | None,
-        typer.Option(help="Another model: .onnx, weights (.safetensors, .pt) or a directory."),
+        Place | None,
+        typer.Option(
+            callback=found,
+            **PLACE,
+            help="Another model: .onnx, weights (.safetensors, .pt) or a directory.",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,13 +28,14 @@ from raycrt.errors import require
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, identity, validate
 from raycrt.specs.provenance import Training
+from raycrt.system.storage import Place
 
 
 def certify(
     network: Network,
     spec: Spec,
     split: Split,
-    out: Path,
+    out: Place,
     *,
     digest: str,
     curvature: Tensor,
@@ -144,18 +144,18 @@ class _Certify:
         return storage.to_table(found, start, self.labels[chosen], self.images[chosen])
 
 
-def _file(rows: Path, start: int) -> Path:
+def _file(rows: Place, start: int) -> Place:
     return rows / f"{start:09d}.parquet"
 
 
-def missing(out: Path, spec: Spec, images: int) -> list[int]:
+def missing(out: Place, spec: Spec, images: int) -> list[int]:
     """The index of the first image of each batch that has no rows in `out` yet."""
     starts = range(0, images, spec.certify.batch_size)
     return [start for start in starts if not _file(out / storage.ROWS, start).is_file()]
 
 
 def stored(
-    out: Path, digest: str, spec: Spec, *, spec_describes_model: bool = True
+    out: Place, digest: str, spec: Spec, *, spec_describes_model: bool = True
 ) -> dict[str, Any]:
     """The manifest of the certificates in `out`, complete or not; empty if there are none yet.
 

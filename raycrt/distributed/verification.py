@@ -7,7 +7,6 @@ that all nodes share.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,11 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from raycrt.system.storage import Place, place
 from raycrt.verify.checker import Checked, Checker, Finding
 
 
-def check_files(checker: Checker, files: list[Path], *, workers: int) -> list[Checked]:
+def check_files(checker: Checker, files: list[Place], *, workers: int) -> list[Checked]:
     """Check every file with at most `workers` actors; the results are in the order of `files`."""
     if not files:
         return []
@@ -51,7 +51,7 @@ class _Check:
         self.checker: Checker = ray.get(checker)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        position, file = int(batch["position"][0]), Path(str(batch["file"][0]))
+        position, file = int(batch["position"][0]), place(str(batch["file"][0]))
         found = self.checker.check_file(file)
         row = {
             "position": position,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from raycrt.evaluation.accuracy import Summary, summarise
 from raycrt.specs import Spec, validate
 from raycrt.specs.provenance import Training
 from raycrt.system import outputs
+from raycrt.system.storage import Place
 
 _TRIALS_SHOWN = 20
 _CHECK = "Radii are those that the rows state; `raycrt verify` proves each of them again.\n"
@@ -29,11 +30,11 @@ class Report:
     headline: str
     summary: Summary
     remarks: list[str]
-    markdown: Path
-    plot: Path
+    markdown: Place
+    plot: Place
 
 
-def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Report:
+def write(directory: Place, out: Place, *, trials_csv: Place | None = None) -> Report:
     """Write `report.md` and `certified_accuracy.png` into `out` from a certificates directory."""
     table, manifest = storage.read(directory)
     outputs.made(out)
@@ -73,7 +74,7 @@ def headline(summary: Summary, images_per_second: float | None) -> str:
     )
 
 
-def draw(table: pa.Table, file: Path, stated: tuple[float, ...]) -> None:
+def draw(table: pa.Table, file: Place, stated: tuple[float, ...]) -> None:
     """Write a PNG of certified accuracy against the radius, for all classes and for the runner-up
     alone, with a line at each of the `stated` radii."""
     from matplotlib.figure import Figure
@@ -95,7 +96,9 @@ def draw(table: pa.Table, file: Path, stated: tuple[float, ...]) -> None:
         axes.axvline(radius, color="0.8", linewidth=1, zorder=0)
     axes.set(xlabel="l2 radius", ylabel="certified accuracy, %", ylim=(0, 100), xlim=(0, radii[-1]))
     axes.legend()
-    figure.savefig(file, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150)
+    outputs.write_atomically(file, drawn.getvalue())
 
 
 def _percent(shares: dict[float, float]) -> list[float]:
@@ -162,10 +165,9 @@ def _trained_on(made: Training) -> dict[str, object]:
     }
 
 
-def _trials(file: Path) -> str:
-    trials = csv.read_csv(
-        file, convert_options=csv.ConvertOptions(column_types={"certified": pa.float64()})
-    )
+def _trials(file: Place) -> str:
+    typed = csv.ConvertOptions(column_types={"certified": pa.float64()})
+    trials = csv.read_csv(io.BytesIO(file.read_bytes()), convert_options=typed)
     shown = trials.sort_by([("certified", "descending")]).slice(0, _TRIALS_SHOWN)
     names = shown.column_names
     lines = ["## Trials\n", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]

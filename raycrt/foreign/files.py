@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,12 +15,13 @@ from raycrt.foreign.weights.network import from_state_dict
 from raycrt.networks import checkpoint, weights_file
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec
+from raycrt.system.storage import Place, exists, given, is_directory, local
 
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
 
 
 def load(
-    path: Path | str,
+    path: Place | str,
     spec: ModelSpec | None = None,
     input_shape: Sequence[int] | None = None,
     *,
@@ -33,29 +32,30 @@ def load(
 ) -> Network:
     """The network in a file or a directory, by its kind.
 
-    `path` is a directory that raycrt wrote, an ONNX file, or weights (`.safetensors`, or a file of
-    `torch.save`: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code), for which
-    `spec` states the activation. `input_shape`, without the batch, is needed where convolutions
-    come first and the file does not state it. An ONNX file is compared with the network read from
-    it, also at some of the `images` (n, ...) if they are given. `key` is the dotted path of the
-    state dict in the file; for `layers` and `batch_norm_eps` see `from_state_dict`. Raises
-    `InvalidInput`.
+    `path`, a local one or a URI, is a directory that raycrt wrote, an ONNX file, or weights
+    (`.safetensors`, or a file of `torch.save`: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read
+    without running code), for which `spec` states the activation. `input_shape`, without the batch,
+    is needed where convolutions come first and the file does not state it. An ONNX file is compared
+    with the network read from it, also at some of the `images` (n, ...) if they are given. `key` is
+    the dotted path of the state dict in the file; for `layers` and `batch_norm_eps` see
+    `from_state_dict`. Raises `InvalidInput`.
     """
-    path = Path(path)
+    path = given(path)
     name = path.name.lower()
-    given = {"key": key, "layers": layers, "batch_norm_eps": batch_norm_eps}
-    if os.path.isdir(path):
-        _refuse(path, given)
+    options = {"key": key, "layers": layers, "batch_norm_eps": batch_norm_eps}
+    if is_directory(path):
+        _refuse(path, options)
         network = checkpoint.load_model(path)[0]
     elif not name.endswith(SUFFIXES):
         raise InvalidInput(
             f"a model must be a run directory or a file in {SUFFIXES}, but got {path}"
         )
-    elif not os.path.exists(path):
+    elif not exists(path):
         raise InvalidInput(f"a model file must exist, but there is none at {path}")
     elif name.endswith(".onnx"):
-        _refuse(path, given)
-        network = onnx_graph.read(path, input_shape, images)
+        _refuse(path, options)
+        with local(path) as file:
+            network = onnx_graph.read(file, input_shape, images)
     elif spec is None:
         raise InvalidInput(f"a spec of the model must be given with a file of weights, {path}")
     else:
@@ -80,12 +80,12 @@ def load(
     return network
 
 
-def is_weights(path: Path) -> bool:
+def is_weights(path: Place) -> bool:
     """Whether `path` is by its name a weights file, which does not state its activation."""
-    return not os.path.isdir(path) and path.name.lower().endswith(SUFFIXES[1:])
+    return not is_directory(path) and path.name.lower().endswith(SUFFIXES[1:])
 
 
-def _refuse(path: Path, given: dict[str, Any]) -> None:
+def _refuse(path: Place, given: dict[str, Any]) -> None:
     """Refuse options on how weights are read for a model that states all of this itself."""
     extra = [name for name, value in given.items() if value is not None]
     if extra:

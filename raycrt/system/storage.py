@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,14 @@ else:
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # What an extra of this package installs.
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
+_SECONDS_BETWEEN_COPIES = 15.0
 
 
 def place(text: str | Place) -> Place:
     """The place that `text` names; `InvalidInput` for a URI that none can be."""
     if not isinstance(text, str):
+        if isinstance(text, Path) and _URI.match(f"{text}/"):
+            raise InvalidInput(f"a URI must be given as text, not as a path, but got {text}")
         return text
     if not _URI.match(text):
         return Path(text)
@@ -46,7 +50,6 @@ def place(text: str | Place) -> Place:
         raise InvalidInput(f"a URI must have the form scheme://bucket/path, but got {text}")
     if scheme == "file":
         return Path("/" + rest.partition("/")[2])
-    from typing_extensions import TypeIs
     from upath import UPath
 
     try:
@@ -108,6 +111,37 @@ def local(file: Place) -> Iterator[Path]:
         copy = Path(directory) / file.name
         file.fs.get_file(file.path, str(copy))
         yield copy
+
+
+@contextmanager
+def mirrored(directory: Place) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """`directory` for writers of local files: itself, or a local one, whose files are copied to it
+    at the end, and by the function beside it unless it has been called a moment ago."""
+    if not is_remote(directory):
+        yield directory, lambda: None
+        return
+    last = time.monotonic()
+
+    def copy() -> None:
+        for file in here.rglob("*"):
+            if file.is_file():
+                there = directory / file.relative_to(here).as_posix()
+                there.fs.pipe_file(there.path, file.read_bytes())
+
+    def now_and_then() -> None:
+        nonlocal last
+        if time.monotonic() - last > _SECONDS_BETWEEN_COPIES:
+            last = time.monotonic()
+            # The store may be out of reach for a while.
+            with suppress(Exception):
+                copy()
+
+    with tempfile.TemporaryDirectory(prefix="raycrt-") as temporary:
+        here = Path(temporary)
+        try:
+            yield here, now_and_then
+        finally:
+            copy()
 
 
 def for_arrow(where: Place) -> tuple[str, Any]:

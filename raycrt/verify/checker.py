@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from raycrt.specs import Place
 from raycrt.verify.findings import Finding, Notes
 from raycrt.verify.model import Model
 from raycrt.verify.prover import Prover
@@ -59,7 +59,7 @@ class Checker:
         if model.finite:
             self.prover = Prover(model, curvature=curvature, stated=stated, deployed=self.unit)
 
-    def check_file(self, file: Path) -> Checked:
+    def check_file(self, file: Place) -> Checked:
         """Check all rows of a Parquet file; a file that breaks the format is one finding."""
         indices: list[np.ndarray] = []
         findings: list[Finding] = []
@@ -256,6 +256,6 @@ def _sha256(image: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image, "<f4").tobytes()).digest()
 
 
-def check_files(checker: Checker, files: Iterable[Path]) -> list[Checked]:
+def check_files(checker: Checker, files: Iterable[Place]) -> list[Checked]:
     """Check the files one by one in this process."""
     return [checker.check_file(file) for file in files]
