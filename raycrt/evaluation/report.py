@@ -96,9 +96,7 @@ def draw(table: pa.Table, file: Place, stated: tuple[float, ...]) -> None:
         axes.axvline(radius, color="0.8", linewidth=1, zorder=0)
     axes.set(xlabel="l2 radius", ylabel="certified accuracy, %", ylim=(0, 100), xlim=(0, radii[-1]))
     axes.legend()
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150)
-    outputs.write_atomically(file, drawn.getvalue())
+    outputs.write_figure(file, figure, 150)
 
 
 def _percent(shares: dict[float, float]) -> list[float]:

@@ -4,12 +4,14 @@ at a time."""
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from raycrt.errors import InvalidInput
 from raycrt.system import lease
@@ -38,6 +40,13 @@ def write_atomically(path: Place, content: bytes) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def write_figure(path: Place, figure: Any, dpi: int) -> None:
+    """Write a figure of matplotlib as PNG."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi)
+    write_atomically(path, drawn.getvalue())
 
 
 def made(directory: Place) -> Place:
