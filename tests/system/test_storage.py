@@ -127,6 +127,7 @@ def test_what_a_killed_holder_left_is_taken_over(remote, monkeypatch):
         assert str(os.getpid()) in (remote / outputs.DRIVER).read_text()
 
 
+@pytest.mark.slow
 def test_of_several_that_wait_for_a_killed_holder_one_goes_on(remote, monkeypatch):
     monkeypatch.setattr(lease, "_BEAT", 0.2)
     monkeypatch.setattr(lease, "_LEASE", 0.4)
