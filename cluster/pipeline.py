@@ -9,22 +9,33 @@ to outlast the job's copy of the project and the nodes.
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from raycrt.cli.main import one_line
-from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, Recipe, spec_from
+from raycrt.cli.options import (
+    DEFAULT_RECIPE,
+    PLACE,
+    DataDir,
+    Download,
+    Overrides,
+    Recipe,
+    spec_from,
+)
 from raycrt.errors import require
 from raycrt.system import interruption, outputs, pipes
+from raycrt.system.storage import Place, given, place
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option(help="An absolute path on storage that all nodes share.")],
+    out: Annotated[
+        Place,
+        typer.Option(**PLACE, help="An absolute path, or a URI, of storage that all nodes share."),
+    ],
     recipe: Recipe = DEFAULT_RECIPE,
     set_: Overrides = None,
     data_dir: DataDir = None,
@@ -35,6 +46,7 @@ def main(
     Started again with the same --out, it resumes what is there.
     """
     with one_line(), interruption.reported(program="python -m cluster.pipeline"):
+        out = given(out)
         require(out.is_absolute(), "--out is an absolute path, on shared storage", out=str(out))
         spec = spec_from(recipe, set_, data_dir, download)
         outputs.made(out)
@@ -47,7 +59,7 @@ def main(
             pipeline.run(spec, out)
 
 
-def check_shared(out: Path) -> None:
+def check_shared(out: Place) -> None:
     """Raise `InvalidInput` unless every node that is alive sees what this process writes to `out`.
 
     Nodes that join later are not checked.
@@ -57,10 +69,10 @@ def check_shared(out: Path) -> None:
 
     @ray.remote(num_cpus=0, max_retries=0)
     def sees(path: str) -> bool:
-        return Path(path).is_file()
+        return place(path).is_file()
 
     mark = out / f".shared-{uuid.uuid4().hex}"
-    mark.touch()
+    outputs.write_atomically(mark, b"")
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         answers = [

@@ -106,6 +106,15 @@ def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The URI of a bucket on an object store, whose credentials are in the environment."""
+    from tests.stores import s3
+
+    with s3() as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="session")
 def _rays() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack

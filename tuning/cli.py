@@ -13,6 +13,7 @@ from rich.console import Console
 from raycrt.cli.options import (
     DEFAULT_OUT,
     DEFAULT_RECIPE,
+    PLACE,
     DataDir,
     Download,
     Gpus,
@@ -21,11 +22,13 @@ from raycrt.cli.options import (
     Recipe,
     TrialWorkers,
     Workers,
+    found,
     spec_from,
 )
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import Spec
 from raycrt.system import interruption, outputs
+from raycrt.system.storage import Place
 
 
 def search(
@@ -61,11 +64,20 @@ def search(
 
 
 def study(
-    run: Annotated[Path, typer.Argument(help="Directory of a run, or its search directory.")],
+    run: Annotated[
+        Place,
+        typer.Argument(
+            callback=found, **PLACE, help="Directory of a run, or its search directory."
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Output directory. [default: RUN/study]")] = None,
+    out: Annotated[
+        Place | None,
+        typer.Option(callback=found, **PLACE, help="Output directory. [default: RUN/study]"),
+    ] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write the winner as a recipe to this file.")
+        Place | None,
+        typer.Option(callback=found, **PLACE, help="Write the winner as a recipe to this file."),
     ] = None,
 ) -> None:
     """Show the results of a search: best trials, Pareto front, importances, cost, pruning.
@@ -81,28 +93,28 @@ def study(
     if export is not None:
         require(not export.is_dir(), "--export is a file", export=str(export))
         outputs.made(export.parent)
-    found = tables.summary(run)
+    results = tables.summary(run)
     # Files first: the reader of standard output may leave early.
-    files = _write_study(found, spec, folder)
+    files = _write_study(results, spec, folder)
     if export is not None and best is not None:
         files.append(_export(best, export))
     if as_json:
-        typer.echo(tables.to_json(found))
+        typer.echo(tables.to_json(results))
     else:
-        tables.show(found, spec, Console())
+        tables.show(results, spec, Console())
     for file in files:
         typer.echo(file, err=as_json)
 
 
-def _export(spec: Spec, file: Path) -> Path:
+def _export(spec: Spec, file: Place) -> Place:
     try:
-        file.write_text(spec.to_yaml())
+        outputs.write_atomically(file, spec.to_yaml().encode())
     except OSError as error:
         raise InvalidInput(f"--export must be a file that can be written: {error}") from None
     return file
 
 
-def _write_study(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
+def _write_study(found: dict[str, Any], spec: Spec, out: Place) -> list[Place]:
     """Write `tables.summary` and its plots; return the files."""
     from tuning.analysis import plots, tables
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from pathlib import Path
 
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from raycrt.foreign import factory
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, identity
 from raycrt.system import outputs
+from raycrt.system.storage import Place
 from tuning.analysis import study
 from tuning.search import driver
 from tuning.trials import space
@@ -33,7 +33,7 @@ _SEARCHED = (
 )
 
 
-def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Report:
+def run(spec: Spec, out: Place, *, console: Console | None = None) -> report.Report:
     """Run the unfinished stages of the job of `spec` in `out` and return its report."""
     console = console or Console()
     _ = spec.run.number
@@ -59,7 +59,7 @@ def run(spec: Spec, out: Path, *, console: Console | None = None) -> report.Repo
     return written
 
 
-def _stages(spec: Spec, home: Path, model: Path, proofs: Path, console: Console) -> None:
+def _stages(spec: Spec, home: Place, model: Place, proofs: Place, console: Console) -> None:
     """Run the stages before the report, except those that have finished."""
     if not (proofs / _DONE).is_file():
         room.check(spec.run)
@@ -73,7 +73,7 @@ def _stages(spec: Spec, home: Path, model: Path, proofs: Path, console: Console)
     _stage(proofs, console, title, lambda: _certify(best, model, proofs))
 
 
-def _winner(spec: Spec, home: Path, model: Path, proofs: Path) -> Spec:
+def _winner(spec: Spec, home: Place, model: Place, proofs: Place) -> Spec:
     """The winner of the search, with the resources and data locations of `spec`; `InvalidInput` if
     the directories of the next stages hold another run."""
     current = {
@@ -87,17 +87,17 @@ def _winner(spec: Spec, home: Path, model: Path, proofs: Path) -> Spec:
     return best
 
 
-def _certify(spec: Spec, model: Path, out: Path) -> None:
+def _certify(spec: Spec, model: Place, out: Place) -> None:
     network, _ = checkpoint.load_model(model)
     made = checkpoint.load_provenance(model).training
     stages.certify(spec, network, out, made=made)
 
 
-def _stage(directory: Path, console: Console, title: str, work: Callable[[], object]) -> None:
+def _stage(directory: Place, console: Console, title: str, work: Callable[[], object]) -> None:
     """Run a stage, unless it has finished."""
     if (directory / _DONE).is_file():
         console.print(f"{title}: finished before", style="bold", highlight=False)
         return
     console.print(title, style="bold", highlight=False)
     work()
-    (directory / _DONE).touch()
+    outputs.write_atomically(directory / _DONE, b"")

@@ -16,10 +16,11 @@ from raycrt.api.training import listed
 from raycrt.certification import manifest, storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import Options
-from raycrt.errors import require
+from raycrt.errors import InvalidInput, require
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
 from raycrt.system import outputs
+from raycrt.system.storage import is_remote, place
 
 ROWS = "rows.npz"
 
@@ -36,7 +37,12 @@ def save(directory: str | Path, model: nn.Module, rows: Rows, **options: Any) ->
     Raises `InvalidInput` before any work starts where a value or the model does not fit, or where
     the directory holds files.
     """
-    out = Path(directory)
+    out = place(directory)
+    if is_remote(out):
+        raise InvalidInput(
+            f"raycrt.save must be given a directory on a disk, as its rows are read from there, "
+            f"but got {out}; `raycrt bundle RUN --out {out}.zip` puts the run on a store"
+        )
     split = split_of(rows)
     require(
         not out.exists() or not any(out.iterdir()),

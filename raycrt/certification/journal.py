@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from raycrt.system.outputs import write_atomically
+from raycrt.system.storage import Place
 
 _IN_VAIN = 2
 _ENDS = 3
@@ -26,11 +26,11 @@ class Journal:
     single row, by the first and the last number of these.
     """
 
-    def __init__(self, file: Path, begun: int, ends: Counter[str]) -> None:
+    def __init__(self, file: Place, begun: int, ends: Counter[str]) -> None:
         self.file, self.begun, self.ends = file, begun, ends
 
     @staticmethod
-    def of(shard: Path) -> Journal:
+    def of(shard: Place) -> Journal:
         """The journal of the shard with the file `shard`, in which one more beginning is noted."""
         file = shard.with_name(f".{shard.stem}.journal.partial")
         known = json.loads(file.read_text()) if file.is_file() else {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from raycrt.certification.certifier import Certifier
 from raycrt.certification.journal import Journal
 from raycrt.data import Arrays, Reader
 from raycrt.system.outputs import replacing
+from raycrt.system.storage import Place
 
 # The number of shards, as far as none has more than so many rows or less than a batch.
 _SHARDS, _ROWS = 250, 65_536
@@ -33,7 +33,7 @@ class Shard:
     first: int
     last: int
 
-    def file(self, directory: Path) -> Path:
+    def file(self, directory: Place) -> Place:
         """Its file in a certificates directory."""
         return directory / storage.ROWS / f"{self.first:09d}.parquet"
 
@@ -48,10 +48,10 @@ def shards(rows: int, size: int) -> list[Shard]:
     return [Shard(first=k, last=min(k + size, rows)) for k in range(0, rows, size)]
 
 
-def is_written(shard: Shard, directory: Path) -> bool:
+def is_written(shard: Shard, directory: Place) -> bool:
     """Whether the file of `shard` is there with all of its rows."""
     file = shard.file(directory)
-    return file.is_file() and pq.read_metadata(file).num_rows == shard.last - shard.first
+    return file.is_file() and storage.rows_in(file) == shard.last - shard.first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class ShardCertifier:
     """
 
     def __init__(
-        self, certifier: Certifier, reader: Reader, out: Path, *, batch: int, at: float
+        self, certifier: Certifier, reader: Reader, out: Place, *, batch: int, at: float
     ) -> None:
         self.certifier, self.reader, self.out = certifier, reader, out
         self.batch, self.at = batch, at

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from raycrt.certification.certificate import Certificates, Status
 from raycrt.errors import InvalidInput, require
 from raycrt.system.outputs import write_atomically
+from raycrt.system.storage import Place
 
 SCHEMA_VERSION = 7
 MANIFEST = "manifest.json"
@@ -101,7 +101,7 @@ def input_sha256(image: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image, "<f4").tobytes()).digest()
 
 
-def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
+def read(directory: Place) -> tuple[pa.Table, dict[str, Any]]:
     """The rows, sorted by index, and the manifest; raises if rows are missing or duplicated."""
     manifest = read_manifest(directory)
     table = read_rows(directory)
@@ -109,7 +109,7 @@ def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
     return table, manifest
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Place) -> dict[str, Any]:
     """The manifest, which holds what all rows share."""
     file = directory / MANIFEST
     if not file.is_file():
@@ -121,20 +121,26 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_rows(directory: Path, columns: tuple[str, ...] = tuple(SCHEMA.names)) -> pa.Table:
+def read_rows(directory: Place, columns: tuple[str, ...] = tuple(SCHEMA.names)) -> pa.Table:
     """The `columns` of all rows written so far, sorted by index."""
     files = row_files(directory)
     if not files:
         return SCHEMA.empty_table().select(columns)
-    tables = [pq.read_table(file, schema=SCHEMA, columns=list(columns)) for file in files]
-    return pa.concat_tables(tables).sort_by("index")
+    return pa.concat_tables(_read(file, columns) for file in files).sort_by("index")
 
 
-def row_files(directory: Path) -> list[Path]:
+def _read(file: Place, columns: tuple[str, ...]) -> pa.Table:
+    with file.open("rb") as opened:
+        return pq.read_table(opened, schema=SCHEMA, columns=list(columns))
+
+
+def row_files(directory: Place) -> list[Place]:
     """The row files of a certificates directory, in order, without the hidden, unfinished files of
     a writer that died. Raises `InvalidInput` if the folder holds anything else that another reader
     might take for rows."""
-    found = sorted((directory / ROWS).iterdir()) if (directory / ROWS).is_dir() else []
+    folder = directory / ROWS
+    found: list[Place] = list(folder.iterdir()) if folder.is_dir() else []
+    found.sort(key=str)
     files = [file for file in found if not file.name.startswith(".")]
     for file in files:
         plain = file.is_file() and not file.is_symlink() and file.name.isprintable()
@@ -155,24 +161,30 @@ def check_complete(table: pa.Table, rows: int) -> None:
     )
 
 
-def write_rows(file: Path, table: pa.Table) -> None:
+def write_rows(file: Place, table: pa.Table) -> None:
     """Write rows atomically as one Parquet file."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_atomically(file, buffer.getvalue().to_pybytes())
 
 
-def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:
+def write_manifest(directory: Place, content: Mapping[str, Any]) -> None:
     text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=2)
     write_atomically(directory / MANIFEST, text.encode())
 
 
-def count(directory: Path) -> int:
+def rows_in(file: Place) -> int:
+    """The number of rows of a file, as it states it."""
+    with file.open("rb") as opened:
+        return int(pq.read_metadata(opened).num_rows)
+
+
+def count(directory: Place) -> int:
     """The number of rows written so far, as the files state it."""
-    return sum(pq.read_metadata(file).num_rows for file in row_files(directory))
+    return sum(rows_in(file) for file in row_files(directory))
 
 
-def statuses(directory: Path) -> Counter[str]:
+def statuses(directory: Place) -> Counter[str]:
     """The number of rows written so far with each status."""
     found: Counter[str] = Counter()
     for table in batches(directory, ("status",)):
@@ -180,11 +192,11 @@ def statuses(directory: Path) -> Counter[str]:
     return found
 
 
-def batches(directory: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+def batches(directory: Place, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The `columns` of all rows written so far, some rows at a time, in the order of the files."""
     for file in row_files(directory):
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(_AT_ONCE, columns=list(columns)):
+        with file.open("rb") as opened, pq.ParquetFile(opened) as parquet:
+            for batch in parquet.iter_batches(_AT_ONCE, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
 
 

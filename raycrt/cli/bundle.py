@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from raycrt.cli.options import lasting
+from raycrt.cli.options import PLACE, lasting
 from raycrt.cli.verify import DataDir, RunCode, Workers, proved, summary
+from raycrt.system.storage import Place
 
 
 def bundle(
-    run: Annotated[Path, typer.Argument(callback=lasting, help="Directory of the run.")],
-    out: Annotated[Path, typer.Option(callback=lasting, help="The file to write, *.zip.")],
+    run: Annotated[Place, typer.Argument(callback=lasting, **PLACE, help="Directory of the run.")],
+    out: Annotated[
+        Place, typer.Option(callback=lasting, **PLACE, help="The file to write, *.zip.")
+    ],
     with_data: Annotated[
         bool, typer.Option("--with-data", help="Pack the certified inputs and labels too.")
     ] = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,17 +10,20 @@ import typer
 from raycrt.cli.options import (
     DEFAULT_OUT,
     DEFAULT_RECIPE,
+    PLACE,
     DataDir,
     Download,
     Gpus,
     Out,
     Overrides,
     Workers,
+    found,
     spec_from,
 )
 from raycrt.errors import InvalidInput
 from raycrt.specs import ModelSpec
 from raycrt.system import outputs
+from raycrt.system.storage import Place
 
 _COMPARED = 10_000
 
@@ -29,9 +31,11 @@ _COMPARED = 10_000
 def certify(
     out: Out = DEFAULT_OUT,
     model: Annotated[
-        Path | None,
+        Place | None,
         typer.Option(
-            help="Another model: .onnx, .pt2, weights (.safetensors, .pt) or a directory."
+            callback=found,
+            **PLACE,
+            help="Another model: .onnx, .pt2, weights (.safetensors, .pt) or a directory.",
         ),
     ] = None,
     recipe: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, las
 from raycrt.errors import InvalidInput
 from raycrt.specs import ModelSpec, Spec, strict_yaml
 from raycrt.system.outputs import made, write_atomically
+from raycrt.system.storage import Place
 
 if TYPE_CHECKING:
     from raycrt.api.recipe import Start
@@ -24,9 +24,12 @@ _SECTIONS = ("data", "model", "train", "certify", "search", "run")
 
 def init(
     out: Annotated[
-        Path,
+        Place,
         typer.Argument(
-            metavar="DIR", callback=lasting, help="Directory of the run; created if missing."
+            parser=str,
+            metavar="DIR",
+            callback=lasting,
+            help="Directory of the run; created if missing.",
         ),
     ],
     data: Annotated[

@@ -5,37 +5,46 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from raycrt import recipes
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import Spec, identity, parse_override
+from raycrt.system.storage import Place, given
 
-Recipe = Annotated[str, typer.Option(help="Name of a shipped recipe, or a path to YAML.")]
+Recipe = Annotated[str, typer.Option(help="Name of a shipped recipe, or a path or URI of YAML.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key: section.key=value. May be repeated."),
 ]
 
 
-def lasting(out: Path) -> Path:
-    """`out`; `InvalidInput` if it is a URI, or if it is relative in a Ray job, which runs in a copy
-    of the project that is deleted later."""
-    # A path has one slash where the URI had two.
-    scheme = out.parts[0] if out.parts else ""
-    if len(scheme) > 1 and scheme.endswith(":"):
-        raise InvalidInput(
-            f"a run is a directory, not a URI (search.directory may be one), got {out}"
-        )
+def found(text: str | None) -> Place | None:
+    """The place that the text of an option names, a path or a URI whose store answers."""
+    return None if text is None else given(text)
+
+
+def lasting(text: str | Place) -> Place:
+    """As `found`; `InvalidInput` for a path that is relative in a Ray job, which runs in a copy of
+    the project that is deleted later."""
+    out = given(text)
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     require(out.is_absolute() or not in_job, "a run's path is absolute in a Ray job", path=str(out))
     return out
 
 
+# An option or argument that is a place: typer passes its text on to the callback.
+PLACE: dict[str, Any] = {"parser": str, "metavar": "PATH"}
+
 Out = Annotated[
-    Path, typer.Option(callback=lasting, help="Directory of the run; created if missing.")
+    Place,
+    typer.Option(
+        callback=lasting,
+        **PLACE,
+        help="Directory of the run, a path or a URI such as s3://bucket/run; created if missing.",
+    ),
 ]
 DataDir = Annotated[
     Path | None, typer.Option(help="Directory of the data sets; RAYCRT_DATA if not given.")

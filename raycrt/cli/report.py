@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from raycrt.cli.options import lasting
+from raycrt.cli.options import PLACE, lasting
+from raycrt.system.storage import Place
 
 
 def report(
-    run: Annotated[Path, typer.Argument(callback=lasting, help="Directory of the run.")],
+    run: Annotated[Place, typer.Argument(callback=lasting, **PLACE, help="Directory of the run.")],
 ) -> None:
     """Write RUN/report from RUN/certificates (and the trials of RUN/search, if there are any)."""
     from raycrt.evaluation import report as reports

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raycrt.cli.options import PLACE, found
 from raycrt.errors import InvalidInput
+from raycrt.system.storage import Place
 
 if TYPE_CHECKING:
     from raycrt.verify.report import Report
@@ -30,7 +32,10 @@ RunCode = Annotated[
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(help="Directory of the run, or a bundle (.zip).")],
+    run: Annotated[
+        Place,
+        typer.Argument(callback=found, **PLACE, help="Directory of the run, or a bundle (.zip)."),
+    ],
     workers: Workers = 1,
     data_dir: DataDir = None,
     data: Annotated[
@@ -54,7 +59,7 @@ def verify(
 
 
 def proved(
-    run: Path,
+    run: Place,
     *,
     workers: int,
     data_dir: Path | None,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from raycrt.errors import InvalidInput, require
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, identity, validate
 from raycrt.specs.provenance import Training
+from raycrt.system.storage import Place
 
 
 @dataclass(kw_only=True)
@@ -55,7 +55,7 @@ def certify(
     network: Network,
     spec: Spec,
     reader: Reader,
-    out: Path,
+    out: Place,
     *,
     digest: str,
     curvature: Tensor,
@@ -139,7 +139,7 @@ def check(network: Network, spec: Spec) -> None:
     Options.of(spec.certify).check(network)
 
 
-def check_complete(every: list[Shard], out: Path) -> None:
+def check_complete(every: list[Shard], out: Place) -> None:
     """Raise `InvalidInput` unless the rows in `out` are those of the shards, each once; remove what
     processes that died have left."""
     files = storage.row_files(out)
@@ -147,8 +147,9 @@ def check_complete(every: list[Shard], out: Path) -> None:
     require(not missing, "each shard is written with all of its rows", missing=missing[:3])
     others = sorted(set(files) - {shard.file(out) for shard in every})
     require(not others, "rows are in the files of their shards", found=[str(f) for f in others[:3]])
-    for partial in (out / storage.ROWS).glob(".*.partial"):
-        partial.unlink(missing_ok=True)
+    for file in (out / storage.ROWS).iterdir():
+        if file.name.startswith("."):
+            file.unlink(missing_ok=True)
 
 
 def _run(
@@ -156,7 +157,7 @@ def _run(
     curvature: Tensor,
     spec: Spec,
     reader: Reader,
-    out: Path,
+    out: Place,
     pending: list[Shard],
 ) -> Iterator[Written | str]:
     """What is told of each pending shard, in the order in which they finish; a sentence of one that
@@ -215,7 +216,9 @@ def _cpus(spec: Spec) -> float:
 class _Certify:
     """An actor: loads the model and its curvature once, then certifies shards."""
 
-    def __init__(self, network: Any, curvature: Any, spec: Spec, reader: Reader, out: Path) -> None:
+    def __init__(
+        self, network: Any, curvature: Any, spec: Spec, reader: Reader, out: Place
+    ) -> None:
         torch.set_num_threads(max(1, int(spec.run.cpus_per_worker)))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         certifier = Certifier.of(
@@ -237,7 +240,7 @@ class _Certify:
 
 
 def stored(
-    out: Path, digest: str, spec: Spec, *, spec_describes_model: bool = True
+    out: Place, digest: str, spec: Spec, *, spec_describes_model: bool = True
 ) -> dict[str, Any]:
     """The manifest of the certificates in `out`, complete or not; empty if there are none yet.
 

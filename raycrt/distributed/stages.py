@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from raycrt import data
 from raycrt.bounds.curvature import EXAMPLES, FEW_CLASSES, margin_curvature
-from raycrt.certification import storage
+from raycrt.certification import storage as certificates
 from raycrt.distributed import certification, room
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session
@@ -23,14 +22,15 @@ from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, SearchSpec, Spec, TrainSpec, identity
 from raycrt.specs.provenance import Rows, Training
-from raycrt.system import outputs, progress
+from raycrt.system import outputs, progress, storage
+from raycrt.system.storage import Place
 from raycrt.training.loop import Metrics, TrainingDiverged
 
 # The metrics of an epoch that are printed; TensorBoard has all of them.
 _PRINTED = ("loss", "train_accuracy", "train_robust", "curvature")
 
 
-def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
+def train(spec: Spec, out: Place, *, hold_out: bool = False) -> None:
     """Train `spec` on training and validation rows and write the model into `out`.
 
     With `hold_out` the validation rows are not trained on, and `out/tensorboard` shows what is
@@ -44,6 +44,7 @@ def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
     """
     rows: Rows = "train" if hold_out else "fit"
     _ = spec.run.number
+    training.folder_of_rows(spec, out)
     with outputs.held(out):
         if _ended(spec, out, rows):
             print(f"this training is complete: {out / checkpoint.MODEL}")
@@ -53,7 +54,7 @@ def train(spec: Spec, out: Path, *, hold_out: bool = False) -> None:
     print(f"model: {out / checkpoint.MODEL}")
 
 
-def _ended(spec: Spec, out: Path, rows: Rows) -> bool:
+def _ended(spec: Spec, out: Place, rows: Rows) -> bool:
     """Whether this training has finished in `out`; `InvalidInput` if `out` holds another."""
     ended, kept = (out / checkpoint.MODEL).is_file(), training.last_checkpoint(out)
     for place in ([out] if ended else []) + ([kept] if kept else []):
@@ -70,13 +71,16 @@ def _ended(spec: Spec, out: Path, rows: Rows) -> bool:
     return ended
 
 
-def _train(spec: Spec, out: Path, rows: Rows) -> None:
+def _train(spec: Spec, out: Place, rows: Rows) -> None:
     try:
         with session(), progress.shown("train", spec.train.epochs) as report:
             room.check(spec.run)
             spec.save(out)
-            with SummaryWriter(out / "tensorboard") as board:
-                _fit(spec, out, rows, board, report)
+            with (
+                storage.mirrored(out / "tensorboard") as (folder, copy),
+                SummaryWriter(folder) as board,
+            ):
+                _fit(spec, out, rows, board, copy, report)
     except KeyboardInterrupt:
         print(f"last checkpoint: {_last_checkpoint(spec, out)}")
         raise
@@ -85,8 +89,15 @@ def _train(spec: Spec, out: Path, rows: Rows) -> None:
         sys.exit(f"raycrt: {error}; last checkpoint: {kept or 'none'}")
 
 
-def _fit(spec: Spec, out: Path, rows: Rows, board: SummaryWriter, report: progress.Report) -> None:
-    """Train; the metrics of each epoch go to `board` and `report`."""
+def _fit(
+    spec: Spec,
+    out: Place,
+    rows: Rows,
+    board: SummaryWriter,
+    copy: Callable[[], None],
+    report: progress.Report,
+) -> None:
+    """Train; the metrics of each epoch go to `board`, whose files `copy` keeps, and `report`."""
     board.add_text("spec", f"```yaml\n{spec.to_yaml()}```")
     last: Metrics = {}
 
@@ -101,6 +112,8 @@ def _fit(spec: Spec, out: Path, rows: Rows, board: SummaryWriter, report: progre
         with suppress(OSError):
             for tag, value in last.items():
                 board.add_scalar(tag, value, epoch)
+            board.flush()
+        copy()
 
     while True:
         try:
@@ -112,7 +125,7 @@ def _fit(spec: Spec, out: Path, rows: Rows, board: SummaryWriter, report: progre
     board.add_hparams(hyper_parameters(spec), last, run_name=".", global_step=spec.train.epochs)
 
 
-def _last_checkpoint(spec: Spec, out: Path) -> str:
+def _last_checkpoint(spec: Spec, out: Place) -> str:
     kept = training.last_checkpoint(out)
     state = checkpoint.load_state(kept) if kept else None
     return f"{kept} (epoch {state['epoch']} of {spec.train.epochs})" if state else "none yet"
@@ -135,7 +148,7 @@ def adopt(
     spec: Spec,
     network: Network,
     model: ModelSpec | None,
-    trained: Path,
+    trained: Place,
     made: Training | None = None,
 ) -> Spec:
     """`spec` for a network from elsewhere: with its `model`, and with the training that `made` it.
@@ -176,7 +189,7 @@ def adopt(
 def certify(
     spec: Spec,
     network: Network,
-    out: Path,
+    out: Place,
     *,
     spec_describes_model: bool = True,
     made: Training | None = None,
@@ -194,7 +207,7 @@ def certify(
         manifest = certification.stored(
             out, digest, spec, spec_describes_model=spec_describes_model
         )
-        if not manifest.get("complete") or storage.count(out) != len(reader):
+        if not manifest.get("complete") or certificates.count(out) != len(reader):
             examples = None
             if network.classes > FEW_CLASSES:
                 examples = torch.from_numpy(reader.first(EXAMPLES).images)
@@ -216,5 +229,5 @@ def certify(
         else:
             place = f"the {len(reader)} certificates of this model are complete: {out}"
     exception = [made.sentence] if made and made.sentence else []
-    print("\n".join([place, *exception, *storage.remarks(storage.statuses(out))]))
+    print("\n".join([place, *exception, *certificates.remarks(certificates.statuses(out))]))
     return manifest

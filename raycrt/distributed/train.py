@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import zipfile
 from collections.abc import Callable
@@ -33,6 +32,8 @@ from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
 from raycrt.specs.provenance import Rows, Training
+from raycrt.system import storage
+from raycrt.system.storage import Place
 from raycrt.training.loop import EpochEnd, Metrics
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -43,7 +44,7 @@ _LISTING = "checkpoint_manager_snapshot.json"
 
 def fit(
     spec: Spec,
-    out: Path,
+    out: Place,
     *,
     name: str = "train",
     rows: Rows = "fit",
@@ -72,7 +73,8 @@ def fit(
     """
     stop = stop or threading.Event()
     line = lines.start()
-    stored = (out / "rows").resolve() if spec.run.stream else None
+    stored = folder_of_rows(spec, out)
+    place, files = storage.for_arrow(out / "ray")
     number = 0 if stored is None else store(spec.data, rows, stored)
     trainer = TorchTrainer(
         worker.train,
@@ -98,7 +100,8 @@ def fit(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(out.resolve() / "ray"),
+            storage_path=place,
+            storage_filesystem=files,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=_FAILURES, controller_failure_limit=_FAILURES
@@ -125,8 +128,17 @@ def fit(
         model, _ = checkpoint.load_model(Path(directory))
     checkpoint.save_model(out, model, spec, Training.of(spec, rows))
     if stored is not None:
-        shutil.rmtree(stored)
+        storage.remove(stored)
     return model
+
+
+def folder_of_rows(spec: Spec, out: Place) -> Path | None:
+    """Where a training in `out` puts rows that are streamed; None if they are in memory."""
+    if not spec.run.stream:
+        return None
+    if storage.is_remote(out):
+        raise InvalidInput(f"run.stream=true must have its --out on a disk, but got {out}")
+    return (out / "rows").resolve()
 
 
 def _result(trainer: TorchTrainer, stop: threading.Event, line: Any) -> Result:
@@ -162,23 +174,26 @@ def waited(error: ControllerError) -> bool:
     return isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
 
-def last_checkpoint(out: Path, name: str = "train") -> Path | None:
+def last_checkpoint(out: Place, name: str = "train") -> Place | None:
     """The directory of the newest checkpoint that a run of `name` left in `out`, with a model
     that loads and the state to resume from; None if there is none. Truncated ones are skipped."""
-    found = sorted((out / "ray" / name).glob(f"checkpoint_*/{checkpoint.STATE}"))
-    whole = [state.parent for state in found if _whole(state.parent)]
+    found = (
+        state.parent for state in (out / "ray" / name).glob(f"checkpoint_*/{checkpoint.STATE}")
+    )
+    whole = [kept for kept in sorted(found, key=str) if _whole(kept)]
     return whole[-1] if whole else None
 
 
-def _whole(kept: Path) -> bool:
+def _whole(kept: Place) -> bool:
     try:
         checkpoint.load_provenance(kept)
     except InvalidInput:
         return False
-    return zipfile.is_zipfile(kept / checkpoint.STATE)
+    with (kept / checkpoint.STATE).open("rb") as file:
+        return zipfile.is_zipfile(file)
 
 
-def _mended(out: Path, name: str) -> str | None:
+def _mended(out: Place, name: str) -> str | None:
     """The checkpoint to start from if Ray's list of them is missing or truncated; else None."""
     listing = out / "ray" / name / _LISTING
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,12 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from raycrt.system.storage import Place, place
 from raycrt.verify.checker import Checker
 from raycrt.verify.findings import Checked, Finding
 
 
-def check_files(checker: Checker, files: list[Path], *, workers: int) -> Iterator[Checked]:
+def check_files(checker: Checker, files: list[Place], *, workers: int) -> Iterator[Checked]:
     """Check every file with at most `workers` actors; the results as they finish."""
     if not files:
         return
@@ -55,7 +55,7 @@ class _Check:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         return pa.Table.from_pylist(
-            [asdict(self.checker.check_file(Path(str(file)))) for file in batch["file"]],
+            [asdict(self.checker.check_file(place(str(file)))) for file in batch["file"]],
             schema=_SCHEMA,
         )
 

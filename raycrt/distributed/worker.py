@@ -25,6 +25,7 @@ from raycrt.evaluation.assessment import assess
 from raycrt.networks import checkpoint
 from raycrt.specs import DataSpec, Spec, validate
 from raycrt.specs.provenance import Rows, Training
+from raycrt.system.storage import place
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd, Metrics, TrainingDiverged, Workers
 
@@ -48,7 +49,7 @@ def train(config: dict[str, Any]) -> None:
         with started.as_directory() as directory:
             state = checkpoint.load_state(Path(directory))
     elif config["from"] is not None:
-        state = checkpoint.load_state(Path(config["from"]))
+        state = checkpoint.load_state(place(config["from"]))
     split, watched = _rows(spec, config, workers.rank)
     name = "validation" if config["rows"] == "train" else "training_rows"
     assessed = {math.ceil(spec.train.epochs * k / _ASSESSMENTS) for k in range(1, _ASSESSMENTS + 1)}

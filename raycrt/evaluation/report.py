@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from raycrt.evaluation.tally import COLUMNS, Counts, Tally
 from raycrt.specs import Spec, validate
 from raycrt.specs.provenance import Training
 from raycrt.system import outputs
+from raycrt.system.storage import Place
 
 _TRIALS_SHOWN = 20
 _CHECK = "Radii are those that the rows state; `raycrt verify` proves each of them again.\n"
@@ -32,11 +33,11 @@ class Report:
     headline: str
     summary: Summary
     remarks: list[str]
-    markdown: Path
-    plot: Path
+    markdown: Place
+    plot: Place
 
 
-def write(directory: Path, out: Path, *, trials_csv: Path | None = None) -> Report:
+def write(directory: Place, out: Place, *, trials_csv: Place | None = None) -> Report:
     """Write `report.md` and `certified_accuracy.png` into `out` from a certificates directory.
 
     Rows are read some at a time. Of a run that is not complete the rows written so far are
@@ -85,7 +86,7 @@ def headline(summary: Summary, images_per_second: float | None) -> str:
     )
 
 
-def draw(directory: Path, file: Path, stated: tuple[float, ...], largest: float) -> None:
+def draw(directory: Place, file: Place, stated: tuple[float, ...], largest: float) -> None:
     """Write a PNG of certified accuracy against the radius, for all classes and for the runner-up
     alone, with a line at each of the `stated` radii; `largest` is the largest finite radius."""
     from matplotlib.figure import Figure
@@ -106,7 +107,7 @@ def draw(directory: Path, file: Path, stated: tuple[float, ...], largest: float)
         axes.axvline(radius, color="0.8", linewidth=1, zorder=0)
     axes.set(xlabel="l2 radius", ylabel="certified accuracy, %", ylim=(0, 100), xlim=(0, radii[-1]))
     axes.legend()
-    figure.savefig(file, dpi=150)
+    outputs.write_figure(file, figure, 150)
 
 
 def _percent(shares: dict[float, float]) -> list[float]:
@@ -173,10 +174,9 @@ def _trained_on(made: Training) -> dict[str, object]:
     }
 
 
-def _trials(file: Path) -> str:
-    trials = csv.read_csv(
-        file, convert_options=csv.ConvertOptions(column_types={"certified": pa.float64()})
-    )
+def _trials(file: Place) -> str:
+    typed = csv.ConvertOptions(column_types={"certified": pa.float64()})
+    trials = csv.read_csv(io.BytesIO(file.read_bytes()), convert_options=typed)
     shown = trials.sort_by([("certified", "descending")]).slice(0, _TRIALS_SHOWN)
     names = shown.column_names
     lines = ["## Trials\n", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]

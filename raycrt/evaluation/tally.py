@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 from raycrt.certification import storage
 from raycrt.errors import require
 from raycrt.evaluation.accuracy import Summary
+from raycrt.system.storage import Place
 
 COLUMNS = ("label", "prediction", "radius", "radius_runner_up")
 
@@ -96,7 +96,7 @@ class Counts:
     largest: float
 
     @staticmethod
-    def of(directory: Path, radii: Sequence[float], images: int) -> Counts:
+    def of(directory: Place, radii: Sequence[float], images: int) -> Counts:
         """The counts over the rows written so far, at each of `radii`; `InvalidInput` unless each
         is that of another one of so many images."""
         nothing = Tally.of(storage.SCHEMA.empty_table(), radii)

@@ -21,6 +21,7 @@ from raycrt.evidence import archive, card, onnx_model, origin
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate
 from raycrt.system import outputs
+from raycrt.system.storage import Place
 from raycrt.verify.bundle import names
 from raycrt.verify.report import Report
 
@@ -28,10 +29,10 @@ _ONNX_IMAGES = 64
 
 
 def pack(
-    run: Path,
-    out: Path,
+    run: Place,
+    out: Place,
     *,
-    verify: Callable[[Path], Report],
+    verify: Callable[[Place], Report],
     data_directory: Path | None = None,
     with_data: bool = False,
     license: str | None = None,
@@ -99,9 +100,12 @@ def pack(
     return report
 
 
-def _files_of(run: Path) -> dict[str, bytes]:
+def _files_of(run: Place) -> dict[str, bytes]:
     """The files of the run that belong into a bundle, by their names there."""
-    rows = (file.relative_to(run).as_posix() for file in storage.row_files(run / "certificates"))
+    rows = (
+        f"certificates/{storage.ROWS}/{file.name}"
+        for file in storage.row_files(run / "certificates")
+    )
     found = {}
     for name in (*sorted(names.REQUIRED | names.OPTIONAL), *rows):
         file = run / name
@@ -116,7 +120,7 @@ def _files_of(run: Path) -> dict[str, bytes]:
     return found
 
 
-def _add_onnx(files: dict[str, bytes], run: Path, spec: Spec, images: torch.Tensor) -> None:
+def _add_onnx(files: dict[str, bytes], run: Place, spec: Spec, images: torch.Tensor) -> None:
     """Add the ONNX model, checked against the network, if one can be written."""
     shape, tensors = data.shape(spec.data), load(files[names.MODEL])
     model = onnx_model.written(tensors, spec.model, shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -23,7 +22,7 @@ from raycrt.networks.layers.diagonal import (
 from raycrt.networks.layers.residual import DirectSum, Parts, Selection, Stack, Sum
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import Nonlinearity
-from raycrt.specs import ModelSpec, Spec
+from raycrt.specs import ModelSpec, Place, Spec
 from raycrt.specs.affine import (
     LINEAR,
     AffineLayer,
@@ -49,7 +48,7 @@ from raycrt.specs.layers import (
 
 
 def described(
-    path: Path, network: Network, spec: ModelSpec, classes: int, shape: Sequence[int]
+    path: Place, network: Network, spec: ModelSpec, classes: int, shape: Sequence[int]
 ) -> ModelSpec | None:
     """The spec of the `network` that `files.load(path, spec)` returned, for data of `classes`
     classes and inputs of `shape`.

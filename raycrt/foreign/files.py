@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,13 +17,14 @@ from raycrt.foreign.weights.network import from_state_dict
 from raycrt.networks import checkpoint, weights_file
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec
+from raycrt.system.storage import Place, exists, given, is_directory, local
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
 SUFFIXES = (".onnx", ".pt2", *_WEIGHTS)
 
 
 def load(
-    path: Path | str,
+    path: Place | str,
     spec: ModelSpec | None = None,
     input_shape: Sequence[int] | None = None,
     *,
@@ -37,41 +36,43 @@ def load(
 ) -> Network:
     """The network in a file or a directory, by its kind.
 
-    `path` is a directory that raycrt wrote, an ONNX file, an archive of `torch.export.save`
-    (`.pt2`, with `run_code` alone, as torch may run code of it), or weights (`.safetensors`, or a
-    file of `torch.save`: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read without running code),
-    for which `spec` states the activation. `input_shape`, without the batch, is needed where
-    convolutions come first and the file does not state it. An ONNX file or a program is compared
+    `path`, a local one or a URI, is a directory that raycrt wrote, an ONNX file, an archive of
+    `torch.export.save` (`.pt2`, with `run_code` alone, as torch may run code of it), or weights
+    (`.safetensors`, or a file of `torch.save`: `.pt`, `.pth`, `.ckpt`, `.bin`, `.pth.tar`; read
+    without running code), for which `spec` states the activation. `input_shape`, without the batch,
+    is needed where convolutions come first and the file does not state it. A graph is compared
     with the network read from it, also at some of the `images` (n, ...) if they are given. `key` is
     the dotted path of the state dict in the file; for `layers` and `batch_norm_eps` see
     `from_state_dict`. Raises `InvalidInput`.
     """
-    path = Path(path)
+    path = given(path)
     name = path.name.lower()
     if run_code and not name.endswith(".pt2"):
         raise InvalidInput(f"run_code must be left out unless the model is a .pt2 file, not {path}")
-    given = {"key": key, "layers": layers, "batch_norm_eps": batch_norm_eps}
-    if os.path.isdir(path):
-        _refuse(path, given)
+    options = {"key": key, "layers": layers, "batch_norm_eps": batch_norm_eps}
+    if is_directory(path):
+        _refuse(path, options)
         network = checkpoint.load_model(path)[0]
     elif not name.endswith(SUFFIXES):
         raise InvalidInput(
             f"a model must be a run directory or a file in {SUFFIXES}, but got {path}"
         )
-    elif not os.path.exists(path):
+    elif not exists(path):
         raise InvalidInput(f"a model file must exist, but there is none at {path}")
     elif name.endswith(".onnx"):
-        _refuse(path, given)
-        network = onnx_graph.read(path, input_shape, images)
+        _refuse(path, options)
+        with local(path) as file:
+            network = onnx_graph.read(file, input_shape, images)
     elif name.endswith(".pt2"):
-        _refuse(path, given)
+        _refuse(path, options)
         if not run_code:
             raise InvalidInput(
                 f"{path} is an archive of torch.export, which torch may run code of: it is read "
                 "only with --run-code (from Python: run_code=True), for a file that you trust; "
                 "an ONNX file needs no trust"
             )
-        network = as_network(exported.load(path), input_shape, images)
+        with local(path) as file:
+            network = as_network(exported.load(file), input_shape, images)
     elif spec is None:
         raise InvalidInput(f"a spec of the model must be given with a file of weights, {path}")
     else:
@@ -96,12 +97,12 @@ def load(
     return network
 
 
-def is_weights(path: Path) -> bool:
+def is_weights(path: Place) -> bool:
     """Whether `path` is by its name a weights file, which does not state its activation."""
-    return not os.path.isdir(path) and path.name.lower().endswith(_WEIGHTS)
+    return not is_directory(path) and path.name.lower().endswith(_WEIGHTS)
 
 
-def _refuse(path: Path, given: dict[str, Any]) -> None:
+def _refuse(path: Place, given: dict[str, Any]) -> None:
     """Refuse options on how weights are read for a model that states all of this itself."""
     extra = [name for name, value in given.items() if value is not None]
     if extra:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,13 +22,14 @@ from raycrt.networks.network import Network
 from raycrt.specs import Spec, provenance
 from raycrt.specs.provenance import Provenance, Training
 from raycrt.system.outputs import write_atomically
+from raycrt.system.storage import Place
 
 MODEL = "model.safetensors"
 STATE = "state.pt"
 
 
 def save_model(
-    directory: Path, model: Network, spec: Spec, training: Training | None = None
+    directory: Place, model: Network, spec: Spec, training: Training | None = None
 ) -> None:
     """Write `model.safetensors` and `spec.yaml` into `directory`, created if it is missing.
 
@@ -44,7 +44,7 @@ def save_model(
     write_atomically(directory / MODEL, save(tensors, header))
 
 
-def load_provenance(directory: Path) -> Provenance:
+def load_provenance(directory: Place) -> Provenance:
     """The provenance recorded in the header of the weights in `directory`."""
     file = directory / MODEL
     if not file.is_file():
@@ -58,7 +58,7 @@ def load_provenance(directory: Path) -> Provenance:
     return said
 
 
-def load_model(directory: Path) -> tuple[Network, Spec]:
+def load_model(directory: Place) -> tuple[Network, Spec]:
     """The network and the spec that `save_model` wrote.
 
     `InvalidInput` where the spec differs from the one with which the weights were trained.
@@ -80,7 +80,7 @@ def load_model(directory: Path) -> tuple[Network, Spec]:
     return model.eval(), spec
 
 
-def save_state(directory: Path, state: dict[str, Any]) -> None:
+def save_state(directory: Place, state: dict[str, Any]) -> None:
     """Write a training state (tensors, numbers, strings, containers of them) as `state.pt`."""
     directory.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
@@ -88,7 +88,7 @@ def save_state(directory: Path, state: dict[str, Any]) -> None:
     write_atomically(directory / STATE, buffer.getvalue())
 
 
-def load_state(directory: Path) -> dict[str, Any] | None:
+def load_state(directory: Place) -> dict[str, Any] | None:
     """The training state in `directory`, or None."""
     file = directory / STATE
     return weights_file.read(file) if file.is_file() else None

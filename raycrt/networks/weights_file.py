@@ -12,7 +12,6 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from raycrt.errors import InvalidInput
+from raycrt.system.storage import Place, local
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Classes that torch does not read by default, but users store beside weights; creating them runs no
@@ -47,7 +47,7 @@ _PLAIN: list[Any] = [
 ]
 
 
-def read(path: Path) -> Any:
+def read(path: Place) -> Any:
     """The content of a `.safetensors` file, or else of one by `torch.save`; tensors are on the CPU.
 
     Beside tensors and containers of them, numbers and text, plain types are read: numpy's numbers
@@ -61,16 +61,16 @@ def read(path: Path) -> Any:
     if empty:
         raise InvalidInput(f"{path} is empty")
     try:
-        if path.name.lower().endswith(".safetensors"):
-            return load_file(path)
-        with safe_globals(_PLAIN), warnings.catch_warnings():
+        with local(path) as file, safe_globals(_PLAIN), warnings.catch_warnings():
+            if file.name.lower().endswith(".safetensors"):
+                return load_file(file)
             warnings.simplefilter("ignore")
-            return torch.load(path, weights_only=True, map_location="cpu")
+            return torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # A damaged file may break its reader anywhere.
         raise InvalidInput(_sentence(path, error)) from None
 
 
-def _sentence(path: Path, error: Exception) -> str:
+def _sentence(path: Place, error: Exception) -> str:
     """The reason why `path` was not read, with only the cause from the reader's own message."""
     if isinstance(error, pickle.UnpicklingError):
         # Torch wraps the unpickler's own error in its advice.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from importlib import resources
-from pathlib import Path
 
 from raycrt.errors import InvalidInput, nearest
 from raycrt.specs import Spec
+from raycrt.system.storage import given
 
 
 def names() -> list[str]:
@@ -16,9 +16,9 @@ def names() -> list[str]:
 
 
 def load(recipe: str) -> Spec:
-    """The spec of a recipe's name or of a path to a YAML file."""
+    """The spec of a recipe's name or of a path or URI of a YAML file."""
     if recipe.endswith((".yaml", ".yml")) or "/" in recipe:
-        return Spec.load(Path(recipe))
+        return Spec.load(given(recipe))
     known = names()
     if recipe not in known:
         raise InvalidInput(

@@ -11,6 +11,7 @@ from raycrt.specs.sections import (
     TrainSpec,
 )
 from raycrt.specs.spec import Spec, parse_override, paths, validate
+from raycrt.system.storage import Place, given
 
 __all__ = [
     "AugmentationSpec",
@@ -18,11 +19,13 @@ __all__ = [
     "DataSpec",
     "Domain",
     "ModelSpec",
+    "Place",
     "Record",
     "RunSpec",
     "SearchSpec",
     "Spec",
     "TrainSpec",
+    "given",
     "parse_override",
     "paths",
     "validate",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec
+from raycrt.system.storage import Place
 
 # The keys that decide the rows of a data set before any is held out for validation.
 DATA = (
@@ -40,7 +40,7 @@ def difference(before: Spec, now: Spec, keys: tuple[str, ...]) -> tuple[str, Any
 
 
 def refuse_another(
-    directory: Path, what: str, before: Spec, now: Spec, keys: tuple[str, ...]
+    directory: Place, what: str, before: Spec, now: Spec, keys: tuple[str, ...]
 ) -> None:
     """Raise `InvalidInput` if `now` differs in `keys` from `before`, the spec of `directory`.
 
@@ -57,7 +57,7 @@ def refuse_another(
 
 
 def refuse_another_than_stored(
-    directory: Path, what: str, now: Spec, keys: tuple[str, ...]
+    directory: Place, what: str, now: Spec, keys: tuple[str, ...]
 ) -> None:
     """`refuse_another` with the spec that is stored in `directory`, if there is one."""
     if (directory / "spec.yaml").is_file():

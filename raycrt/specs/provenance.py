@@ -6,7 +6,6 @@ its weights.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, ModelSpec, Record, RunSpec, Spec, TrainSpec, identity
+from raycrt.system.storage import Place, local
 
 _KEY = "raycrt"
 # Rows trained on: fit, training and validation rows together; train, training rows alone.
@@ -70,7 +70,7 @@ class Provenance(Record):
             known |= {"train": made.train, "data": made.data, "run": made.run}
         return spec.model_copy(update=known)
 
-    def check(self, spec: Spec, directory: Path) -> None:
+    def check(self, spec: Spec, directory: Place) -> None:
         """Raise `InvalidInput` unless the `spec` in `directory` describes the weights there."""
         found = identity.difference(self.within(spec), spec, identity.TRAINING)
         if found is not None:
@@ -81,10 +81,10 @@ class Provenance(Record):
             )
 
 
-def read(file: Path) -> Provenance | None:
+def read(file: Place) -> Provenance | None:
     """The provenance in the header of a safetensors `file`; None where there is none."""
     try:
-        with safe_open(file, "np") as opened:
+        with local(file) as here, safe_open(here, "np") as opened:
             text = (opened.metadata() or {}).get(_KEY)
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"{file} is damaged: {error}") from None

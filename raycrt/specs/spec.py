@@ -7,8 +7,6 @@ any work starts.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -20,6 +18,7 @@ from raycrt.specs.record import Record
 from raycrt.specs.search import SearchSpec
 from raycrt.specs.sections import CertifySpec, ModelSpec, RunSpec, TrainSpec
 from raycrt.system.outputs import write_atomically
+from raycrt.system.storage import Place, exists, is_directory
 
 # Most characters of a value in an error.
 _SHOWN = 100
@@ -62,16 +61,16 @@ class Spec(Record):
     def to_yaml(self) -> str:
         return strict_yaml.write(self.model_dump(mode="json"))
 
-    def save(self, directory: Path, *, without: tuple[str, ...] = ()) -> None:
+    def save(self, directory: Place, *, without: tuple[str, ...] = ()) -> None:
         """Write `spec.yaml` into `directory`, leaving out the sections `without`."""
         tree = self.model_dump(mode="json", exclude=set(without))
         write_atomically(directory / "spec.yaml", strict_yaml.write(tree).encode())
 
     @staticmethod
-    def load(path: Path) -> Spec:
+    def load(path: Place) -> Spec:
         """Read and validate a YAML file; a directory means the `spec.yaml` in it."""
-        file = path / "spec.yaml" if os.path.isdir(path) else path
-        if not os.path.exists(file):
+        file = path / "spec.yaml" if is_directory(path) else path
+        if not exists(file):
             raise InvalidInput(f"a spec file must exist, but there is none at {file}")
         return validate(strict_yaml.read(file))
 

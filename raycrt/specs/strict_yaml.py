@@ -8,12 +8,12 @@ billion values.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from raycrt.errors import InvalidInput
+from raycrt.system.storage import Place
 
 # No spec is that long, and no integer in one has that many digits.
 _MOST_BYTES, _MOST_DIGITS = 2**20, 100
@@ -96,7 +96,7 @@ def parse(text: str, name: str) -> Any:
         raise InvalidInput(f"{name} must be YAML that is nested less deeply") from None
 
 
-def read(file: Path) -> Any:
+def read(file: Place) -> Any:
     """The value in `file`; `InvalidInput` unless it can be read and is not empty."""
     try:
         with file.open("rb") as lines:

@@ -9,18 +9,18 @@ True
 """
 
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from raycrt.specs import Place, given
 from raycrt.verify.checker import Checker, Finding
 from raycrt.verify.report import Report, verify_run
 
 
 class _Verify(ModuleType):
-    def __call__(self, run: str | Path, **options: Any) -> Report:
-        """`verify_run` of the directory `run`."""
-        return verify_run(Path(run), **options)
+    def __call__(self, run: str | Place, **options: Any) -> Report:
+        """`verify_run` of the directory `run`, a path or a URI."""
+        return verify_run(given(run), **options)
 
 
 # `raycrt.verify` names both this package and the function that Python programs call.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raycrt.specs import Place
 from raycrt.verify.findings import Checked, Finding, Notes, spans_of
 from raycrt.verify.inputs import Found, Inputs
 from raycrt.verify.model import Model
@@ -50,7 +51,7 @@ class Checker:
         if model.finite:
             self.prover = Prover(model, curvature=curvature, stated=stated, deployed=self.unit)
 
-    def check_file(self, file: Path) -> Checked:
+    def check_file(self, file: Place) -> Checked:
         """Check all rows of a Parquet file; a file that breaks the format is one finding.
 
         The result is written into the directory `records`, if there is one.
@@ -256,6 +257,6 @@ def _sha256(image: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image, "<f4").tobytes()).digest()
 
 
-def check_files(checker: Checker, files: Iterable[Path]) -> Iterator[Checked]:
+def check_files(checker: Checker, files: Iterable[Place]) -> Iterator[Checked]:
     """Check the files one by one in this process."""
     return (checker.check_file(file) for file in files)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from raycrt.errors import InvalidInput, require
-from raycrt.specs import Spec, validate
+from raycrt.specs import Place, Spec, validate
 from raycrt.specs.data import Statistics
 from raycrt.specs.provenance import Provenance, Training
 from raycrt.verify.checker import DEPLOYMENTS, REGIONS
@@ -122,7 +121,7 @@ def check_provenance(manifest: dict[str, Any], said: Provenance | None) -> list[
     ]
 
 
-def check_spec(manifest: dict[str, Any], directory: Path) -> list[Finding]:
+def check_spec(manifest: dict[str, Any], directory: Place) -> list[Finding]:
     """Check that a spec beside the manifest agrees with it in all that the rows depend on."""
     if not (directory / SPEC).is_file():
         return []

@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from raycrt.errors import InvalidInput, require
-from raycrt.specs import ModelSpec
+from raycrt.specs import ModelSpec, Place
 from raycrt.verify import stored_layers
 from raycrt.verify.computed import Affine, Computed
 from raycrt.verify.hidden import Hidden
@@ -42,7 +41,7 @@ class Model:
     joints: frozenset[int] = frozenset()
 
     @staticmethod
-    def load(file: Path, spec: ModelSpec, shape: Sequence[int]) -> Model:
+    def load(file: Place, spec: ModelSpec, shape: Sequence[int]) -> Model:
         """Read a `model.safetensors` whose tensors are those of the layers of `spec`.
 
         `shape` is that of an input: (features,) or (channels, height, width). Convolutions are
@@ -51,7 +50,7 @@ class Model:
         if not file.is_file():
             raise InvalidInput(f"a model file must exist, but there is none at {file}")
         try:
-            tensors = load_file(file)
+            tensors = load(file.read_bytes())
         except (SafetensorError, OSError, TypeError, KeyError) as error:
             # Numpy lacks some of the types that the format allows, among them bfloat16.
             raise InvalidInput(

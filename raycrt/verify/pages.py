@@ -9,8 +9,9 @@ or `AttributeError`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from raycrt.specs import Place
 
 # Deepest nesting; in valid files nothing is nested deeper than the statistics of a column.
 _DEPTH = 12
@@ -27,7 +28,7 @@ class Column:
     first: int
     packed: int
 
-    def unpacked(self, file: Path) -> tuple[int, int]:
+    def unpacked(self, file: Place) -> tuple[int, int]:
         """Counts of values and bytes that the pages unpack to, according to their own headers."""
         with file.open("rb") as opened:
             opened.seek(self.first)
@@ -51,7 +52,7 @@ class Footer:
     columns: tuple[Column, ...]
 
     @staticmethod
-    def read(file: Path) -> Footer:
+    def read(file: Place) -> Footer:
         with file.open("rb") as opened:
             end = opened.seek(0, 2) - 8
             opened.seek(end)

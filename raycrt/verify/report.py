@@ -12,7 +12,7 @@ import numpy as np
 
 from raycrt import data
 from raycrt.errors import require
-from raycrt.specs import Spec, provenance
+from raycrt.specs import Place, Spec, provenance
 from raycrt.verify import manifest as manifests
 from raycrt.verify.checker import Checker, check_files
 from raycrt.verify.curvature import TOLERANCE, Watch, curvature_upper
@@ -28,7 +28,7 @@ from raycrt.verify.table import (
 )
 from raycrt.verify.untrusted_spec import read_spec
 
-CheckFiles = Callable[[Checker, list[Path]], Iterable[Checked]]
+CheckFiles = Callable[[Checker, list[Place]], Iterable[Checked]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Report:
 
 
 def verify_run(
-    run: Path,
+    run: Place,
     *,
     data_directory: Path | None = None,
     trusted: bool = False,
@@ -75,7 +75,7 @@ def verify_run(
 
 
 def verify_with(
-    run: Path,
+    run: Place,
     inputs: Callable[[Spec], Inputs],
     *,
     check: CheckFiles = check_files,
@@ -151,7 +151,7 @@ def _check_curvature(stated: np.ndarray, proved: np.ndarray) -> list[Finding]:
     ]
 
 
-def _check_number(files: list[Path], images: int) -> list[Finding]:
+def _check_number(files: list[Place], images: int) -> list[Finding]:
     """Check that rows are no more than images. The checker reports files without a footer."""
     rows = 0
     for file in files:
@@ -162,11 +162,12 @@ def _check_number(files: list[Path], images: int) -> list[Finding]:
     return [Finding(sentence=f"there are {rows} rows, but {images} images; none was checked.")]
 
 
-def _check_unexpected(directory: Path) -> list[Finding]:
+def _check_unexpected(directory: Place) -> list[Finding]:
+    names = [str(entry).removeprefix(f"{directory}/") for entry in unexpected_entries(directory)]
     return [
         Finding(
-            sentence=f"{str(entry.relative_to(directory))!r} was not checked: it is not a file "
-            "of rows, but another reader may take it for one."
+            sentence=f"{name!r} was not checked: it is not a file of rows, but another reader may "
+            "take it for one."
         )
-        for entry in unexpected_entries(directory)
+        for name in names
     ]

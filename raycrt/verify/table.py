@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycrt.errors import InvalidInput, require
+from raycrt.specs import Place
 from raycrt.verify.pages import Footer
 
 # The versions of the format that are read here, see docs/certificates.md. From 4 on a class may be
@@ -81,7 +81,7 @@ class Rows:
         return len(self.index)
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Place) -> dict[str, Any]:
     """The manifest of a certificates directory; `InvalidInput` if missing, large or malformed."""
     file = directory / MANIFEST
     if not file.is_file():
@@ -92,7 +92,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return read_json(file)
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Place) -> dict[str, Any]:
     """The object in a file of JSON; `InvalidInput` if it is large or malformed."""
     size = file.stat().st_size
     require(size <= _JSON_BYTES, f"{file.name} <= {_JSON_BYTES} bytes", bytes=size)
@@ -113,51 +113,51 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def row_files(directory: Path) -> list[Path]:
+def row_files(directory: Place) -> list[Place]:
     """The Parquet files of a certificates directory, in order."""
-    return sorted(file for file in _entries(directory / ROWS) if _is_rows(file))
+    return sorted((file for file in _entries(directory / ROWS) if _is_rows(file)), key=str)
 
 
-def unexpected_entries(directory: Path) -> list[Path]:
+def unexpected_entries(directory: Place) -> list[Place]:
     """Entries of a certificates directory that are not part of the format, which another reader may
     take for rows. Unfinished files, and the markers and locks of a run, are left out."""
     beside = [entry for entry in _entries(directory) if not _is_known(entry)]
     among = [e for e in _entries(directory / ROWS) if not (_is_rows(e) or _is_partial(e))]
-    return sorted(beside + among)
+    return sorted(beside + among, key=str)
 
 
-def _entries(directory: Path) -> list[Path]:
+def _entries(directory: Place) -> list[Place]:
     return list(directory.iterdir()) if directory.is_dir() else []
 
 
-def _is_plain(entry: Path) -> bool:
+def _is_plain(entry: Place) -> bool:
     """Whether `entry` is a file itself, not a link to one."""
     return entry.is_file() and not entry.is_symlink()
 
 
-def _is_rows(entry: Path) -> bool:
+def _is_rows(entry: Place) -> bool:
     named = entry.name.endswith(".parquet") and not entry.name.startswith((".", "_"))
     return named and entry.name.isprintable() and _is_plain(entry)
 
 
-def _is_partial(entry: Path) -> bool:
+def _is_partial(entry: Place) -> bool:
     return bool(_PARTIAL.fullmatch(entry.name)) and _is_plain(entry)
 
 
-def _is_known(entry: Path) -> bool:
+def _is_known(entry: Place) -> bool:
     if entry.name == ROWS:
         return entry.is_dir() and not entry.is_symlink()
     return (entry.name in _BESIDE_ROWS and _is_plain(entry)) or _is_partial(entry)
 
 
-def count_rows(file: Path) -> int:
+def count_rows(file: Place) -> int:
     """The number of rows that a file's footer states; `Malformed` where it has none."""
     with _readable():
         return Footer.read(file).rows
 
 
 def read_rows(
-    file: Path, features: int, classes: int, at_once: int, *, version: int = VERSIONS[-1]
+    file: Place, features: int, classes: int, at_once: int, *, version: int = VERSIONS[-1]
 ) -> Iterator[Rows]:
     """The rows of one file, `at_once` at a time; `Malformed` where the format is broken.
 
@@ -168,7 +168,7 @@ def read_rows(
     """
     with _readable():
         _check_sizes(file, features, classes)
-        with pq.ParquetFile(file) as parquet:
+        with file.open("rb") as opened, pq.ParquetFile(opened) as parquet:
             columns = _COLUMNS | (_HASH if version not in WITHOUT_HASHES else {})
             columns |= _KEY if version not in WITHOUT_KEYS else {}
             _check_columns(parquet.schema_arrow, columns)
@@ -208,7 +208,7 @@ def _check_columns(schema: pa.Schema, columns: dict[str, pa.DataType]) -> None:
         raise Malformed(f"the column {more[0]!r} does not belong to the format")
 
 
-def _check_sizes(file: Path, features: int, classes: int) -> None:
+def _check_sizes(file: Place, features: int, classes: int) -> None:
     """Refuse lists of more numbers than rows can have, and text longer than a status, according to
     the footer and to the pages themselves, which the footer may misstate."""
     most = {"witness_classes": classes, "witness_curvatures": classes}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import yaml
 
 from raycrt.errors import InvalidInput, require
-from raycrt.specs import Spec
+from raycrt.specs import Place, Spec
 
 SPEC = "spec.yaml"
 _BYTES = 2**20
@@ -15,7 +13,7 @@ _BYTES = 2**20
 _DEPTH = 64
 
 
-def read_spec(directory: Path) -> Spec:
+def read_spec(directory: Place) -> Spec:
     """The `spec.yaml` of a directory: at most a megabyte of YAML without aliases and tags.
 
     Aliases let a short text stand for a tree of any size, and tags have their own constructors.

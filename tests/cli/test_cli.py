@@ -38,7 +38,7 @@ BAD = {
     "trial's workers": (["search", "--workers", "0"], "search.workers"),
     "seed": (["train", "--set", f"run.seed={2**64}"], "run.seed: "),
     "training": (["train", "--set", "train.linear_layers=9"], "train.linear_layers must leave"),
-    "URI": (["search", "--out", "s3://bucket/run"], "a run is a directory, not a URI"),
+    "URI": (["search", "--out", "s4://bucket/run"], "a URI must have a scheme that fsspec knows"),
     "model": (["certify", "--out", "/nowhere"], "`raycrt train --out /nowhere` puts one there"),
     "other model": (["certify", "--model", "/nowhere.onnx"], "must exist"),
     "certificates": (["report", "/nowhere"], "raycrt certify --out /nowhere` makes it"),

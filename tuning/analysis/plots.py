@@ -7,7 +7,6 @@ so that a difference looks large only if it is. Optuna's own plots have no inter
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from raycrt.specs import Spec
+from raycrt.system import outputs
+from raycrt.system.storage import Place
 
 _SIZE = (6.0, 4.0)
 
 
-def draw(found: dict[str, Any], spec: Spec, out: Path) -> list[Path]:
+def draw(found: dict[str, Any], spec: Spec, out: Place) -> list[Place]:
     """Write a PNG into `out` for each non-empty part of `tables.summary`; return the files."""
-    out.mkdir(parents=True, exist_ok=True)
+    outputs.made(out)
     radii = ", ".join(f"{radius:g}" for radius in found["radii"])
     label = f"certified at {radii}, %"
-    written: list[Path] = []
+    written: list[Place] = []
 
     def keep(name: str, figure: Figure) -> None:
         written.append(out / f"{name}.png")
-        figure.savefig(written[-1], dpi=120)
+        outputs.write_figure(written[-1], figure, 120)
 
     if found["history"]:
         keep("history", _history(found["history"], label))

@@ -7,7 +7,6 @@ import io
 import math
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 from statistics import NormalDist, mean
 from typing import Any
 
@@ -17,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
+from raycrt.system.storage import Place
 from tuning.trials import store
 from tuning.trials.trial import AT
 
@@ -78,14 +78,14 @@ def trials(record: optuna.Study, spec: Spec) -> list[TrialRecord]:
     return [_record(trial, spec) for trial in record.get_trials() if _started(trial)]
 
 
-def load(run: Path) -> tuple[Spec, list[TrialRecord], optuna.Study]:
+def load(run: Place) -> tuple[Spec, list[TrialRecord], optuna.Study]:
     """The spec, trials and Optuna study of a search's directory, or of the run that holds it."""
     spec = Spec.load(home(run))
     record = store.load_study(spec, home(run))
     return spec, trials(record, spec), record
 
 
-def home(run: Path) -> Path:
+def home(run: Place) -> Place:
     """The search directory in the directory of a run; `run` itself if it is a search directory."""
     found = run / "search" if (run / "search").is_dir() else run
     if not (found / "spec.yaml").is_file():
@@ -93,7 +93,7 @@ def home(run: Path) -> Path:
     return found
 
 
-def winner(run: Path) -> Spec:
+def winner(run: Place) -> Spec:
     """The winner of a finished search as a full spec."""
     file = home(run) / BEST
     if not file.is_file():
@@ -147,7 +147,7 @@ def saved_seconds(records: list[TrialRecord], spec: Spec) -> float:
     return sum(t.seconds * (spec.train.epochs - t.epochs) / t.epochs for t in pruned)
 
 
-def finalists(run: Path) -> list[Row]:
+def finalists(run: Place) -> list[Row]:
     """The measurements of the finals: a row for each finalist and seed."""
     file = home(run) / FINALISTS
     if not file.is_file():
@@ -170,7 +170,7 @@ def standings(rows: list[Row]) -> list[Row]:
     return sorted(found, key=lambda row: (-row["certified"], -row["mean_radius"], row["number"]))
 
 
-def write_csv(file: Path, records: list[TrialRecord], spec: Spec) -> None:
+def write_csv(file: Place, records: list[TrialRecord], spec: Spec) -> None:
     """Write a row for each trial: its parameters, how it ended, its last measurement."""
     paths = list(spec.search.space)
     head = ["number", *paths, "state", "reason", "epochs"]

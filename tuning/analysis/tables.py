@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from raycrt.specs import Spec
+from raycrt.system.storage import Place
 from tuning.analysis import agreement, importance, landscape, study
 from tuning.analysis.agreement import Agreement
 from tuning.analysis.study import TrialRecord
@@ -18,7 +18,7 @@ from tuning.analysis.study import TrialRecord
 _SHOWN = 10
 
 
-def summary(run: Path) -> dict[str, Any]:
+def summary(run: Place) -> dict[str, Any]:
     """Everything that `raycrt study` prints, as numbers, lists and dictionaries."""
     spec, trials, record = study.load(run)
     count = {state: sum(t.state == state for t in trials) for state in study.STATES}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -27,12 +26,14 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from raycrt import data
+from raycrt.distributed import train
 from raycrt.distributed.session import dashboard, session
 from raycrt.errors import InvalidInput, require
 from raycrt.foreign import factory
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, identity
 from raycrt.system import outputs
+from raycrt.system.storage import Place, for_arrow
 from tuning.analysis import study
 from tuning.search import finals, progress
 from tuning.search.searcher import Deaths, Halving, Median, StudySearch
@@ -55,7 +56,7 @@ class SearchFailed(RuntimeError):
     """Too many trials failed, or all of them; the message says how the last one did."""
 
 
-def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None = None) -> Spec:
+def run(spec: Spec, home: Place, *, resume: bool = False, console: Console | None = None) -> Spec:
     """Search `spec.search.space` and return the winner as a full spec, also written as `best.yaml`.
 
     The first trial is the recipe itself, so the winner is never below it on the validation rows. A
@@ -68,6 +69,8 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     data.require_training_rows(spec.data)
     space.check(spec)
     _check_directory(spec)
+    if spec.search.workers > 1:
+        train.folder_of_rows(spec, home)
     loggers, first = _loggers(spec), _first(spec)
     with outputs.held(home):
         _claim(spec, home, resume)
@@ -86,7 +89,7 @@ def run(spec: Spec, home: Path, *, resume: bool = False, console: Console | None
     return best
 
 
-def _claim(spec: Spec, home: Path, resume: bool) -> None:
+def _claim(spec: Spec, home: Place, resume: bool) -> None:
     """Make `home` the directory of this search, or check that it already is."""
     identity.refuse_another_than_stored(home, "a search", spec, IDENTITY)
     if (home / "spec.yaml").is_file() and not resume:
@@ -124,7 +127,7 @@ def _loggers(spec: Spec) -> list[Callback]:
 
 def _run_trials(
     spec: Spec,
-    home: Path,
+    home: Place,
     record: optuna.Study,
     loggers: list[Callback],
     total: int,
@@ -134,7 +137,7 @@ def _run_trials(
     left, failed = _left(spec, home, record), store.own(record, home, TrialState.FAIL)
     if left <= 0 or len(failed) > spec.search.failures:
         return
-    place, part = _place(spec, home)
+    place, files, part = _place(spec, home)
     deaths = Deaths()
     tuner = tune.Tuner(
         tune.with_resources(
@@ -158,17 +161,19 @@ def _run_trials(
         run_config=tune.RunConfig(
             name=part,
             storage_path=place,
+            storage_filesystem=files,
             failure_config=tune.FailureConfig(max_failures=_DEATHS),
             callbacks=[deaths, *loggers],
             verbose=0,
         ),
     )
-    progress.announce(spec, home, place, dashboard(), console)
+    logs = place if files is None else str(home / TUNE)
+    progress.announce(spec, home, logs, dashboard(), console)
     with progress.watching(partial(store.open_study, spec, home), spec, home, total, console):
         tuner.fit()
 
 
-def _left(spec: Spec, home: Path, record: optuna.Study) -> int:
+def _left(spec: Spec, home: Place, record: optuna.Study) -> int:
     """How many trials this search still has to run; all searches of a grid share its trials."""
     if spec.search.algorithm != "grid":
         return spec.search.trials - len(store.own(record, home, *store.FINISHED))
@@ -176,14 +181,15 @@ def _left(spec: Spec, home: Path, record: optuna.Study) -> int:
     return len(waiting) + len(store.own(record, home, TrialState.RUNNING))
 
 
-def _place(spec: Spec, home: Path) -> tuple[str, str]:
-    """The location of Tune's logs, and the subdirectory for this start of the search."""
-    place = str((home / TUNE).resolve())
+def _place(spec: Spec, home: Place) -> tuple[str, FileSystem | None, str]:
+    """The location of Tune's logs, on a file system if it names none, and the subdirectory for this
+    start of the search."""
+    place, files = for_arrow(home / TUNE)
     if spec.search.directory is not None:
-        place = f"{spec.search.directory.rstrip('/')}/{store.identity(home)}"
-    files, path = FileSystem.from_uri(place)
-    parts = files.get_file_info(FileSelector(path, allow_not_found=True))
-    return place, f"part-{len(parts)}"
+        place, files = f"{spec.search.directory.rstrip('/')}/{store.identity(home)}", None
+    looked, path = (files, place) if files else FileSystem.from_uri(place)
+    parts = looked.get_file_info(FileSelector(path, allow_not_found=True))
+    return place, files, f"part-{len(parts)}"
 
 
 def _check_directory(spec: Spec) -> None:
@@ -208,7 +214,7 @@ def _name(trial: Any) -> str:
     return f"trial-{trial.config[process.NUMBER]:05d}"
 
 
-def _check_outcome(spec: Spec, record: optuna.Study, home: Path) -> None:
+def _check_outcome(spec: Spec, record: optuna.Study, home: Place) -> None:
     failed = store.own(record, home, TrialState.FAIL)
     complete = record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(failed) > spec.search.failures or not complete:

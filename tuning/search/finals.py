@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
-from pathlib import Path
 
 import ray
 import torch
@@ -19,6 +17,7 @@ from raycrt import data
 from raycrt.errors import require
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate
+from raycrt.system.storage import Place, place, remove
 from raycrt.training.loop import TrainingDiverged
 from tuning.analysis import study
 from tuning.analysis.study import TrialRecord
@@ -26,7 +25,7 @@ from tuning.trials import resources, space, workers
 from tuning.trials.trial import Measurement, evaluate, nothing_certified
 
 
-def choose(spec: Spec, home: Path, records: list[TrialRecord], console: Console) -> TrialRecord:
+def choose(spec: Spec, home: Place, records: list[TrialRecord], console: Console) -> TrialRecord:
     """The winner: highest mean `certified` over the seeds, or without finals the best trial."""
     ranked = study.ranking(records)
     require(
@@ -57,7 +56,7 @@ def seeds(spec: Spec) -> range:
     return range(spec.run.seed + 1, spec.run.seed + 1 + spec.search.seeds)
 
 
-def _train_all(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[study.Row]:
+def _train_all(spec: Spec, home: Place, chosen: list[TrialRecord]) -> list[study.Row]:
     """Run the trainings missing in `finalists.csv`, as many at a time as fit; return all rows."""
     file = home / study.FINALISTS
     rows = study.finalists(home)
@@ -95,14 +94,14 @@ def _train(tree: dict[str, object], params: space.Params, seed: int, folder: str
     try:
         if spec.search.workers == 1:
             return evaluate(spec, dataset)
-        measured = workers.evaluate(spec, Path(folder))
-        shutil.rmtree(folder)
+        measured = workers.evaluate(spec, place(folder))
+        remove(place(folder))
         return measured
     except TrainingDiverged:
         return nothing_certified(spec, rows)
 
 
-def _write(file: Path, rows: list[study.Row]) -> None:
+def _write(file: Place, rows: list[study.Row]) -> None:
     text = io.StringIO()
     table = csv.DictWriter(text, study.FINALIST_COLUMNS, lineterminator="\n")
     table.writeheader()

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from shlex import quote
 
 import optuna
@@ -20,6 +19,7 @@ from rich.text import Text
 
 from raycrt.specs import Spec
 from raycrt.system.progress import remaining
+from raycrt.system.storage import Place, is_remote
 from tuning.analysis import agreement, study
 from tuning.analysis.study import TrialRecord
 from tuning.trials import store
@@ -31,7 +31,7 @@ _ENDED = ("complete", "pruned", "failed")
 
 @contextmanager
 def watching(
-    open_study: Callable[[], optuna.Study], spec: Spec, home: Path, total: int, console: Console
+    open_study: Callable[[], optuna.Study], spec: Spec, home: Place, total: int, console: Console
 ) -> Iterator[None]:
     """Show the study of `open_study` during a block and keep `trials.csv` up to date."""
     record = open_study()
@@ -72,13 +72,13 @@ def watching(
         thread.join()
 
 
-def announce(spec: Spec, home: Path, logs: str, dashboard: str | None, console: Console) -> None:
+def announce(spec: Spec, home: Place, logs: str, dashboard: str | None, console: Console) -> None:
     """Print how other programs can follow the search in `home`, whose Tune logs are at `logs`: the
     dashboard's address and commands to copy."""
-    ways = [
-        f"tensorboard --logdir {quote(logs)}",
-        f"optuna-dashboard {quote(spec.search.storage or str(home / store.JOURNAL))}",
-    ]
+    ways = [f"tensorboard --logdir {quote(logs)}"]
+    # The dashboard reads databases and journals of one file.
+    if spec.search.storage or not is_remote(home):
+        ways.append(f"optuna-dashboard {quote(spec.search.storage or str(home / store.JOURNAL))}")
     if dashboard is not None:
         ways.insert(0, f"Ray dashboard: {dashboard} (its token: ray get-auth-token)")
     console.print("watch it:", highlight=False)

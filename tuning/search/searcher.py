@@ -8,7 +8,6 @@ not as complete; a trial that failed is stored as failed with its reason.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +21,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from raycrt.specs import Spec
+from raycrt.system import storage
+from raycrt.system.storage import Place
 from tuning.trials import space, store
 from tuning.trials.process import NUMBER
 from tuning.trials.trial import AT, METRIC, Measurement
@@ -57,7 +58,7 @@ class StudySearch(OptunaSearch):
     def __init__(
         self,
         spec: Spec,
-        home: Path,
+        home: Place,
         study: optuna.Study,
         room: Callable[[], float] = lambda: math.inf,
         deaths: Deaths | None = None,
@@ -124,7 +125,7 @@ class StudySearch(OptunaSearch):
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
         # Last: until the study has the trial as ended, it can be resumed from this state.
-        shutil.rmtree(store.state_folder(self._home, trial.number), ignore_errors=True)
+        storage.remove(store.state_folder(self._home, trial.number))
 
     def _note(self, trial: Trial, result: dict[str, Any]) -> None:
         """Store a measurement once: Tune reports the last result of a trial twice, and workers

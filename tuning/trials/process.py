@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from ray import tune
 from raycrt import data
 from raycrt.networks import checkpoint
 from raycrt.specs import DataSpec, validate
+from raycrt.system.storage import place
 from raycrt.training.loop import EpochEnd
 from tuning.trials import space, store, workers
 from tuning.trials.trial import METRIC, Measurement, evaluate
@@ -32,7 +32,7 @@ def run(config: dict[str, Any], *, tree: dict[str, Any], home: str) -> None:
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_SECONDS_TO_STOP)
     base = validate(tree)
     spec = space.apply(base, {path: value for path, value in config.items() if path != NUMBER})
-    folder = store.state_folder(Path(home), config[NUMBER])
+    folder = store.state_folder(place(home), config[NUMBER])
     epoch = 0
 
     def report(measured: Measurement, end: EpochEnd | None = None) -> None:

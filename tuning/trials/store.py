@@ -1,6 +1,6 @@
 """The study: Optuna's record of every trial, the authoritative state of a search.
 
-It is a journal file in the output, or a database that several searches may share. Nothing that Ray
+It is a journal in the output, or a database that several searches may share. Nothing that Ray
 Tune stores beside it is needed to resume.
 """
 
@@ -11,7 +11,6 @@ import json
 import time
 import uuid
 import warnings
-from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -23,7 +22,8 @@ from sqlalchemy.event import listen
 from raycrt.errors import InvalidInput, require
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
-from tuning.trials import space
+from raycrt.system.storage import Place, is_remote
+from tuning.trials import segments, space
 from tuning.trials.journal import Journal
 
 JOURNAL, IDENTITY = "study.journal", "search-id"
@@ -42,10 +42,11 @@ _SECONDS_TO_LOCK = 60.0
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-def storage(spec: Spec, home: Path) -> BaseStorage:
-    """The database of `search.storage`, or the journal file in `home`."""
+def storage(spec: Spec, home: Place) -> BaseStorage:
+    """The database of `search.storage`, or the journal in `home`."""
     if spec.search.storage is None:
-        return JournalStorage(Journal(home / JOURNAL))
+        file = home / JOURNAL
+        return JournalStorage(segments.opened(str(file)) if is_remote(file) else Journal(file))
     said = ""
     for _ in range(_ATTEMPTS):
         try:
@@ -77,7 +78,7 @@ def _database(url: str) -> RDBStorage:
     return storage
 
 
-def state_folder(home: Path, number: int) -> Path:
+def state_folder(home: Place, number: int) -> Place:
     """Where a trial that has not ended keeps its training state; shared by driver and trials."""
     return home / "states" / f"{number:05d}"
 
@@ -98,7 +99,7 @@ def study_name(spec: Spec) -> str:
     return f"raycrt-{spec.data.title}-{digest[:12]}"
 
 
-def start_study(spec: Spec, home: Path, points: list[space.Params]) -> optuna.Study:
+def start_study(spec: Spec, home: Place, points: list[space.Params]) -> optuna.Study:
     """The study of `spec` with `points` queued, each once: the first of them is the default.
 
     Of several searches that start at the same time, one creates the study and queues the points;
@@ -123,12 +124,12 @@ def _missing(study: optuna.Study, points: list[space.Params]) -> list[space.Para
     return [point for point in points if point not in queued]
 
 
-def open_study(spec: Spec, home: Path) -> optuna.Study:
+def open_study(spec: Spec, home: Place) -> optuna.Study:
     """The study of `spec`, created if missing."""
     return _open(spec, home)[0]
 
 
-def _open(spec: Spec, home: Path) -> tuple[optuna.Study, bool]:
+def _open(spec: Spec, home: Place) -> tuple[optuna.Study, bool]:
     """The study, and whether this call created it: a storage accepts each name once."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions = [StudyDirection.MAXIMIZE] * len(objectives(spec))
@@ -151,10 +152,10 @@ def objectives(spec: Spec) -> tuple[str, ...]:
     return ("certified", "clean") if spec.search.pareto else ("certified",)
 
 
-def load_study(spec: Spec, home: Path) -> optuna.Study:
+def load_study(spec: Spec, home: Place) -> optuna.Study:
     """The study of `spec`; `InvalidInput` where there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if spec.search.storage is None and not (home / JOURNAL).is_file():
+    if spec.search.storage is None and not (home / JOURNAL).exists():
         raise InvalidInput(f"a search must hold {JOURNAL}, but {home} does not")
     try:
         return optuna.load_study(study_name=study_name(spec), storage=storage(spec, home))
@@ -164,14 +165,14 @@ def load_study(spec: Spec, home: Path) -> optuna.Study:
         raise InvalidInput(f"the study of {home} must be readable: {error}") from None
 
 
-def own(study: optuna.Study, home: Path, *states: TrialState) -> list[FrozenTrial]:
+def own(study: optuna.Study, home: Place, *states: TrialState) -> list[FrozenTrial]:
     """The trials that the search in `home` started and that are in one of `states`."""
     marks = (identity(home), str(home.resolve()))
     trials = study.get_trials(deepcopy=False, states=states)
     return [trial for trial in trials if trial.user_attrs.get(HOME) in marks]
 
 
-def identity(home: Path) -> str:
+def identity(home: Place) -> str:
     """The mark of the trials of the search in `home`, which stays when `home` is moved."""
     file = home / IDENTITY
     if not file.is_file():

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,13 +15,14 @@ from ray.train import ControllerError
 from raycrt import data
 from raycrt.distributed import train
 from raycrt.specs import DataSpec, Spec
+from raycrt.system.storage import Place
 from raycrt.training.loop import EpochEnd, Metrics
 from tuning.trials import resources
 from tuning.trials.trial import METRIC, Measurement, judge
 
 
 def evaluate(
-    spec: Spec, folder: Path, report: Callable[[Measurement], None] = lambda measured: None
+    spec: Spec, folder: Place, report: Callable[[Measurement], None] = lambda measured: None
 ) -> Measurement:
     """Like `trial.evaluate`, on `search.workers` training workers, with their run in `folder`.
 
@@ -59,7 +59,7 @@ def evaluate(
     return measured
 
 
-def _fit(spec: Spec, folder: Path, *, stop: threading.Event, **options: Any) -> None:
+def _fit(spec: Spec, folder: Place, *, stop: threading.Event, **options: Any) -> None:
     """`train.fit`, but waiting for workers as long as the cluster could have room for them.
 
     Another search may hold the resources for longer than Ray Train waits by itself. The workers of

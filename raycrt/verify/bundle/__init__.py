@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from raycrt import data
+from raycrt.specs import Place
 from raycrt.verify import manifest as manifests
 from raycrt.verify.bundle import archive, index, inputs, onnx_model
 from raycrt.verify.bundle.names import CARD, INDEX, MODEL, ONNX, REPORT
@@ -30,7 +31,7 @@ __all__ = ["verify_bundle"]
 
 
 def verify_bundle(
-    file: Path,
+    file: Place,
     *,
     arrays: Path | None = None,
     data_directory: Path | None = None,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from raycrt.errors import InvalidInput
+from raycrt.specs import Place
 from raycrt.verify.bundle.names import REQUIRED, belongs
 
 # Larger archives need other headers.
@@ -25,7 +26,7 @@ _HEADER, _ENTRY, _END = 30, 46, 22
 _AT_ONCE = 2**20
 
 
-def unpack(file: Path, place: Path) -> dict[str, str]:
+def unpack(file: Place, place: Path) -> dict[str, str]:
     """Write the files of an archive below `place`, an empty directory; their SHA-256 by name."""
     try:
         size = file.stat().st_size
