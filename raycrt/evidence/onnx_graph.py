@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import count, repeat
 from typing import Any
@@ -58,13 +59,6 @@ class Graph(Nodes):
     def add(self, layer: LayerSpec, name: str | None = None) -> bool:
         """Append a layer, whose tensors are under `name` or are those of the next map; false if it
         cannot be written."""
-        images = isinstance(layer, ConvolutionLayer | PoolLayer)
-        flat = isinstance(layer, BatchNormalizationLayer) and layer.per == "feature"
-        if flat and len(self.shape) != 1:
-            return False
-        if len(self.shape) != 3 and (images or getattr(layer, "kernel", None) is not None):
-            # A dense residual layer came before, which leaves its images flat here.
-            return False
         match layer:
             case DenseLayer():
                 self._dense(name or self._name())
@@ -90,19 +84,15 @@ class Graph(Nodes):
                 self.shape = (layer.channels, rows, columns)
                 return self._act(layer.activation, layer.beta)
             case PoolLayer():
-                channels, *image = self.shape
-                window = layer.of((channels, image[0], image[1]))
-                if (layer.stride, layer.divisor, pair(layer.padding)) != (None, None, (0, 0)):
-                    return False
-                self._node("AveragePool", kernel_shape=window, strides=window)
-                self.maps += name is None
-                rows, columns = (n // side for n, side in zip(image, window, strict=True))
-                self.shape = (channels, rows, columns)
-                return self._act(layer.activation, layer.beta)
+                return self._pool(layer, name) and self._act(layer.activation, layer.beta)
             case BatchNormalizationLayer():
-                own = name or self._name()
+                own, image = name or self._name(), self.shape
                 parts = [f"{own}.{part}" for part in ("weight", "bias", "mean", "variance")]
+                if layer.per == "feature":
+                    self._flatten()
                 self._node("BatchNormalization", *parts, epsilon=layer.eps)
+                if layer.per == "feature":
+                    self._restore(image)
                 return self._act(layer.activation, layer.beta)
             case FlattenLayer():
                 self._flatten()
@@ -172,6 +162,7 @@ class Graph(Nodes):
     def _residual(self, layer: ResidualLayer) -> bool:
         """`x + V s(W x + b) + c`."""
         inner, outer = self._name(".parts.0"), self._name(".parts.0")
+        image = self.shape
         if layer.kernel is None:
             self._flatten()
         before, pads = self.last, [(layer.kernel or 1) // 2] * 4
@@ -183,6 +174,8 @@ class Graph(Nodes):
                 self._convolve(name, pads)
             parts.append(name == outer or self._act(layer.activation, layer.beta))
         self._node("Add", before)
+        if layer.kernel is None:
+            self._restore(image)
         return all(parts)
 
     def _block(self, layer: BlockLayer) -> bool:
@@ -199,6 +192,27 @@ class Graph(Nodes):
             self._flatten()
         self._node("Add", made)
         return all(known) and self._act(layer.activation, layer.beta)
+
+    def _pool(self, layer: PoolLayer, name: str | None) -> bool:
+        """Means over windows; false where the divisor of a sum over a whole image is stated."""
+        if layer.divisor is not None and layer.window == "global":
+            return False
+        channels, height, width = self.shape
+        window, pads = layer.of((channels, height, width)), pair(layer.padding)
+        steps = window if layer.stride is None else pair(layer.stride)
+        sizes = {"kernel_shape": window, "strides": steps, "pads": [*pads, *pads]}
+        self._node("AveragePool", count_include_pad=1, **sizes)
+        if layer.divisor is not None:
+            factor = math.prod(window) / layer.divisor
+            self.constants[f"factor {factor}"] = np.array(factor, self.type)
+            self._node("Mul", f"factor {factor}")
+        self.maps += name is None
+        rows, columns = (
+            (n + 2 * pad - side) // step + 1
+            for n, side, step, pad in zip((height, width), window, steps, pads, strict=True)
+        )
+        self.shape = (channels, rows, columns)
+        return True
 
     def _restore(self, shape: tuple[int, ...]) -> None:
         """Give a vector the `shape` that it had."""

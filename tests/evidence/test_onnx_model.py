@@ -50,7 +50,16 @@ MODELS = {
             {"kind": "scaling", "activation": "tanh"},
             {**CONVOLUTION, "activation": "none"},
             {"kind": "permutation"},
-            {"kind": "average_pool", "window": [4, 3], "activation": "silu"},
+            {"kind": "residual", "width": 3},
+            {"kind": "batch_normalization", "per": "feature"},
+            {
+                "kind": "average_pool",
+                "window": [4, 3],
+                "stride": 2,
+                "padding": 1,
+                "divisor": 5,
+                "activation": "silu",
+            },
             {"kind": "flatten"},
             {"kind": "scaling"},
         ],
@@ -137,7 +146,7 @@ def test_a_model_that_computes_something_else_is_refused():
 
 
 def test_what_has_no_operator_is_left_out(tmp_path):
-    layers = [{"kind": "residual", "width": 3}, {"kind": "convolution", "channels": 2}]
+    layers = [{"kind": "average_pool", "window": "global", "divisor": 3, "activation": "tanh"}]
     _, spec, shape, tensors = _stored(tmp_path, {"layers": layers})
     assert onnx_model.written(tensors, spec, shape) is None
 

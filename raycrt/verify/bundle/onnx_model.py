@@ -103,7 +103,8 @@ def _foreign_parts(loaded: Any) -> Iterator[str]:
             yield f"has a node {node.op_type[:50]!r}, which is not one of {sorted(_OPERATORS)}"
         if any(attribute.type not in _PLAIN for attribute in node.attribute):
             yield f"has a node {node.op_type!r} with an attribute that is no number or text"
-        if node.op_type != "Conv" and any(a.name in ("pads", "auto_pad") for a in node.attribute):
+        pads = node.op_type in ("Conv", "AveragePool")
+        if not pads and any(a.name in ("pads", "auto_pad") for a in node.attribute):
             yield f"has a node {node.op_type!r} with padding"
         sides = [n for a in node.attribute if a.name != "group" for n in (a.i, *a.ints)]
         if any(abs(side) > _SIDE for side in sides):

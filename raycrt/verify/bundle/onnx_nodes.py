@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
 from raycrt.specs import ModelSpec
 from raycrt.specs.affine import (
     LINEAR,
+    BatchNormalizationLayer,
     PermutationLayer,
+    PoolLayer,
     ScalingLayer,
     SelectionLayer,
     UnflattenLayer,
+    pair,
 )
 from raycrt.specs.layers import (
     BlockLayer,
@@ -46,10 +50,13 @@ def _layers(spec: ModelSpec) -> Iterator[LayerSpec]:
 
 
 def sharpnesses(spec: ModelSpec) -> list[float]:
-    """Factors that may stand beside a softplus, or make the first of two logits."""
+    """Factors beside a softplus or after a pool, and that of the first of two logits."""
     stated = [getattr(layer, "beta", None) or spec.beta for layer in _layers(spec)]
-    zero = [0.0] * (spec.logits == 1)
-    return [*zero, *(number for beta in stated if beta != 1 for number in (beta, 1 / beta))]
+    other = [0.0] * (spec.logits == 1)
+    for layer in _layers(spec):
+        if isinstance(layer, PoolLayer) and layer.divisor and layer.window != "global":
+            other.append(math.prod(pair(layer.window)) / layer.divisor)
+    return [*other, *(number for beta in stated if beta != 1 for number in (beta, 1 / beta))]
 
 
 def numbers(spec: ModelSpec) -> list[list[int]]:
@@ -81,6 +88,7 @@ def operators(spec: ModelSpec, axes: int) -> Counter[str]:
             wanted["Add"] += 1
         elif isinstance(layer, ResidualLayer):
             wanted += Counter({"Gemm" if layer.kernel is None else "Conv": 2, "Add": 1})
+            wanted["Reshape"] += layer.kernel is None
         elif isinstance(layer, UnflattenLayer):
             wanted["Reshape"] += 1
         elif isinstance(layer, ScalingLayer):
@@ -95,6 +103,10 @@ def operators(spec: ModelSpec, axes: int) -> Counter[str]:
             wanted += Counter({"Split": 1, "Concat": 1})
         elif layer.kind in _OF_KINDS:
             wanted[_OF_KINDS[layer.kind]] += 1
+            if isinstance(layer, BatchNormalizationLayer):
+                wanted["Reshape"] += layer.per == "feature"
+            elif isinstance(layer, PoolLayer):
+                wanted["Mul"] += layer.divisor is not None
         name = getattr(layer, "activation", LINEAR)
         name = spec.activation if name is None else name
         if name == "silu":
