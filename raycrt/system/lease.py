@@ -120,7 +120,7 @@ def _created(lock: UPath, holder: str, own: str) -> bool:
 
 def _read(lock: UPath) -> str | None:
     try:
-        return str(lock.fs.cat_file(lock.path).decode())
+        return storage.content(lock).decode()
     except FileNotFoundError:
         return None
 

@@ -101,6 +101,11 @@ def exists(where: Place) -> bool:
         return False
 
 
+def content(file: Place) -> bytes:
+    """The bytes of a file that another process may replace meanwhile: the old or the new ones."""
+    return bytes(file.fs.cat_file(file.path)) if is_remote(file) else file.read_bytes()
+
+
 @contextmanager
 def local(file: Place) -> Iterator[Path]:
     """`file` for readers of local files: itself, or a copy for the length of the block."""
