@@ -10,7 +10,6 @@ import typer
 from raycrt.cli.options import (
     DEFAULT_OUT,
     DEFAULT_RECIPE,
-    PLACE,
     DataDir,
     Download,
     Gpus,
@@ -32,7 +31,7 @@ def certify(
         Place | None,
         typer.Option(
             callback=found,
-            **PLACE,
+            parser=str,
             help="Another model: .onnx, weights (.safetensors, .pt) or a directory.",
         ),
     ] = None,
