@@ -16,7 +16,6 @@ import typer
 from raycrt.cli.main import one_line
 from raycrt.cli.options import (
     DEFAULT_RECIPE,
-    PLACE,
     DataDir,
     Download,
     Overrides,
@@ -34,7 +33,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     out: Annotated[
         Place,
-        typer.Option(**PLACE, help="An absolute path, or a URI, of storage that all nodes share."),
+        typer.Option(
+            parser=str, help="An absolute path, or a URI, of storage that all nodes share."
+        ),
     ],
     recipe: Recipe = DEFAULT_RECIPE,
     set_: Overrides = None,

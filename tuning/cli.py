@@ -13,7 +13,6 @@ from rich.console import Console
 from raycrt.cli.options import (
     DEFAULT_OUT,
     DEFAULT_RECIPE,
-    PLACE,
     DataDir,
     Download,
     Gpus,
@@ -67,17 +66,17 @@ def study(
     run: Annotated[
         Place,
         typer.Argument(
-            callback=found, **PLACE, help="Directory of a run, or its search directory."
+            callback=found, parser=str, help="Directory of a run, or its search directory."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
     out: Annotated[
         Place | None,
-        typer.Option(callback=found, **PLACE, help="Output directory. [default: RUN/study]"),
+        typer.Option(callback=found, parser=str, help="Output directory. [default: RUN/study]"),
     ] = None,
     export: Annotated[
         Place | None,
-        typer.Option(callback=found, **PLACE, help="Write the winner as a recipe to this file."),
+        typer.Option(callback=found, parser=str, help="Write the winner as a recipe to this file."),
     ] = None,
 ) -> None:
     """Show the results of a search: best trials, Pareto front, importances, cost, pruning.

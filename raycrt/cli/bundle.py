@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from raycrt.cli.options import PLACE, lasting
+from raycrt.cli.options import lasting
 from raycrt.cli.verify import DataDir, RunCode, Workers, proved, summary
 from raycrt.system.storage import Place
 
 
 def bundle(
-    run: Annotated[Place, typer.Argument(callback=lasting, **PLACE, help="Directory of the run.")],
+    run: Annotated[
+        Place, typer.Argument(callback=lasting, parser=str, help="Directory of the run.")
+    ],
     out: Annotated[
-        Place, typer.Option(callback=lasting, **PLACE, help="The file to write, *.zip.")
+        Place, typer.Option(callback=lasting, parser=str, help="The file to write, *.zip.")
     ],
     with_data: Annotated[
         bool, typer.Option("--with-data", help="Pack the certified inputs and labels too.")

@@ -10,7 +10,6 @@ import typer
 from raycrt.cli.options import (
     DEFAULT_OUT,
     DEFAULT_RECIPE,
-    PLACE,
     DataDir,
     Download,
     Gpus,
@@ -34,7 +33,7 @@ def certify(
         Place | None,
         typer.Option(
             callback=found,
-            **PLACE,
+            parser=str,
             help="Another model: .onnx, .pt2, weights (.safetensors, .pt) or a directory.",
         ),
     ] = None,

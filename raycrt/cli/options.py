@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,7 +22,7 @@ Overrides = Annotated[
 
 
 def found(text: str | None) -> Place | None:
-    """The place that the text of an option names, a path or a URI whose store answers."""
+    """The place that an option with `parser=str` names, a path or a URI whose store answers."""
     return None if text is None else given(text)
 
 
@@ -35,14 +35,11 @@ def lasting(text: str | Place) -> Place:
     return out
 
 
-# An option or argument that is a place: typer passes its text on to the callback.
-PLACE: dict[str, Any] = {"parser": str, "metavar": "PATH"}
-
 Out = Annotated[
     Place,
     typer.Option(
         callback=lasting,
-        **PLACE,
+        parser=str,
         help="Directory of the run, a path or a URI such as s3://bucket/run; created if missing.",
     ),
 ]

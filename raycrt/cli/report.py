@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from raycrt.cli.options import PLACE, lasting
+from raycrt.cli.options import lasting
 from raycrt.system.storage import Place
 
 
 def report(
-    run: Annotated[Place, typer.Argument(callback=lasting, **PLACE, help="Directory of the run.")],
+    run: Annotated[
+        Place, typer.Argument(callback=lasting, parser=str, help="Directory of the run.")
+    ],
 ) -> None:
     """Write RUN/report from RUN/certificates (and the trials of RUN/search, if there are any)."""
     from raycrt.evaluation import report as reports

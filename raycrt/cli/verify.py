@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raycrt.cli.options import PLACE, found
+from raycrt.cli.options import found
 from raycrt.errors import InvalidInput
 from raycrt.system.storage import Place
 
@@ -34,7 +34,9 @@ RunCode = Annotated[
 def verify(
     run: Annotated[
         Place,
-        typer.Argument(callback=found, **PLACE, help="Directory of the run, or a bundle (.zip)."),
+        typer.Argument(
+            callback=found, parser=str, help="Directory of the run, or a bundle (.zip)."
+        ),
     ],
     workers: Workers = 1,
     data_dir: DataDir = None,

@@ -20,7 +20,7 @@ from raycrt.evaluation.tally import COLUMNS, Counts, Tally
 from raycrt.specs import Spec, validate
 from raycrt.specs.provenance import Training
 from raycrt.system import outputs
-from raycrt.system.storage import Place
+from raycrt.system.storage import Place, content
 
 _TRIALS_SHOWN = 20
 _CHECK = "Radii are those that the rows state; `raycrt verify` proves each of them again.\n"
@@ -176,7 +176,7 @@ def _trained_on(made: Training) -> dict[str, object]:
 
 def _trials(file: Place) -> str:
     typed = csv.ConvertOptions(column_types={"certified": pa.float64()})
-    trials = csv.read_csv(io.BytesIO(file.read_bytes()), convert_options=typed)
+    trials = csv.read_csv(io.BytesIO(content(file)), convert_options=typed)
     shown = trials.sort_by([("certified", "descending")]).slice(0, _TRIALS_SHOWN)
     names = shown.column_names
     lines = ["## Trials\n", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]

@@ -8,6 +8,7 @@ left by a process that ended, and is taken over.
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 import time
 import uuid
@@ -71,6 +72,10 @@ def _take(lock: UPath, holder: str, own: str) -> None:
     if _created(lock, holder, own):
         return
     seen, since = _read(lock), time.monotonic()
+    print(
+        f"{lock.parent}: {_holder(seen)} wrote there; waiting {_LEASE:g} s for a sign of it",
+        file=sys.stderr,
+    )
     while time.monotonic() - since < _LEASE:
         time.sleep(_BEAT / 5)
         now = _read(lock)
@@ -89,11 +94,13 @@ def _take(lock: UPath, holder: str, own: str) -> None:
 
 
 def _refuse(lock: UPath, content: str | None) -> None:
-    holder = (content or "").partition(_SEPARATOR)[0]
     raise InvalidInput(
-        f"{lock.parent} must have one command at a time, but {holder or 'another process'} "
-        "writes there"
+        f"{lock.parent} must have one command at a time, but {_holder(content)} writes there"
     )
+
+
+def _holder(content: str | None) -> str:
+    return (content or "").partition(_SEPARATOR)[0] or "another process"
 
 
 def _beat(lock: UPath, holder: str, own: str, ended: threading.Event) -> None:
@@ -120,7 +127,7 @@ def _created(lock: UPath, holder: str, own: str) -> bool:
 
 def _read(lock: UPath) -> str | None:
     try:
-        return str(lock.fs.cat_file(lock.path).decode())
+        return storage.content(lock).decode()
     except FileNotFoundError:
         return None
 

@@ -36,20 +36,20 @@ def place(text: str | Place) -> Place:
     """The place that `text` names; `InvalidInput` for a URI that none can be."""
     if not isinstance(text, str):
         if isinstance(text, Path) and _URI.match(f"{text}/"):
-            raise InvalidInput(f"a URI must be given as text, not as a path, but got {text}")
+            raise InvalidInput("a URI must be given as text, but this one is a path")
         return text
     if not _URI.match(text):
         return Path(text)
-    scheme, separator, rest = text.partition("://")
-    if "@" in rest.partition("/")[0]:
+    scheme, _, rest = text.partition(":")
+    if re.search(r"[?#]", rest) or "@" in rest.lstrip("/").partition("/")[0]:
         raise InvalidInput(
             f"a {scheme}:// URI must hold no credentials, which its client takes from the "
-            "environment, but this one has an @ before its first slash"
+            "environment, but this one has an @ before its path, or a query"
         )
-    if not separator or not rest.strip("/") or re.search(r"[?#]", rest):
+    if not rest.startswith("//") or not rest.strip("/"):
         raise InvalidInput(f"a URI must have the form scheme://bucket/path, but got {text}")
     if scheme == "file":
-        return Path("/" + rest.partition("/")[2])
+        return Path("/" + rest[2:].partition("/")[2])
     from upath import UPath
 
     try:
@@ -99,6 +99,11 @@ def exists(where: Place) -> bool:
         return where.exists()
     except (OSError, ValueError):
         return False
+
+
+def content(file: Place) -> bytes:
+    """The bytes of a file that another process may replace meanwhile: the old or the new ones."""
+    return bytes(file.fs.cat_file(file.path)) if is_remote(file) else file.read_bytes()
 
 
 @contextmanager

@@ -58,13 +58,9 @@ def test_a_run_is_the_same_on_a_store_as_on_a_disk(run: Place, tmp_path: Path) -
     recipe.write_text(TINY)
     raycrt("train", "--recipe", recipe, "--out", tmp_path)
     raycrt("certify", "--out", tmp_path)
-    raycrt("demo", "--recipe", recipe, "--set", "search.trials=2", "--out", run / "demo")
-    assert (
-        raycrt("demo", "--recipe", recipe, "--set", "search.trials=2", "--out", run / "demo").count(
-            "finished before"
-        )
-        == 3
-    )
+    demo = ("demo", "--recipe", recipe, "--set", "search.trials=2", "--out", run / "demo")
+    raycrt(*demo)
+    assert raycrt(*demo).count("finished before") == 3
     raycrt("train", "--recipe", recipe, "--out", run)
     raycrt("certify", "--out", run)
     hashes = [weights_hash(load_model(out / "train")[0]) for out in (run, tmp_path)]
@@ -89,8 +85,6 @@ def test_a_training_goes_on_after_a_kill(run: Place, tmp_path: Path) -> None:
     assert kept is not None and load_state(kept)["epoch"] < 300
     assert (run / "train" / DRIVER).is_file()
     raycrt(*words)
-    epochs = [int(file.parent.name != kept.name) for file in run.glob("train/ray/train/*/state.pt")]
-    assert sum(epochs) >= 1
     assert load_state(last_checkpoint(run / "train"))["epoch"] == 300
     assert load_model(run / "train")[1].train.epochs == 300
 

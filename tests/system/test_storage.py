@@ -81,7 +81,9 @@ def test_a_local_path_is_a_plain_path(tmp_path):
         ("s4://bucket/run", "scheme that fsspec knows, such as s3://, but got s4://bucket/run"),
         ("s3:/bucket/run", "form scheme://bucket/path, but got s3:/bucket/run"),
         ("s3://", "form scheme://bucket/path"),
-        ("s3://bucket/run?versionId=3", "form scheme://bucket/path"),
+        ("s3://bucket/run?token=secret", "must hold no credentials"),
+        ("s3:/name:secret@bucket/run", "must hold no credentials"),
+        (Path("s3://name:secret@bucket/run"), "must be given as text"),
         ("s3://name:secret@bucket/run", "must hold no credentials"),
     ],
 )

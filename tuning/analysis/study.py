@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
-from raycrt.system.storage import Place
+from raycrt.system.storage import Place, content
 from tuning.trials import store
 from tuning.trials.trial import AT
 
@@ -152,11 +152,11 @@ def finalists(run: Place) -> list[Row]:
     file = home(run) / FINALISTS
     if not file.is_file():
         return []
-    with file.open() as lines:
-        return [
-            {k: float(v) if k in _JUDGED else int(v) for k, v in row.items()}
-            for row in csv.DictReader(lines)
-        ]
+    lines = content(file).decode().splitlines()
+    return [
+        {k: float(v) if k in _JUDGED else int(v) for k, v in row.items()}
+        for row in csv.DictReader(lines)
+    ]
 
 
 def standings(rows: list[Row]) -> list[Row]:

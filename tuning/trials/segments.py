@@ -63,7 +63,7 @@ class Segments(BaseJournalBackend):
         number = max(0, len(self._firsts) - 1)
         while True:
             try:
-                self._take(number, self._file(number).read_bytes())
+                self._take(number, storage.content(self._file(number)))
             except FileNotFoundError:
                 break
             number += 1
