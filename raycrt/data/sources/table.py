@@ -53,7 +53,7 @@ class Table(Source):
         files = self._files()[split]
         schemas = [_schema(file) for file in files]
         # Numbers have the types that they have in all files together.
-        shared = _concatenated([schema.empty_table() for schema in schemas], files)
+        shared = _concatenated([_empty(schema) for schema in schemas], files)
         for file, schema in zip(files, schemas, strict=True):
             first = 0
             for table in _tables(file, schema, self.at_a_time):
@@ -70,13 +70,14 @@ class Table(Source):
         groups = RowGroups.of(files)
         if groups is None:
             return None
+        empty = _empty(_once(groups.schema, files[0]))
 
         def between(first: int, last: int, step: int) -> Iterator[Rows]:
             for start, file, table in groups.between(first, last, step):
                 yield Columns(table, self.options, str(file), partial(_place, start, file)).rows()
 
         def labels() -> Iterator[Any]:
-            label = Columns(groups.schema.empty_table(), self.options, str(files[0]), str).label
+            label = Columns(empty, self.options, str(files[0]), str).label
             for start, file, table in groups.between(0, groups.rows, self.at_a_time, [label]):
                 place = partial(_place, start, file)
                 yield Columns(table, self.options, str(file), place).labels()
@@ -143,6 +144,13 @@ def _read(file: Path) -> pa.Table:
         table = csv.read_csv(file) if _is_csv(file) else parquet.read_table(file)
     _once(table.schema, file)
     return table
+
+
+def _empty(schema: pa.Schema) -> pa.Table:
+    """A table without rows; pyarrow's own cannot have tensors."""
+    return pa.Table.from_arrays(
+        [pa.chunked_array([], kind) for kind in schema.types], schema=schema
+    )
 
 
 def _once(schema: pa.Schema, file: Path) -> pa.Schema:
