@@ -20,6 +20,7 @@ from raycrt.certification import storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.journal import Journal
 from raycrt.data import Arrays, Reader
+from raycrt.errors import InvalidInput
 from raycrt.system.outputs import replacing
 
 # The number of shards, as far as none has more than so many rows or less than a batch.
@@ -51,7 +52,22 @@ def shards(rows: int, size: int) -> list[Shard]:
 def is_written(shard: Shard, directory: Path) -> bool:
     """Whether the file of `shard` is there with all of its rows."""
     file = shard.file(directory)
-    return file.is_file() and pq.read_metadata(file).num_rows == shard.last - shard.first
+    return file.is_file() and storage.rows_of(file) == shard.last - shard.first
+
+
+def is_of(shard: Shard, directory: Path, reader: Reader) -> bool:
+    """Whether the first row in the file of `shard` is the one that `reader` has there now."""
+    with pq.ParquetFile(shard.file(directory)) as opened:
+        columns = ["index", "label", "input_sha256", "key"]
+        held = next(opened.iter_batches(1, columns=columns)).to_pylist()
+    found = next(iter(reader.between(shard.first, shard.first + 1, 1)))
+    now = {
+        "index": shard.first,
+        "label": int(found.labels[0]),
+        "input_sha256": storage.input_sha256(found.images[0]),
+        "key": "" if found.keys is None else str(found.keys[0]),
+    }
+    return held == [now]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +101,14 @@ class ShardCertifier:
         """Certify and write a shard. `InvalidInput` where a row cannot be read."""
         file = shard.file(self.out)
         journal = Journal.of(file)
+        try:
+            return self._written(file, shard, journal)
+        except InvalidInput:
+            # The process goes on.
+            journal.end()
+            raise
+
+    def _written(self, file: Path, shard: Shard, journal: Journal) -> Written:
         rows = right = certified = 0
         with replacing(file) as partial:
             with pq.ParquetWriter(partial, storage.SCHEMA) as writer:

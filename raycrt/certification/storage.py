@@ -110,14 +110,19 @@ def read(directory: Path) -> tuple[pa.Table, dict[str, Any]]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest, which holds what all rows share."""
+    """The manifest, which holds what all rows share; `InvalidInput` where it is not whole."""
     file = directory / MANIFEST
     if not file.is_file():
         raise InvalidInput(
             f"a certificates directory must hold {MANIFEST}, {directory} does not; "
             f"`raycrt certify --out {directory.parent}` makes it"
         )
-    manifest: dict[str, Any] = json.loads(file.read_text())
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{file} must be JSON: {str(error)[:200]}") from None
+    if not isinstance(manifest, dict):
+        raise InvalidInput(f"{file} must hold an object")
     return manifest
 
 
@@ -169,7 +174,18 @@ def write_manifest(directory: Path, content: Mapping[str, Any]) -> None:
 
 def count(directory: Path) -> int:
     """The number of rows written so far, as the files state it."""
-    return sum(pq.read_metadata(file).num_rows for file in row_files(directory))
+    return sum(map(rows_of, row_files(directory)))
+
+
+def rows_of(file: Path) -> int:
+    """The number of rows that a file states; `InvalidInput` where it is not whole."""
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(
+            f"{file} must be whole, or be removed to have its rows certified again: {said:.200}"
+        ) from None
 
 
 def statuses(directory: Path) -> Counter[str]:

@@ -77,22 +77,25 @@ def certify(
     before = stored(out, digest, spec, spec_describes_model=spec_describes_model)
     rows = out / storage.ROWS
     rows.mkdir(parents=True, exist_ok=True)
+    files = storage.row_files(out)
     began = time.monotonic()
     size = shards.rows_of_a_shard(len(reader), spec.certify.batch_size)
     shared = {"schema_version": storage.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
     if any(before.get(key) != value for key, value in shared.items()):
         # Their shards may be others, and a row is written once.
-        for file in storage.row_files(out):
+        for file in files:
             file.unlink()
     else:
-        size = before["rows_of_a_shard"]
+        stated: Any = before.get("rows_of_a_shard")
         require(
-            type(size) is int and size > 0 and size % spec.certify.batch_size == 0,
+            type(stated) is int and stated > 0 and stated % spec.certify.batch_size == 0,
             "a shard has whole batches",
-            rows_of_a_shard=size,
+            rows_of_a_shard=stated,
         )
+        size = stated
     every = shards.shards(len(reader), size)
     pending = [shard for shard in every if not shards.is_written(shard, out)]
+    _refuse_other_rows(before, reader, out, [shard for shard in every if shard not in pending])
     progress = Progress(done=len(reader) - sum(shard.last - shard.first for shard in pending))
     before_this = progress.done
     watch(progress)
@@ -124,8 +127,8 @@ def certify(
     if failures:
         more = f", and {len(failures) - 3} more" if len(failures) > 3 else ""
         raise InvalidInput(
-            f"every row must be certified, but {'; '.join(failures[:3])}{more}; all others are in "
-            f"{out}"
+            f"every row must be certified, but {'; '.join(failures[:3])}{more}; all other "
+            f"shards are in {out}"
         )
     check_complete(every, out)
     # The time taken by the rows of an earlier command is unknown.
@@ -137,6 +140,27 @@ def certify(
 def check(network: Network, spec: Spec) -> None:
     """Raise `InvalidInput` if `network` cannot be certified as `spec.certify` states."""
     Options.of(spec.certify).check(network)
+
+
+def _refuse_other_rows(
+    before: dict[str, Any], reader: Reader, out: Path, kept: list[Shard]
+) -> None:
+    """Raise `InvalidInput` where the data has changed since the shards `kept` were written: it has
+    another number of rows, or another first row of one of them."""
+    if not kept:
+        return
+    remedy = "the data of a run stays as it is; other data goes into another --out"
+    if before["rows"] != len(reader):
+        raise InvalidInput(
+            f"{out} holds rows of a test split of {before['rows']} rows, but it has {len(reader)} "
+            f"now: {remedy}"
+        )
+    for shard in kept:
+        if not shards.is_of(shard, out, reader):
+            raise InvalidInput(
+                f"{shard.file(out)} begins with another row than {shard.first} of the data is now: "
+                f"{remedy}"
+            )
 
 
 def check_complete(every: list[Shard], out: Path) -> None:
@@ -250,6 +274,13 @@ def stored(
         require(not rows, "rows have a manifest that names their run", directory=str(out))
         return {}
     before = storage.read_manifest(out)
+    lacking = {"weights_sha256", "spec", "rows"} - set(before)
+    require(
+        not lacking and isinstance(before["spec"], dict) and "model" in before["spec"],
+        "a manifest states what all rows share",
+        directory=str(out),
+        lacking=sorted(lacking),
+    )
     require(
         before["weights_sha256"] == digest,
         "all certificates in a directory are of the same weights",
