@@ -55,7 +55,7 @@ def is_written(shard: Shard, directory: Path) -> bool:
     return file.is_file() and storage.rows_of(file) == shard.last - shard.first
 
 
-def is_of(shard: Shard, directory: Path, reader: Reader) -> bool:
+def _is_of(shard: Shard, directory: Path, reader: Reader) -> bool:
     """Whether the first row in the file of `shard` is the one that `reader` has there now."""
     with pq.ParquetFile(shard.file(directory)) as opened:
         columns = ["index", "label", "input_sha256", "key"]
@@ -68,6 +68,25 @@ def is_of(shard: Shard, directory: Path, reader: Reader) -> bool:
         "key": "" if found.keys is None else str(found.keys[0]),
     }
     return held == [now]
+
+
+def refuse_other_rows(
+    kept: list[Shard], directory: Path, reader: Reader, *, stated: int | None
+) -> None:
+    """Raise `InvalidInput` where the data has changed since the shards `kept` were written: it has
+    another number of rows than `stated` beside them, or another first row of one of them."""
+    remedy = "the data of a run stays as it is; other data goes into another --out"
+    if kept and stated != len(reader):
+        raise InvalidInput(
+            f"{directory} holds rows of a test split of {stated} rows, but it has {len(reader)} "
+            f"now: {remedy}"
+        )
+    for shard in kept:
+        if not _is_of(shard, directory, reader):
+            raise InvalidInput(
+                f"{shard.file(directory)} begins with another row than {shard.first} of the data "
+                f"is now: {remedy}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,10 @@ def to_table(
 
 
 def _key(key: str) -> str:
-    size = len(key.encode())
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidInput(f"the key of a row is text in UTF-8, but one is {key!r}") from None
     require(size <= _KEY_BYTES, f"the key of a row has at most {_KEY_BYTES} bytes", bytes=size)
     return key
 

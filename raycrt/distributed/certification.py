@@ -8,6 +8,7 @@ missing shards.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from raycrt.errors import InvalidInput, require
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, identity, validate
 from raycrt.specs.provenance import Training
+from raycrt.system import outputs
 
 
 @dataclass(kw_only=True)
@@ -95,7 +97,8 @@ def certify(
         size = stated
     every = shards.shards(len(reader), size)
     pending = [shard for shard in every if not shards.is_written(shard, out)]
-    _refuse_other_rows(before, reader, out, [shard for shard in every if shard not in pending])
+    kept = [shard for shard in every if shard not in pending]
+    shards.refuse_other_rows(kept, out, reader, stated=before.get("rows"))
     progress = Progress(done=len(reader) - sum(shard.last - shard.first for shard in pending))
     before_this = progress.done
     watch(progress)
@@ -140,27 +143,6 @@ def certify(
 def check(network: Network, spec: Spec) -> None:
     """Raise `InvalidInput` if `network` cannot be certified as `spec.certify` states."""
     Options.of(spec.certify).check(network)
-
-
-def _refuse_other_rows(
-    before: dict[str, Any], reader: Reader, out: Path, kept: list[Shard]
-) -> None:
-    """Raise `InvalidInput` where the data has changed since the shards `kept` were written: it has
-    another number of rows, or another first row of one of them."""
-    if not kept:
-        return
-    remedy = "the data of a run stays as it is; other data goes into another --out"
-    if before["rows"] != len(reader):
-        raise InvalidInput(
-            f"{out} holds rows of a test split of {before['rows']} rows, but it has {len(reader)} "
-            f"now: {remedy}"
-        )
-    for shard in kept:
-        if not shards.is_of(shard, out, reader):
-            raise InvalidInput(
-                f"{shard.file(out)} begins with another row than {shard.first} of the data is now: "
-                f"{remedy}"
-            )
 
 
 def check_complete(every: list[Shard], out: Path) -> None:
@@ -211,9 +193,12 @@ def _run(
 
 
 def _told(table: pa.Table) -> Iterator[Written | str]:
-    """What rows of the schema `_WRITTEN` say."""
+    """What rows of the schema `_WRITTEN` say; `OSError` where one says that files can no longer be
+    written, which ends all others too."""
     for row in table.to_pylist():
-        refused = row.pop("refused")
+        refused, disk = row.pop("refused"), row.pop("disk")
+        if disk is not None:
+            raise OSError(disk, os.strerror(disk), refused)
         yield refused or Written(**{**row, "lost": tuple(row["lost"])})
 
 
@@ -226,6 +211,7 @@ _WRITTEN = pa.schema(
         ("sha256", pa.string()),
         ("lost", pa.list_(pa.int64())),
         ("refused", pa.string()),
+        ("disk", pa.int64()),
     ]
 )
 
@@ -257,6 +243,11 @@ class _Certify:
             told = asdict(self.shards(shard))
         except InvalidInput as error:
             told = {"first": shard.first, "refused": str(error)}
+        except OSError as error:
+            if (full := outputs.disk_error(error)) is None:
+                raise
+            place = str(full.filename or self.shards.out)
+            told = {"first": shard.first, "refused": place, "disk": full.errno}
         return pa.Table.from_pylist([told], schema=_WRITTEN)
 
 

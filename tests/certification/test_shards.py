@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,15 @@ def test_a_row_that_cannot_be_read_ends_no_process(tmp_path):
     assert not list((tmp_path / storage.ROWS).iterdir())
     reader.all = whole
     assert _shards(tmp_path, reader)(shard).lost == ()
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    """Names of files are bytes, which need not be text."""
+    reader = Rows()
+    assert reader.all.keys is not None
+    reader.all.keys[9] = os.fsdecode(b"\xff.png")
+    with pytest.raises(InvalidInput, match="text in UTF-8, but one is"):
+        _shards(tmp_path, reader)(Shard(first=0, last=ROWS))
 
 
 def test_memory_is_that_of_a_batch(tmp_path):

@@ -96,3 +96,17 @@ def test_labels_of_tar_files_are_texts_where_one_is_no_number(tmp_path):
 
 def test_a_key_of_a_tar_file_has_one_label(tmp_path):
     _refused(_tar(tmp_path / "test.tar", ["0", "1"], again="1"), "a key has one label")
+
+
+def test_a_table_that_is_damaged_since_is_named(tmp_path):
+    spec = _stored(tmp_path, test=_table("a", "b"))
+    reader = readers.test_rows(spec)
+    file = tmp_path / "test.parquet"
+    content = bytearray(file.read_bytes())
+    content[4:40] = bytes(36)
+    file.write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"test\.parquet must be a table that can be read"):
+        list(reader.between(0, 12, 4))
+    file.unlink()
+    with pytest.raises(InvalidInput, match=r"test\.parquet must be a table that can be read"):
+        list(reader.between(0, 12, 4))

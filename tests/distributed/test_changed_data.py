@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from contextlib import nullcontext
 
@@ -11,7 +12,7 @@ import torch
 
 from raycrt import data
 from raycrt.certification import storage
-from raycrt.distributed import stages
+from raycrt.distributed import certification, stages
 from raycrt.errors import InvalidInput
 from raycrt.networks import network
 from raycrt.specs import Spec, validate
@@ -108,3 +109,14 @@ def test_a_damaged_file_of_rows_is_named(run, content):
 def test_a_directory_in_the_place_of_a_shard_is_named(run):
     (run.out / storage.ROWS / "000000008.parquet").mkdir()
     run.refused("plain .parquet files alone")
+
+
+def test_a_full_disk_ends_the_command_as_such(run, monkeypatch):
+    """What an actor is told of by its own disk arrives as an error of the disk."""
+
+    def full(self, shard):
+        raise OSError(errno.ENOSPC, "Error writing bytes to file", "somewhere")
+
+    monkeypatch.setattr(certification.ShardCertifier, "__call__", full)
+    with pytest.raises(OSError, match="No space left on device: 'somewhere'"):
+        run.certify()

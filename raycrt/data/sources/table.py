@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from raycrt.data.row_groups import RowGroups
+from raycrt.data.row_groups import RowGroups, readable
 from raycrt.data.sources import typed_csv
 from raycrt.data.sources.columns import Columns
 from raycrt.data.sources.source import (
@@ -123,14 +122,14 @@ def _is_csv(file: Path) -> bool:
 
 def _schema(file: Path) -> pa.Schema:
     """The columns of a file with their types; none of them twice."""
-    with _reported(file):
+    with readable(file):
         found = typed_csv.schema(file) if _is_csv(file) else parquet.read_schema(file)
     return _once(found, file)
 
 
 def _tables(file: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
     """The rows of a file of this `schema` in order, so many or a block at a time."""
-    with _reported(file):
+    with readable(file):
         if _is_csv(file):
             yield from typed_csv.tables(file, schema)
             return
@@ -140,7 +139,7 @@ def _tables(file: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
 
 
 def _read(file: Path) -> pa.Table:
-    with _reported(file):
+    with readable(file):
         table = csv.read_csv(file) if _is_csv(file) else parquet.read_table(file)
     _once(table.schema, file)
     return table
@@ -158,15 +157,3 @@ def _once(schema: pa.Schema, file: Path) -> pa.Schema:
     if twice:
         raise InvalidInput(f"a column must be there once, but {file} has two of {twice[0]!r}")
     return schema
-
-
-@contextmanager
-def _reported(file: Path) -> Iterator[None]:
-    """Within it a `file` that pyarrow cannot read is `InvalidInput`."""
-    try:
-        yield
-    except InvalidInput:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())
-        raise InvalidInput(f"{file} must be a table that can be read: {said:.200}") from None

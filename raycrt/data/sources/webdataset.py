@@ -131,6 +131,10 @@ def _samples(file: Path) -> list[_Sample]:
 
 
 def _image(sample: _Sample) -> np.ndarray:
-    with sample.file.open("rb") as file:
-        file.seek(sample.start)
-        return pixels.decoded(file.read(sample.size), sample.place)
+    try:
+        with sample.file.open("rb") as file:
+            file.seek(sample.start)
+            content = file.read(sample.size)
+    except OSError as error:
+        raise InvalidInput(f"{sample.place} must be readable: {error}") from None
+    return pixels.decoded(content, sample.place)
