@@ -12,7 +12,7 @@ import torch
 
 from raycrt import data
 from raycrt.certification import storage
-from raycrt.distributed import certification, stages
+from raycrt.distributed import certification, stages, verification
 from raycrt.errors import InvalidInput
 from raycrt.networks import network
 from raycrt.specs import Spec, validate
@@ -120,3 +120,14 @@ def test_a_full_disk_ends_the_command_as_such(run, monkeypatch):
     monkeypatch.setattr(certification.ShardCertifier, "__call__", full)
     with pytest.raises(OSError, match="No space left on device: 'somewhere'"):
         run.certify()
+
+
+def test_an_input_that_an_actor_of_the_checker_cannot_read_is_named(monkeypatch):
+    class Checker:
+        def check_file(self, file):
+            raise InvalidInput(f"row 3 of {file.name} must be readable")
+
+    monkeypatch.setattr(verification.ray, "get", lambda given: given)
+    found = verification._Check(Checker())({"file": np.array(["rows/a.parquet"])})
+    with pytest.raises(InvalidInput, match=r"row 3 of a\.parquet must be readable"):
+        verification._checked(found.to_pylist()[0])
