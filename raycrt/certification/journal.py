@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from raycrt.system.outputs import write_atomically
 from raycrt.system.storage import Place
@@ -33,7 +34,7 @@ class Journal:
     def of(shard: Place) -> Journal:
         """The journal of the shard with the file `shard`, in which one more beginning is noted."""
         file = shard.with_name(f".{shard.stem}.journal.partial")
-        known = json.loads(file.read_text()) if file.is_file() else {}
+        known = _read(file)
         ends = Counter(known.get("ends", {}))
         if known.get("at"):
             ends[known["at"]] += 1
@@ -72,6 +73,15 @@ class Journal:
     def _note(self, at: str | None) -> None:
         known = {"begun": self.begun, "ends": self.ends, "at": at}
         write_atomically(self.file, json.dumps(known).encode())
+
+
+def _read(file: Place) -> dict[str, Any]:
+    """What a journal states; nothing where a failing disk has left it damaged."""
+    try:
+        known = json.loads(file.read_bytes()) if file.is_file() else {}
+    except ValueError:
+        known = {}
+    return known if isinstance(known, dict) else {}
 
 
 def _name(first: int, last: int) -> str:

@@ -19,6 +19,7 @@ from raycrt.certification import storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.journal import Journal
 from raycrt.data import Arrays, Reader
+from raycrt.errors import InvalidInput
 from raycrt.system.outputs import replacing
 from raycrt.system.storage import Place
 
@@ -51,7 +52,41 @@ def shards(rows: int, size: int) -> list[Shard]:
 def is_written(shard: Shard, directory: Place) -> bool:
     """Whether the file of `shard` is there with all of its rows."""
     file = shard.file(directory)
-    return file.is_file() and storage.rows_in(file) == shard.last - shard.first
+    return file.is_file() and storage.rows_of(file) == shard.last - shard.first
+
+
+def _is_of(shard: Shard, directory: Place, reader: Reader) -> bool:
+    """Whether the first row in the file of `shard` is the one that `reader` has there now."""
+    columns = ["index", "label", "input_sha256", "key"]
+    with shard.file(directory).open("rb") as opened, pq.ParquetFile(opened) as rows:
+        held = next(rows.iter_batches(1, columns=columns)).to_pylist()
+    found = next(iter(reader.between(shard.first, shard.first + 1, 1)))
+    now = {
+        "index": shard.first,
+        "label": int(found.labels[0]),
+        "input_sha256": storage.input_sha256(found.images[0]),
+        "key": "" if found.keys is None else str(found.keys[0]),
+    }
+    return held == [now]
+
+
+def refuse_other_rows(
+    kept: list[Shard], directory: Place, reader: Reader, *, stated: int | None
+) -> None:
+    """Raise `InvalidInput` where the data has changed since the shards `kept` were written: it has
+    another number of rows than `stated` beside them, or another first row of one of them."""
+    remedy = "the data of a run stays as it is; other data goes into another --out"
+    if kept and stated != len(reader):
+        raise InvalidInput(
+            f"{directory} holds rows of a test split of {stated} rows, but it has {len(reader)} "
+            f"now: {remedy}"
+        )
+    for shard in kept:
+        if not _is_of(shard, directory, reader):
+            raise InvalidInput(
+                f"{shard.file(directory)} begins with another row than {shard.first} of the data "
+                f"is now: {remedy}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +120,14 @@ class ShardCertifier:
         """Certify and write a shard. `InvalidInput` where a row cannot be read."""
         file = shard.file(self.out)
         journal = Journal.of(file)
+        try:
+            return self._written(file, shard, journal)
+        except InvalidInput:
+            # The process goes on.
+            journal.end()
+            raise
+
+    def _written(self, file: Place, shard: Shard, journal: Journal) -> Written:
         rows = right = certified = 0
         with replacing(file) as partial:
             with pq.ParquetWriter(partial, storage.SCHEMA) as writer:

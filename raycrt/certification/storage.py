@@ -91,7 +91,10 @@ def to_table(
 
 
 def _key(key: str) -> str:
-    size = len(key.encode())
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidInput(f"the key of a row is text in UTF-8, but one is {key!r}") from None
     require(size <= _KEY_BYTES, f"the key of a row has at most {_KEY_BYTES} bytes", bytes=size)
     return key
 
@@ -110,14 +113,19 @@ def read(directory: Place) -> tuple[pa.Table, dict[str, Any]]:
 
 
 def read_manifest(directory: Place) -> dict[str, Any]:
-    """The manifest, which holds what all rows share."""
+    """The manifest, which holds what all rows share; `InvalidInput` where it is not whole."""
     file = directory / MANIFEST
     if not file.is_file():
         raise InvalidInput(
             f"a certificates directory must hold {MANIFEST}, {directory} does not; "
             f"`raycrt certify --out {directory.parent}` makes it"
         )
-    manifest: dict[str, Any] = json.loads(file.read_text())
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{file} must be JSON: {str(error)[:200]}") from None
+    if not isinstance(manifest, dict):
+        raise InvalidInput(f"{file} must hold an object")
     return manifest
 
 
@@ -173,15 +181,21 @@ def write_manifest(directory: Place, content: Mapping[str, Any]) -> None:
     write_atomically(directory / MANIFEST, text.encode())
 
 
-def rows_in(file: Place) -> int:
-    """The number of rows of a file, as it states it."""
-    with file.open("rb") as opened:
-        return int(pq.read_metadata(opened).num_rows)
-
-
 def count(directory: Place) -> int:
     """The number of rows written so far, as the files state it."""
-    return sum(rows_in(file) for file in row_files(directory))
+    return sum(map(rows_of, row_files(directory)))
+
+
+def rows_of(file: Place) -> int:
+    """The number of rows that a file states; `InvalidInput` where it is not whole."""
+    try:
+        with file.open("rb") as opened:
+            return int(pq.read_metadata(opened).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(
+            f"{file} must be whole, or be removed to have its rows certified again: {said:.200}"
+        ) from None
 
 
 def statuses(directory: Place) -> Counter[str]:

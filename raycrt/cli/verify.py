@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raycrt.cli.options import found
-from raycrt.errors import InvalidInput
+from raycrt.errors import InvalidInput, require
 from raycrt.system.storage import Place
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def proved(
     from rich.console import Console
 
     from raycrt.specs import RunSpec
-    from raycrt.system import progress
+    from raycrt.system import outputs, progress
     from raycrt.verify.bundle import verify_bundle
     from raycrt.verify.report import verify_run
 
@@ -86,6 +86,14 @@ def proved(
     else:
         check = partial(verify_run, run)
     watch = partial(progress.over, console=Console(stderr=True))
+    if records is not None:
+        beside = (run / "certificates").resolve()
+        require(
+            beside not in (records.resolve(), *records.resolve().parents),
+            "records are not among the certificates, whose readers may take them for rows",
+            records=str(records),
+        )
+        outputs.made(records)
     check = partial(
         check,
         data_directory=data_dir,

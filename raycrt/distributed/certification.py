@@ -8,6 +8,7 @@ missing shards.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from raycrt.errors import InvalidInput, require
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, identity, validate
 from raycrt.specs.provenance import Training
+from raycrt.system import outputs
 from raycrt.system.storage import Place
 
 
@@ -77,22 +79,26 @@ def certify(
     before = stored(out, digest, spec, spec_describes_model=spec_describes_model)
     rows = out / storage.ROWS
     rows.mkdir(parents=True, exist_ok=True)
+    files = storage.row_files(out)
     began = time.monotonic()
     size = shards.rows_of_a_shard(len(reader), spec.certify.batch_size)
     shared = {"schema_version": storage.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
     if any(before.get(key) != value for key, value in shared.items()):
         # Their shards may be others, and a row is written once.
-        for file in storage.row_files(out):
+        for file in files:
             file.unlink()
     else:
-        size = before["rows_of_a_shard"]
+        stated: Any = before.get("rows_of_a_shard")
         require(
-            type(size) is int and size > 0 and size % spec.certify.batch_size == 0,
+            type(stated) is int and stated > 0 and stated % spec.certify.batch_size == 0,
             "a shard has whole batches",
-            rows_of_a_shard=size,
+            rows_of_a_shard=stated,
         )
+        size = stated
     every = shards.shards(len(reader), size)
     pending = [shard for shard in every if not shards.is_written(shard, out)]
+    kept = [shard for shard in every if shard not in pending]
+    shards.refuse_other_rows(kept, out, reader, stated=before.get("rows"))
     progress = Progress(done=len(reader) - sum(shard.last - shard.first for shard in pending))
     before_this = progress.done
     watch(progress)
@@ -124,8 +130,8 @@ def certify(
     if failures:
         more = f", and {len(failures) - 3} more" if len(failures) > 3 else ""
         raise InvalidInput(
-            f"every row must be certified, but {'; '.join(failures[:3])}{more}; all others are in "
-            f"{out}"
+            f"every row must be certified, but {'; '.join(failures[:3])}{more}; all other "
+            f"shards are in {out}"
         )
     check_complete(every, out)
     # The time taken by the rows of an earlier command is unknown.
@@ -188,9 +194,12 @@ def _run(
 
 
 def _told(table: pa.Table) -> Iterator[Written | str]:
-    """What rows of the schema `_WRITTEN` say."""
+    """What rows of the schema `_WRITTEN` say; `OSError` where one says that files can no longer be
+    written, which ends all others too."""
     for row in table.to_pylist():
-        refused = row.pop("refused")
+        refused, disk = row.pop("refused"), row.pop("disk")
+        if disk is not None:
+            raise OSError(disk, os.strerror(disk), refused)
         yield refused or Written(**{**row, "lost": tuple(row["lost"])})
 
 
@@ -203,6 +212,7 @@ _WRITTEN = pa.schema(
         ("sha256", pa.string()),
         ("lost", pa.list_(pa.int64())),
         ("refused", pa.string()),
+        ("disk", pa.int64()),
     ]
 )
 
@@ -236,6 +246,11 @@ class _Certify:
             told = asdict(self.shards(shard))
         except InvalidInput as error:
             told = {"first": shard.first, "refused": str(error)}
+        except OSError as error:
+            if (full := outputs.disk_error(error)) is None:
+                raise
+            place = str(full.filename or self.shards.out)
+            told = {"first": shard.first, "refused": place, "disk": full.errno}
         return pa.Table.from_pylist([told], schema=_WRITTEN)
 
 
@@ -253,6 +268,13 @@ def stored(
         require(not rows, "rows have a manifest that names their run", directory=str(out))
         return {}
     before = storage.read_manifest(out)
+    lacking = {"weights_sha256", "spec", "rows"} - set(before)
+    require(
+        not lacking and isinstance(before["spec"], dict) and "model" in before["spec"],
+        "a manifest states what all rows share",
+        directory=str(out),
+        lacking=sorted(lacking),
+    )
     require(
         before["weights_sha256"] == digest,
         "all certificates in a directory are of the same weights",

@@ -17,13 +17,15 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from raycrt.errors import InvalidInput
 from raycrt.system.storage import Place, place
 from raycrt.verify.checker import Checker
 from raycrt.verify.findings import Checked, Finding
 
 
 def check_files(checker: Checker, files: list[Place], *, workers: int) -> Iterator[Checked]:
-    """Check every file with at most `workers` actors; the results as they finish."""
+    """Check every file with at most `workers` actors; the results as they finish. `InvalidInput`
+    where an input cannot be read."""
     if not files:
         return
     actors = min(workers, len(files))
@@ -37,8 +39,7 @@ def check_files(checker: Checker, files: list[Place], *, workers: int) -> Iterat
         num_cpus=_cpus(actors),
     )
     for block in checked.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in pa.table(block).to_pylist():
-            yield _checked(row)
+        yield from map(_checked, pa.table(block).to_pylist())
 
 
 def _cpus(actors: int) -> float:
@@ -55,9 +56,14 @@ class _Check:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         return pa.Table.from_pylist(
-            [asdict(self.checker.check_file(place(str(file)))) for file in batch["file"]],
-            schema=_SCHEMA,
+            [self._check(place(str(file))) for file in batch["file"]], schema=_SCHEMA
         )
+
+    def _check(self, file: Place) -> dict[str, Any]:
+        try:
+            return asdict(self.checker.check_file(file))
+        except InvalidInput as error:
+            return {"file": file.name, "refused": str(error)}
 
 
 _SCHEMA = pa.schema(
@@ -67,11 +73,14 @@ _SCHEMA = pa.schema(
         ("spans", pa.list_(pa.list_(pa.int64()))),
         ("findings", pa.list_(pa.struct([("index", pa.int64()), ("sentence", pa.string())]))),
         ("further", pa.int64()),
+        ("refused", pa.string()),
     ]
 )
 
 
 def _checked(row: dict[str, Any]) -> Checked:
+    if row["refused"] is not None:
+        raise InvalidInput(row["refused"])
     return Checked(
         file=row["file"],
         rows=row["rows"],

@@ -24,7 +24,7 @@ DATA = (
 # batch and average gradients.
 TRAINING = ("model", "train", *DATA, "data.validation", "data.normalize", "run.seed")
 # The keys that decide the rows of certificates, beside the weights.
-CERTIFICATES = ("model", *DATA, "certify")
+CERTIFICATES = ("model", *DATA, "data.key", "certify")
 
 
 def difference(before: Spec, now: Spec, keys: tuple[str, ...]) -> tuple[str, Any, Any] | None:

@@ -136,9 +136,10 @@ class InReader(Inputs):
         for part in parts[1:]:
             found = found.with_rows(part)
         found = found.take(np.searchsorted(order, index))
-        return Found(
-            images=found.images.reshape(len(index), -1), labels=found.labels, keys=found.keys
-        )
+        # A source without keys has the empty one in each row.
+        keys = np.full(len(index), "", object) if found.keys is None else found.keys
+        images = found.images.reshape(len(index), -1)
+        return Found(images=images, labels=found.labels, keys=keys)
 
 
 def of_run(spec: Spec, directory: Path | None, trusted: bool) -> InReader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from raycrt import Certifier
 from raycrt.certification import shards, storage
 from raycrt.certification.shards import Shard, ShardCertifier
 from raycrt.data import Arrays, Reader
+from raycrt.errors import InvalidInput
 from tests.models import random_network
 
 ROWS, BATCH = 40, 8
@@ -130,6 +132,34 @@ def test_processes_that_end_for_another_reason_change_no_row(tmp_path, twin):
     told = _shards(tmp_path, Rows())(shard)
     assert told.lost == () and storage.read_rows(tmp_path).equals(twin)
     assert [file.name for file in (tmp_path / storage.ROWS).iterdir()] == ["000000000.parquet"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{begun", b"[3]", b'"text"'])
+def test_a_damaged_journal_is_begun_anew(tmp_path, twin, content):
+    certify, shard = _shards(tmp_path, Rows()), Shard(first=0, last=ROWS)
+    (tmp_path / storage.ROWS / ".000000000.journal.partial").write_bytes(content)
+    assert certify(shard).lost == () and storage.read_rows(tmp_path).equals(twin)
+
+
+def test_a_row_that_cannot_be_read_ends_no_process(tmp_path):
+    """It is refused however often, and never counted among those that end their process."""
+    reader, shard = Rows(), Shard(first=0, last=ROWS)
+    whole, reader.all = reader.all, reader.all.take(slice(0))
+    for _ in range(12):
+        with pytest.raises(InvalidInput, match="at least one image"):
+            _shards(tmp_path, reader)(shard)
+    assert not list((tmp_path / storage.ROWS).iterdir())
+    reader.all = whole
+    assert _shards(tmp_path, reader)(shard).lost == ()
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    """Names of files are bytes, which need not be text."""
+    reader = Rows()
+    assert reader.all.keys is not None
+    reader.all.keys[9] = os.fsdecode(b"\xff.png")
+    with pytest.raises(InvalidInput, match="text in UTF-8, but one is"):
+        _shards(tmp_path, reader)(Shard(first=0, last=ROWS))
 
 
 def test_memory_is_that_of_a_batch(tmp_path):

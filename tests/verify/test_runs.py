@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from raycrt import data
 from raycrt.activations import ACTIVATIONS
-from raycrt.cli.verify import verify
+from raycrt.cli.verify import proved, verify
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
 from raycrt.training import loop
@@ -515,6 +515,23 @@ def test_a_row_of_another_input_is_refused_in_its_own_words(run):
     assert finding.index == 5
     assert "the input is not the one that was certified" in finding.sentence
     assert finding.sentence.endswith(f"that of the row {rows[6]['input_sha256'].hex()}.")
+
+
+def test_a_key_that_the_data_does_not_have_is_refused(run):
+    rows = rows_of(run).to_pylist()
+    rows[5]["key"] = "another.png"
+    rewrite_rows(run, rows)
+    (finding,) = verify_run(run).findings
+    assert finding.index == 5 and "the key is '' in the data, not 'another.png'" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    "place", ["certificates/rows", "certificates/rows/records", "train/spec.yaml"]
+)
+def test_records_are_in_a_directory_apart_from_the_certificates(run, place):
+    with pytest.raises(InvalidInput, match=r"records are not among|must be a directory"):
+        proved(run, workers=1, data_dir=None, arrays=None, run_code=False, records=run / place)
+    assert verify_run(run).sound
 
 
 def test_the_hash_is_that_of_float32_numbers(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,18 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from raycrt.errors import InvalidInput
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Within it a `file` that pyarrow cannot read is `InvalidInput`."""
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(f"{file} must be a table that can be read: {said:.200}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +52,8 @@ class RowGroups:
         rows = 0
         schema: pa.Schema | None = None
         for file in files:
-            try:
-                with parquet.ParquetFile(file) as opened:
-                    facts, own = opened.metadata, opened.schema_arrow
-            except (pa.ArrowException, OSError) as error:
-                said = " ".join(str(error).split())
-                raise InvalidInput(
-                    f"{file} must be a table that can be read: {said:.200}"
-                ) from None
+            with readable(file), parquet.ParquetFile(file) as opened:
+                facts, own = opened.metadata, opened.schema_arrow
             schema = schema or own
             if own.names != schema.names or own.types != schema.types:
                 return None
@@ -68,11 +75,12 @@ class RowGroups:
         self, first: int, last: int, step: int, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, Path, pa.Table]]:
         """The rows `first` .. `last` - 1, `step` at a time, or fewer at the end of a row group or a
-        file; with each table its file and the number of its first row there."""
+        file; with each table its file and the number of its first row there. `InvalidInput` names a
+        file that is damaged."""
         for group in self.groups:
             if group.last <= first or group.first >= last:
                 continue
-            with parquet.ParquetFile(group.file) as opened:
+            with readable(group.file), parquet.ParquetFile(group.file) as opened:
                 start = group.first
                 names = None if columns is None else list(columns)
                 for batch in opened.iter_batches(step, row_groups=[group.group], columns=names):

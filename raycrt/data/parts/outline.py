@@ -26,8 +26,8 @@ class Outline:
 def outline(spec: DataSpec) -> Outline | None:
     """The outline of a source whose rows can be read by their numbers; None of another data set.
 
-    The labels of all rows are read, and one input. `InvalidInput` where they are not as they must
-    be, or other than `spec` states.
+    The labels of all rows are read, and one input of each split. `InvalidInput` where they are not
+    as they must be, or other than `spec` states.
     """
     if spec.source is None:
         return None
@@ -42,10 +42,13 @@ def outline(spec: DataSpec) -> Outline | None:
                 raise InvalidInput(
                     f"there must be at least one row, but {name} of {spec.title} has none"
                 )
-        first = next(next(iter(splits.values())).between(0, 1, 1))
+        ones = {name: next(split.between(0, 1, 1)) for name, split in splits.items()}
         distinct = {name: _distinct(name, split) for name, split in splits.items()}
     except OSError as error:
         raise InvalidInput(f"the files of {spec.title} must be readable: {error}") from None
+    first = ones.get("train", next(iter(ones.values())))
+    for one in ones.values():
+        checks.check_alike(one, first)
     if spec.shape is not None:
         checks.check_shape(first, spec.shape)
     return Outline(

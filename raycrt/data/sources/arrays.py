@@ -58,10 +58,13 @@ class Arrays(Source):
             yield self._part(name, rows, classes[first : first + len(rows)], first)
             first += len(rows)
         if first < len(classes):
-            raise InvalidInput(
-                f"there must be one label for each input, but {name!r} in {self.path} has {first} "
-                f"rows and {labels!r} has {len(classes)}"
-            )
+            raise InvalidInput(self._other_number(name, first, labels, len(classes)))
+
+    def _other_number(self, name: str, rows: int, labels: str, classes: int) -> str:
+        return (
+            f"there must be one label for each input, but {name!r} in {self.path} has {rows} rows "
+            f"and {labels!r} has {classes}"
+        )
 
     def _blocks(self, name: str) -> Iterator[np.ndarray]:
         """The array `name`, some rows at a time."""
@@ -78,13 +81,15 @@ class Arrays(Source):
         """The array of a .npy file, read where it is used."""
         file = self.path / f"{name}.npy"
         with _reported(file):
-            return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+            return _with_rows(np.load(file, mmap_mode="r", allow_pickle=False), file)
 
     def indexed(self, split: str) -> Indexed | None:
         if not self.path.is_dir():
             return None
         name, labels = self._pairs()[split]
         rows, classes = self._mapped(name), self._mapped(labels)
+        if len(rows) != len(classes):
+            raise InvalidInput(self._other_number(name, len(rows), labels, len(classes)))
 
         def between(first: int, last: int, step: int) -> Iterator[Rows]:
             for start in range(first, last, step):
@@ -131,7 +136,7 @@ class Arrays(Source):
         file = path / f"{name}.npy" if path.is_dir() else path
         with _reported(file):
             loaded = np.load(file, allow_pickle=False)
-            return np.asarray(loaded if path.is_dir() else loaded[name])
+            return _with_rows(loaded if path.is_dir() else loaded[name], file)
 
     def _rows(self, inputs: str, labels: str) -> Rows:
         return self._part(inputs, self._array(inputs), self._array(labels))
@@ -146,6 +151,12 @@ class Arrays(Source):
             where=where,
             place=lambda row: f"row {first + row} of {where}",
         )
+
+
+def _with_rows(found: np.ndarray, file: Path) -> np.ndarray:
+    if not found.ndim:
+        raise InvalidInput(f"an array must have rows, but one in {file} is a single number")
+    return np.asarray(found)
 
 
 def _split(name: str, bases: Sequence[str]) -> str | None:

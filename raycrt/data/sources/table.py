@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from raycrt.data.formats import typed_csv
-from raycrt.data.formats.row_groups import RowGroups
+from raycrt.data.formats.row_groups import RowGroups, readable
 from raycrt.data.sources.columns import Columns, label_among
 from raycrt.data.sources.source import (
     Indexed,
@@ -53,7 +52,7 @@ class Table(Source):
         files = self._files()[split]
         schemas = [_schema(file) for file in files]
         # Numbers have the types that they have in all files together.
-        shared = _concatenated([schema.empty_table() for schema in schemas], files)
+        shared = _concatenated([_empty(schema) for schema in schemas], files)
         for file, schema in zip(files, schemas, strict=True):
             first = 0
             for table in _tables(file, schema, self.at_a_time):
@@ -70,13 +69,14 @@ class Table(Source):
         groups = RowGroups.of(files)
         if groups is None:
             return None
+        empty = _empty(_once(groups.schema, files[0]))
 
         def between(first: int, last: int, step: int) -> Iterator[Rows]:
             for start, file, table in groups.between(first, last, step):
                 yield Columns(table, self.options, str(file), partial(_place, start, file)).rows()
 
         def labels() -> Iterator[Any]:
-            label = Columns(groups.schema.empty_table(), self.options, str(files[0]), str).label
+            label = Columns(empty, self.options, str(files[0]), str).label
             for start, file, table in groups.between(0, groups.rows, self.at_a_time, [label]):
                 place = partial(_place, start, file)
                 yield Columns(table, self.options, str(file), place).labels()
@@ -85,7 +85,7 @@ class Table(Source):
 
     def label(self) -> str:
         file = next(iter(self._files().values()))[0]
-        with _reported(file):
+        with readable(file):
             found = typed_csv.names(file) if _is_csv(file) else parquet.read_schema(file).names
         return label_among(found, self.options.label, str(file))
 
@@ -128,14 +128,14 @@ def _is_csv(file: Path) -> bool:
 
 def _schema(file: Path) -> pa.Schema:
     """The columns of a file with their types; none of them twice."""
-    with _reported(file):
+    with readable(file):
         found = typed_csv.schema(file) if _is_csv(file) else parquet.read_schema(file)
     return _once(found, file)
 
 
 def _tables(file: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
     """The rows of a file of this `schema` in order, so many or a block at a time."""
-    with _reported(file):
+    with readable(file):
         if _is_csv(file):
             yield from typed_csv.tables(file, schema)
             return
@@ -145,10 +145,17 @@ def _tables(file: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
 
 
 def _read(file: Path) -> pa.Table:
-    with _reported(file):
+    with readable(file):
         table = csv.read_csv(file) if _is_csv(file) else parquet.read_table(file)
     _once(table.schema, file)
     return table
+
+
+def _empty(schema: pa.Schema) -> pa.Table:
+    """A table without rows; pyarrow's own cannot have tensors."""
+    return pa.Table.from_arrays(
+        [pa.chunked_array([], kind) for kind in schema.types], schema=schema
+    )
 
 
 def _once(schema: pa.Schema, file: Path) -> pa.Schema:
@@ -156,15 +163,3 @@ def _once(schema: pa.Schema, file: Path) -> pa.Schema:
     if twice:
         raise InvalidInput(f"a column must be there once, but {file} has two of {twice[0]!r}")
     return schema
-
-
-@contextmanager
-def _reported(file: Path) -> Iterator[None]:
-    """Within it a `file` that pyarrow cannot read is `InvalidInput`."""
-    try:
-        yield
-    except InvalidInput:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())
-        raise InvalidInput(f"{file} must be a table that can be read: {said:.200}") from None

@@ -60,12 +60,13 @@ class WebDataset(Source):
 
     def indexed(self, split: str) -> Indexed:
         samples = [sample for file in self._files()[split] for sample in _samples(file)]
+        labels = _labels(samples)
 
         def between(first: int, last: int, step: int) -> Iterator[Rows]:
             for start in range(first, last, step):
-                yield self._decoded(samples[start : min(start + step, last)])
+                some = slice(start, min(start + step, last))
+                yield self._decoded(samples[some], labels[some])
 
-        labels = _labels(samples)
         return Indexed(number=len(samples), between=between, labels=lambda: iter([labels]))
 
     def _files(self) -> dict[str, list[Path]]:
@@ -75,14 +76,14 @@ class WebDataset(Source):
         samples = [sample for file in files for sample in _samples(file)]
         if not samples:
             raise InvalidInput(f"tar files must hold KEY.png and KEY.cls, but not so {files[0]}")
-        return self._decoded(samples)
+        return self._decoded(samples, _labels(samples))
 
-    def _decoded(self, samples: Sequence[_Sample]) -> Rows:
+    def _decoded(self, samples: Sequence[_Sample], labels: Sequence[str | int]) -> Rows:
         return Rows(
             inputs=pixels.stacked(
                 map(_image, samples), lambda row: samples[row].place, self.options.resize
             ),
-            labels=_labels(samples),
+            labels=labels,
             where=str(self.path),
             place=lambda row: samples[row].place,
             keys=np.array(
@@ -91,8 +92,10 @@ class WebDataset(Source):
         )
 
 
-def _labels(samples: Sequence[_Sample]) -> list[str | int]:
-    return [int(s.label) if s.label.isdecimal() else s.label for s in samples]
+def _labels(samples: Sequence[_Sample]) -> Sequence[str | int]:
+    """Those of all samples of a split: whole numbers, or texts if one of them is no number."""
+    texts = [sample.label for sample in samples]
+    return [int(text) for text in texts] if all(map(str.isdecimal, texts)) else texts
 
 
 def _samples(file: Path) -> list[_Sample]:
@@ -106,6 +109,8 @@ def _samples(file: Path) -> list[_Sample]:
                     continue
                 key, _, kind = member.name.rpartition(".")
                 if kind == _LABEL:
+                    if key in labels:
+                        raise InvalidInput(f"a key has one label, but {key} in {file} has two")
                     found = opened.extractfile(member)
                     assert found is not None
                     labels[key] = found.read().decode("utf-8").strip()
@@ -126,6 +131,10 @@ def _samples(file: Path) -> list[_Sample]:
 
 
 def _image(sample: _Sample) -> np.ndarray:
-    with sample.file.open("rb") as file:
-        file.seek(sample.start)
-        return pixels.decoded(file.read(sample.size), sample.place)
+    try:
+        with sample.file.open("rb") as file:
+            file.seek(sample.start)
+            content = file.read(sample.size)
+    except OSError as error:
+        raise InvalidInput(f"{sample.place} must be readable: {error}") from None
+    return pixels.decoded(content, sample.place)

@@ -15,6 +15,16 @@ from raycrt.errors import InvalidInput
 def check_inputs(rows: Rows, first: Rows, stated: Sequence[int] | None) -> None:
     """Refuse inputs of other columns or another shape than the `first` rows or the `stated` one,
     NaN and inf."""
+    check_alike(rows, first)
+    if stated is not None:
+        check_shape(rows, stated)
+    wrong = ~np.isfinite(rows.inputs)
+    if wrong.any():
+        raise InvalidInput(_not_finite(rows, wrong))
+
+
+def check_alike(rows: Rows, first: Rows) -> None:
+    """Refuse inputs of other columns or another shape than the `first` rows."""
     for one, other in zip_longest(rows.columns, first.columns):
         if one != other:
             raise InvalidInput(
@@ -25,11 +35,6 @@ def check_inputs(rows: Rows, first: Rows, stated: Sequence[int] | None) -> None:
         raise InvalidInput(
             pixels.another_shape(rows.inputs[0], rows.place(0), first.inputs[0], first.place(0))
         )
-    if stated is not None:
-        check_shape(rows, stated)
-    wrong = ~np.isfinite(rows.inputs)
-    if wrong.any():
-        raise InvalidInput(_not_finite(rows, wrong))
 
 
 def check_shape(rows: Rows, stated: Sequence[int]) -> None:
