@@ -13,7 +13,7 @@ from raycrt.errors import InvalidInput
 from raycrt.system import lease, outputs, storage
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def home(request, tmp_path):
     """A directory that is not there yet."""
     if request.param == "local":
@@ -99,11 +99,13 @@ def test_a_client_that_is_not_installed_is_named(monkeypatch):
         storage.given("s3a://bucket/run")
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_told(object_store):
     with pytest.raises(InvalidInput, match=r"s3://no-such/run must be in reach: .*bucket"):
         storage.given("s3://no-such/run")
 
 
+@pytest.mark.slow
 def test_one_command_at_a_time(remote, monkeypatch):
     monkeypatch.setattr(lease, "_BEAT", 0.05)
     monkeypatch.setattr(lease, "_LEASE", 0.5)
@@ -119,6 +121,7 @@ def test_one_command_at_a_time(remote, monkeypatch):
     assert not (remote / outputs.DRIVER).exists()
 
 
+@pytest.mark.slow
 def test_what_a_killed_holder_left_is_taken_over(remote, monkeypatch):
     monkeypatch.setattr(lease, "_BEAT", 0.05)
     monkeypatch.setattr(lease, "_LEASE", 0.3)
