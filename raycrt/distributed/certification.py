@@ -71,30 +71,23 @@ def certify(
     curvature. The manifest's model is null unless `spec_describes_model`, and its training is
     null if `training`, that of the weights, is unknown. `watch` is called as each shard is written.
 
-    Shards that an earlier run left in `out` are kept without being read if its manifest has this
-    format and the same curvature; otherwise they are certified again. `InvalidInput` if they
-    belong to another run, and, once all other rows are written, if rows cannot be read or end the
-    process that certifies them.
+    Shards that an earlier run left in `out` are kept if its manifest has this format and the same
+    curvature; of their rows the first is compared with the data. Otherwise they are certified
+    again. `InvalidInput` if they belong to another run or other data, and, once all other rows are
+    written, if rows cannot be read or end the process that certifies them.
     """
     before = stored(out, digest, spec, spec_describes_model=spec_describes_model)
-    rows = out / storage.ROWS
-    rows.mkdir(parents=True, exist_ok=True)
-    files = storage.row_files(out)
+    (out / storage.ROWS).mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    size = shards.rows_of_a_shard(len(reader), spec.certify.batch_size)
     shared = {"schema_version": storage.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
-    if any(before.get(key) != value for key, value in shared.items()):
-        # Their shards may be others, and a row is written once.
-        for file in files:
-            file.unlink()
+    batch = spec.certify.batch_size
+    if all(before.get(key) == value for key, value in shared.items()):
+        size = _stated_size(before, batch)
     else:
-        stated: Any = before.get("rows_of_a_shard")
-        require(
-            type(stated) is int and stated > 0 and stated % spec.certify.batch_size == 0,
-            "a shard has whole batches",
-            rows_of_a_shard=stated,
-        )
-        size = stated
+        # The shards of other rows may be others, and a row is written once.
+        for file in storage.row_files(out):
+            file.unlink()
+        size = shards.rows_of_a_shard(len(reader), batch)
     every = shards.shards(len(reader), size)
     pending = [shard for shard in every if not shards.is_written(shard, out)]
     kept = [shard for shard in every if shard not in pending]
@@ -138,6 +131,16 @@ def certify(
     facts["seconds"] = time.monotonic() - began if before_this == 0 else None
     storage.write_manifest(out, {"complete": True, **facts})
     return facts
+
+
+def _stated_size(manifest: dict[str, Any], batch: int) -> int:
+    """The number of rows of a shard that a manifest states."""
+    stated = manifest.get("rows_of_a_shard")
+    if type(stated) is not int or stated <= 0 or stated % batch:
+        raise InvalidInput(
+            f"rows_of_a_shard must be whole batches of {batch} rows in the manifest, but is {stated}"
+        )
+    return stated
 
 
 def check(network: Network, spec: Spec) -> None:
