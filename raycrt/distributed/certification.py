@@ -138,7 +138,7 @@ def _stated_size(manifest: dict[str, Any], batch: int) -> int:
     stated = manifest.get("rows_of_a_shard")
     if type(stated) is not int or stated <= 0 or stated % batch:
         raise InvalidInput(
-            f"rows_of_a_shard must be whole batches of {batch} rows in the manifest, but is {stated}"
+            f"a shard must have whole batches of {batch} rows, but the manifest states {stated}"
         )
     return stated
 

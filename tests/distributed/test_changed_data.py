@@ -97,7 +97,7 @@ def test_a_manifest_states_the_rows_of_a_shard(run):
     stated = json.loads(file.read_text())
     del stated["rows_of_a_shard"]
     file.write_text(json.dumps(stated))
-    run.refused("a shard has whole batches")
+    run.refused("a shard must have whole batches of 8 rows, but the manifest states None")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
