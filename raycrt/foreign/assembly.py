@@ -220,7 +220,8 @@ def _with_zero(last: AffineMap) -> AffineMap:
         made.weight = nn.Parameter(torch.cat([torch.zeros_like(weight), weight]))
         made.bias = nn.Parameter(torch.cat([torch.zeros_like(bias), bias]))
         return made
-    like = last.offset()
+    # Of any floating type: those of the layers may differ as yet.
+    like = next(t for t in (*last.parameters(), *last.buffers()) if t.is_floating_point())
     made.weight = nn.Parameter(like.new_tensor([[0.0], [1.0]]))
     made.bias = nn.Parameter(like.new_zeros(2))
     return Chain([*(last.links if isinstance(last, Chain) else [last]), made])

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,9 @@ class Errors:
     of W have at most `in_row` and columns at most `in_column` nonzero entries, or that many
     roundings. `loose` and `moved` bound the errors of a W and b that are computed from stored
     numbers. The last layer's b is not counted here, as each of its entries affects one logit only:
-    see `offsets`.
+    see `offsets`. Layers with nothing between them multiply an error by the norm of their product:
+    `joined` >= those of the joined model, and `peak` >= the entries of a margin's gradient in the
+    last features that an activation makes.
     """
 
     model: Model
@@ -83,18 +86,24 @@ class Errors:
     in_column: tuple[int, ...]
     loose: tuple[float, ...]
     moved: tuple[float, ...]
+    joined: tuple[float, ...]
+    peak: float
 
     @staticmethod
     def of(model: Model) -> Errors:
+        spectral = tuple(norm_upper(w) + model.loose(k) for k, w in enumerate(model.weights))
         return Errors(
             model=model,
-            spectral=tuple(norm_upper(w) + model.loose(k) for k, w in enumerate(model.weights)),
+            spectral=spectral,
             absolute=tuple(absolute_norm(model.largest(k)) for k in range(model.depth)),
             bias=(*(frobenius(_offsets(model, k)) for k in range(model.depth - 1)), 0.0),
             in_row=tuple(_terms(model, k, 1) for k in range(model.depth)),
             in_column=tuple(_terms(model, k, 0) for k in range(model.depth)),
             loose=tuple(model.loose(k) for k in range(model.depth)),
             moved=(*(frobenius(model.bias_error(k)) for k in range(model.depth - 1)), 0.0),
+            joined=_joined(model, spectral),
+            # A difference of two entries of the matrix that makes the logits of these.
+            peak=2 * float(model.joined.largest(model.joined.depth - 1).max()),
         )
 
     def margin(self, length: np.ndarray, unit: float = UNIT) -> np.ndarray:
@@ -135,29 +144,38 @@ class Errors:
         layers = self.layers(length, UNIT)
         size = math.sqrt(2) * self.spectral[-1]
         error = (UNIT * size + math.sqrt(2) * self.loose[-1]) * np.ones_like(length)
+        joined = reversed(self.joined)
+        # What came into the layers with nothing between them, and the error made in these.
+        nothing = np.zeros_like(length)
+        given, own, entry = (math.sqrt(2), nothing), error, self.peak
         for k in range(self.model.depth - 2, -1, -1):
-            # Slopes have errors of `inherited` from z, in the 2-norm, and of `own` each.
-            steepest = self.model.hidden[k].slopes.bound
-            inherited = self.model.hidden[k].curvatures.bound * layers[k][0]
-            own = _SLOPE_UNITS * UNIT * max(1.0, steepest) * (self.model.hidden[k].active > 0)
-            # In the last hidden layer an entry is the difference of two entries of the last matrix.
-            entry = size if k < self.model.depth - 2 else 2 * self.model.largest(k + 1).max()
-            added = inherited * (entry + error) + own * (size + error)
-            added = added + UNIT * (steepest + inherited + own) * (size + error)
-            error = steepest * error + added
-            size = steepest * size
+            if k not in self.model.joints:
+                together = next(joined)
+                size, error = together * given[0], together * given[1] + own
+                # Slopes have errors of `inherited` from z, in the 2-norm, and of `local` each.
+                steepest = self.model.hidden[k].slopes.bound
+                inherited = self.model.hidden[k].curvatures.bound * layers[k][0]
+                local = _SLOPE_UNITS * UNIT * max(1.0, steepest)
+                added = inherited * (min(entry, size) + error) + local * (size + error)
+                added = added + UNIT * (steepest + inherited + local) * (size + error)
+                error = steepest * error + added
+                size = steepest * size
+                given, own, entry = (size, error), nothing, math.inf
             # Slopes, their products, and the sums of these may underflow.
             terms = (2 * self.in_column[k] + 4) * math.sqrt(max(self.model.weights[k].shape))
             lost = SMALLEST[UNIT] * terms * (1 + size + error)
-            local = (gamma(self.in_column[k]) * self.absolute[k] + self.loose[k]) * (size + error)
-            error = self.spectral[k] * (error + lost) + local + lost
+            made = (gamma(self.in_column[k]) * self.absolute[k] + self.loose[k]) * (size + error)
+            made = self.spectral[k] * lost + made + lost
+            error, own = self.spectral[k] * error + made, self.spectral[k] * own + made
             size = self.spectral[k] * size
-        return error * ROOM
+        return (next(joined) * given[1] + own) * ROOM
 
     def layers(self, length: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
         """Bounds on |computed z - z|_2 and |z|_2 for each layer, for the last one without its b."""
         size, error = length, np.zeros_like(length)
-        found = []
+        found, joined = [], iter(self.joined)
+        # What came into the layers with nothing between them, and what these add to it.
+        given, own, shift = (size, error), np.zeros_like(length), 0.0
         for k, weight in enumerate(self.model.weights):
             # Rounding of the products, the bias and, below float64, the stored weight itself.
             local = gamma(self.in_row[k] + 2, unit)
@@ -167,18 +185,23 @@ class Errors:
             lost = lost * self.model.gain(k)
             local = local + lost * (1 + size + error)
             local = local + self.loose[k] * (size + error) + self.moved[k]
-            error = self.spectral[k] * error + local
+            error, own = self.spectral[k] * error + local, self.spectral[k] * own + local
             size = self.spectral[k] * size + self.bias[k]
+            shift = self.spectral[k] * shift + self.bias[k]
+            if k not in self.model.joints:
+                together = next(joined)
+                size, error = together * given[0] + shift, together * given[1] + own
             found.append((error, size))
             if k == self.model.depth - 1:
                 break
-            if self.model.hidden[k].active == 0:  # What is passed on is not rounded.
+            if k in self.model.joints:  # What is passed on is not rounded.
                 continue
             steepest = self.model.hidden[k].slopes.bound
             value = steepest * size + self.model.hidden[k].at_zero
             local = _VALUE_UNITS * unit * (value + size + 2 * error)
             local = local + 4 * SMALLEST[unit] * math.sqrt(len(weight))
             error, size = steepest * error + local, value
+            given, own, shift = (size, error), np.zeros_like(length), 0.0
         return found
 
 
@@ -244,6 +267,19 @@ def witness_radius(
         inflation = np.where(np.isfinite(inflation) & (inflation > 0), inflation, 1.0)
         other = floor(errors, length=length, gradient=gradient, u=u, inflation=inflation, **values)
     return np.maximum(radius, other.radius())
+
+
+def _joined(model: Model, spectral: tuple[float, ...]) -> tuple[float, ...]:
+    """Bounds on the norms of the matrices of the joined model, from those of the model's own."""
+    ends = [k for k in range(model.depth) if k not in model.joints]
+    found = []
+    for number, (before, end) in enumerate(pairwise([-1, *ends])):
+        most = math.prod(spectral[before + 1 : end + 1])
+        if end - before > 1:
+            whole = norm_upper(model.joined.weights[number]) + model.joined.loose(number)
+            most = min(most * ROOM, whole)
+        found.append(most)
+    return tuple(found)
 
 
 def _offsets(model: Model, k: int) -> np.ndarray:

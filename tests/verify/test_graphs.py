@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import raycrt
 from raycrt.bounds.curvature import margin_curvature
+from raycrt.bounds.rounding import RoundingErrors
 from raycrt.errors import InvalidInput
 from raycrt.foreign import description, files
 from raycrt.networks import checkpoint
@@ -21,6 +22,7 @@ from raycrt.verify import verify_run
 from raycrt.verify.computed import Affine
 from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.model import Model
+from raycrt.verify.radius import FLOAT32_UNIT, Errors
 from raycrt.verify.side_by_side import direct, identity, stacked, summed
 from tests.bounds.laws import most_negative
 from tests.foreign.modules.test_blocks import DESCRIBED
@@ -122,6 +124,57 @@ def test_the_checkers_curvature_is_above_exact_hessians(tmp_path: Path, name: st
     points = torch.randn(40, *shape, dtype=torch.float64)
     assert most_negative(network, 0, 1, points) <= m[0, 1]
     assert np.allclose(m, margin_curvature(network).numpy(), rtol=1e-6)
+
+
+class Sums(nn.Module):
+    """Sums of results, some used again and again, and affine layers at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.silu(x)
+        g = torch.sigmoid(h + x)
+        f = F.gelu(g + x + x)
+        return self.last(self.norm(torch.erf(f + g + x + f)) * 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (Sums, (3,)),
+        *(DESCRIBED[name] for name in ("thrice", "two branches", "sums of affine maps")),
+    ],
+    ids=["sums", "thrice", "two branches", "sums of affine maps"],
+)
+def test_the_checkers_errors_are_above_real_ones_and_below_the_certifiers(tmp_path, make, shape):
+    """Else it refuses rows whose radius rests on a margin or a gradient with small errors."""
+    torch.manual_seed(3)
+    network = raycrt.as_network(make().eval(), shape)
+    errors = Errors.of(_read(network, shape, tmp_path))
+    certifiers = RoundingErrors.of(network)
+    length = torch.tensor([2.0, 50.0], dtype=torch.float64)
+    for unit, kind in ((2.0**-53, torch.float64), (FLOAT32_UNIT, torch.float32)):
+        own, wanted = errors.offsets(unit), certifiers.offsets(kind).numpy()
+        margins = certifiers.margin(length, kind).numpy()[:, None, None]
+        assert (errors.margin(length.numpy(), unit)[:, None, None] + own <= margins + wanted).all()
+    gradients = certifiers.gradient(length, torch.float64).numpy()
+    assert (errors.gradient(length.numpy()) <= gradients).all()
+    x = torch.randn(200, *shape, generator=torch.Generator().manual_seed(0))
+    apart = (network(x).double() - network.double()(x.double())).detach().numpy()
+    bound = errors.margin(np.linalg.norm(x.flatten(1).double().numpy(), axis=1), FLOAT32_UNIT)
+    assert np.abs(apart[:, 0] - apart[:, 1]).max() > 0
+    offset = errors.offsets(FLOAT32_UNIT)[0, 1]
+    assert (np.abs(apart[:, 0] - apart[:, 1]) <= bound + offset).all()
+
+
+def test_sums_are_proved_for_a_deployment_in_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = raycrt.save(
+        tmp_path / "run", Sums().eval(), _rows((3,)), deployment="float32", at=[0.01, 0.1]
+    )
+    assert_rows_hold_and_raised_ones_do_not(run)
 
 
 def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -52,6 +52,17 @@ def norm(channels: int) -> nn.BatchNorm2d:
     return layer
 
 
+class Scaled(nn.Module):
+    """Multiplies by a number that float32 does not hold."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
 class Thrice(nn.Module):
     """x is used three times, one layer twice, and an affine map is added to an affine map."""
 
@@ -135,6 +146,16 @@ def test_what_is_read_is_what_the_call_computes_and_its_curvature_bounded(make, 
     found = raycrt.certify(model, x[:2])
     assert (found.radius > 0).any() and torch.equal(found.prediction, both[:2].argmax(1))
     assert (found.radius <= raycrt.attack(model, x[:2]).distance).all()
+
+
+def test_one_output_of_layers_of_several_types_is_read():
+    """0.1 is no float32 number, so the layer that multiplies by it has float64 ones."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), Scaled(0.1), nn.Linear(5, 1))
+    x = torch.randn(4, 6)
+    logits = raycrt.as_network(model)(x.double())
+    torch.testing.assert_close(logits[:, 1:], model(x).double(), rtol=0, atol=1e-6)
+    assert not logits[:, 0].any()
 
 
 def test_a_block_has_no_more_layers_than_that_of_a_recipe():
