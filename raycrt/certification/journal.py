@@ -75,6 +75,24 @@ class Journal:
         write_atomically(self.file, json.dumps(known).encode())
 
 
+class Beginnings:
+    """Counts, beside the files of rows in `directory`, the processes that ended while they made
+    themselves ready, since the last one that was."""
+
+    def __init__(self, directory: Place) -> None:
+        self.file = directory / ".processes.journal.partial"
+
+    def note(self) -> int:
+        """Note that one more begins; the number of those that ended."""
+        ended = int(_read(self.file).get("begun", 0))
+        write_atomically(self.file, json.dumps({"begun": ended + 1}).encode())
+        return ended
+
+    def end(self) -> None:
+        """Begin to count anew: a process is ready, or a command begins."""
+        self.file.unlink(missing_ok=True)
+
+
 def _read(file: Place) -> dict[str, Any]:
     """What a journal states; nothing where a failing disk has left it damaged."""
     try:

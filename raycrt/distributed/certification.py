@@ -8,30 +8,23 @@ missing shards.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import ray
-import ray.data
-import torch
-from ray.data import ActorPoolStrategy
 from torch import Tensor
 
 from raycrt.certification import manifest, shards, storage
-from raycrt.certification.certifier import Certifier
+from raycrt.certification.journal import Beginnings
 from raycrt.certification.options import Options
-from raycrt.certification.shards import Shard, ShardCertifier, Written
+from raycrt.certification.shards import Shard
 from raycrt.data import Reader
+from raycrt.distributed import actors
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, identity, validate
 from raycrt.specs.provenance import Training
-from raycrt.system import outputs
 from raycrt.system.storage import Place
 
 
@@ -78,6 +71,7 @@ def certify(
     """
     before = stored(out, digest, spec, spec_describes_model=spec_describes_model)
     (out / storage.ROWS).mkdir(parents=True, exist_ok=True)
+    Beginnings(out / storage.ROWS).end()
     began = time.monotonic()
     shared = {"schema_version": storage.SCHEMA_VERSION, "margin_curvature": curvature.tolist()}
     batch = spec.certify.batch_size
@@ -110,7 +104,7 @@ def certify(
     storage.write_manifest(out, {"complete": False, **facts})
     failures: list[str] = []
     if pending:
-        for written in _run(network, curvature, spec, reader, out, pending):
+        for written in actors.run(network, curvature, spec, reader, out, pending):
             if isinstance(written, str):
                 failures.append(written)
                 continue
@@ -159,102 +153,6 @@ def check_complete(every: list[Shard], out: Place) -> None:
     for file in (out / storage.ROWS).iterdir():
         if file.name.startswith("."):
             file.unlink(missing_ok=True)
-
-
-def _run(
-    network: Network,
-    curvature: Tensor,
-    spec: Spec,
-    reader: Reader,
-    out: Place,
-    pending: list[Shard],
-) -> Iterator[Written | str]:
-    """What is told of each pending shard, in the order in which they finish; a sentence of one that
-    cannot be read."""
-    arguments = {
-        "network": ray.put(network.cpu()),
-        "curvature": ray.put(curvature.numpy()),
-        "spec": spec,
-        "reader": reader,
-        "out": out.absolute(),
-    }
-    found = ray.data.from_items(
-        [asdict(shard) for shard in pending], override_num_blocks=len(pending)
-    )
-    certified = found.map_batches(
-        _Certify,
-        fn_constructor_kwargs=arguments,
-        batch_size=1,
-        batch_format="numpy",
-        compute=ActorPoolStrategy(
-            min_size=min(spec.run.least, len(pending)), max_size=min(spec.run.most, len(pending))
-        ),
-        num_cpus=_cpus(spec),
-        num_gpus=spec.run.gpus_per_worker or None,
-    )
-    for block in certified.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from _told(pa.table(block))
-
-
-def _told(table: pa.Table) -> Iterator[Written | str]:
-    """What rows of the schema `_WRITTEN` say; `OSError` where one says that files can no longer be
-    written, which ends all others too."""
-    for row in table.to_pylist():
-        refused, disk = row.pop("refused"), row.pop("disk")
-        if disk is not None:
-            raise OSError(disk, os.strerror(disk), refused)
-        yield refused or Written(**{**row, "lost": tuple(row["lost"])})
-
-
-_WRITTEN = pa.schema(
-    [
-        ("first", pa.int64()),
-        ("rows", pa.int64()),
-        ("right", pa.int64()),
-        ("certified", pa.int64()),
-        ("sha256", pa.string()),
-        ("lost", pa.list_(pa.int64())),
-        ("refused", pa.string()),
-        ("disk", pa.int64()),
-    ]
-)
-
-
-def _cpus(spec: Spec) -> float:
-    """CPUs for each actor: as many as requested, minus a share for Ray Data's own tasks."""
-    available = float(ray.cluster_resources().get("CPU", 1))
-    return min(spec.run.cpus_per_worker, max(0.25, (available - 0.5) / spec.run.least))
-
-
-class _Certify:
-    """An actor: loads the model and its curvature once, then certifies shards."""
-
-    def __init__(
-        self, network: Any, curvature: Any, spec: Spec, reader: Reader, out: Place
-    ) -> None:
-        torch.set_num_threads(max(1, int(spec.run.cpus_per_worker)))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        certifier = Certifier.of(
-            ray.get(network).to(device),
-            spec.certify,
-            curvature=torch.from_numpy(ray.get(curvature).copy()),
-        )
-        self.shards = ShardCertifier(
-            certifier, reader, out, batch=spec.certify.batch_size, at=spec.certify.at[0]
-        )
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        shard = Shard(first=int(batch["first"][0]), last=int(batch["last"][0]))
-        try:
-            told = asdict(self.shards(shard))
-        except InvalidInput as error:
-            told = {"first": shard.first, "refused": str(error)}
-        except OSError as error:
-            if (full := outputs.disk_error(error)) is None:
-                raise
-            place = str(full.filename or self.shards.out)
-            told = {"first": shard.first, "refused": place, "disk": full.errno}
-        return pa.Table.from_pylist([told], schema=_WRITTEN)
 
 
 def stored(

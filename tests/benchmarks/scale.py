@@ -93,7 +93,7 @@ class Seen:
         self.ends.append((time.perf_counter(), progress.counted))
         if len(self.ends) > 1 and len(self.actors) < self.workers:
             for process in psutil.Process().children(recursive=True):
-                if "_Certify" in " ".join(process.cmdline()):
+                if "(Certify)" in " ".join(process.cmdline()):
                     self.actors[process] = 0.0
         for process in self.actors:
             times = process.cpu_times()

@@ -156,7 +156,7 @@ def _kill(kind: str, command: subprocess.Popen[bytes], mark: str, draws: random.
     ours = _of(mark)
     names = {process: _name(process) for process in ours}
     if kind == "actor":
-        actors = [process for process, name in names.items() if "_Certify" in name]
+        actors = [process for process, name in names.items() if "(Certify)" in name]
         chosen = draws.sample(actors, 1) if actors else []
     elif kind == "driver":
         chosen = [process for process in ours if process.pid == command.pid]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raycrt.certification.shards import Shard, Written
 from raycrt.data import Arrays, Reader, Split
-from raycrt.distributed import certification
+from raycrt.distributed import actors
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
 
@@ -45,12 +45,12 @@ def work_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         out: Path,
         pending: list[Shard],
     ) -> Iterator[Written | str]:
-        actor = certification._Certify(network, curvature.numpy(), spec, reader, out)
+        actor = actors.Certify(network, curvature.numpy(), spec, reader, out)
         for shard in pending:
             made.append(shard.first)
             told = actor({"first": [shard.first], "last": [shard.last]})
-            yield from certification._told(told)
+            yield from actors.told(told)
 
-    monkeypatch.setattr(certification.ray, "get", lambda given: given)
-    monkeypatch.setattr(certification, "_run", run)
+    monkeypatch.setattr(actors.ray, "get", lambda given: given)
+    monkeypatch.setattr(actors, "run", run)
     return made

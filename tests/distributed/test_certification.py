@@ -65,7 +65,7 @@ def test_sharded_equals_unsharded_and_resumes(tmp_path, local_ray, network, twin
             return
         ours = ray.get_runtime_context().gcs_address
         actors = list_actors(address=ours, filters=[("state", "=", "ALIVE")], limit=1000)
-        pids = [actor.pid for actor in actors if "_Certify" in actor.class_name]
+        pids = [actor.pid for actor in actors if "(Certify)" in actor.class_name]
         if pids:
             killed.append(pids[0])
             os.kill(pids[0], signal.SIGKILL)

@@ -12,7 +12,7 @@ import torch
 
 from raycrt import data
 from raycrt.certification import storage
-from raycrt.distributed import certification, stages, verification
+from raycrt.distributed import actors, stages, verification
 from raycrt.errors import InvalidInput
 from raycrt.networks import network
 from raycrt.specs import Spec, validate
@@ -117,7 +117,7 @@ def test_a_full_disk_ends_the_command_as_such(run, monkeypatch):
     def full(self, shard):
         raise OSError(errno.ENOSPC, "Error writing bytes to file", "somewhere")
 
-    monkeypatch.setattr(certification.ShardCertifier, "__call__", full)
+    monkeypatch.setattr(actors.ShardCertifier, "__call__", full)
     with pytest.raises(OSError, match="No space left on device: 'somewhere'"):
         run.certify()
 

@@ -12,7 +12,7 @@ import torch
 from raycrt import data
 from raycrt.certification import storage
 from raycrt.data.parts import reader
-from raycrt.distributed import stages
+from raycrt.distributed import actors, stages
 from raycrt.errors import InvalidInput
 from raycrt.evaluation import report
 from raycrt.evaluation.tally import summarise
@@ -181,3 +181,27 @@ def test_the_share_so_far_is_shown_beside_the_progress(tmp_path, made, capsys):
         f"clean {100 * summary.clean:.2f} %, certified {100 * summary.certified[0.1]:.2f} % at 0.1"
     )
     assert f"certify 20/20, 0:00:00, 0:00:00 left  {said}" in capsys.readouterr().out
+
+
+def test_processes_that_end_before_they_certify_are_not_begun_for_ever(tmp_path, made, monkeypatch):
+    """Each ends while it loads the model; one that is begun after ten says so."""
+
+    class Killed(BaseException):
+        pass
+
+    def ended(*arguments, **options):
+        raise Killed
+
+    stages.certify(SPEC, _model(), tmp_path)
+    (tmp_path / storage.ROWS / "000000008.parquet").unlink()
+    given = (_model(), torch.zeros(10, 10).numpy(), SPEC, data.test_rows(SPEC.data), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(actors.Certifier, "of", ended)
+        for _ in range(10):
+            with pytest.raises(Killed):
+                actors.Certify(*given)
+        (refused,) = actors.told(actors.Certify(*given)({"first": [0], "last": [8]}))
+    assert refused == "10 processes ended before they could certify a row"
+    stages.certify(SPEC, _model(), tmp_path)
+    assert made == [0, 8, 16, 8]
+    assert all(file.suffix == ".parquet" for file in (tmp_path / storage.ROWS).iterdir())

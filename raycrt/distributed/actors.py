@@ -1,0 +1,135 @@
+"""Ray Data actors that certify shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy
+from torch import Tensor
+
+from raycrt.certification import storage
+from raycrt.certification.certifier import Certifier
+from raycrt.certification.journal import Beginnings
+from raycrt.certification.shards import Shard, ShardCertifier, Written
+from raycrt.data import Reader
+from raycrt.errors import InvalidInput
+from raycrt.networks.network import Network
+from raycrt.specs import Spec
+from raycrt.system import outputs
+from raycrt.system.storage import Place
+
+# Processes that may end while they load a model, one after the other.
+_BEGINNINGS = 10
+
+
+def run(
+    network: Network,
+    curvature: Tensor,
+    spec: Spec,
+    reader: Reader,
+    out: Place,
+    pending: list[Shard],
+) -> Iterator[Written | str]:
+    """What is told of each pending shard, in the order in which they finish; a sentence of one that
+    cannot be read."""
+    arguments = {
+        "network": ray.put(network.cpu()),
+        "curvature": ray.put(curvature.numpy()),
+        "spec": spec,
+        "reader": reader,
+        "out": out.absolute(),
+    }
+    found = ray.data.from_items(
+        [asdict(shard) for shard in pending], override_num_blocks=len(pending)
+    )
+    certified = found.map_batches(
+        Certify,
+        fn_constructor_kwargs=arguments,
+        batch_size=1,
+        batch_format="numpy",
+        compute=ActorPoolStrategy(
+            min_size=min(spec.run.least, len(pending)), max_size=min(spec.run.most, len(pending))
+        ),
+        num_cpus=_cpus(spec),
+        num_gpus=spec.run.gpus_per_worker or None,
+    )
+    for block in certified.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from told(pa.table(block))
+
+
+def told(table: pa.Table) -> Iterator[Written | str]:
+    """What rows of the schema `_WRITTEN` say; `OSError` where one says that files can no longer be
+    written, which ends all others too."""
+    for row in table.to_pylist():
+        refused, disk = row.pop("refused"), row.pop("disk")
+        if disk is not None:
+            raise OSError(disk, os.strerror(disk), refused)
+        yield refused or Written(**{**row, "lost": tuple(row["lost"])})
+
+
+_WRITTEN = pa.schema(
+    [
+        ("first", pa.int64()),
+        ("rows", pa.int64()),
+        ("right", pa.int64()),
+        ("certified", pa.int64()),
+        ("sha256", pa.string()),
+        ("lost", pa.list_(pa.int64())),
+        ("refused", pa.string()),
+        ("disk", pa.int64()),
+    ]
+)
+
+
+def _cpus(spec: Spec) -> float:
+    """CPUs for each actor: as many as requested, minus a share for Ray Data's own tasks."""
+    available = float(ray.cluster_resources().get("CPU", 1))
+    return min(spec.run.cpus_per_worker, max(0.25, (available - 0.5) / spec.run.least))
+
+
+class Certify:
+    """An actor: loads the model and its curvature once, then certifies shards."""
+
+    def __init__(
+        self, network: Any, curvature: Any, spec: Spec, reader: Reader, out: Place
+    ) -> None:
+        self.shards: ShardCertifier | None = None
+        beginnings = Beginnings(out / storage.ROWS)
+        if beginnings.note() >= _BEGINNINGS:
+            # Another one would end too: this one stays and says so.
+            return
+        torch.set_num_threads(max(1, int(spec.run.cpus_per_worker)))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        certifier = Certifier.of(
+            ray.get(network).to(device),
+            spec.certify,
+            curvature=torch.from_numpy(ray.get(curvature).copy()),
+        )
+        self.shards = ShardCertifier(
+            certifier, reader, out, batch=spec.certify.batch_size, at=spec.certify.at[0]
+        )
+        beginnings.end()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
+        shard = Shard(first=int(batch["first"][0]), last=int(batch["last"][0]))
+        if self.shards is None:
+            said = f"{_BEGINNINGS} processes ended before they could certify a row"
+            return pa.Table.from_pylist([{"first": shard.first, "refused": said}], schema=_WRITTEN)
+        try:
+            row = asdict(self.shards(shard))
+        except InvalidInput as error:
+            row = {"first": shard.first, "refused": str(error)}
+        except OSError as error:
+            if (full := outputs.disk_error(error)) is None:
+                raise
+            place = str(full.filename or self.shards.out)
+            row = {"first": shard.first, "refused": place, "disk": full.errno}
+        return pa.Table.from_pylist([row], schema=_WRITTEN)
