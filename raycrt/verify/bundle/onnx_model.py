@@ -18,6 +18,7 @@ from raycrt.activations.functions_of_numpy import erf
 from raycrt.specs import ModelSpec
 from raycrt.specs.affine import LINEAR
 from raycrt.specs.layers import ResidualLayer
+from raycrt.verify.bundle.onnx_order import other_order
 from raycrt.verify.findings import Finding
 from raycrt.verify.model import Model
 
@@ -82,6 +83,7 @@ def _differences(
     yield from _foreign_parts(loaded)
     yield from _other_weights(loaded, tensors, _sharpnesses(spec))
     yield from _other_nodes(loaded, spec, len(shape))
+    yield from other_order(loaded, spec)
     try:
         found = _evaluated(loaded, points := _points(shape))
     except Exception as error:  # Any error of a node on what it is given.
