@@ -17,6 +17,7 @@ import numpy as np
 from raycrt.activations.functions_of_numpy import erf
 from raycrt.specs import ModelSpec
 from raycrt.verify.bundle.onnx_nodes import most_parts, numbers, operators, sharpnesses
+from raycrt.verify.bundle.onnx_order import other_order
 from raycrt.verify.findings import Finding
 from raycrt.verify.model import Model
 
@@ -69,6 +70,7 @@ def _differences(
     yield from _foreign_parts(loaded)
     yield from _other_weights(loaded, tensors, sharpnesses(spec), numbers(spec))
     yield from _other_nodes(loaded, spec, len(shape))
+    yield from other_order(loaded, spec)
     try:
         found = _evaluated(loaded, points := _points(shape))
     except Exception as error:  # Any error of a node on what it is given.
