@@ -67,8 +67,8 @@ def certify(
 ) -> None:
     """Prove a radius for each test image; write OUT/certificates.
 
-    The model is the one in OUT/train, or --model with a --recipe that describes its images; such a
-    model is copied to OUT/train if a spec can describe it.
+    The model is the one in OUT/train, or --model with a --recipe that describes its images, if it
+    is no directory that raycrt wrote; it is copied to OUT/train if a spec can describe it.
     """
     import torch
 
@@ -92,8 +92,11 @@ def certify(
     # A model states its own architecture and training; bare weights state neither.
     bare = model is not None and files.is_weights(model)
     idle = ("train", "search", "run.seed", "data.validation", *(() if bare else ("model",)))
+    # A directory that raycrt wrote names its data too.
+    home = trained if model is None else model
+    own = recipe is None and (home / "spec.yaml").is_file()
     spec = spec_from(
-        str(trained / "spec.yaml") if model is None else recipe or DEFAULT_RECIPE,
+        str(home / "spec.yaml") if own else recipe or DEFAULT_RECIPE,
         set_,
         data_dir,
         download,
@@ -103,7 +106,7 @@ def certify(
         run__gpus_per_worker=gpus_per_worker,
     )
     stated = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
-    if model is not None and spec.data.normalize is not None:
+    if not own and spec.data.normalize is not None:
         raise InvalidInput(
             "data.normalize must be left out with --model, as a model has its normalisation in "
             "itself: --set data.normalize=null"

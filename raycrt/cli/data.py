@@ -78,6 +78,10 @@ def _chosen(what: str) -> dict[str, str]:
     """The keys of a spec that name the data set `what`."""
     from raycrt.data.sources import SOURCES, detect
 
+    if "://" in what:
+        raise InvalidInput(
+            f"data is read from a disk, not from a URI, got {what.partition('://')[0]}://"
+        )
     if what in get_args(DataName):
         return {"data.name": what}
     if os.path.exists(os.path.expanduser(what)):

@@ -113,7 +113,9 @@ def stated_spec(
         require([k for k, _ in given].count(key) == 1, "a key is given once", key=key)
     own = recipes.load(recipe)
     spec = own.override(values)
-    changed = identity.difference(own, spec, idle)
+    # Another data set has the defaults of keys that were about the one of the recipe.
+    named = {key: values[key] for key in values if key in ("data.name", "data.source")}
+    changed = identity.difference(own.override(named), spec, idle)
     if changed is not None:
         key, _, value = changed
         raise InvalidInput(f"{key}={value} has no effect on this command; leave it out")

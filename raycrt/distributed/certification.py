@@ -43,7 +43,8 @@ class Progress:
         if not self.counted:
             return ""
         clean, proved = (100 * count / self.counted for count in (self.right, self.certified))
-        return f"clean {clean:.2f} %, certified {proved:.2f} % at {at:g}"
+        of = "" if self.counted == self.done else f", of the {self.counted} rows of this command"
+        return f"clean {clean:.2f} %, certified {proved:.2f} % at {at:g}{of}"
 
 
 def certify(

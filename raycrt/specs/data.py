@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -118,6 +119,9 @@ class DataSpec(Options):
     @classmethod
     def _absolute(cls, directory: Path | None) -> Path | None:
         """Make a relative directory absolute: workers have another working directory."""
+        # A path has one slash where the URI had two.
+        if directory is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(directory)):
+            raise ValueError("must be a path: data is read from a disk, not from a URI")
         return None if directory is None else Path(os.path.abspath(os.path.expanduser(directory)))
 
     @field_validator("shape")

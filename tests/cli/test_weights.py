@@ -12,13 +12,18 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
+from raycrt import data
 from raycrt.certification import storage
 from raycrt.cli import main as cli
+from raycrt.cli import options
 from raycrt.distributed import stages
-from raycrt.networks import checkpoint
+from raycrt.errors import InvalidInput
+from raycrt.networks import checkpoint, network
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
 from raycrt.verify import verify_run
+from tests.data.laws import part
+from tests.data.stores import STORES
 from tests.distributed.inprocess import work_here
 from tests.foreign.models import assert_same
 from tests.foreign.weights.models import dense, normed
@@ -97,4 +102,38 @@ class TestCommand:
         assert done.exit_code == 0, done.output
         rows, _ = storage.read(out / "certificates")
         assert (rows["radius"].to_numpy() > 0).any()
+        assert verify_run(out).sound
+
+    def test_data_in_place_of_that_of_the_recipe_has_no_other_share_held_out(
+        self, tmp_path: Path
+    ) -> None:
+        """`certify` does not read data.validation, of which another data set has the default."""
+        stated = options.stated_spec(
+            "digits",
+            ["data.source=folder", f"data.path={tmp_path}"],
+            None,
+            False,
+            idle=("data.validation",),
+        )
+        assert stated.data.source == "folder"
+        with pytest.raises(InvalidInput, match=r"data\.validation=0\.3 has no effect"):
+            options.stated_spec(
+                "digits", ["data.validation=0.3"], None, False, idle=("data.validation",)
+            )
+
+    def test_a_directory_that_raycrt_wrote_names_its_data(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stages, "session", nullcontext)
+        monkeypatch.setattr(stages.room, "check", lambda run: None)
+        work_here(monkeypatch)
+        spec = STORES["npy"].spec(tmp_path, {"train": part(30), "test": part(6)})
+        spec = data.described(spec.override({"certify.steps": 0, "model.width": 4}))
+        model = network.build(spec.model, data.shape(spec.data), 3)
+        checkpoint.save_model(tmp_path / "elsewhere", model, spec)
+        app, out = typer.Typer(), tmp_path / "run"
+        app.command()(cli.certify)
+        done = CliRunner().invoke(app, ["--model", str(tmp_path / "elsewhere"), "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert len(storage.read(out / "certificates")[0]) == 6
         assert verify_run(out).sound

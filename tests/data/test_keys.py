@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from raycrt import data
+from raycrt.cli.data import named
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec, validate
 from tests.data.stores import png
@@ -81,3 +82,10 @@ def test_tar_files_that_are_not_as_they_must_be_are_named(tmp_path, images, chan
     for read in (data.read, data.test_rows):
         with pytest.raises(InvalidInput, match=said):
             read(spec.data)
+
+
+def test_a_uri_is_no_place_of_data():
+    with pytest.raises(InvalidInput, match="must be a path: data is read from a disk"):
+        validate({"data": {"source": "folder", "path": "s3://bucket/photos"}})
+    with pytest.raises(InvalidInput, match="data is read from a disk, not from a URI, got s3://"):
+        named("s3://key:secret@bucket/photos")

@@ -33,7 +33,7 @@ class Columns:
         """Inputs and labels; `InvalidInput` where a column or a value is missing."""
         if not len(self.table):
             raise InvalidInput(f"a table must have at least one row, but {self.where} has none")
-        label = self.label
+        label, keys = self.label, self._keys()
         beside = (label, self.options.key)
         names = list(self.options.input or (n for n in self.table.column_names if n not in beside))
         index = [name for name in names if not name or _INDEX.fullmatch(name)]
@@ -61,7 +61,7 @@ class Columns:
             where=self.where,
             place=self.place,
             columns=() if whole else tuple(names),
-            keys=self._keys(),
+            keys=keys,
         )
 
     def labels(self) -> list[Any]:

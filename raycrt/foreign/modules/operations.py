@@ -128,6 +128,15 @@ def _batch_norm(
     ]
 
 
+def _batch_norm_call(*given: Any, **named: Any) -> Layers:
+    """`torch.nn.functional.batch_norm`, or the operation of that name in an exported program, which
+    has one more argument and the weights first."""
+    if len(given) != 8:
+        return _batch_norm(*given, **named)
+    weight, bias, mean, variance, *others, _ = given
+    return _batch_norm(mean, variance, weight, bias, *others, **named)
+
+
 def _dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> Layers:
     require(not training or p == 0, "dropout is off in evaluation mode", p=p, training=training)
     return []
@@ -217,7 +226,7 @@ _OPERATIONS: dict[str, Callable[..., Layers]] = {
     "conv2d": _conv2d,
     "avg_pool2d": lambda *args, **kwargs: [nn.AvgPool2d(*args, **kwargs)],
     "adaptive_avg_pool2d": lambda output_size: [nn.AdaptiveAvgPool2d(output_size)],
-    "batch_norm": _batch_norm,
+    "batch_norm": _batch_norm_call,
     "dropout": _dropout,
     "dropout1d": _dropout,
     "dropout2d": _dropout,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from raycrt import load
+from raycrt import as_network, load
 from raycrt.errors import InvalidInput
 from raycrt.foreign.description import spec_of
 
@@ -23,6 +23,25 @@ def convolutional() -> nn.Module:
     torch.manual_seed(0)
     layers = nn.Conv2d(1, 2, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(32, 3)
     return nn.Sequential(*layers)
+
+
+def normalised() -> nn.Module:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(2)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    layers = nn.Conv2d(1, 2, 3, padding=1), norm, nn.Tanh(), nn.Flatten(), nn.Linear(32, 3)
+    return nn.Sequential(*layers).eval()
+
+
+def test_batch_normalisation_has_its_arguments_in_another_order_in_a_program():
+    model, x = normalised(), torch.rand(2, 1, 4, 4)
+    program = torch.export.export(model, (x,), dynamic_shapes=OPEN)
+    network = as_network(program.module(), (1, 4, 4))
+    torch.testing.assert_close(network(x), model(x))
 
 
 class Reshaped(nn.Module):
