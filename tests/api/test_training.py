@@ -130,6 +130,7 @@ def test_a_module_that_no_spec_lists_is_refused_before_training(rows):
         raycrt.train(model, rows)
 
 
+@pytest.mark.slow
 def test_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)

@@ -295,6 +295,7 @@ def test_a_batch_of_any_size_is_cut_to_the_memory_budget():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "least"), [((4,), 0.9), ((4, 3), 0.5)])
 def test_convolutions_too_large_to_be_formed_are_certified(monkeypatch, channels, least):
     """By the torus: no matrix of theirs is ever made. Two in a row lose what their product says."""

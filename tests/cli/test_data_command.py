@@ -20,6 +20,7 @@ all       42           6    12
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "store", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("folder", "npz"))]
 )

@@ -13,6 +13,7 @@ from raycrt.training import loop
 SPEC = validate({"model": {"width": 24}, "train": {"epochs": 3}, "data": {"limit": 200}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "least"), [([], 0.5), ([4], 0.0)])
 def test_shares_are_those_of_the_certifier_and_the_attack(channels, least):
     spec = SPEC.override({"model.channels": channels})

@@ -111,6 +111,7 @@ def test_a_second_program_reads_the_same_function(tmp_path, name):
     assert model.joined.depth == network.depth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MOST)
 @pytest.mark.parametrize("region", ["global", pytest.param("local", marks=pytest.mark.slow)])
 def test_honest_rows_pass_and_raised_ones_do_not(tmp_path, name, region):

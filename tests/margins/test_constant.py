@@ -224,6 +224,7 @@ def test_float32_bounds_the_radius_of_a_constant_margin(depth, masked):
         assert not logits.isnan().any() and (logits.argmax(1) == 2).all()
 
 
+@pytest.mark.slow
 def test_masks_that_leave_two_classes():
     """The runner-up of every row is masked or the other one; all of them have a radius."""
     for mask in MASKS:

@@ -90,6 +90,7 @@ def test_it_learns_and_a_restart_changes_no_bit():
     assert (first.mean != 0).all() and (second.variance != 1).all()
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_certified_and_verified(tmp_path):
     trained = loop.train(SPEC.override({"train.epochs": 3}), data.load(SPEC.data).train)
 

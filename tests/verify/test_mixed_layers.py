@@ -95,6 +95,7 @@ def test_the_checkers_curvature_is_above_exact_hessians(tmp_path, layers):
     assert np.allclose(m, margin_curvature(network).numpy(), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MOST)
 @pytest.mark.parametrize(
     "options",
@@ -252,6 +253,7 @@ def test_gradients_that_underflow_prove_nothing():
     assert np.isinf(curvature_upper(seen(network), np.full((2, 2), np.nan))[0, 1])
 
 
+@pytest.mark.slow
 def test_overflow_limits_the_same_radii_in_solver_and_checker(tmp_path):
     """Rows of one class that is not masked reach as far as float32 does."""
 

@@ -273,6 +273,7 @@ ONE_OUTPUT: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finish", ONE_OUTPUT.values(), ids=ONE_OUTPUT)
 def test_one_output_is_two_classes_with_the_positive_one_as_1(finish):
     model = Own(lambda m, x: finish(m.c(torch.tanh(3 * m.a(x)))), classes=1)

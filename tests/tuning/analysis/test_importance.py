@@ -125,6 +125,7 @@ def test_there_is_none_where_all_are_alike() -> None:
     assert of(draws(9), [0.5] * 9) == {} == of([], [])
 
 
+@pytest.mark.slow
 def test_what_is_said_is_said_everywhere(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
     drive(spec, tmp_path, lambda params, epoch: params["model.depth"] / 10, budget=27 * 9)

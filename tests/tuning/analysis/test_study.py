@@ -196,6 +196,7 @@ def test_axes_hold_the_intervals_of_what_they_show() -> None:
     assert axes.get_xlim()[0] <= 100 * study.wilson(0.98, 4800)[0]
 
 
+@pytest.mark.slow
 def test_files_are_written_before_anything_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -462,6 +462,7 @@ def test_the_journal_opens_with_optuna_alone(tmp_path: Path) -> None:
     assert loaded.best_value == study.ranking(trials)[0].certified
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["tpe", "nsga2"])
 def test_certified_and_clean_accuracy_are_searched_together(algorithm: str, tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.pareto": True, "search.algorithm": algorithm})

@@ -139,6 +139,7 @@ def test_a_rung_is_a_lower_bound_of_what_all_steps_prove_of_its_rows() -> None:
     assert rungs == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("certify", [{"region": "local"}, {"deployment": "float32"}])
 def test_a_search_measures_what_is_certified_later(
     certify: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
