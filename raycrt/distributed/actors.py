@@ -20,6 +20,7 @@ from raycrt.certification.certifier import Certifier
 from raycrt.certification.journal import Beginnings
 from raycrt.certification.shards import Shard, ShardCertifier, Written
 from raycrt.data import Reader
+from raycrt.distributed import room
 from raycrt.errors import InvalidInput
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
@@ -58,7 +59,7 @@ def run(
         compute=ActorPoolStrategy(
             min_size=min(spec.run.least, len(pending)), max_size=min(spec.run.most, len(pending))
         ),
-        num_cpus=_cpus(spec),
+        num_cpus=room.for_actor(spec.run.cpus_per_worker, spec.run.least),
         num_gpus=spec.run.gpus_per_worker or None,
     )
     for block in certified.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -87,12 +88,6 @@ _WRITTEN = pa.schema(
         ("disk", pa.int64()),
     ]
 )
-
-
-def _cpus(spec: Spec) -> float:
-    """CPUs for each actor: as many as requested, minus a share for Ray Data's own tasks."""
-    available = float(ray.cluster_resources().get("CPU", 1))
-    return min(spec.run.cpus_per_worker, max(0.25, (available - 0.5) / spec.run.least))
 
 
 class Certify:

@@ -84,8 +84,8 @@ def certify(
             file.unlink()
         size = shards.rows_of_a_shard(len(reader), batch)
     every = shards.shards(len(reader), size)
-    pending = [shard for shard in every if not shards.is_written(shard, out)]
-    kept = [shard for shard in every if shard not in pending]
+    kept = [shard for shard in every if shards.is_written(shard, out)]
+    pending = sorted(set(every) - set(kept), key=lambda shard: shard.first)
     shards.refuse_other_rows(kept, out, reader, stated=before.get("rows"))
     progress = Progress(done=len(reader) - sum(shard.last - shard.first for shard in pending))
     before_this = progress.done

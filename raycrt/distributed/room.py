@@ -55,5 +55,11 @@ def times(node: dict[str, float], need: dict[str, float]) -> int:
     return min(int(node.get(ray_name(name), 0) / amount + 1e-9) for name, amount in need.items())
 
 
+def for_actor(asked: float, actors: int) -> float:
+    """CPUs for each of `actors` of Ray Data: as many as `asked`, less a share for its own tasks."""
+    available = float(ray.cluster_resources().get("CPU", 1))
+    return min(asked, max(0.25, (available - 0.5) / actors))
+
+
 def ray_name(name: str) -> str:
     return name if name == "memory" else name.upper()

@@ -17,6 +17,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from raycrt.distributed import room
 from raycrt.errors import InvalidInput
 from raycrt.system.storage import Place, place
 from raycrt.verify.checker import Checker
@@ -36,16 +37,10 @@ def check_files(checker: Checker, files: list[Place], *, workers: int) -> Iterat
         batch_size=1,
         batch_format="numpy",
         compute=ActorPoolStrategy(size=actors),
-        num_cpus=_cpus(actors),
+        num_cpus=room.for_actor(1.0, actors),
     )
     for block in checked.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from map(_checked, pa.table(block).to_pylist())
-
-
-def _cpus(actors: int) -> float:
-    """CPUs for each actor, one at most, leaving Ray Data a share for its own tasks."""
-    available = float(ray.cluster_resources().get("CPU", 1))
-    return min(1.0, max(0.25, (available - 0.5) / actors))
 
 
 class _Check:

@@ -48,12 +48,6 @@ class Folder(Source):
             )
         return by_split(named, self.path)
 
-    def parts(self, split: str) -> Iterator[Rows]:
-        folder = self._folders()[split]
-        found = self._files(folder)
-        for first in range(0, len(found), self.at_a_time):
-            yield self._decoded(folder, found[first : first + self.at_a_time])
-
     def indexed(self, split: str) -> Indexed:
         folder = self._folders()[split]
         found = self._files(folder)

@@ -35,12 +35,6 @@ class HuggingFace(Source):
         found = self._parts()
         return {split: partial(self._rows, split, part) for split, part in found.items()}
 
-    def parts(self, split: str) -> Iterator[Rows]:
-        whole = self._parts()[split]
-        for first in range(0, len(whole), self.at_a_time):
-            some = whole.select(range(first, min(first + self.at_a_time, len(whole))))
-            yield self._rows(split, some, first)
-
     def indexed(self, split: str) -> Indexed:
         whole = self._parts()[split]
 

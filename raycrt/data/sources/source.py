@@ -94,7 +94,11 @@ class Source:
     def parts(self, split: str) -> Iterator[Rows]:
         """The rows of a split in order, some at a time: all at once, where a source cannot read
         them otherwise."""
-        yield self.splits()[split]()
+        found = self.indexed(split)
+        if found is None:
+            yield self.splits()[split]()
+        else:
+            yield from found.between(0, found.number, self.at_a_time)
 
     def indexed(self, split: str) -> Indexed | None:
         """The rows of a split by their numbers; None where some cannot be read without others."""

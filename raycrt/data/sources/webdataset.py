@@ -54,10 +54,6 @@ class WebDataset(Source):
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
         return {split: partial(self._rows, files) for split, files in self._files().items()}
 
-    def parts(self, split: str) -> Iterator[Rows]:
-        found = self.indexed(split)
-        yield from found.between(0, found.number, self.at_a_time)
-
     def indexed(self, split: str) -> Indexed:
         samples = [sample for file in self._files()[split] for sample in _samples(file)]
         labels = _labels(samples)
