@@ -1,6 +1,6 @@
 """The job that runs everything on a cluster: search, train, certify, report.
 
-    ray job submit --working-dir . -- python -m cluster.pipeline --out /shared/raycrt/digits
+    ray job submit --working-dir . -- python -m raycrt.cluster.pipeline --out /shared/raycrt/digits
 
 It runs `raycrt demo` after one check: the output must be on storage that all nodes share, as it has
 to outlast the job's copy of the project and the nodes.
@@ -46,7 +46,7 @@ def main(
 
     Started again with the same --out, it resumes what is there.
     """
-    with one_line(), interruption.reported(program="python -m cluster.pipeline"):
+    with one_line(), interruption.reported(program="python -m raycrt.cluster.pipeline"):
         out = given(out)
         require(out.is_absolute(), "--out is an absolute path, on shared storage", out=str(out))
         spec = spec_from(recipe, set_, data_dir, download)
@@ -55,7 +55,7 @@ def main(
 
         with session():
             check_shared(out)
-            from tuning import pipeline
+            from raycrt.tuning import pipeline
 
             pipeline.run(spec, out)
 

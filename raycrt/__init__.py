@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from raycrt.foreign.modules.reader import as_network
     from raycrt.networks.network import Network
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Adversarial",
     "Certificates",
@@ -36,6 +38,7 @@ __all__ = [
     "InvalidInput",
     "Network",
     "Status",
+    "__version__",
     "as_network",
     "attack",
     "certify",

@@ -25,5 +25,5 @@ def require(condition: bool, invariant: str, **values: object) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the known one that it resembles, if any does."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; the nearest known is {close[0]!r}" if close else ""

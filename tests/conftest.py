@@ -18,6 +18,8 @@ import pytest
 
 Shell = Callable[..., str]
 
+pytest_plugins = ["tests.browser"]
+
 TINY = """
 model: {depth: 2, width: 16, activation: tanh}
 train: {objective: crt-all, radius: 0.5, gamma: 0.001, epochs: 3, batch_size: 128,
@@ -93,7 +95,6 @@ def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
     from raycrt.cli import main as cli
 
     def run(*words: object, code: int = 0) -> str:
-        monkeypatch.setattr(cli.app, "registered_commands", [])
         monkeypatch.setattr(sys, "argv", ["raycrt", *map(str, words)])
         monkeypatch.setattr("raycrt.system.pipes.outlive_readers", lambda: None)
         with pytest.raises(SystemExit) as ended:

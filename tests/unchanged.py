@@ -30,9 +30,9 @@ from raycrt.networks import network
 from raycrt.specs import Spec, validate
 from raycrt.training import loop
 from raycrt.training.options import effects
-from tuning.analysis import study
-from tuning.search import driver
-from tuning.trials import store
+from raycrt.tuning.analysis import study
+from raycrt.tuning.search import driver
+from raycrt.tuning.trials import store
 
 FILE = Path(__file__).with_suffix(".json")
 _ROWS = 32
@@ -48,12 +48,19 @@ def _hash(*tensors: Tensor) -> str:
 
 
 def fingerprint() -> str:
-    """What this machine makes of products, decompositions, convolutions and functions."""
+    """What this machine makes of products, decompositions, convolutions and functions.
+
+    Functions of a few numbers may be another library's than those of many.
+    """
     torch.manual_seed(0)
     found = []
     for dtype in (torch.float32, torch.float64):
         a = torch.randn(192, 192, dtype=dtype)
-        found += [a @ a, a[:, :7] @ a[:7], a.exp().log1p().sum(0), a.tanh(), a.sigmoid(), a.erf()]
+        found += [a @ a, a[:, :7] @ a[:7], a[:, :24] @ a[:24, :10], a.sum(0), a.norm(dim=1)]
+        for z in (a, 9 * a, *a.flatten()[: 31 * 9].split(31)):
+            functions = torch.exp, torch.log1p, torch.tanh, torch.sigmoid, torch.erf, torch.arctan
+            found += [function(z.abs()) for function in functions]
+            found += [F.softplus(z), F.softplus(z, threshold=40.0), torch.sigmoid(z)]
         found += [torch.linalg.eigvalsh(a @ a.T), torch.linalg.cholesky(a @ a.T + torch.eye(192))]
         found.append(F.conv2d(a.reshape(4, 1, 96, 96), a[:8, :9].reshape(8, 1, 3, 3), stride=2))
     return _hash(*found)

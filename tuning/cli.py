@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ from raycrt.cli.options import (
     Recipe,
     TrialWorkers,
     Workers,
+    all_found,
     found,
     spec_from,
 )
@@ -54,7 +56,7 @@ def search(
         search__workers=workers,
         run__gpus_per_worker=gpus_per_worker,
     )
-    from tuning.search import driver
+    from raycrt.tuning.search import driver
 
     typer.echo(f"recipe: {recipe}")
     with interruption.reported("--resume"), _failure_in_one_line():
@@ -63,46 +65,80 @@ def search(
 
 
 def study(
-    run: Annotated[
-        Place,
+    runs: Annotated[
+        list[Place],
         typer.Argument(
-            callback=found, parser=str, help="Directory of a run, or its search directory."
+            callback=all_found,
+            parser=str,
+            metavar="RUN",
+            help="Directory of a run, or its search directory; several are compared.",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
     out: Annotated[
         Place | None,
-        typer.Option(callback=found, parser=str, help="Output directory. [default: RUN/study]"),
+        typer.Option(
+            callback=found,
+            parser=str,
+            metavar="DIR",
+            help="Directory of what is written; study in the first RUN if not given.",
+        ),
     ] = None,
     export: Annotated[
         Place | None,
-        typer.Option(callback=found, parser=str, help="Write the winner as a recipe to this file."),
+        typer.Option(
+            callback=found,
+            parser=str,
+            metavar="FILE",
+            help="Write the winner as a recipe to this file.",
+        ),
     ] = None,
 ) -> None:
     """Show the results of a search: best trials, Pareto front, importances, cost, pruning.
 
-    They are written to OUT as well: study.json, which --json prints, and plots.
+    They are written to OUT as well: study.html, a page with charts, study.json, which --json
+    prints, and plots. Several searches of one data set are compared: what each found, for what
+    cost, and whether that can be told apart; OUT then gets comparison.html alone.
     """
-    from tuning.analysis import study as studies
-    from tuning.analysis import tables
+    if len(runs) > 1:
+        require(export is None, "--export is for one RUN", runs=len(runs))
+        _compare(runs, out or runs[0] / "study", as_json)
+        return
+    from raycrt.tuning.analysis import study as studies
+    from raycrt.tuning.analysis import summary, tables
 
+    (run,) = runs
     best = studies.winner(run) if export is not None else None
     spec = studies.load(run)[0]
     folder = outputs.made(out or run / "study")
     if export is not None:
-        require(not export.is_dir(), "--export is a file", export=str(export))
+        if export.is_dir():
+            raise InvalidInput(f"--export must be a file, but got the directory {export}")
         outputs.made(export.parent)
-    results = tables.summary(run)
+    results = summary.of(run)
     # Files first: the reader of standard output may leave early.
     files = _write_study(results, spec, folder)
     if export is not None and best is not None:
         files.append(_export(best, export))
     if as_json:
-        typer.echo(tables.to_json(results))
+        typer.echo(summary.to_json(results))
     else:
         tables.show(results, spec, Console())
     for file in files:
         typer.echo(file, err=as_json)
+
+
+def _compare(runs: list[Place], out: Place, as_json: bool) -> None:
+    from raycrt.tuning.analysis import comparison, summary
+    from raycrt.tuning.analysis.page import compare
+
+    results = comparison.of(runs)
+    page = compare.write(results, runs, outputs.made(out))
+    if as_json:
+        typer.echo(summary.to_json(results))
+    else:
+        comparison.show(results, Console())
+    typer.echo(page, err=as_json)
 
 
 def _export(spec: Spec, file: Place) -> Place:
@@ -114,11 +150,13 @@ def _export(spec: Spec, file: Place) -> Place:
 
 
 def _write_study(found: dict[str, Any], spec: Spec, out: Place) -> list[Place]:
-    """Write `tables.summary` and its plots; return the files."""
-    from tuning.analysis import plots, tables
+    """Write a `summary`, its page and its plots; return the files."""
+    from raycrt.tuning.analysis import plots, summary
+    from raycrt.tuning.analysis.page import write
 
-    outputs.write_atomically(out / "study.json", tables.to_json(found).encode())
-    return [out / "study.json", *plots.draw(found, spec, out)]
+    outputs.write_atomically(out / "study.json", summary.to_json(found).encode())
+    page = write.write(found, spec, out)
+    return [page, out / "study.json", *plots.draw(found, spec, out)]
 
 
 def demo(
@@ -137,16 +175,20 @@ def demo(
     spec = spec_from(
         recipe, set_, data_dir, download, run__workers=workers, run__gpus_per_worker=gpus_per_worker
     )
-    from tuning import pipeline
+    from raycrt.tuning import pipeline
 
     with _failure_in_one_line():
         pipeline.run(spec, out)
+    run = quote(str(out))
+    typer.echo("next:")
+    typer.echo(f"  raycrt verify {run}      # prove each radius again, independently")
+    typer.echo(f"  raycrt bundle {run} --out {run}.zip      # one file, to verify anywhere")
 
 
 @contextmanager
 def _failure_in_one_line() -> Iterator[None]:
     """End a search that gave up with one line on standard error and exit code 1."""
-    from tuning.search.driver import SearchFailed
+    from raycrt.tuning.search.driver import SearchFailed
 
     try:
         yield

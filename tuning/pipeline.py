@@ -15,14 +15,16 @@ from raycrt import data
 from raycrt.distributed import room, stages
 from raycrt.distributed.session import session
 from raycrt.evaluation import report
+from raycrt.evaluation.page import write
+from raycrt.evaluation.page.facts import facts
 from raycrt.foreign import factory
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, identity
 from raycrt.system import outputs
 from raycrt.system.storage import Place
-from tuning.analysis import study
-from tuning.search import driver
-from tuning.trials import space
+from raycrt.tuning.analysis import study
+from raycrt.tuning.search import driver
+from raycrt.tuning.trials import space
 
 SEARCH, TRAIN, CERTIFICATES, REPORT = "search", "train", "certificates", "report"
 _DONE = ".finished"
@@ -36,7 +38,6 @@ _SEARCHED = (
 def run(spec: Spec, out: Place, *, console: Console | None = None) -> report.Report:
     """Run the unfinished stages of the job of `spec` in `out` and return its report."""
     console = console or Console()
-    _ = spec.run.number
     spec = factory.resolved(data.described(spec))
     data.require_training_rows(spec.data)
     space.check(spec)
@@ -53,8 +54,9 @@ def run(spec: Spec, out: Place, *, console: Console | None = None) -> report.Rep
     console.print("4/4 report", style="bold")
     trials = home / study.TRIALS
     written = report.write(proofs, out / REPORT, trials_csv=trials)
+    page = write.write(facts(out, written.found), out / REPORT)
     console.print(f"\n{written.headline}\n", style="bold", highlight=False, soft_wrap=True)
-    for path in (home / study.BEST, trials, model, proofs, written.markdown, written.plot):
+    for path in (home / study.BEST, trials, model, proofs, page, written.markdown, written.plot):
         console.print(str(path), highlight=False, soft_wrap=True)
     return written
 
@@ -65,11 +67,13 @@ def _stages(spec: Spec, home: Place, model: Place, proofs: Place, console: Conso
         room.check(spec.run)
     at_a_time = spec.search.concurrent or "as many as fit"
     title = f"1/4 search: {spec.search.trials} trials, {at_a_time} at a time"
+    if spec.search.finalists:
+        title += f", then finals of {spec.search.finalists}"
     _stage(home, console, title, lambda: driver.run(spec, home, resume=True))
     best = _winner(spec, home, model, proofs)
-    title = f"2/4 train: {best.train.epochs} epochs on {best.run.number} workers"
+    title = f"2/4 train: {best.train.epochs} epochs on {best.run.workers} workers"
     _stage(model, console, title, lambda: stages.train(best, model))
-    title = f"3/4 certify: the test images on {best.run.number} actors"
+    title = f"3/4 certify: the test images on {best.run.workers} actors"
     _stage(proofs, console, title, lambda: _certify(best, model, proofs))
 
 
@@ -96,8 +100,8 @@ def _certify(spec: Spec, model: Place, out: Place) -> None:
 def _stage(directory: Place, console: Console, title: str, work: Callable[[], object]) -> None:
     """Run a stage, unless it has finished."""
     if (directory / _DONE).is_file():
-        console.print(f"{title}: finished before", style="bold", highlight=False)
+        console.print(f"{title}: finished before", style="bold", highlight=False, soft_wrap=True)
         return
-    console.print(title, style="bold", highlight=False)
+    console.print(title, style="bold", highlight=False, soft_wrap=True)
     work()
     outputs.write_atomically(directory / _DONE, b"")

@@ -12,11 +12,13 @@ from raycrt.errors import InvalidInput, nearest, require
 __all__ = [
     "ACTIVATIONS",
     "FAMILIES",
+    "KINK",
     "NUMPY",
     "ULPS",
     "Activation",
     "activation",
     "check",
+    "refusal",
     "slope_error",
     "softplus",
     "value_error",
@@ -32,6 +34,8 @@ class _Registry(dict[str, Activation]):
         super().__setitem__(name, record)
 
 
+# Why ReLU and its relatives are not among them.
+KINK = "a kink has no second derivative to bound; softplus is a smooth alternative"
 # Activations with a sharpness beta; their records in `ACTIVATIONS` have beta = 1.
 FAMILIES: dict[str, Callable[[float], Activation]] = {"softplus": softplus}
 ACTIVATIONS: dict[str, Activation] = _Registry(
@@ -45,8 +49,12 @@ def activation(name: str, beta: float = 1.0) -> Activation:
     `InvalidInput` if no activation has that name.
     """
     if name not in ACTIVATIONS:
-        raise InvalidInput(
-            f"activation must be one of {sorted(ACTIVATIONS)}{nearest(name, ACTIVATIONS)}, "
-            f"but got {name!r}"
-        )
+        raise InvalidInput(f"activation {refusal(name)}, but got {name!r}")
     return FAMILIES[name](beta) if name in FAMILIES else ACTIVATIONS[name]
+
+
+def refusal(name: str) -> str:
+    """What the name of an activation must be, and why `name` is none: the end of a sentence."""
+    kink = name.lower() == "hardtanh" or "relu" in name.lower()
+    why = f" ({KINK})" if kink else nearest(name, ACTIVATIONS)
+    return f"must be one of {sorted(ACTIVATIONS)}{why}"

@@ -35,13 +35,11 @@ def certify(
     is proved there, once. Raises `InvalidInput` naming a layer that is not supported.
 
     `at`, one radius or one for each image (n,), is the radius to decide: work on an image stops
-    where `found.certified_at(at)` is known, and larger radii are not looked for. With
-    `region="local"` it must be finite, or `radii` state what balls are to prove.
+    where `found.certified_at(at)` is known, and larger radii are not looked for.
     """
     images = batch_of_images(images)
     # Before the curvature is proved, which takes longest.
-    needed = options.get("region") == "local" and not options.get("radii", ())
-    radii_of_rows(at, len(images), all_finite=needed)
+    radii_of_rows(at, len(images))
     options = {"examples": images, **options}
     return Certifier(_network(model, images), **options)(images, at)
 

@@ -16,17 +16,18 @@ from raycrt.api.training import listed
 from raycrt.certification import manifest, storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import Options
-from raycrt.errors import InvalidInput, require
+from raycrt.errors import require
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
 from raycrt.system import outputs
-from raycrt.system.storage import is_remote, place
+from raycrt.system.storage import Place, given
 
 ROWS = "rows.npz"
 
 
-def save(directory: str | Path, model: nn.Module, rows: Rows, **options: Any) -> Path:
-    """Certify `rows` in this process and write the run into a new `directory`; return its path.
+def save(directory: str | Path, model: nn.Module, rows: Rows, **options: Any) -> Place:
+    """Certify `rows` in this process and write the run into a new `directory`, a path or a URI;
+    return its place.
 
     The run is what `raycrt verify`, `raycrt.verify` and `raycrt report` read: the weights and the
     layers of `model` in `train/`, the rows in `rows.npz`, and their certificates in
@@ -37,12 +38,7 @@ def save(directory: str | Path, model: nn.Module, rows: Rows, **options: Any) ->
     Raises `InvalidInput` before any work starts where a value or the model does not fit, or where
     the directory holds files.
     """
-    out = place(directory)
-    if is_remote(out):
-        raise InvalidInput(
-            f"raycrt.save must be given a directory on a disk, as its rows are read from there, "
-            f"but got {out}; `raycrt bundle RUN --out {out}.zip` puts the run on a store"
-        )
+    out = given(directory)
     split = split_of(rows)
     require(
         not out.exists() or not any(out.iterdir()),
@@ -50,7 +46,7 @@ def save(directory: str | Path, model: nn.Module, rows: Rows, **options: Any) ->
         directory=str(out),
     )
     spec = Spec().override({f"certify.{key}": value for key, value in options.items()})
-    spec, network = listed(model, spec, split, path=out.absolute() / ROWS)
+    spec, network = listed(model, spec, split, path=str(out.absolute() / ROWS))
     network = network.cpu()
     Options.of(spec.certify).check(network)
     with outputs.held(outputs.made(out / "certificates")):
@@ -71,7 +67,7 @@ def _as_npz(split: data.Split, names: tuple[str, ...]) -> bytes:
     return buffer.getvalue()
 
 
-def _certify(out: Path, network: Any, spec: Spec, split: data.Split) -> None:
+def _certify(out: Place, network: Any, spec: Spec, split: data.Split) -> None:
     began = time.monotonic()
     certifier = Certifier.of(network, spec.certify)
     facts = manifest.facts(
@@ -83,7 +79,7 @@ def _certify(out: Path, network: Any, spec: Spec, split: data.Split) -> None:
         curvature=certifier.curvature,
         training=None,
     )
-    (out / storage.ROWS).mkdir()
+    (out / storage.ROWS).mkdir(parents=True, exist_ok=True)
     storage.write_manifest(out, {"complete": False, **facts})
     first = 0
     for found in certifier.batches(split.images):

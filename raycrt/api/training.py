@@ -17,6 +17,7 @@ from raycrt.networks import network as networks
 from raycrt.networks.layers.diagonal import Standardization
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
+from raycrt.system import devices
 from raycrt.training import loop
 from raycrt.training.loop import Report
 
@@ -43,6 +44,7 @@ def train(
     any work starts where a value, the rows or the model do not fit, and
     `raycrt.training.loop.TrainingDiverged` where the loss does not stay finite.
     """
+    device = devices.checked(device)
     values: dict[str, Any] = {f"train.{key}": value for key, value in options.items()}
     values |= {} if seed is None else {"run.seed": seed}
     split = None if rows is None else split_of(rows)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from raycrt.bounds.global_curvature import LayerBounds, layer_bounds, pair_upper, readout_upper
 from raycrt.bounds.layers.norms import norms
+from raycrt.networks.floating_point import require_plain_products
 from raycrt.networks.network import Network
 
 _Item = TypeVar("_Item")
@@ -49,6 +50,7 @@ def margin_curvature(
     such a network gets only the bounds from its classes, which are up to a few times larger.
     `watch` iterates over the proofs and may show progress.
     """
+    require_plain_products(network.device)
     classes = network.classes
     if not network.bounded():
         return torch.full((classes, classes), math.inf, dtype=torch.float64).fill_diagonal_(0)

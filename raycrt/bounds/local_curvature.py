@@ -6,9 +6,11 @@ With J_k the Jacobian of z_k and C_kj = W_k M_{k-1} W_{k-1} ... M_j W_j,
 
     J_k = C_k0 + E_k,   E_k = sum_{j<k} C_k,j+1 (D_j - M_j) J_j,   |D_j - M_j| <= dev_j,
 
-which bounds the rows of J_k, hence the intervals of z_k, layer by layer. The gradient F_k of the
-margin in s(z_k) is bounded by interval arithmetic, which gives signed weights p_k >= -F_k s''(z_k).
-At k = 0, where J_0 = W_0, negative weights cancel exactly; at k > 0 they are set to 0.
+which bounds the rows of J_k, hence the intervals of z_k, layer by layer. From the second layer on
+they are intersected with those of the layers' enclosures (`raycrt.bounds.enclosure`), which are
+shorter the deeper the layer. The gradient F_k of the margin in s(z_k) is bounded by interval
+arithmetic, which gives signed weights p_k >= -F_k s''(z_k). At k = 0, where J_0 = W_0, negative
+weights cancel exactly; at k > 0 they are set to 0.
 With A_k = p_k^(1/2) and e_k >= |A_k E_k|,
 
     m = lambda_max(sum_k C_k0^T diag(p_k) C_k0) + sum_k (2 |A_k C_k0| e_k + e_k^2),
@@ -26,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raycrt.bounds.enclosure import Layer, NetworkEnclosure, leading_directions
 from raycrt.bounds.layers.norms import norms
 from raycrt.bounds.rounding import RoundingErrors
 from raycrt.bounds.spectral import (
@@ -58,6 +61,7 @@ class LocalCurvature:
     sizes: list[float]
     first_norm: float
     errors: RoundingErrors
+    enclosure: NetworkEnclosure | None
 
     @staticmethod
     def of(network: Network, errors: RoundingErrors) -> LocalCurvature:
@@ -78,6 +82,7 @@ class LocalCurvature:
             sizes=[_frobenius(w) + e for w, e in zip(matrices, matrix_errors, strict=True)],
             first_norm=norms(network.layers[0]).norm_upper(),
             errors=errors,
+            enclosure=NetworkEnclosure.of(network) if network.depth > 2 else None,
         )
 
     def __call__(
@@ -115,6 +120,7 @@ class LocalCurvature:
         length = (x.norm() * SLACK + 1e-150)[None]
         errors = [error for error, _ in self.errors.layers(length, torch.float64)]
         ball = _Ball(layers=[], chains=[], rounding=[])
+        enclosed = self._enclosed(x, radius)
         z = self.network.layers[0](x)
         for k, matrix in enumerate(self.matrices[:-1]):
             chain, rounding = self._chain(ball, k)
@@ -131,11 +137,25 @@ class LocalCurvature:
                 rows = torch.minimum(rows, (scaled + error) * before.lipschitz)
                 z = self.network.layers[k](self.network.nonlinearities[k - 1].value(z))
             half = (radius * rows + errors[k]) * SLACK + 4 * EPS * z.abs()
+            low, high = z - half, z + half
+            if k > 0:
+                centre = enclosed[k].centre
+                edge = enclosed[k].spread * SLACK + 4 * EPS * centre.abs()
+                # Where an enclosure overflowed, the other interval counts.
+                low, high = torch.fmax(low, centre - edge), torch.fmin(high, centre + edge)
             nonlinearity = self.network.nonlinearities[k]
-            ball.layers.append(_layer(nonlinearity, z - half, z + half, norm * SLACK))
+            ball.layers.append(_layer(nonlinearity, low, high, norm * SLACK))
             ball.chains.append(chain)
             ball.rounding.append(rounding)
         return ball
+
+    def _enclosed(self, x: Tensor, radius: float) -> list[Layer]:
+        """The enclosures of the layers on the ball, where there is more than one."""
+        if self.enclosure is None:
+            return []
+        *hidden, _ = self.enclosure.jacobians(x)
+        layers, _ = self.enclosure.layers(x, radius, leading_directions(torch.cat(hidden)))
+        return layers
 
     def _chain(self, ball: _Ball, k: int) -> tuple[list[Tensor], float]:
         """C_kj for j = 0 ... k, and an upper bound on what their errors add to the bound on |E_k|.

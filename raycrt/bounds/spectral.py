@@ -6,7 +6,9 @@ in `_estimate` approaches from below and may never enter a certificate.
 Proof. Let A be symmetric and t > 0. If the Cholesky factorisation of t I - A, run in floating
 point, completes with finite numbers, then t I - A >= -c I with `c = g / (1 - g) trace(t I - A)`,
 `g = (n + 1) eps / (1 - (n + 1) eps)` (Rump, BIT 46, 2006), so lambda_max(A) <= t + c. The proof
-holds for any guess t: the factorisation breaks down if t is too small.
+holds for any guess t: the factorisation breaks down if t is too small. It is about substitution in
+any order, which a CPU does; libraries for GPUs may multiply by inverted blocks instead, so matrices
+that are on a GPU are factorised on the CPU.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ def eigenvalue_upper(symmetric: Tensor, guess: float | None = None) -> float:
     `guess` is any approximation of lambda_max; without one it is computed. Infinity where the
     matrix holds NaN or infinities.
     """
+    symmetric = symmetric.cpu()
     if not torch.isfinite(symmetric).all():
         return math.inf
     n = len(symmetric)
@@ -87,7 +90,7 @@ def cholesky_upper(symmetric: Tensor, bound: float) -> float | None:
 
     For several matrices (..., n, n) the number bounds the largest eigenvalue of all.
     """
-    shifted = -symmetric
+    shifted = -symmetric.cpu()
     diagonal = shifted.diagonal(dim1=-2, dim2=-1)
     largest = float(diagonal.abs().max())
     diagonal.add_(bound)
@@ -146,16 +149,21 @@ def gram_iteration_upper(matrices: Tensor, steps: int = 8) -> Tensor:
     """
     matrices = matrices.double()
     rows, columns = matrices.shape[-2:]
+    largest = matrices.detach().abs().amax((-2, -1))
+    # Divide by a power of two so that squares neither over- nor underflow. This quotient is one to
+    # the last bit; a function for powers of two may round on a GPU.
+    unit = largest / (2 * torch.frexp(largest).mantissa)
+    unit = torch.where(torch.isfinite(unit), unit, 1.0)
+    matrices = matrices / unit[..., None, None]
     size = torch.linalg.matrix_norm(matrices) * (1 + gamma(rows * columns))
     if steps > 0:
-        # Divide by a power of two so that squares neither over- nor underflow.
-        unit = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)
-        unit = torch.where(torch.isfinite(size), unit, 1.0)
-        matrices, size = matrices / unit[..., None, None], size / unit
         gram = matrices @ matrices.mT if rows < columns else matrices.mT @ matrices
         square = gram_iteration_upper(gram, steps - 1)
         square = square + gamma(max(rows, columns) + 2) * size.square()
-        size = square.sqrt() * unit * (1 + 4 * EPS)
+        size = square.sqrt() * (1 + 4 * EPS)
+    size = size * unit
+    # A product with a power of two is exact down to the smallest normal number.
+    size = torch.where(largest > 0, size.clamp(min=_NOTHING), size)
     return size.nan_to_num(nan=math.inf, posinf=math.inf)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raycrt.bounds.local_curvature import LocalCurvature
 from raycrt.certification.certificate import Certificates, collect
+from raycrt.certification.enclosures import Enclosures
 from raycrt.certification.local import Balls
 from raycrt.certification.options import Options
 from raycrt.certification.targets import Targets
@@ -55,8 +56,17 @@ class BatchCertifier:
         )
         balls = None
         if options.region == "local":
+            curvature_on_balls = LocalCurvature.of(network, prepared.proof.errors)
+            enclosures = None
+            if curvature_on_balls.enclosure is not None:
+                enclosures = Enclosures(
+                    enclosure=curvature_on_balls.enclosure,
+                    proof=prepared.proof,
+                    tolerances=prepared.tolerances,
+                )
             balls = Balls(
-                curvature=LocalCurvature.of(network, prepared.proof.errors),
+                curvature=curvature_on_balls,
+                enclosures=enclosures,
                 stated=torch.tensor(options.radii, dtype=torch.float64),
                 targets=targets,
             )
@@ -87,9 +97,10 @@ class BatchCertifier:
             )
             witnesses = self.targets.improve(margins, at)
             region = torch.full_like(margins.image_norm, torch.inf)
+            enclosed = torch.zeros_like(region)
             if self.balls is not None:
-                witnesses = self.balls.raise_radii(margins, witnesses, region, at)
-            return collect(margins, witnesses, region)
+                witnesses = self.balls.raise_radii(margins, witnesses, region, enclosed, at)
+            return collect(margins, witnesses, region, enclosed)
 
 
 def _rows_in_memory(prepared: PreparedNetwork) -> int:

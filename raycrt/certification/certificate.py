@@ -89,7 +89,8 @@ class Certificates:
     `witnesses` are the points that prove what the closed form at the image does not. Where
     `region_radius` is finite, the curvatures of the row's witnesses hold on the ball of that radius
     around the image, which contains the points and the certified ball; else they hold on all
-    inputs.
+    inputs. Where `enclosure_radius` is positive, enclosures of the layers on the ball of that
+    radius prove the classes that nothing else proves up to `radius`.
     """
 
     radius: Tensor
@@ -100,6 +101,7 @@ class Certificates:
     status: Tensor
     curvature: Tensor
     region_radius: Tensor
+    enclosure_radius: Tensor
     witnesses: Witnesses
 
     def __len__(self) -> int:
@@ -135,7 +137,9 @@ def witness_points(
     return torch.cat([witnesses.point, nothing])[known[row, target]].double()
 
 
-def collect(margins: Margins, witnesses: Witnesses, region: Tensor) -> Certificates:
+def collect(
+    margins: Margins, witnesses: Witnesses, region: Tensor, enclosed: Tensor
+) -> Certificates:
     """The certificates that follow from proved margins; failed rows get radius 0 and a status."""
     label, runner_up = margins.label, margins.runner_up
     rows = torch.arange(len(label), device=label.device)
@@ -160,6 +164,7 @@ def collect(margins: Margins, witnesses: Witnesses, region: Tensor) -> Certifica
         status=status,
         curvature=margins.m[rows, binding],
         region_radius=torch.where(good, region, torch.inf),
+        enclosure_radius=torch.where(good, enclosed, 0.0),
         witnesses=witnesses.take(kept),
     )
 
@@ -177,5 +182,6 @@ def failed(x: Tensor, status: Status) -> Certificates:
         status=none + int(status),
         curvature=zeros,
         region_radius=zeros + torch.inf,
+        enclosure_radius=zeros,
         witnesses=Witnesses.none(x.shape[1], x.device),
     )

@@ -21,7 +21,11 @@ from raycrt.certification.options import Options, radii_of_rows
 from raycrt.data.values.images import batch_of_images, fits
 from raycrt.errors import require
 from raycrt.margins.tolerances import Tolerances
-from raycrt.networks.floating_point import float32_is_plain, quicken_softplus
+from raycrt.networks.floating_point import (
+    float32_is_plain,
+    quicken_softplus,
+    require_plain_products,
+)
 from raycrt.networks.network import Network
 from raycrt.specs import CertifySpec
 
@@ -39,11 +43,13 @@ class Certifier:
     With more than a few classes, `examples` (n, ...), the images or similar ones, determine which
     pairs of classes get a separate curvature bound (`raycrt.bounds.curvature.margin_curvature`).
 
-    With `region` "local", rows whose radius does not exceed each of the increasing `radii` get
-    their curvature proved again on balls that extend just beyond these radii, or to where the
-    solver met the decision boundary: each radius is decided as if it were the only one, and a row
-    keeps the ball that proves the largest radius. For rows certified at their own radius, that
-    radius replaces `radii`.
+    With `region` "local", more is proved on balls around an image: its layers are enclosed
+    (`raycrt.bounds.enclosure`, from three layers on), and its curvature is proved again. Each of
+    the increasing `radii` that a row does not exceed is decided on a ball that extends just beyond
+    it, as if it were the only one, and the ball that proves the largest radius is searched; a row
+    keeps the best. Balls of curvature are searched where curvature everywhere proves at least
+    `tolerances.curved` of what an enclosure does. For rows certified at their own radius `at`, one
+    ball just beyond it decides.
 
     With `deployment` "float32" the theorem holds for the logits as float32 arithmetic computes
     them, at every float32 input closer than the radius: sums in any order, with or without fused
@@ -76,6 +82,7 @@ class Certifier:
             tolerances=tolerances,
         )
         self.options.check(network)
+        require_plain_products(network.device)
         self.features, self.device = network.features, network.device
         self.curvature = margin_curvature(network, examples) if curvature is None else curvature
         self.batch: BatchCertifier | None = None
@@ -119,8 +126,7 @@ class Certifier:
     ) -> Iterator[Certificates]:
         """Certificates in order, `batch_size` images at a time."""
         images = fits(batch_of_images(images), features=self.features, device=self.device)
-        finite = self.options.needs_finite_at
-        at = radii_of_rows(at, len(images), all_finite=finite).to(images.device)
+        at = radii_of_rows(at, len(images)).to(images.device)
         require(
             self.batch is None or self.batch.in_float64 or float32_is_plain(),
             "float32 products are as exact as when the certifier was made",

@@ -1,8 +1,8 @@
 """Radii raised by curvature bounds that are proved only on a ball around the image.
 
-The ball's radius is just above the smallest stated radius not yet certified, or the distance at
-which the solver reached the decision boundary. Curvature proved on a ball applies to points and
-radii inside it.
+A ball's radius is just above a stated radius that is not yet certified, or the distance at which
+the solver reached the decision boundary, or it is searched. Curvature proved on a ball applies to
+points and radii inside it.
 """
 
 from __future__ import annotations
@@ -15,53 +15,67 @@ from torch import Tensor
 from raycrt.bounds.local_curvature import LocalCurvature
 from raycrt.bounds.spectral import SLACK
 from raycrt.certification.certificate import Witnesses, witness_points
+from raycrt.certification.enclosures import Enclosures
 from raycrt.certification.targets import Targets
 from raycrt.margins.evaluation import MarginEvaluator
 from raycrt.margins.images import Margins
 from raycrt.margins.proofs.proof import ROUND_DOWN, Measured
 from raycrt.margins.proofs.radius import largest_curvature
 
+# From a ball that is too small to a larger one.
+_FACTOR = 1.3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Balls:
     """Balls that are to prove the radii `stated` (increasing, float64), with the `curvature` on
-    them, and the solver in `targets` that searches for points inside them."""
+    them, `enclosures` where there are three layers or more, and the solver in `targets` that
+    searches for points inside them."""
 
     curvature: LocalCurvature
+    enclosures: Enclosures | None
     stated: Tensor
     targets: Targets
 
     def raise_radii(
-        self, margins: Margins, witnesses: Witnesses, region: Tensor, at: Tensor
+        self,
+        margins: Margins,
+        witnesses: Witnesses,
+        region: Tensor,
+        enclosed: Tensor,
+        at: Tensor,
     ) -> Witnesses:
-        """Raise `margins.radius` by curvature on balls, and set `region` (n,) where that pays off.
+        """Raise `margins.radius` by enclosures and by curvature on balls, and set `enclosed` (n,)
+        and `region` (n,) where these pay off.
 
         Every stated radius is decided as if it were the only one: a row that does not exceed it
-        with the global curvature, nor with a larger ball, gets a ball for it, and keeps the ball
-        that proves the largest radius. A finite radius `at` (n,) of a row replaces the stated
-        radii.
+        with the global curvature, nor with a larger ball, gets a ball for it. Then the ball that
+        proves the largest radius is searched; a row keeps the best of all. A finite radius `at`
+        (n,) of a row replaces all that.
         """
         tolerances = self.targets.prepared.tolerances
-        start, kept = margins.radius.clone(), witnesses
-        classes, radius = start.shape[1], start.amin(1)
+        classes, radius = margins.radius.shape[1], margins.radius.amin(1)
         first, boundary = self._boundary(margins, witnesses)
-        able = (radius > 0) & (radius * (1 + tolerances.ball_gain) < boundary)
+        able = radius * (1 + tolerances.ball_gain) < boundary
         able &= ~margins.constant.gather(1, first[:, None])[:, 0]
+        curved = ~torch.isfinite(at)
+        if self.enclosures is not None:
+            enclosed.copy_(self.enclosures.raise_radii(margins, able, self._stated(at)))
+            first = margins.radius.argmin(1)
+            # Elsewhere balls of curvature prove less than enclosures, and cost most of the time.
+            curved &= radius >= tolerances.curved * margins.radius.amin(1)
+        able &= radius > 0
+        search = _Search(self, margins.radius.clone(), witnesses, first, able)
+        farthest = boundary * (1 + tolerances.ball_gain)
         tried = torch.full_like(radius, torch.inf)
         for stated in self._stated(at):
-            beyond = stated * (1 + tolerances.ball_beyond)
-            ball = torch.minimum(beyond, boundary * (1 + tolerances.ball_gain))
+            ball = torch.minimum(stated * (1 + tolerances.ball_beyond), farthest)
             best = margins.radius.amin(1)
-            rows = able & torch.isfinite(stated) & (best <= stated) & (ball < tried)
-            tried = torch.where(rows, ball, tried)
-            trial, held = replace(margins, radius=start.clone()), torch.full_like(region, torch.inf)
-            found = self._on_ball(trial, witnesses, held, first, rows, ball, best)
-            better = trial.radius.amin(1) > best
-            margins.radius[better], region[better] = trial.radius[better], held[better]
-            kept = Witnesses.concatenate(
-                [kept.take(~better[kept.row]), found.take(better[found.row])]
-            )
-        return kept.sorted(classes)
+            rows = torch.isfinite(stated) & (best <= stated) & (ball < tried)
+            tried = torch.where(rows & able, ball, tried)
+            search.on(margins, region, rows, ball)
+        search.largest(margins, region, curved, farthest)
+        return search.kept.sorted(classes)
 
     def _stated(self, at: Tensor) -> Tensor:
         """The radii (k, n) to be decided, the largest first; infinite where there is none."""
@@ -182,3 +196,52 @@ class Balls:
     def _inside(at: Measured, ball: Tensor) -> Tensor:
         """Whether points lie in balls of radius `ball` (k,), judged by upper bounds of norms."""
         return at.uu.sqrt() * SLACK <= ball
+
+
+@dataclass
+class _Search:
+    """The best balls found for the rows `able` (n,) of a batch, whose margins have the radii
+    `start` (n, classes) without, and the `kept` witnesses, at first those without."""
+
+    balls: Balls
+    start: Tensor
+    kept: Witnesses
+    first: Tensor
+    able: Tensor
+
+    def __post_init__(self) -> None:
+        self.without = self.kept
+
+    def on(self, margins: Margins, region: Tensor, rows: Tensor, ball: Tensor) -> Tensor:
+        """Try `ball` (n,) for the `rows` (n,) that are able: raise `margins.radius` and set
+        `region` where that is better than all balls before. Returns the radii (n,) proved."""
+        best, rows = margins.radius.amin(1), rows & self.able
+        trial = replace(margins, radius=self.start.clone())
+        held = torch.full_like(region, torch.inf)
+        found = self.balls._on_ball(trial, self.without, held, self.first, rows, ball, best)
+        proved = trial.radius.amin(1)
+        better = proved > best
+        margins.radius[better], region[better] = trial.radius[better], held[better]
+        self.kept = Witnesses.concatenate(
+            [self.kept.take(~better[self.kept.row]), found.take(better[found.row])]
+        )
+        return proved
+
+    def largest(self, margins: Margins, region: Tensor, rows: Tensor, farthest: Tensor) -> None:
+        """Search the balls that prove the largest radii of the `rows` (n,), up to `farthest` (n,).
+
+        The curvature on a ball rises with its radius. So a radius that is limited by its ball asks
+        for a larger ball, one that is limited by the curvature for a smaller.
+        """
+        tolerances = self.balls.targets.prepared.tolerances
+        low, high = margins.radius.amin(1), farthest.clone()
+        ball = torch.minimum(low * _FACTOR, high)
+        for _ in range(tolerances.balls):
+            rows = rows & (high > low * (1 + tolerances.best_ball))
+            if not bool((rows & self.able).any()):
+                return
+            proved = self.on(margins, region, rows, ball)
+            limited = proved >= ball * (1 - tolerances.ball_gain)
+            low = torch.maximum(low, torch.where(rows, margins.radius.amin(1), low))
+            high = torch.where(rows & ~limited, torch.minimum(ball, high), high)
+            ball = torch.minimum((low * high).sqrt(), low * _FACTOR)

@@ -42,11 +42,6 @@ class Options:
             deployment=spec.deployment,
         )
 
-    @property
-    def needs_finite_at(self) -> bool:
-        """Whether every image needs its own radius to decide, as none is stated for balls."""
-        return self.region == "local" and len(self.radii) == 0
-
     def check(self, network: Network) -> None:
         """Raise `InvalidInput` if `network` cannot be certified with these options."""
         require_plain(network)
@@ -69,10 +64,10 @@ class Options:
         )
 
 
-def radii_of_rows(at: float | Tensor | Sequence[float], rows: int, *, all_finite: bool) -> Tensor:
+def radii_of_rows(at: float | Tensor | Sequence[float], rows: int) -> Tensor:
     """The radius (rows,), float64, to decide for each row; `at` is one for all or one per row.
 
-    Raises `InvalidInput` unless the radii are positive and, with `all_finite`, finite."""
+    Raises `InvalidInput` unless the radii are positive."""
     given = torch.as_tensor(at, dtype=torch.float64).detach()
     require(
         given.shape in ((), (rows,)),
@@ -82,9 +77,4 @@ def radii_of_rows(at: float | Tensor | Sequence[float], rows: int, *, all_finite
     )
     refused = given[~(given > 0)]
     require(len(refused) == 0, "at > 0", at=refused.tolist()[:1])
-    require(
-        not all_finite or bool(torch.isfinite(given).all()),
-        "region local has radii, or a finite `at` for each image",
-        at=at,
-    )
     return given.expand(rows)

@@ -21,7 +21,7 @@ from raycrt.errors import InvalidInput, require
 from raycrt.system.outputs import write_atomically
 from raycrt.system.storage import Place
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 MANIFEST = "manifest.json"
 ROWS = "rows"
 _KEY_BYTES = 1024
@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("witness_points", pa.list_(pa.float16())),
         ("witness_curvatures", pa.list_(pa.float64())),
         ("region_radius", pa.float64()),
+        ("enclosure_radius", pa.float64()),
         ("input_sha256", pa.binary(32)),
         ("key", pa.string()),
     ]
@@ -83,6 +84,7 @@ def to_table(
                 pa.array(ends, pa.int32()), pa.array(witnesses.curvature.numpy(force=True))
             ),
             "region_radius": certificates.region_radius.numpy(force=True),
+            "enclosure_radius": certificates.enclosure_radius.numpy(force=True),
             "input_sha256": [input_sha256(image) for image in images],
             "key": [""] * len(certificates) if keys is None else [_key(key) for key in keys],
         },
@@ -118,7 +120,7 @@ def read_manifest(directory: Place) -> dict[str, Any]:
     if not file.is_file():
         raise InvalidInput(
             f"a certificates directory must hold {MANIFEST}, {directory} does not; "
-            f"`raycrt certify --out {directory.parent}` makes it"
+            f"`raycrt certify --out {directory.parent}` makes it of the model there"
         )
     try:
         manifest = json.loads(file.read_text("utf-8"))

@@ -14,16 +14,23 @@ from raycrt.system.storage import Place
 
 def bundle(
     run: Annotated[
-        Place, typer.Argument(callback=lasting, parser=str, help="Directory of the run.")
+        Place,
+        typer.Argument(callback=lasting, parser=str, metavar="RUN", help="Directory of the run."),
     ],
     out: Annotated[
-        Place, typer.Option(callback=lasting, parser=str, help="The file to write, *.zip.")
+        Place,
+        typer.Option(
+            callback=lasting, parser=str, metavar="FILE", help="The file to write, *.zip."
+        ),
     ],
     with_data: Annotated[
         bool, typer.Option("--with-data", help="Pack the certified inputs and labels too.")
     ] = False,
     license: Annotated[
-        str | None, typer.Option(help="License of the model, for its card: mit, apache-2.0, ...")
+        str | None,
+        typer.Option(
+            metavar="LICENSE", help="License of the model, for its card: mit, apache-2.0, ..."
+        ),
     ] = None,
     workers: Workers = 1,
     data_dir: DataDir = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from raycrt.cli.about import completion
 from raycrt.cli.options import (
     DEFAULT_OUT,
     DEFAULT_RECIPE,
@@ -17,14 +18,16 @@ from raycrt.cli.options import (
     Overrides,
     Workers,
     found,
-    spec_from,
+    remark,
+    stated_spec,
 )
 from raycrt.errors import InvalidInput
 from raycrt.specs import ModelSpec
 from raycrt.system import outputs
 from raycrt.system.storage import Place
 
-_COMPARED = 10_000
+# Test rows that are compared with a model's own outputs, and whose range is looked at.
+_COMPARED, _LOOKED_AT = 10_000, 256
 
 
 def certify(
@@ -34,26 +37,35 @@ def certify(
         typer.Option(
             callback=found,
             parser=str,
+            metavar="MODEL",
             help="Another model: .onnx, .pt2, weights (.safetensors, .pt) or a directory.",
         ),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe for --model: its data, and the activation of bare weights."),
+        typer.Option(
+            metavar="RECIPE",
+            autocompletion=completion.recipes,
+            help="Recipe for --model: its data, and the activation of bare weights.",
+        ),
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(help="Key of the weights in the --model file, such as model.ema."),
+        typer.Option(
+            metavar="KEY", help="Key of the weights in the --model file, such as model.ema."
+        ),
     ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
+            metavar="NAMES",
             help="Layers of the weights in --model, first to last: fc1,fc2,out. A + in place of a "
-            "comma means no activation between the two: fc1+norm,out."
+            "comma means no activation between the two: fc1+norm,out.",
         ),
     ] = None,
     batch_norm_eps: Annotated[
-        float | None, typer.Option(help="The eps of batch normalisation in --model's weights.")
+        float | None,
+        typer.Option(metavar="EPS", help="The eps of batch normalisation in --model's weights."),
     ] = None,
     run_code: Annotated[
         bool,
@@ -70,13 +82,6 @@ def certify(
     The model is the one in OUT/train, or --model with a --recipe that describes its images, if it
     is no directory that raycrt wrote; it is copied to OUT/train if a spec can describe it.
     """
-    import torch
-
-    from raycrt import data
-    from raycrt.distributed import stages
-    from raycrt.foreign import description, files
-    from raycrt.networks import checkpoint
-
     trained = out / "train"
     if model is None and recipe is not None:
         raise InvalidInput("--recipe goes with --model; the model in OUT/train has its own spec")
@@ -84,6 +89,13 @@ def certify(
         raise InvalidInput("--run-code goes with a --model in a .pt2 file")
     if model is None and (key, layers, batch_norm_eps) != (None, None, None):
         raise InvalidInput("--key, --layers and --batch-norm-eps go with --model")
+    import torch
+
+    from raycrt import data
+    from raycrt.distributed import stages
+    from raycrt.foreign import description, factory, files
+    from raycrt.networks import checkpoint
+
     if model is None and not (trained / checkpoint.MODEL).is_file():
         raise InvalidInput(
             f"there is no trained model in {trained}: `raycrt train --out {out}` puts one there, "
@@ -95,23 +107,28 @@ def certify(
     # A directory that raycrt wrote names its data too.
     home = trained if model is None else model
     own = recipe is None and (home / "spec.yaml").is_file()
-    spec = spec_from(
+    stated = stated_spec(
         str(home / "spec.yaml") if own else recipe or DEFAULT_RECIPE,
         set_,
         data_dir,
         download,
         idle=idle,
-        inputs=False,
         run__workers=workers,
         run__gpus_per_worker=gpus_per_worker,
     )
-    stated = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
+    if model is not None and not own:
+        unnamed = "" if recipe else " (no --recipe names another); certified are its test images"
+        print(f"recipe: {recipe or DEFAULT_RECIPE}{unnamed}")
+    spec, reader = data.opened_for_test(stated)
+    remark(spec, reader.first(_LOOKED_AT))
+    spec = factory.resolved(spec)
+    named = recipe is not None or any(text.startswith("model.activation") for text in set_ or [])
     if not own and spec.data.normalize is not None:
         raise InvalidInput(
             "data.normalize must be left out with --model, as a model has its normalisation in "
             "itself: --set data.normalize=null"
         )
-    if bare and not stated:
+    if bare and not named:
         raise InvalidInput(
             f"{model} does not say its activation: --recipe, or --set model.activation, must"
         )
@@ -122,9 +139,7 @@ def certify(
         source,
         spec.model,
         data.shape(spec.data),
-        images=torch.from_numpy(data.test_rows(spec.data).first(_COMPARED).images)
-        if graph
-        else None,
+        images=torch.from_numpy(reader.first(_COMPARED).images) if graph else None,
         key=key,
         layers=None if layers is None else layers.split(","),
         batch_norm_eps=batch_norm_eps,
@@ -137,6 +152,11 @@ def certify(
         names = dict.fromkeys(each.activation.name for each in network.nonlinearities)
         print(f"model: {'-'.join(map(str, sizes))}, {', '.join(names)}")
         shape, classes = data.shape(spec.data), len(data.class_names(spec.data))
+        if network.classes < classes:
+            raise InvalidInput(
+                f"a model must have a logit for each of the {classes} classes of "
+                f"{spec.data.title}, but {model} has {network.classes}; --recipe names other data"
+            )
         if bare or model.is_dir():
             described = description.described(model, network, spec.model, classes, shape)
         else:
@@ -148,6 +168,7 @@ def certify(
             spec,
             network,
             out / "certificates",
+            reader=reader,
             spec_describes_model=described is not None,
             made=made,
         )

@@ -14,18 +14,23 @@ import typer
 from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, stated_spec
 from raycrt.errors import InvalidInput
 from raycrt.specs.data import DataName
+from raycrt.system.storage import is_uri, place
 
 
 def data(
     what: Annotated[
         str,
         typer.Argument(
-            help="A named set, a source such as torchvision:SVHN or module:function, or a path."
+            metavar="DATA",
+            help="A named set, a source such as torchvision:SVHN or module:function, or a path.",
         ),
     ],
     set_: Overrides = None,
     out: Annotated[
-        Path, typer.Option(callback=lasting, help="File for the picture of the first inputs.")
+        Path,
+        typer.Option(
+            callback=lasting, metavar="FILE", help="File for the picture of the first inputs."
+        ),
     ] = Path("data.png"),
     data_dir: DataDir = None,
     download: Download = False,
@@ -37,6 +42,8 @@ def data(
     from raycrt import data as sets
     from raycrt.data import description
 
+    if out.suffix != ".png" or out.is_dir() or not _may_be_made(out.parent):
+        raise InvalidInput(f"--out must be a .png file that can be made, but got {out}")
     given = named(what) + (set_ or [])
     stated = stated_spec(
         DEFAULT_RECIPE,
@@ -64,6 +71,11 @@ def data(
     print("options: " + shlex.join(part for text in given for part in ("--set", text)))
 
 
+def _may_be_made(directory: Path) -> bool:
+    """Whether a directory is there, or nothing stands in its way."""
+    return next(place for place in (directory, *directory.parents) if place.exists()).is_dir()
+
+
 def named(what: str) -> list[str]:
     """The overrides that name the data set `what`."""
     return [f"{key}={_as_yaml(value)}" for key, value in _chosen(what).items()]
@@ -78,12 +90,10 @@ def _chosen(what: str) -> dict[str, str]:
     """The keys of a spec that name the data set `what`."""
     from raycrt.data.sources import SOURCES, detect
 
-    if "://" in what:
-        raise InvalidInput(
-            f"data is read from a disk, not from a URI, got {what.partition('://')[0]}://"
-        )
     if what in get_args(DataName):
         return {"data.name": what}
+    if is_uri(what):
+        return {"data.source": detect(place(what)), "data.path": what}
     if os.path.exists(os.path.expanduser(what)):
         path = Path(os.path.abspath(os.path.expanduser(what)))
         return {"data.source": detect(path), "data.path": str(path)}

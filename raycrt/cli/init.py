@@ -35,14 +35,20 @@ def init(
     data: Annotated[
         str,
         typer.Option(
-            help="A named set, a source such as torchvision:SVHN or module:function, or a path."
+            metavar="DATA",
+            help="A named set, a source such as torchvision:SVHN or module:function, or a path.",
         ),
     ],
     set_: Overrides = None,
     data_dir: DataDir = None,
     download: Download = False,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="How long search and training may take on this machine.")
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="MINUTES",
+            help="How long search and training may take on this machine.",
+        ),
     ] = 10.0,
 ) -> None:
     """Look at a data set and write a recipe to start with, DIR/recipe.yaml.
@@ -51,15 +57,15 @@ def init(
     that search and training take about MINUTES here; starting Ray and certification come on top.
     --set takes keys of `data`.
     """
-    from raycrt import data as sets
-    from raycrt.api import recipe
-    from raycrt.data import description, tensors
-
     file = out / RECIPE
     if file.exists():
         raise InvalidInput(f"{file} must not exist yet; remove it, or name another directory")
     given = named(data) + (set_ or [])
     stated = stated_spec(DEFAULT_RECIPE, given, data_dir, download, idle=_SECTIONS[1:])
+    from raycrt import data as sets
+    from raycrt.api import recipe
+    from raycrt.data import description, tensors
+
     spec, rows = sets.opened(stated)
     arrays = sets.read(spec.data) if rows is None else rows
     if not len(arrays.train):
@@ -78,7 +84,7 @@ def init(
     model = ModelSpec(normalize=spec.model.normalize)
     spec = Spec().model_copy(update={"data": spec.data, "model": model})
     start = recipe.start(spec, tensors.Dataset.of(arrays), minutes)
-    heading = _heading(start)
+    heading = _heading(start, minutes)
     write_atomically(made(out) / RECIPE, (heading + _text(start.spec)).encode())
     print(heading, end="")
     print(f"recipe: {file}")
@@ -88,16 +94,24 @@ def init(
     print("  raycrt verify {1}".format(*where))
 
 
-def _heading(start: Start) -> str:
+def _heading(start: Start, minutes: float) -> str:
     """Comments that say what the numbers were chosen by."""
     train = start.spec.train
     training = train.epochs * start.seconds / 60
+    total = f"{start.minutes:.2g}"
+    more = ""
+    if float(total) > minutes:  # As it is printed: 1.04 is no more than 1.
+        more = (
+            f"# That is more than the {minutes:g} asked for, with the fewest epochs that a first "
+            "recipe has.\n"
+        )
     return (
         f"# The nearest training row of another class is {start.distance:.3g} away (median). No "
         "classifier that is right\n# on both has a radius above half of that; this recipe trains "
         f"for {train.radius:g}.\n"
         f"# On this machine an epoch takes {start.seconds:.2g} s: {train.epochs} epochs take "
-        f"{training:.2g} minutes, search and training\n# together about {start.minutes:.2g}.\n"
+        f"{training:.2g} minutes, search and training\n# together about "
+        f"{total}.\n{more}"
     )
 
 

@@ -10,12 +10,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from raycrt import __version__
+from raycrt.cli.about import completion
+from raycrt.cli.about.doctor import doctor
+from raycrt.cli.about.recipes import recipes, show
 from raycrt.cli.bundle import bundle
 from raycrt.cli.certify import certify
 from raycrt.cli.data import data
@@ -27,7 +31,22 @@ from raycrt.errors import InvalidInput
 from raycrt.system import extras, interruption, outputs, pipes
 
 
-class _Commands(TyperGroup):
+class _Helped:
+    """Help that says what value an option takes, and nothing of flags, which take none."""
+
+    def get_params(self, ctx: Any) -> Any:
+        found = super().get_params(ctx)  # type: ignore[misc]
+        for each in found:
+            if getattr(each, "is_flag", False):
+                each.metavar = ""
+        return found
+
+
+class _Command(_Helped, TyperCommand):
+    pass
+
+
+class _Commands(_Helped, TyperGroup):
     """Commands that print one sentence when a signal stops them."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -44,7 +63,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"raycrt {version('raycrt')}")
+        typer.echo(f"raycrt {__version__}")
         raise typer.Exit
 
 
@@ -56,16 +75,19 @@ def options(
 ) -> None:
     """Train, search and certify classifiers with a proved l2 radius for every image.
 
-    A run is a recipe with overrides. Start with `raycrt demo`; then, step by step:
+    A run is a recipe with overrides: `raycrt recipes` lists them, and
+    `raycrt show digits` all keys of one. Start with `raycrt doctor` and
+    `raycrt demo`; then, step by step:
 
-      raycrt data    photos/                             describe the data in a folder
-      raycrt init    runs/b --data photos/               write a recipe for it
-      raycrt search  --recipe digits --out runs/a        find the best configuration
+      raycrt data    photos/                 describe the data in a folder
+      raycrt init    runs/b --data photos/   write a recipe for it
+      raycrt search  --recipe digits --out runs/a
+                                             find the best configuration
       raycrt train   --recipe runs/a/search/best.yaml --out runs/a
-      raycrt certify --out runs/a                        prove a radius for each test image
-      raycrt verify  runs/a                              prove them again, independently
-      raycrt report  runs/a                              Markdown and a plot
-      raycrt bundle  runs/a --out a.zip                  one file, to verify anywhere
+      raycrt certify --out runs/a            prove a radius for each test image
+      raycrt verify  runs/a                  prove them again, independently
+      raycrt report  runs/a                  a page, Markdown, a plot
+      raycrt bundle  runs/a --out a.zip      one file, to verify anywhere
     """
 
 
@@ -107,12 +129,19 @@ def _shown_of_thread(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+def assembled() -> typer.Typer:
+    """The application with all commands, those of other packages too."""
+    app.registered_commands = []
+    for command in (data, init, train, certify, verify, report, bundle, recipes, show, doctor):
+        app.command(cls=_Command)(command)
+    for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
+        app.command(entry.name, cls=_Command)(entry.load())
+    return app
+
+
 def main() -> None:
     """Run the command line."""
     pipes.outlive_readers()
-    for command in (data, init, train, certify, verify, report, bundle):
-        app.command()(command)
-    for entry in sorted(entry_points(group="raycrt.commands"), key=lambda e: e.name):
-        app.command(entry.name)(entry.load())
-    with one_line():
-        app()
+    run = assembled()
+    with one_line(), completion.words_of_bash():
+        run(prog_name="raycrt")

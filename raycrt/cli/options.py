@@ -5,25 +5,46 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raycrt import recipes
+from raycrt.cli.about import completion
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import Spec, identity, parse_override
 from raycrt.system.storage import Place, given
 
-Recipe = Annotated[str, typer.Option(help="Name of a shipped recipe, or a path or URI of YAML.")]
+if TYPE_CHECKING:
+    from raycrt.data.splits import Arrays, ArraySplits
+
+Recipe = Annotated[
+    str,
+    typer.Option(
+        metavar="RECIPE",
+        autocompletion=completion.recipes,
+        help="Name of a shipped recipe, or a path or URI of YAML.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a key: section.key=value. May be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        autocompletion=completion.overrides,
+        help="Override a key: section.key=value. May be repeated; `raycrt show RECIPE` lists keys.",
+    ),
 ]
 
 
 def found(text: str | None) -> Place | None:
     """The place that an option with `parser=str` names, a path or a URI whose store answers."""
     return None if text is None else given(text)
+
+
+def all_found(texts: list[str]) -> list[Place]:
+    """As `found`, for an argument with several values."""
+    return [given(text) for text in texts]
 
 
 def lasting(text: str | Place) -> Place:
@@ -40,23 +61,32 @@ Out = Annotated[
     typer.Option(
         callback=lasting,
         parser=str,
+        metavar="RUN",
         help="Directory of the run, a path or a URI such as s3://bucket/run; created if missing.",
     ),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Directory of the data sets; RAYCRT_DATA if not given.")
+    Path | None,
+    typer.Option(metavar="DIR", help="Directory of the data sets; RAYCRT_DATA if not given."),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch missing data sets.")]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Number of training workers or certification actors: run.workers."),
+    typer.Option(
+        metavar="N", help="Number of training workers or certification actors: run.workers."
+    ),
 ]
 TrialWorkers = Annotated[
-    int | None, typer.Option(help="Number of training workers of each trial: search.workers.")
+    int | None,
+    typer.Option(metavar="N", help="Number of training workers of each trial: search.workers."),
 ]
 Gpus = Annotated[
     float | None,
-    typer.Option("--gpus-per-worker", help="GPUs of each worker or actor: run.gpus_per_worker."),
+    typer.Option(
+        "--gpus-per-worker",
+        metavar="GPUS",
+        help="GPUs of each worker or actor: run.gpus_per_worker.",
+    ),
 ]
 
 DEFAULT_RECIPE = "digits"
@@ -70,22 +100,27 @@ def spec_from(
     download: bool,
     *,
     idle: tuple[str, ...] = (),
-    inputs: bool = True,
     **shorthands: float | None,
 ) -> Spec:
     """The spec that the common options of a command define, as `stated_spec` has it, with its data
-    set checked and described, and the layers of its `model.factory`. Without `inputs` those in
-    files are left unread."""
+    set checked and described, and the layers of its `model.factory`."""
+    stated = stated_spec(recipe, overrides, data_dir, download, idle=idle, **shorthands)
     from raycrt import data
-    from raycrt.data import description
     from raycrt.foreign import factory
 
-    stated = stated_spec(recipe, overrides, data_dir, download, idle=idle, **shorthands)
-    spec, rows = data.opened(stated, inputs=inputs)
-    remark = None if rows is None else description.remark(spec.data, rows)
-    if remark is not None:
-        print(remark, file=sys.stderr)
+    spec, rows = data.opened(stated)
+    if rows is not None:
+        remark(spec, rows)
     return factory.resolved(spec)
+
+
+def remark(spec: Spec, rows: ArraySplits | Arrays) -> None:
+    """Say on stderr what may be an oversight in some rows of the data."""
+    from raycrt.data import description
+
+    said = description.remark(spec.data, rows)
+    if said is not None:
+        print(said, file=sys.stderr)
 
 
 def stated_spec(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,10 +22,17 @@ _SHOWN = 10
 _UNPROVED = 3
 
 Workers = Annotated[
-    int, typer.Option(min=1, help="Number of processes; with more than one, Ray actors.")
+    int,
+    typer.Option(min=1, metavar="N", help="Number of processes; with more than one, Ray actors."),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Directory of the data sets, if they have moved.")
+    Place | None,
+    typer.Option(
+        callback=found,
+        parser=str,
+        metavar="PLACE",
+        help="Place of the data, a path or a URI, if it has moved.",
+    ),
 ]
 RunCode = Annotated[
     bool,
@@ -35,36 +44,71 @@ def verify(
     run: Annotated[
         Place,
         typer.Argument(
-            callback=found, parser=str, help="Directory of the run, or a bundle (.zip)."
+            callback=found,
+            parser=str,
+            metavar="RUN",
+            help="Directory of the run, or a bundle (.zip).",
         ),
     ],
     workers: Workers = 1,
     data_dir: DataDir = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="For a bundle: .npz with inputs and labels of the test, or .npy."),
+        typer.Option(
+            metavar="FILE", help="For a bundle: .npz with inputs and labels of the test, or .npy."
+        ),
     ] = None,
     run_code: RunCode = False,
     records: Annotated[
         Path | None,
-        typer.Option(help="Directory for a record of each file of rows: its rows and findings."),
+        typer.Option(
+            metavar="DIR",
+            help="Directory for a record of each file of rows: its rows and findings.",
+        ),
     ] = None,
 ) -> None:
     """Re-prove every stored radius from the rows and the weights; exit with 1 if one fails, and
-    with 3 if a bundle's inputs are not there, so that nothing is proved."""
+    with 3 if a bundle's inputs are not there, so that nothing is proved. A run that takes files
+    gets a note of what was found, RUN/verified, which its report repeats."""
+    from raycrt.specs import verdict
+
+    before = None if run.is_file() else verdict.fingerprint(run)
     report = proved(
         run, workers=workers, data_dir=data_dir, arrays=data, run_code=run_code, records=records
     )
     typer.echo(summary(report))
+    if before is not None:
+        _note(run, report, before)
     if not report.sound or not report.proved:
         raise typer.Exit(_UNPROVED if report.sound else 1)
+
+
+def _note(run: Place, report: Report, sha256: str) -> None:
+    """Leave a note of `report` in `run`, if its files are those with this hash and it takes one."""
+    from raycrt.specs import verdict
+
+    if verdict.fingerprint(run) != sha256:
+        return
+    found = verdict.Verdict(
+        raycrt=version("raycrt"),
+        at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        sha256=sha256,
+        images=report.images,
+        checked=report.checked,
+        failed=report.failed,
+        sound=report.sound,
+    )
+    try:
+        typer.echo(f"note: {found.write(run)}")
+    except OSError as error:
+        typer.echo(f"no note was left in {run}: {error.strerror or error}", err=True)
 
 
 def proved(
     run: Place,
     *,
     workers: int,
-    data_dir: Path | None,
+    data_dir: Place | None,
     arrays: Path | None,
     run_code: bool,
     records: Path | None = None,

@@ -12,6 +12,7 @@ from raycrt.data.datasets import (
     check,
     class_names,
     described,
+    features,
     label,
     located,
     opened,
@@ -23,7 +24,7 @@ from raycrt.data.datasets import (
     uses,
     with_numbers,
 )
-from raycrt.data.parts.reader import Reader, test_rows
+from raycrt.data.parts.reader import Reader, opened_for_test, test_rows
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import Arrays
 from raycrt.specs import DataSpec
@@ -40,10 +41,12 @@ __all__ = [
     "check",
     "class_names",
     "described",
+    "features",
     "label",
     "load",
     "located",
     "opened",
+    "opened_for_test",
     "placed",
     "read",
     "require_training_rows",

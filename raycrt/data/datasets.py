@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from raycrt.data import sources
 from raycrt.data.classified import Classified, classified
 from raycrt.data.named import sets as named
-from raycrt.data.parts.outline import outline
 from raycrt.data.parts.streaming import survey
 from raycrt.data.sources.source import DIRECTORY_VARIABLE
 from raycrt.data.splits import ArraySplits
@@ -17,6 +15,7 @@ from raycrt.data.values import checks, statistics
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec, Spec, identity
 from raycrt.specs.data import ALWAYS, OF_SOURCES
+from raycrt.system.storage import Place
 
 _DEFAULTS, _OF_FILES = DataSpec(), frozenset({"directory", "download"})
 
@@ -37,7 +36,7 @@ def read(spec: DataSpec) -> ArraySplits:
     The validation rows are a fixed pseudo-random choice from the training set: the same for every
     seed of a run, so that runs with different seeds are compared on the same rows.
     """
-    _check_effects(spec)
+    check_effects(spec)
     found = named.read(spec) if spec.name is not None else _read(spec).splits
     scale = statistics.used(found, spec).get("scale")
     return found if scale is None else statistics.scaled(found, scale)
@@ -49,7 +48,7 @@ def check(spec: DataSpec) -> None:
     Files must exist and be complete, inputs have one shape and finite numbers, and labels be
     classes. A class without test images is accepted, as some users leave classes out.
     """
-    _check_effects(spec)
+    check_effects(spec)
     if spec.name is not None:
         named.check(spec)
     else:
@@ -69,7 +68,7 @@ def located(spec: Spec) -> Spec:
     return spec.override({"data.directory": directory})
 
 
-def placed(spec: Spec, directory: Path | None) -> Spec:
+def placed(spec: Spec, directory: Place | None) -> Spec:
     """`spec` with its data in `directory`, if that is given; nothing is downloaded.
 
     `InvalidInput` where the data is not in files.
@@ -83,29 +82,23 @@ def placed(spec: Spec, directory: Path | None) -> Spec:
     return spec.override({f"data.{place}": str(directory)})
 
 
-def described(spec: Spec, *, inputs: bool = True) -> Spec:
+def described(spec: Spec) -> Spec:
     """`spec` with the shape and the class names of its source, which is read and checked, and with
     numbers in place of `auto`.
 
     Every command begins with it, so that models and workers know them without reading the data.
-    Without `inputs` those of a source in files are left unread, if no number follows from them.
     """
-    return opened(spec, inputs=inputs)[0]
+    return opened(spec)[0]
 
 
-def opened(spec: Spec, *, inputs: bool = True) -> tuple[Spec, ArraySplits | None]:
+def opened(spec: Spec) -> tuple[Spec, ArraySplits | None]:
     """`spec` as `described`, and the rows that were read for it, if all of them were."""
-    _check_effects(spec.data)
+    check_effects(spec.data)
     if spec.data.name is not None:
         require(not spec.run.stream, "run.stream is for sources; a named data set fits into memory")
         check(spec.data)
         numbers = spec.data.normalize is not None or spec.data.scale is not None
         return with_numbers(spec, named.read(spec.data) if numbers else None)
-    drawn = "auto" in (spec.data.normalize, spec.data.scale)
-    seen = None if inputs or drawn else outline(spec.data)
-    if seen is not None:
-        known = {"data.shape": seen.shape, "data.class_names": seen.numbering.names}
-        return with_numbers(spec.override(known | sources.of(spec.data).placed()), None)
     found = survey(spec.data) if spec.run.stream else _read(spec.data)
     facts: dict[str, Any] = {"data.shape": found.shape, "data.class_names": found.class_names}
     spec = spec.override(facts | sources.of(spec.data).placed())
@@ -148,6 +141,12 @@ def label(spec: DataSpec) -> str | None:
     return None if spec.name is not None else sources.of(spec).label()
 
 
+def features(spec: DataSpec) -> tuple[str, ...]:
+    """The names of the features of an input, in order; none where the data set has none, as of
+    images."""
+    return () if spec.name is not None else sources.of(spec).features()
+
+
 def runs_code(spec: DataSpec) -> bool:
     """Whether reading the data set runs code that the spec names."""
     return spec.source is not None and sources.kind(spec.source).runs_code
@@ -178,7 +177,7 @@ def _stated(spec: DataSpec, key: str) -> tuple:
     return tuple(found)
 
 
-def _check_effects(spec: DataSpec) -> None:
+def check_effects(spec: DataSpec) -> None:
     """Refuse keys that are set and that the data set does not use."""
     # A recipe may state both for digits, which needs neither.
     used = uses(spec) | (_OF_FILES if spec.name is not None else frozenset())

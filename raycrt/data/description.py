@@ -47,12 +47,13 @@ def _given(dataset: ArraySplits) -> dict[str, Arrays]:
     return {name: split for name, split in splits.items() if len(split)}
 
 
-def remark(spec: DataSpec, dataset: ArraySplits) -> str | None:
+def remark(spec: DataSpec, dataset: ArraySplits | Arrays) -> str | None:
     """A sentence on pixels that are not in 0 .. 1, which may be an oversight."""
-    given = [split.images for split in _given(dataset).values()]
-    if given[0].ndim != 4 or spec.scale is not None:
+    given = [dataset] if isinstance(dataset, Arrays) else _given(dataset).values()
+    images = [split.images for split in given]
+    if images[0].ndim != 4 or spec.scale is not None:
         return None
-    low, high = min(float(x.min()) for x in given), max(float(x.max()) for x in given)
+    low, high = min(float(x.min()) for x in images), max(float(x.max()) for x in images)
     if low >= 0 and high <= 1:
         return None
     return (

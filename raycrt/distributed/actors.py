@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,19 @@ from raycrt.distributed import room
 from raycrt.errors import InvalidInput
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
-from raycrt.system import outputs
+from raycrt.system import devices, outputs, reading
 from raycrt.system.storage import Place
 
 # Processes that may end while they load a model, one after the other.
 _BEGINNINGS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why a shard was not certified, and whether because the store of its data cannot be asked."""
+
+    sentence: str
+    out_of_reach: bool
 
 
 def run(
@@ -38,14 +46,13 @@ def run(
     reader: Reader,
     out: Place,
     pending: list[Shard],
-) -> Iterator[Written | str]:
-    """What is told of each pending shard, in the order in which they finish; a sentence of one that
-    cannot be read."""
+) -> Iterator[Written | Refusal]:
+    """What is told of each pending shard, in the order in which they finish."""
     arguments = {
         "network": ray.put(network.cpu()),
         "curvature": ray.put(curvature.numpy()),
         "spec": spec,
-        "reader": reader,
+        "reader": ray.put(reader),
         "out": out.absolute(),
     }
     found = ray.data.from_items(
@@ -61,19 +68,23 @@ def run(
         ),
         num_cpus=room.for_actor(spec.run.cpus_per_worker, spec.run.least),
         num_gpus=spec.run.gpus_per_worker or None,
+        resources=spec.run.resources or None,
     )
     for block in certified.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from told(pa.table(block))
 
 
-def told(table: pa.Table) -> Iterator[Written | str]:
+def told(table: pa.Table) -> Iterator[Written | Refusal]:
     """What rows of the schema `_WRITTEN` say; `OSError` where one says that files can no longer be
     written, which ends all others too."""
     for row in table.to_pylist():
-        refused, disk = row.pop("refused"), row.pop("disk")
+        refused, disk, out_of_reach = (row.pop(key) for key in ("refused", "disk", "out_of_reach"))
         if disk is not None:
             raise OSError(disk, os.strerror(disk), refused)
-        yield refused or Written(**{**row, "lost": tuple(row["lost"])})
+        if refused:
+            yield Refusal(sentence=refused, out_of_reach=bool(out_of_reach))
+        else:
+            yield Written(**{**row, "lost": tuple(row["lost"])})
 
 
 _WRITTEN = pa.schema(
@@ -85,6 +96,7 @@ _WRITTEN = pa.schema(
         ("sha256", pa.string()),
         ("lost", pa.list_(pa.int64())),
         ("refused", pa.string()),
+        ("out_of_reach", pa.bool_()),
         ("disk", pa.int64()),
     ]
 )
@@ -93,23 +105,20 @@ _WRITTEN = pa.schema(
 class Certify:
     """An actor: loads the model and its curvature once, then certifies shards."""
 
-    def __init__(
-        self, network: Any, curvature: Any, spec: Spec, reader: Reader, out: Place
-    ) -> None:
+    def __init__(self, network: Any, curvature: Any, spec: Spec, reader: Any, out: Place) -> None:
         self.shards: ShardCertifier | None = None
         beginnings = Beginnings(out / storage.ROWS)
         if beginnings.note() >= _BEGINNINGS:
             # Another one would end too: this one stays and says so.
             return
         torch.set_num_threads(max(1, int(spec.run.cpus_per_worker)))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         certifier = Certifier.of(
-            ray.get(network).to(device),
+            ray.get(network).to(devices.of(spec.run.gpus_per_worker)),
             spec.certify,
             curvature=torch.from_numpy(ray.get(curvature).copy()),
         )
         self.shards = ShardCertifier(
-            certifier, reader, out, batch=spec.certify.batch_size, at=spec.certify.at[0]
+            certifier, ray.get(reader), out, batch=spec.certify.batch_size, at=spec.certify.at[0]
         )
         beginnings.end()
 
@@ -121,7 +130,8 @@ class Certify:
         try:
             row = asdict(self.shards(shard))
         except InvalidInput as error:
-            row = {"first": shard.first, "refused": str(error)}
+            lost = reading.out_of_reach(error)
+            row = {"first": shard.first, "refused": str(error), "out_of_reach": lost}
         except OSError as error:
             if (full := outputs.disk_error(error)) is None:
                 raise

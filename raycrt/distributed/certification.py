@@ -21,11 +21,15 @@ from raycrt.certification.options import Options
 from raycrt.certification.shards import Shard
 from raycrt.data import Reader
 from raycrt.distributed import actors
+from raycrt.distributed.actors import Refusal
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, identity, validate
 from raycrt.specs.provenance import Training
 from raycrt.system.storage import Place
+
+# Shards whose data was out of reach, after which no other is tried.
+_OUT_OF_REACH = 3
 
 
 @dataclass(kw_only=True)
@@ -104,10 +108,15 @@ def certify(
     )
     storage.write_manifest(out, {"complete": False, **facts})
     failures: list[str] = []
+    out_of_reach = 0
     if pending:
         for written in actors.run(network, curvature, spec, reader, out, pending):
-            if isinstance(written, str):
-                failures.append(written)
+            if isinstance(written, Refusal):
+                failures.append(written.sentence)
+                out_of_reach += written.out_of_reach
+                # Each shard would wait for the store as long as these have.
+                if out_of_reach == _OUT_OF_REACH:
+                    break
                 continue
             progress.done += written.rows
             progress.counted += written.rows
@@ -117,9 +126,9 @@ def certify(
             failures += [f"row {row} ends the process that certifies it" for row in written.lost]
     if failures:
         more = f", and {len(failures) - 3} more" if len(failures) > 3 else ""
+        done = "the shards that are done" if out_of_reach == _OUT_OF_REACH else "all other shards"
         raise InvalidInput(
-            f"every row must be certified, but {'; '.join(failures[:3])}{more}; all other "
-            f"shards are in {out}"
+            f"every row must be certified, but {'; '.join(failures[:3])}{more}; {done} are in {out}"
         )
     check_complete(every, out)
     # The time taken by the rows of an earlier command is unknown.
@@ -136,6 +145,16 @@ def _stated_size(manifest: dict[str, Any], batch: int) -> int:
             f"a shard must have whole batches of {batch} rows, but the manifest states {stated}"
         )
     return stated
+
+
+def check_data(manifest: dict[str, Any], out: Place, reader: Reader) -> None:
+    """Raise `InvalidInput` where the data is no longer that of the complete certificates in `out`:
+    the first row of each file is compared."""
+    if "rows_of_a_shard" in manifest:  # Not in those of earlier formats.
+        size = _stated_size(manifest, manifest["spec"]["certify"]["batch_size"])
+        every = shards.shards(len(reader), size)
+        kept = [shard for shard in every if shards.is_written(shard, out)]
+        shards.refuse_other_rows(kept, out, reader, stated=manifest["rows"])
 
 
 def check(network: Network, spec: Spec) -> None:

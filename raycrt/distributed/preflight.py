@@ -10,7 +10,9 @@ from pathlib import Path
 import grpc
 from ray._private import services
 from ray._private.grpc_utils import init_grpc_channel
-from ray.exceptions import AuthenticationError
+from ray._private.utils import get_num_cpus
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError, RpcError
 
 from raycrt.errors import InvalidInput, require
 
@@ -47,6 +49,56 @@ def check_address(address: str) -> None:
     why = refusal(address)
     if why is not None:
         raise InvalidInput(f"RAY_ADDRESS={address} must be a Ray that answers, but {why}")
+
+
+def check_node(address: str) -> None:
+    """Raise `InvalidInput` unless this machine is a node of the cluster of the Ray that answers at
+    `address`, within seconds; elsewhere a program that joins would wait for a node for ever."""
+    head = services.canonicalize_bootstrap_address_or_die(address)
+    try:
+        services.get_node_to_connect_for_driver(
+            GcsClient(address=head), timeout_seconds=int(_SECONDS_TO_ANSWER)
+        )
+    except (RpcError, RuntimeError):
+        check_address(address)
+        raise InvalidInput(
+            f"RAY_ADDRESS={address} must be joined on a node of its cluster, and none of them runs "
+            "on this machine; to run a command there: python -m raycrt.cluster.submit, or ray job "
+            "submit"
+        ) from None
+
+
+def cluster(address: str) -> str:
+    """The resources of the Ray at `address`, as text, asked without joining it; `InvalidInput` if
+    it does not answer within seconds."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    check_address(address)
+    head = services.canonicalize_bootstrap_address_or_die(address)
+    try:
+        status = get_cluster_status(head, timeout=int(_SECONDS_TO_ANSWER))
+    except (RpcError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise InvalidInput(
+            f"RAY_ADDRESS={address} must be a Ray that answers, but {said}"
+        ) from None
+    total = status.total_resources()
+    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
+    nodes = len(status.active_nodes) + len(status.idle_nodes)
+    return f"answers at {address}: {cpus:g} CPUs, {gpus:g} GPUs, nodes: {nodes}"
+
+
+def local(workers: int) -> str:
+    """The resources of a Ray that starts on this machine, as text; `InvalidInput` where it cannot
+    start, or has fewer CPUs than there are `workers`."""
+    check_machine()
+    cpus = get_num_cpus()
+    if cpus < workers:
+        raise InvalidInput(
+            f"this machine must have a CPU for each of {workers} workers, but it has {cpus:g}; "
+            f"--workers {max(1, int(cpus))} asks for less"
+        )
+    return f"starts here, with {cpus:g} CPUs"
 
 
 def refusal(address: str) -> str | None:

@@ -34,7 +34,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
 
     One that must be started or joined first, which takes a while, is announced on standard error.
     `cpus` limits a local Ray and has no effect on a cluster. Raises `InvalidInput` if Ray cannot
-    start or join the cluster.
+    start or join the cluster, which takes a node of it on this machine.
     """
     if ray.is_initialized():
         yield
@@ -43,6 +43,7 @@ def session(cpus: int | None = None) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
         preflight.check_address(address)
+        preflight.check_node(address)
         print(f"joining Ray at {address} ...", file=sys.stderr, flush=True)
         _init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     else:

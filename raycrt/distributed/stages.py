@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from raycrt import data
 from raycrt.bounds.curvature import EXAMPLES, FEW_CLASSES, margin_curvature
 from raycrt.certification import storage as certificates
+from raycrt.data import Reader
 from raycrt.distributed import certification, room
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session
@@ -22,8 +23,8 @@ from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, SearchSpec, Spec, TrainSpec, identity
 from raycrt.specs.provenance import Rows, Training
-from raycrt.system import outputs, progress, storage
-from raycrt.system.storage import Place
+from raycrt.system import outputs, progress, storage, trackers
+from raycrt.system.storage import Place, is_remote
 from raycrt.training.loop import Metrics, TrainingDiverged
 
 # The metrics of an epoch that are printed; TensorBoard has all of them.
@@ -43,7 +44,6 @@ def train(spec: Spec, out: Place, *, hold_out: bool = False) -> None:
     which it did and exits with code 1.
     """
     rows: Rows = "train" if hold_out else "fit"
-    _ = spec.run.number
     training.folder_of_rows(spec, out)
     with outputs.held(out):
         if _ended(spec, out, rows):
@@ -77,10 +77,18 @@ def _train(spec: Spec, out: Place, rows: Rows) -> None:
             room.check(spec.run)
             spec.save(out)
             with (
+                trackers.opened(
+                    mlflow=spec.run.mlflow,
+                    wandb=spec.run.wandb,
+                    group=f"raycrt {spec.data.title}",
+                    name=out.absolute().parent.name,
+                    settings=hyper_parameters(spec),
+                    directory=None if is_remote(out) else str(out.absolute()),
+                ) as track,
                 storage.mirrored(out / "tensorboard") as (folder, copy),
                 SummaryWriter(folder) as board,
             ):
-                _fit(spec, out, rows, board, copy, report)
+                _fit(spec, out, rows, board, copy, track, report)
     except KeyboardInterrupt:
         print(f"last checkpoint: {_last_checkpoint(spec, out)}")
         raise
@@ -95,9 +103,11 @@ def _fit(
     rows: Rows,
     board: SummaryWriter,
     copy: Callable[[], None],
+    track: trackers.Log,
     report: progress.Report,
 ) -> None:
-    """Train; the metrics of each epoch go to `board`, whose files `copy` keeps, and `report`."""
+    """Train; the metrics of each epoch go to `board`, whose files `copy` keeps, `track` and
+    `report`."""
     board.add_text("spec", f"```yaml\n{spec.to_yaml()}```")
     last: Metrics = {}
 
@@ -107,13 +117,15 @@ def _fit(
         report(epoch, " ".join(f"{name} {value:.4g}" for name, value in printed.items()))
         last.clear()
         for name, value in metrics.items():
-            last[f"train/{name}" if name in steps else name] = value
+            own = f"train/{name.removeprefix('train_')}"
+            last[own if name in steps else name] = value
         # A full disk ends a training at its next checkpoint, not here.
         with suppress(OSError):
             for tag, value in last.items():
                 board.add_scalar(tag, value, epoch)
             board.flush()
         copy()
+        track(epoch, last)
 
     while True:
         try:
@@ -141,7 +153,10 @@ def hyper_parameters(spec: Spec) -> dict[str, bool | int | float | str]:
             else:
                 yield path + key, value if isinstance(value, bool | int | float) else str(value)
 
-    return dict(leaves(spec.model_dump(mode="json", include={"model", "train", "run"}), ""))
+    kept = spec.model_dump(
+        mode="json", include={"model", "train", "run"}, exclude={"run": {"mlflow", "wandb"}}
+    )
+    return dict(leaves(kept, ""))
 
 
 def adopt(
@@ -191,17 +206,19 @@ def certify(
     network: Network,
     out: Place,
     *,
+    reader: Reader | None = None,
     spec_describes_model: bool = True,
     made: Training | None = None,
 ) -> dict[str, Any]:
     """Certify the test images, print which rows are not proved and why; return the manifest.
 
-    `spec_describes_model` is false for a network that `spec.model` cannot describe; `made` is the
-    training of its weights, if known. Certificates of this run that `out` already holds are kept
-    and completed; `InvalidInput` if it holds those of another run.
+    `reader` has these images if they have been opened. `spec_describes_model` is false for a
+    network that `spec.model` cannot describe; `made` is the training of its weights, if known.
+    Certificates of this run that `out` already holds are kept and completed; `InvalidInput` if it
+    holds those of another run.
     """
     certification.check(network, spec)
-    reader = data.test_rows(spec.data)
+    reader = data.test_rows(spec.data) if reader is None else reader
     digest = checkpoint.weights_hash(network)
     with outputs.held(out):
         manifest = certification.stored(
@@ -211,22 +228,24 @@ def certify(
             examples = None
             if network.classes > FEW_CLASSES:
                 examples = torch.from_numpy(reader.first(EXAMPLES).images)
-            curvature = margin_curvature(network, examples, progress.over)
-            with session(), progress.shown("certify", len(reader)) as report:
+            with session():
                 room.check(spec.run)
-                manifest = certification.certify(
-                    network,
-                    spec,
-                    reader,
-                    out,
-                    digest=digest,
-                    curvature=curvature,
-                    spec_describes_model=spec_describes_model,
-                    training=made,
-                    watch=lambda found: report(found.done, found.note(spec.certify.at[0])),
-                )
+                curvature = margin_curvature(network, examples, progress.over)
+                with progress.shown("certify", len(reader)) as report:
+                    manifest = certification.certify(
+                        network,
+                        spec,
+                        reader,
+                        out,
+                        digest=digest,
+                        curvature=curvature,
+                        spec_describes_model=spec_describes_model,
+                        training=made,
+                        watch=lambda found: report(found.done, found.note(spec.certify.at[0])),
+                    )
             place = f"certificates: {out}"
         else:
+            certification.check_data(manifest, out, reader)
             place = f"the {len(reader)} certificates of this model are complete: {out}"
     exception = [made.sentence] if made and made.sentence else []
     print("\n".join([place, *exception, *certificates.remarks(certificates.statuses(out))]))

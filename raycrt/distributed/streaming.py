@@ -1,12 +1,13 @@
 """Training on rows that do not fit into memory: stored in files, read ahead by Ray Data.
 
-Each worker has a data set of its own for each epoch: its shares of the batches in the order of that
-epoch, which are the rows that it would take out of memory.
+Each worker makes a data set of its own when an epoch begins: its shares of the batches in the order
+of that epoch, which are the rows that it would take out of memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
-import ray.train
 import torch
 from ray.data import Dataset, Datasource, ExecutionOptions, ReadTask
 from ray.data.block import BlockMetadata
-from ray.train import DataConfig
 from torch import Tensor
 
 from raycrt.data.parts.streaming import Stored
@@ -48,48 +47,33 @@ class Shares:
     rank: int
     size: int
 
-    @property
-    def name(self) -> str:
-        return f"epoch {self.epoch} of worker {self.rank}"
-
     def chosen(self) -> list[Tensor]:
         """The numbers of these rows, batch by batch."""
         order = epoch_order(self.rows, self.seed, self.epoch)
         return [batch[self.rank :: self.size] for batch in order.split(self.batch_size)]
 
     def dataset(self) -> Dataset:
-        """The rows as a data set that is read where it is used."""
+        """The rows, in their order, as a data set that is read where it is used."""
         tasks = -(-self.rows // (self.batch_size * _BATCHES))
         # Workers may have all CPUs, so that reading must not wait for one.
-        return ray.data.read_datasource(
-            _Source(self), override_num_blocks=tasks, concurrency=_TASKS, num_cpus=0
+        made = ray.data.read_datasource(
+            _Source(self),
+            override_num_blocks=tasks,
+            concurrency=min(_TASKS, tasks),
+            num_cpus=0,
         )
-
-
-def datasets(
-    spec: Spec, directory: Path, part: Rows, rows: int
-) -> dict[str, Dataset | Callable[[], Dataset]]:
-    """The data sets of all epochs and workers, by their names."""
-    shares = [
-        _shares(spec, directory, part, rows, epoch, rank)
-        for epoch in range(spec.train.epochs)
-        for rank in range(spec.run.number)
-    ]
-    return {each.name: each.dataset() for each in shares}
-
-
-def config() -> DataConfig:
-    """Each worker reads its own data sets, in their order."""
-    return DataConfig(datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True))
+        made.context.execution_options = ExecutionOptions(preserve_order=True)
+        made.context.enable_progress_bars = False
+        return made
 
 
 class Streamed:
-    """`Batches` of worker `rank`, out of its data sets."""
+    """`Batches` of worker `rank` of `size`, out of one data set for each epoch that it trains."""
 
-    def __init__(self, spec: Spec, directory: Path, part: Rows, rank: int) -> None:
+    def __init__(self, spec: Spec, directory: Path, part: Rows, *, rank: int, size: int) -> None:
         stored = Stored(directory, part)
         self._rows, self._shape = len(stored), stored.shape
-        self._shares_of = partial(_shares, spec, directory, part, self._rows, rank=rank)
+        self._shares_of = partial(_shares, spec, directory, part, self._rows, rank=rank, size=size)
 
     def __len__(self) -> int:
         return self._rows
@@ -98,9 +82,8 @@ class Streamed:
         shares = self._shares_of(epoch=epoch)
         # All shares of an epoch but the last are of one size.
         size = len(range(shares.rank, shares.batch_size, shares.size))
-        shard = ray.train.get_dataset_shard(shares.name)
-        tables = iter(
-            shard.iter_batches(
+        tables: Iterator[Any] = iter(
+            shares.dataset().iter_batches(
                 batch_size=max(1, size), batch_format="pyarrow", prefetch_batches=_TASKS
             )
         )
@@ -115,7 +98,9 @@ class Streamed:
             )
 
 
-def _shares(spec: Spec, directory: Path, part: Rows, rows: int, epoch: int, rank: int) -> Shares:
+def _shares(
+    spec: Spec, directory: Path, part: Rows, rows: int, *, epoch: int, rank: int, size: int
+) -> Shares:
     return Shares(
         directory=directory,
         part=part,
@@ -124,7 +109,7 @@ def _shares(spec: Spec, directory: Path, part: Rows, rows: int, epoch: int, rank
         seed=spec.run.seed,
         epoch=epoch,
         rank=rank,
-        size=spec.run.number,
+        size=size,
     )
 
 
@@ -149,6 +134,6 @@ def _read(shares: Shares, task: int) -> Iterator[pa.Table]:
     stored = Stored(shares.directory, shares.part)
     for chosen in shares.chosen()[task * _BATCHES : (task + 1) * _BATCHES]:
         found = stored.read(chosen.numpy())
-        inputs = found.images.reshape(len(found), -1)
+        inputs = found.images.reshape(len(found), math.prod(stored.shape))
         columns = pa.FixedSizeListArray.from_arrays(inputs.ravel(), inputs.shape[1])
         yield pa.table({_INPUT: columns, _LABEL: found.labels})

@@ -26,11 +26,12 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raycrt import data
 from raycrt.data.parts.streaming import store
-from raycrt.distributed import lines, session, streaming, worker
+from raycrt.distributed import lines, room, session, worker
+from raycrt.distributed.process_group import ProcessGroup
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
-from raycrt.specs import Spec
+from raycrt.specs import Spec, WorkerRange
 from raycrt.specs.provenance import Rows, Training
 from raycrt.system import storage
 from raycrt.system.storage import Place
@@ -38,6 +39,10 @@ from raycrt.training.loop import EpochEnd, Metrics
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _FAILURES = 3
+# Where nodes come and go, their losses count as failures too.
+_FAILURES_OF_A_RANGE = 20
+# How often a training whose number of workers may change looks for room.
+_SECONDS_BETWEEN_SIZES = 30.0
 # The file in which Ray lists the checkpoints of a run.
 _LISTING = "checkpoint_manager_snapshot.json"
 
@@ -55,16 +60,23 @@ def fit(
 ) -> Network:
     """Train on `spec.run.workers` workers and write the model into `out`.
 
+    If these are a range, training begins on as many as there is room for, goes on with fewer when a
+    node is lost, and on more, from the last checkpoint, when there is room again. All workers
+    together take `train.batch_size` rows in a step, so that neither the batch nor the learning rate
+    depends on how many they are; the weights do, by the rounding of sums.
+
     `rows` is the part of the data set trained on ("train", or "fit": train and validation rows
-    together). A run of the same `name` in the same `out` is resumed from its last checkpoint.
+    together). A run of the same `name` in the same `out` is resumed from its last checkpoint. Where
+    it had another `run.workers`, the range of both is stated with the weights.
 
     While training runs, `watch` is called in a thread of this process with each epoch's metrics.
-    They include what `measure` returns for the epoch on the first worker; a measured epoch's
-    checkpoint is stored before the call. At four epochs, the last among them, they also include
-    what `assess` proves on 256 rows, as `validation/...`, or as `training_rows/...` if these rows
-    are trained on. A checkpoint takes Ray seconds, so epochs shorter than
-    `seconds_between_checkpoints` share one; the first epoch, the last and measured ones always have
-    their own. If a worker dies, it is replaced and all continue from the last checkpoint.
+    They include the number of `workers` and what `measure` returns for the epoch on the first one;
+    a measured epoch's checkpoint is stored before the call. At four epochs, the last among them,
+    they also include what `assess` proves on 256 rows, as `validation/...`, or as
+    `training_rows/...` if these rows are trained on. A checkpoint takes Ray seconds, so epochs
+    shorter than `seconds_between_checkpoints` share one; the first epoch, the last and measured
+    ones always have their own, and so do all after the notice that a node is about to leave. If a
+    worker dies, it is replaced and all continue from the last checkpoint.
 
     Once `stop` is set, the workers stop after the current epoch, which gets a checkpoint; their
     resources are freed and `Stopped` is raised. Ctrl-C does the same and raises KeyboardInterrupt,
@@ -75,13 +87,18 @@ def fit(
     line = lines.start()
     stored = folder_of_rows(spec, out)
     place, files = storage.for_arrow(out / "ray")
-    number = 0 if stored is None else store(spec.data, rows, stored)
+    if stored is not None:
+        store(spec.data, rows, stored)
+    stated = with_former_workers(spec, last_checkpoint(out, name))
+    workers: int | tuple[int, int]
+    if isinstance(spec.run.workers, WorkerRange):
+        workers, failures = (spec.run.least, spec.run.most), _FAILURES_OF_A_RANGE
+    else:
+        workers, failures = spec.run.workers, _FAILURES
     trainer = TorchTrainer(
         worker.train,
-        datasets=None if stored is None else streaming.datasets(spec, stored, rows, number),
-        dataset_config=streaming.config() if stored else None,
         train_loop_config={
-            "spec": spec.model_dump(mode="json"),
+            "spec": stated.model_dump(mode="json"),
             "data": data.located(spec).data.model_dump(mode="json"),
             "rows": rows,
             "stored": stored,
@@ -90,21 +107,20 @@ def fit(
             "seconds": seconds_between_checkpoints,
             "from": _mended(out, name),
         },
-        scaling_config=ScalingConfig(
-            num_workers=spec.run.number,
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=workers,  # type: ignore[arg-type]
+            elastic_resize_monitor_interval_s=_SECONDS_BETWEEN_SIZES,
             use_gpu=spec.run.gpus_per_worker > 0,
-            resources_per_worker={
-                "CPU": spec.run.cpus_per_worker,
-                **({"GPU": spec.run.gpus_per_worker} if spec.run.gpus_per_worker else {}),
-            },
+            resources_per_worker=room.for_worker(spec.run),
         ),
+        torch_config=ProcessGroup(),
         run_config=RunConfig(
             name=name,
             storage_path=place,
             storage_filesystem=files,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=_FAILURES, controller_failure_limit=_FAILURES
+                max_failures=failures, controller_failure_limit=failures
             ),
         ),
     )
@@ -126,7 +142,7 @@ def fit(
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as directory:
         model, _ = checkpoint.load_model(Path(directory))
-    checkpoint.save_model(out, model, spec, Training.of(spec, rows))
+    checkpoint.save_model(out, model, spec, Training.of(stated, rows))
     if stored is not None:
         storage.remove(stored)
     return model
@@ -139,6 +155,18 @@ def folder_of_rows(spec: Spec, out: Place) -> Path | None:
     if storage.is_remote(out):
         raise InvalidInput(f"run.stream=true must have its --out on a disk, but got {out}")
     return (out / "rows").resolve()
+
+
+def with_former_workers(spec: Spec, kept: Place | None) -> Spec:
+    """`spec` for a training that goes on from the checkpoint `kept`, with the numbers of workers of
+    both as a range where they differ: its weights do not repeat to the last bit."""
+    made = None if kept is None else checkpoint.load_provenance(kept).training
+    if made is None:
+        return spec
+    low, high = min(made.run.least, spec.run.least), max(made.run.most, spec.run.most)
+    if low == high:
+        return spec
+    return spec.override({"run.workers": {"low": low, "high": high}})
 
 
 def _result(trainer: TorchTrainer, stop: threading.Event, line: Any) -> Result:

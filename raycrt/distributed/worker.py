@@ -25,6 +25,7 @@ from raycrt.evaluation.assessment import assess
 from raycrt.networks import checkpoint
 from raycrt.specs import DataSpec, Spec, validate
 from raycrt.specs.provenance import Rows, Training
+from raycrt.system import devices
 from raycrt.system.storage import place
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd, Metrics, TrainingDiverged, Workers
@@ -41,7 +42,7 @@ def train(config: dict[str, Any]) -> None:
     """Train as `config` states and report to Ray Train; runs on every worker."""
     spec = validate(config["spec"])
     context = ray.train.get_context()
-    device = get_device()
+    device = devices.checked(get_device())
     workers = data_parallel(context.get_world_rank(), context.get_world_size())
     started = ray.train.get_checkpoint()
     state = None
@@ -50,14 +51,17 @@ def train(config: dict[str, Any]) -> None:
             state = checkpoint.load_state(Path(directory))
     elif config["from"] is not None:
         state = checkpoint.load_state(place(config["from"]))
-    split, watched = _rows(spec, config, workers.rank)
+    split, watched = _rows(spec, config, workers)
     name = "validation" if config["rows"] == "train" else "training_rows"
     assessed = {math.ceil(spec.train.epochs * k / _ASSESSMENTS) for k in range(1, _ASSESSMENTS + 1)}
     line, first = config["line"], workers.rank == 0
     last = began = time.monotonic()
 
     def observe(end: EpochEnd, measured: Metrics) -> Metrics:
-        seen = {"rows_per_second": len(split) / (time.monotonic() - began)}
+        seen = {
+            "rows_per_second": len(split) / (time.monotonic() - began),
+            "workers": float(workers.size),
+        }
         if end.epoch in assessed:
             found = assess(end.network, watched, spec.certify)
             seen |= {f"{name}/{key}": value for key, value in found.items()}
@@ -71,7 +75,9 @@ def train(config: dict[str, Any]) -> None:
         ours = [time.monotonic() - last, float(found is not None), float(stops)]
         waited, measured, stopped = _total(torch.tensor(ours, device=device)).tolist()
         late = waited / workers.size >= config["seconds"]
-        if late or measured or stopped or end.epoch in (1, spec.train.epochs):
+        # The notice that a node is about to leave reaches all workers at the same epoch.
+        leaving = ray.train.get_preemption_info() is not None
+        if late or measured or stopped or leaving or end.epoch in (1, spec.train.epochs):
             last = time.monotonic()
             _keep(end, spec, config["rows"], first)
         if first:
@@ -95,11 +101,12 @@ def train(config: dict[str, Any]) -> None:
         report(EpochEnd(epoch=state["epoch"], metrics={}, network=network, state=lambda: state))
 
 
-def _rows(spec: Spec, config: dict[str, Any], rank: int) -> tuple[Split | Streamed, Split]:
+def _rows(spec: Spec, config: dict[str, Any], workers: Workers) -> tuple[Split | Streamed, Split]:
     """The rows to be trained on, in memory or streamed, and those that are assessed."""
     part, stored, some = config["rows"], config["stored"], slice(_ROWS_ASSESSED)
     if stored is not None:
-        return Streamed(spec, stored, part, rank), Split.of(Stored(stored, "validation").read(some))
+        streamed = Streamed(spec, stored, part, rank=workers.rank, size=workers.size)
+        return streamed, Split.of(Stored(stored, "validation").read(some))
     dataset = data.load(DataSpec.model_validate(config["data"]))
     return getattr(dataset, part), dataset.validation.take(some)
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
 from raycrt import data
-from raycrt.certification import storage
-from raycrt.errors import require
 from raycrt.evaluation.accuracy import Summary
-from raycrt.evaluation.tally import COLUMNS, Counts, Tally
-from raycrt.specs import Spec, validate
-from raycrt.specs.provenance import Training
+from raycrt.evaluation.certified import Certified
+from raycrt.evaluation.tally import Tally, over
+from raycrt.specs import Spec
 from raycrt.system import outputs
 from raycrt.system.storage import Place, content
 
@@ -28,13 +23,24 @@ _CHECK = "Radii are those that the rows state; `raycrt verify` proves each of th
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The headline, lines about rows with a status other than `certified`, the files written."""
+    """What the rows state, and the files written."""
 
-    headline: str
-    summary: Summary
-    remarks: list[str]
+    found: Certified
     markdown: Place
     plot: Place
+
+    @property
+    def headline(self) -> str:
+        return self.found.headline
+
+    @property
+    def remarks(self) -> list[str]:
+        """Lines about rows that are missing or have a status other than `certified`."""
+        return self.found.remarks
+
+    @property
+    def summary(self) -> Summary:
+        return self.found.summary
 
 
 def write(directory: Place, out: Place, *, trials_csv: Place | None = None) -> Report:
@@ -43,47 +49,27 @@ def write(directory: Place, out: Place, *, trials_csv: Place | None = None) -> R
     Rows are read some at a time. Of a run that is not complete the rows written so far are
     reported, which the report says.
     """
-    manifest = storage.read_manifest(directory)
-    spec = validate({key: part for key, part in manifest["spec"].items() if part is not None})
-    found = Counts.of(directory, spec.certify.at, manifest["rows"])
-    rows = found.whole.rows
-    require(rows > 0, "a report is about rows that are written", directory=str(directory))
+    found = Certified.of(directory)
+    spec, manifest = found.spec, found.manifest
     outputs.made(out)
-    summary = found.whole.summary()
     if manifest["spec"]["model"] is not None:
-        spec.save(out, without=() if manifest.get("training") else ("train", "search"))
+        spec.save(out, without=() if found.training else ("train", "search"))
     plot = out / "certified_accuracy.png"
-    draw(directory, plot, spec.certify.at, found.largest)
-    rate = rows / manifest["seconds"] if manifest.get("seconds") else None
-    first = headline(summary, rate)
-    parts = [f"# {spec.data.title}: certified accuracy\n", first + "\n", _radii(summary), _CHECK]
-    remarks = storage.remarks(found.statuses)
-    if rows != manifest["rows"] or manifest.get("complete") is not True:
-        remarks.insert(0, f"{rows} of {manifest['rows']} rows are certified so far.")
+    draw(directory, plot, spec.certify.at, found.counts.largest)
+    title = f"# {spec.data.title}: certified accuracy\n"
+    parts = [title, found.headline + "\n", _radii(found.summary), _CHECK]
     if spec.data.scale is not None:
         parts.insert(2, f"Radii are in {spec.data.units}.\n")
-    if remarks:
-        parts.append("\n".join(f"- {line}" for line in remarks) + "\n")
+    if found.remarks:
+        parts.append("\n".join(f"- {line}" for line in found.remarks) + "\n")
     parts.append(f"![certified accuracy against radius]({plot.name})\n")
-    parts.append(_classes(found.by_class, spec, summary))
-    parts.append(_model(manifest))
+    parts.append(_classes(found.counts.by_class, spec, found.summary))
+    parts.append(_model(found))
     if trials_csv is not None:
         parts.append(_trials(trials_csv))
     markdown = out / "report.md"
     outputs.write_atomically(markdown, "\n".join(parts).encode())
-    return Report(headline=first, summary=summary, remarks=remarks, markdown=markdown, plot=plot)
-
-
-def headline(summary: Summary, images_per_second: float | None) -> str:
-    """One line: clean accuracy, certified accuracy at the stated radii, mean radius, and the speed
-    where it is known."""
-    infinite = f" (and {summary.infinite} infinite)" if summary.infinite else ""
-    radii = ", ".join(f"{100 * share:.2f} % at {r:g}" for r, share in summary.certified.items())
-    speed = f"{images_per_second:.0f} images/s with start-up; " if images_per_second else ""
-    return (
-        f"clean {100 * summary.clean:.2f} %; certified (all classes) {radii}; "
-        f"mean radius {summary.mean_radius:.4f}{infinite}; {speed}{summary.rows} test images"
-    )
+    return Report(found=found, markdown=markdown, plot=plot)
 
 
 def draw(directory: Place, file: Place, stated: tuple[float, ...], largest: float) -> None:
@@ -92,8 +78,7 @@ def draw(directory: Place, file: Place, stated: tuple[float, ...], largest: floa
     from matplotlib.figure import Figure
 
     radii = np.linspace(0, max(1.05 * largest, stated[-1]), 400).tolist()
-    tallies = (Tally.of(rows, radii) for rows in storage.batches(directory, COLUMNS))
-    found = reduce(add, tallies).summary()
+    found = over(directory, radii).summary()
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(radii, _percent(found.certified), label="all classes (proved)")
@@ -147,31 +132,11 @@ def _of_class(name: str, found: Summary | None, radii: tuple[float, ...]) -> str
     return f"| {name} | {found.rows} | " + " | ".join(f"{100 * s:.2f} %" for s in shares) + " |"
 
 
-def _model(manifest: dict[str, Any]) -> str:
-    model, training = manifest["spec"]["model"], manifest.get("training")
+def _model(found: Certified) -> str:
     lines = ["## Model\n", "| key | value |", "|---|---|"]
-    if model is None:
-        lines.append("| model | not one that a spec can describe |")
-    lines += [f"| model.{k} | {v} |" for k, v in (model or {}).items()]
-    if training is None:
-        lines.append("| training | unknown: the weights come from elsewhere |")
-    else:
-        made = Training.model_validate(training)
-        lines += [f"| train.{k} | {v} |" for k, v in training["train"].items()]
-        lines += [f"| data.{k} | {v} |" for k, v in _trained_on(made).items()]
-        lines.append(f"| trained on | {made.sentence or 'training and validation rows'} |")
-        lines.append(f"| seed | {made.run.seed} |")
-    lines.append(f"| weights SHA-256 | `{manifest['weights_sha256']}` |")
+    lines += [f"| {key} | {value} |" for key, value in found.weights]
+    lines.append(f"| weights SHA-256 | `{found.manifest['weights_sha256']}` |")
     return "\n".join(lines) + "\n"
-
-
-def _trained_on(made: Training) -> dict[str, object]:
-    """The keys of the data of a training that its data set uses, without its facts."""
-    used = data.uses(made.data) - {"directory", "download", "shape", "class_names"}
-    own = made.data.model_dump(mode="json")
-    return {
-        key: own[key] for key in own if (key in used and own[key] is not None) or key == "limit"
-    }
 
 
 def _trials(file: Place) -> str:

@@ -6,13 +6,12 @@ So a table of any length is summarised some rows at a time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raycrt.certification import storage
 from raycrt.errors import require
@@ -88,19 +87,21 @@ class Tally:
 @dataclass(kw_only=True)
 class Counts:
     """What a pass over a certificates directory counts: the `whole`, the rows of each class that
-    occurs, the rows of each status, and the `largest` finite radius."""
+    occurs, the rows of each status, the `largest` finite radius against the runner-up, and the
+    `reach`, that against all classes of the right rows."""
 
     whole: Tally
     by_class: dict[int, Tally]
     statuses: Counter[str]
     largest: float
+    reach: float
 
     @staticmethod
     def of(directory: Place, radii: Sequence[float], images: int) -> Counts:
         """The counts over the rows written so far, at each of `radii`; `InvalidInput` unless each
         is that of another one of so many images."""
         nothing = Tally.of(storage.SCHEMA.empty_table(), radii)
-        found = Counts(whole=nothing, by_class={}, statuses=Counter(), largest=0.0)
+        found = Counts(whole=nothing, by_class={}, statuses=Counter(), largest=0.0, reach=0.0)
         seen = np.zeros(images, bool)
         for rows in storage.batches(directory, ("index", *COLUMNS, "status")):
             index = rows.column("index").to_numpy()
@@ -110,18 +111,35 @@ class Counts:
             seen[inside] = True
             found.whole += Tally.of(rows, radii)
             found.statuses.update(rows.column("status").to_pylist())
+            right = rows.column("label").to_numpy() == rows.column("prediction").to_numpy()
+            proved = rows.column("radius").to_numpy()[right]
+            found.reach = float(proved.max(initial=found.reach, where=np.isfinite(proved)))
             radius = rows.column("radius_runner_up").to_numpy()
             found.largest = float(radius.max(initial=found.largest, where=np.isfinite(radius)))
-            labels = rows.column("label")
-            for label in labels.unique().to_pylist():
-                own = Tally.of(rows.filter(pc.equal(labels, label)), radii)
-                found.by_class[label] = found.by_class.get(label, nothing) + own
+            for label, part in _by_label(rows):
+                found.by_class[label] = found.by_class.get(label, nothing) + Tally.of(part, radii)
         return found
+
+
+def _by_label(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of each label that occurs."""
+    labels = rows.column("label").to_numpy()
+    order = labels.argsort(kind="stable")
+    values, firsts = np.unique(labels[order], return_index=True)
+    ordered = rows.take(order)
+    for label, first, last in zip(values.tolist(), firsts, [*firsts[1:], len(rows)], strict=True):
+        yield label, ordered.slice(first, last - first)
 
 
 def summarise(table: pa.Table, radii: Sequence[float]) -> Summary:
     """Clean and certified accuracy of a table of certificates, stated at each of `radii`."""
     return Tally.of(table, radii).summary()
+
+
+def over(directory: Place, radii: Sequence[float]) -> Tally:
+    """The counts over the rows of a certificates directory that are written so far."""
+    nothing = Tally.of(storage.SCHEMA.empty_table(), radii)
+    return sum((Tally.of(rows, radii) for rows in storage.batches(directory, COLUMNS)), nothing)
 
 
 def _larger(proved: np.ndarray, radii: Sequence[float]) -> np.ndarray:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ def pack(
     out: Place,
     *,
     verify: Callable[[Place], Report],
-    data_directory: Path | None = None,
+    data_directory: Place | None = None,
     with_data: bool = False,
     license: str | None = None,
 ) -> Report:
@@ -43,7 +42,8 @@ def pack(
     inputs and labels. `InvalidInput`, and nothing is written, where a row does not hold, where rows
     have no hashes of their inputs, and where the ONNX model would compute another function.
     """
-    require(out.suffix == ".zip" and not out.is_dir(), "a bundle is a .zip file", out=str(out))
+    if out.suffix != ".zip" or out.is_dir():
+        raise InvalidInput(f"--out must be a .zip file, but got {out}")
     outputs.made(out.parent)
     manifest = storage.read_manifest(run / "certificates")
     if manifest.get("schema_version") != storage.SCHEMA_VERSION:

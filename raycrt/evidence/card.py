@@ -33,7 +33,7 @@ inputs. {deployment}
 
 ## To verify it
 
-    pip install raycrt
+    pip install 'raycrt[verify]'
     raycrt verify FILE.zip{data}
 
 This proves every radius again, by code that shares nothing with the solver that found them. The
@@ -102,8 +102,8 @@ def statuses_of(column: list[str]) -> dict[str, int]:
 
 def _own_data(spec: Spec) -> str:
     if spec.data.name == "digits":
-        return "        # the data comes with scikit-learn: pip install 'raycrt[train]'"
-    return " --data-dir DIRECTORY"
+        return "        # the data comes with scikit-learn: pip install scikit-learn"
+    return " --data-dir PLACE        # of the data; or --data FILE.npz, with inputs and labels"
 
 
 def _shares(summary: Summary) -> list[tuple[str, float, float]]:

@@ -73,6 +73,12 @@ class Tolerances:
     ball_beyond: float = 1e-6
     # A smaller gain does not justify a separate curvature.
     ball_gain: float = 1e-3
+    # The best ball of curvature is searched where curvature everywhere proves this share of what an
+    # enclosure proves.
+    curved: float = 0.7
+    # The best ball is searched up to this share, with at most this many balls for its curvature.
+    best_ball: float = 1e-2
+    balls: int = 6
     # A point counts as on the decision boundary if its margin is this small relative to |g| |u|.
     on_boundary: float = 0.05
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from itertools import takewhile
 
 from raycrt.errors import InvalidInput, nearest
 from raycrt.specs import Spec
@@ -13,6 +14,13 @@ def names() -> list[str]:
     """Every recipe that ships, sorted."""
     files = resources.files(__name__).iterdir()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def about(name: str) -> str:
+    """What the recipe of that name is for: the comment at the head of its file."""
+    lines = (resources.files(__name__) / f"{name}.yaml").read_text("utf-8").splitlines()
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.removeprefix("#").strip() for line in comment)
 
 
 def load(recipe: str) -> Spec:

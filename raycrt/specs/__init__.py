@@ -9,6 +9,7 @@ from raycrt.specs.sections import (
     ModelSpec,
     RunSpec,
     TrainSpec,
+    WorkerRange,
 )
 from raycrt.specs.spec import Spec, parse_override, paths, validate
 from raycrt.system.storage import Place, given
@@ -25,6 +26,7 @@ __all__ = [
     "SearchSpec",
     "Spec",
     "TrainSpec",
+    "WorkerRange",
     "given",
     "parse_override",
     "paths",

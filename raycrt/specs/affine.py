@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from raycrt.activations import ACTIVATIONS
-from raycrt.errors import nearest
+from raycrt.activations import ACTIVATIONS, refusal
 from raycrt.specs.record import NEURONS, Record
 
 # Largest kernel or stride, in pixels.
@@ -38,7 +37,7 @@ def pair(sides: int | Pair) -> Pair:
 def known_activation(name: str | None) -> str | None:
     """`name` if it is that of an activation; `ValueError` otherwise."""
     if name is not None and name not in ACTIVATIONS:
-        raise ValueError(f"must be one of {sorted(ACTIVATIONS)}{nearest(name, ACTIVATIONS)}")
+        raise ValueError(refusal(name))
     return name
 
 
@@ -81,7 +80,9 @@ class ConvolutionLayer(Acting):
     stride: Sides = Field(1, description="step of the kernel")
     padding: Paddings = Field(0, description="zeros on each side of the images")
     dilation: Sides = Field(1, description="distance of neighbouring entries of the kernel")
-    groups: int = Field(1, ge=1, le=NEURONS)
+    groups: int = Field(
+        1, ge=1, le=NEURONS, description="parts of the channels that are convolved apart"
+    )
 
 
 class PoolLayer(Linear):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raycrt.specs.record import NEURONS, ROWS, SEED, Options, Real, Record
+from raycrt.system.storage import is_uri, without_client
 
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 # The keys that every data set uses, and those that every source uses besides.
@@ -21,11 +21,17 @@ _KEPT = frozenset({"name", "source", "limit", "directory", "download"})
 Side = Annotated[int, Field(ge=1, le=NEURONS, strict=True)]
 
 
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
 class Statistics(Record):
     """A mean and a standard deviation for each channel of images, or for each feature."""
 
-    mean: tuple[Real, ...] = Field(min_length=1)
-    std: tuple[Annotated[float, Field(gt=0, strict=True)], ...] = Field(min_length=1)
+    mean: tuple[Real, ...] = Field(min_length=1, description="what is subtracted")
+    std: tuple[Annotated[float, Field(gt=0, strict=True)], ...] = Field(
+        min_length=1, description="what the difference is divided by"
+    )
 
     @model_validator(mode="after")
     def _as_many(self) -> Statistics:
@@ -51,14 +57,16 @@ class DataSpec(Options):
 
     section: ClassVar[str] = "data"
 
-    name: DataName | None = "digits"
+    name: DataName | None = Field(
+        "digits", description="a named data set; none where source is given"
+    )
     source: str | None = Field(
         None,
         description="one of raycrt.data.sources.SOURCES, torchvision:NAME, huggingface:NAME, or "
         "module:function",
     )
-    path: Path | None = Field(
-        None, description="file or directory of a source, from the working directory"
+    path: str | None = Field(
+        None, description="file or directory of a source, from the working directory, or a URI"
     )
     label: str | None = Field(None, description="column or array with the labels")
     input: tuple[str, ...] | None = Field(
@@ -115,14 +123,21 @@ class DataSpec(Options):
     def _one_or_a_list(cls, columns: Any) -> Any:
         return (columns,) if isinstance(columns, str) else columns
 
-    @field_validator("directory", "path")
+    @field_validator("path", mode="before")
     @classmethod
-    def _absolute(cls, directory: Path | None) -> Path | None:
-        """Make a relative directory absolute: workers have another working directory."""
-        # A path has one slash where the URI had two.
-        if directory is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(directory)):
-            raise ValueError("must be a path: data is read from a disk, not from a URI")
-        return None if directory is None else Path(os.path.abspath(os.path.expanduser(directory)))
+    def _place(cls, path: Any) -> Any:
+        """A URI as it is, and a path as an absolute one: workers have another working directory."""
+        if not isinstance(path, str | Path):
+            return path
+        named = without_client(path)
+        return named if isinstance(named, str) else str(_absolute(named))
+
+    @field_validator("directory")
+    @classmethod
+    def _on_a_disk(cls, directory: Path | None) -> Path | None:
+        if directory is not None and is_uri(directory):
+            raise ValueError("must be a path: this data is read from a disk, not from a URI")
+        return None if directory is None else _absolute(directory)
 
     @field_validator("shape")
     @classmethod
@@ -144,7 +159,7 @@ class DataSpec(Options):
             return self.name
         if self.path is None or ":" in str(self.source):
             return str(self.source)
-        return f"{self.source} {self.path.name}"
+        return f"{self.source} {self.path.rpartition('/')[2]}"
 
     @property
     def units(self) -> str:

@@ -92,7 +92,9 @@ class BlockLayer(Linear):
     `shortcut`, or x itself. There is no `s` unless it is named; null is the model's."""
 
     kind: Literal["block"]
-    branch: tuple[BranchSpec, ...] = Field(min_length=2)
+    branch: tuple[BranchSpec, ...] = Field(
+        min_length=2, description="the layers of f, the last one linear"
+    )
     shortcut: tuple[BranchSpec, ...] = Field((), description="a layer or a list; none: x itself")
 
     @field_validator("shortcut", mode="before")
@@ -125,7 +127,9 @@ class BlockLayer(Linear):
 class _SideBySide(Linear):
     """Maps side by side, each the layers of one of `parts`, one after the other."""
 
-    parts: tuple[tuple[PartSpec, ...], ...] = Field(min_length=1)
+    parts: tuple[tuple[PartSpec, ...], ...] = Field(
+        min_length=1, description="a list of linear layers for each map"
+    )
 
     @model_validator(mode="after")
     def _linear(self) -> _SideBySide:

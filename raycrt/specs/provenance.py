@@ -21,7 +21,11 @@ Rows = Literal["fit", "train"]
 
 
 class Training(Record):
-    """The training of weights. Resources in `run`, such as `workers`, are not compared."""
+    """The training of weights. Resources in `run`, such as `workers`, are not compared.
+
+    `run.workers` is a range where the number of workers may have changed while it ran, or did
+    between two parts of it.
+    """
 
     train: TrainSpec
     data: DataSpec = Field(description="without `directory` and `download`")

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, get_args
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 # An element of a list of numbers.
 Real = Annotated[float, Field(strict=True)]
+
+
+def _without_password(uri: str) -> str:
+    """Refuse a secret: a spec is stored as it is, beside results and in the data of a job."""
+    parts = urlsplit(uri)
+    if parts.password is not None or "password" in parse_qs(parts.query):
+        raise ValueError("must hold no password, which its client takes from the environment")
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(_without_password)]
 # Upper limits of counts: iterations of a loop, neurons of a layer, rows, processes. Beyond them
 # counters of torch, Ray and Optuna overflow, or no machine has the memory.
 TURNS, NEURONS, ROWS, PROCESSES = 10**6, 2**20, 10**9, 10**5
@@ -39,11 +51,11 @@ class Options(Record):
 
     def only(self, keys: frozenset[str]) -> SimpleNamespace:
         """The values of `keys` alone: reading another one is an error."""
-        return _Only(self.section, {key: getattr(self, key) for key in keys})
+        return _Only(self.section, **{key: getattr(self, key) for key in keys})
 
 
 class _Only(SimpleNamespace):
-    def __init__(self, section: str, values: dict[str, Any]) -> None:
+    def __init__(self, section: str = "", **values: Any) -> None:
         super().__init__(**values)
         self._section = section
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raycrt.specs.record import PROCESSES, ROWS, TURNS, Real, Record
+from raycrt.specs.record import PROCESSES, ROWS, TURNS, Real, Record, Uri
 
 
 class Domain(Record):
     """One searched parameter: a range (`low`, `high`, log scale or not) or a list of `choices`."""
 
-    low: float | int | None = None
-    high: float | int | None = None
-    log: bool = False
-    choices: tuple[str | int | float | bool | None, ...] | None = None
+    low: float | int | None = Field(None, description="smallest value; integers draw integers")
+    high: float | int | None = Field(None, description="largest value")
+    log: bool = Field(False, description="whether the range is drawn on a log scale")
+    choices: tuple[str | int | float | bool | None, ...] | None = Field(
+        None, description="the values, in place of a range"
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> Domain:
@@ -44,12 +46,18 @@ class SearchSpec(Record):
     points: tuple[dict[str, str | int | float | bool | None], ...] = Field(
         (), description="known good values, tried right after the recipe's own"
     )
-    algorithm: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
-    scheduler: Literal["asha", "median", "none"] = "asha"
+    algorithm: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = Field(
+        "tpe", description="how values are drawn: a sampler of Optuna, or all of a grid"
+    )
+    scheduler: Literal["asha", "median", "none"] = Field(
+        "asha", description="the rule that stops weak trials early"
+    )
     radius: float | tuple[Real, ...] = Field(
         0.5, description="l2 radius of the objective; of several the mean counts"
     )
-    trials: int = Field(12, ge=1, le=TURNS)
+    trials: int = Field(
+        12, ge=1, le=TURNS, description="number of trials, at least those of a grid"
+    )
     concurrent: int | None = Field(
         None,
         ge=1,
@@ -85,15 +93,20 @@ class SearchSpec(Record):
     failures: int = Field(
         10, ge=0, le=TURNS, description="failed trials after which the search gives up"
     )
-    storage: str | None = Field(
+    storage: Uri | None = Field(
         None, description="URL of Optuna's database; else a journal file in the output"
     )
-    directory: str | None = Field(
+    directory: Uri | None = Field(
         None, description="URI for Tune's logs, s3://... or file:///...; else OUT/search/tune"
     )
-    mlflow: str | None = Field(
-        None, description="URI of the MLflow tracking server that trials are logged to as well"
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_specs(cls, tree: Any) -> Any:
+        """Stored specs have an unset key here that is in the section `run` now."""
+        if isinstance(tree, dict) and tree.get("mlflow", ...) is None:
+            return {key: value for key, value in tree.items() if key != "mlflow"}
+        return tree
 
     @field_validator("radius")
     @classmethod

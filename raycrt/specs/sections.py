@@ -6,14 +6,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raycrt.activations import FAMILIES
+from raycrt.activations import ACTIVATIONS, FAMILIES
 from raycrt.errors import InvalidInput
 from raycrt.specs.affine import SIDE, ConvolutionLayer, DenseLayer, Reshaping, known_activation
 from raycrt.specs.layers import LayerSpec, acts, convolves, curves, with_inner
-from raycrt.specs.record import NEURONS, PROCESSES, ROWS, SEED, TURNS, Options, Real, Record
+from raycrt.specs.record import NEURONS, PROCESSES, ROWS, SEED, TURNS, Options, Real, Record, Uri
 
 # The smallest share of a CPU or GPU that Ray supports.
 _SHARE = 1e-4
+# Resources that every node of Ray has by itself.
+_OF_RAY = ("cpu", "gpu", "memory", "object_store_memory")
 
 
 class ModelSpec(Record):
@@ -48,7 +50,11 @@ class ModelSpec(Record):
     normalize: bool = Field(
         False, description="whether (x - mean) / std comes first; data.normalize sets it"
     )
-    activation: str = Field("softplus", description="one of raycrt.activations.ACTIVATIONS")
+    activation: str = Field(
+        "softplus",
+        examples=list(ACTIVATIONS),
+        description=f"{', '.join(ACTIVATIONS)}, or one added to raycrt.activations.ACTIVATIONS",
+    )
     beta: float = Field(1.0, gt=0, description="sharpness of softplus; no other activation has it")
 
     @field_validator("activation")
@@ -163,16 +169,24 @@ class TrainSpec(Options):
 
     section: ClassVar[str] = "train"
 
-    objective: str = Field("crt-all", description="one of raycrt.training.objectives.OBJECTIVES")
+    objective: str = Field(
+        "crt-all",
+        examples=["crt", "crt-all", "ibp", "pgd", "standard"],
+        description="crt-all, crt, pgd, ibp, standard, or one added to training.objectives",
+    )
     radius: float = Field(1.58, ge=0, description="l2 radius trained for")
     gamma: float = Field(0.0, ge=0, description="weight of the curvature regulariser K(y, t)")
     targets: int = Field(3, ge=1, le=TURNS, description="classes attacked per image by crt-all")
     attack_steps: int = Field(4, ge=1, le=TURNS, description="fixed-point steps of the dual attack")
-    epochs: int = Field(24, ge=1, le=TURNS)
+    epochs: int = Field(24, ge=1, le=TURNS, description="passes over the training rows")
     batch_size: int = Field(
         512, ge=1, le=ROWS, description="rows in a step, over all workers together"
     )
-    optimizer: str = Field("adam", description="one of raycrt.training.optimizers.OPTIMIZERS")
+    optimizer: str = Field(
+        "adam",
+        examples=["adam", "muon"],
+        description="adam, muon, or one added to training.optimizers.OPTIMIZERS",
+    )
     learning_rate: float = Field(3e-3, gt=0, description="largest rate of Adam")
     muon_rate: float = Field(0.1, gt=0, description="largest rate of Muon, for the matrices")
     warm_up: float = Field(0.0, ge=0, lt=1, description="share of training in which rates grow")
@@ -196,7 +210,9 @@ class TrainSpec(Options):
         description="near-linear isometries put in front of the network after training",
     )
     linear_scale: float = Field(0.01, gt=0, description="size of the signal in these layers")
-    augmentation: AugmentationSpec = AugmentationSpec()
+    augmentation: AugmentationSpec = Field(
+        AugmentationSpec(), description="random affine maps of the training images"
+    )
 
 
 class CertifySpec(Record):
@@ -206,7 +222,7 @@ class CertifySpec(Record):
     steps: int = Field(60, ge=0, le=TURNS, description="solver steps per class at most")
     batch_size: int = Field(256, ge=1, le=ROWS, description="rows certified at a time")
     region: Literal["global", "local"] = Field(
-        "global", description="curvature holds everywhere, or also on a ball around each image"
+        "global", description="proofs hold everywhere, or also on a ball around each image"
     )
     deployment: Literal["exact", "float32"] = Field(
         "exact", description="arithmetic of the network for which the radii hold"
@@ -226,8 +242,8 @@ _Workers = Annotated[int, Field(ge=1, le=PROCESSES, strict=True)]
 class WorkerRange(Record):
     """As many workers as there is work and room for, at least `low` and at most `high`."""
 
-    low: _Workers
-    high: _Workers
+    low: _Workers = Field(description="workers at least")
+    high: _Workers = Field(description="workers at most")
 
     @model_validator(mode="after")
     def _ordered(self) -> WorkerRange:
@@ -235,40 +251,56 @@ class WorkerRange(Record):
             raise ValueError("must have low <= high")
         return self
 
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}"
+
 
 class RunSpec(Record):
     """Seed and resources."""
 
-    seed: int = Field(0, ge=0, le=SEED)
-    workers: _Workers | WorkerRange = Field(
-        2, description="training workers, and certification actors, of which low to high may be"
+    seed: int = Field(
+        0, ge=0, le=SEED, description="seed of initial weights, batches, augmentation and search"
     )
-    cpus_per_worker: float = Field(1, ge=_SHARE, le=PROCESSES)
-    gpus_per_worker: float = Field(0, ge=0, le=PROCESSES)
+    workers: _Workers | WorkerRange = Field(
+        2, description="training workers and certification actors, or {low: .., high: ..} of them"
+    )
+    cpus_per_worker: float = Field(
+        1, ge=_SHARE, le=PROCESSES, description="CPUs that Ray reserves for each worker"
+    )
+    gpus_per_worker: float = Field(
+        0, ge=0, le=PROCESSES, description="GPUs of each worker, or the share of one; 0: none"
+    )
+    resources: dict[str, Annotated[Real, Field(ge=_SHARE, le=PROCESSES)]] = Field(
+        default_factory=dict,
+        description="name -> amount that each worker takes of what nodes state by --resources",
+    )
     stream: bool = Field(
         False, description="training reads its rows from files, for data larger than memory"
     )
-
-    @property
-    def number(self) -> int:
-        """The number of training workers; `InvalidInput` where it is not one number, as the weights
-        would depend on it."""
-        if isinstance(self.workers, WorkerRange):
-            raise InvalidInput(
-                "run.workers must be one number for a training, but is "
-                f"{self.workers.low} to {self.workers.high}"
-            )
-        return self.workers
+    mlflow: Uri | None = Field(
+        None, description="URI of the MLflow server to which trainings and trials are logged too"
+    )
+    wandb: str | None = Field(
+        None, description="Weights & Biases project to which trainings and trials are logged too"
+    )
 
     @property
     def least(self) -> int:
-        """The least number of certification actors."""
+        """The least number of workers."""
         return self.workers.low if isinstance(self.workers, WorkerRange) else self.workers
 
     @property
     def most(self) -> int:
-        """The largest number of certification actors."""
+        """The largest number of workers."""
         return self.workers.high if isinstance(self.workers, WorkerRange) else self.workers
+
+    @field_validator("resources")
+    @classmethod
+    def _of_the_nodes_own(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name in resources:
+            if name.lower() in _OF_RAY:
+                raise ValueError(f"must name what nodes state by --resources, unlike {name}")
+        return resources
 
     @field_validator("gpus_per_worker")
     @classmethod

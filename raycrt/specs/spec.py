@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from raycrt.errors import InvalidInput, nearest
-from raycrt.specs import strict_yaml
+from raycrt.specs import mistakes, strict_yaml
 from raycrt.specs.data import DataSpec
 from raycrt.specs.record import Record
 from raycrt.specs.search import SearchSpec
@@ -20,15 +20,12 @@ from raycrt.specs.sections import CertifySpec, ModelSpec, RunSpec, TrainSpec
 from raycrt.system.outputs import write_atomically
 from raycrt.system.storage import Place, exists, is_directory
 
-# Most characters of a value in an error.
-_SHOWN = 100
-
 
 class Spec(Record):
     """A whole run. Stored as `spec.yaml` beside every artefact.
 
     Rules between sections belong to the commands: `rules` has those of training and certification,
-    `tuning.trials.space` those of a search.
+    `raycrt.tuning.trials.space` those of a search.
     """
 
     model: ModelSpec = ModelSpec()
@@ -78,11 +75,14 @@ class Spec(Record):
 def validate(tree: Any) -> Spec:
     """The spec that `tree` states; `InvalidInput` with one line naming field, value and rule."""
     if not isinstance(tree, dict):
-        raise InvalidInput(f"a spec must be a mapping of sections, but got {_short(tree)}")
+        raise InvalidInput(
+            f"a spec must be a mapping of sections, but got {mistakes.refused(tree)}"
+        )
     try:
         return Spec.model_validate(tree)
     except ValidationError as error:
-        raise InvalidInput(_one_line(error)) from None
+        known = [*paths(), *Spec.model_fields]
+        raise InvalidInput(mistakes.sentence(error, tree, known)) from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -111,23 +111,8 @@ def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
         child = tree.get(section)
         if not isinstance(child, dict):
             where = ".".join(sections[: depth + 1])
-            raise InvalidInput(f"{where!r} is not a section of a spec{nearest(where, paths())}")
+            raise InvalidInput(
+                f"{path}: {where!r} is not a section of a spec{nearest(path, paths())}"
+            )
         tree = child
     tree[key] = value
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{path}: unknown key{nearest(path, [*paths(), *Spec.model_fields])}"
-    message = first["msg"].removeprefix("Value error, ")
-    where = f"{path}: " if path else ""
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}{message[0].lower()}{message[1:]}, but got {_short(first['input'])}{more}"
-
-
-def _short(value: Any) -> str:
-    """`value` in one short line."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -120,3 +120,10 @@ def read(file: Place) -> Any:
 def write(tree: Any) -> str:
     """`tree` as YAML, ASCII, in the order of its keys."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
+
+
+def in_line(value: Any, width: int = 10**6) -> str:
+    """`value` as YAML between other text, as in [1, 2]; broken into lines at `width` columns."""
+    # In a list: a number alone would end with a mark of the document's end.
+    text = yaml.dump([value], Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=width)
+    return text[1:-2]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-# What is imported of `train`; the checker does without.
+_VERIFY = {"PIL", "onnx"}
+# What is imported of `train` besides; the checker does without.
 _TRAIN = {
-    *("PIL", "cmaes", "filelock", "matplotlib", "optuna", "pandas", "ray", "scipy", "sklearn"),
-    *("sqlalchemy", "tensorboard", "torch", "torchvision"),
+    *("altair", "cmaes", "filelock", "grpc", "jinja2", "markupsafe", "matplotlib", "optuna"),
+    *("pandas", "ray", "scipy", "sklearn", "sqlalchemy", "tensorboard", "torch", "torchvision"),
+    "vl_convert",
 }
 
 
@@ -16,7 +18,7 @@ def lacking(error: ModuleNotFoundError) -> str | None:
     "this needs torch, which is not installed: pip install 'raycrt[train]'"
     """
     package = (error.name or "").partition(".")[0]
-    extra = "verify" if package == "onnx" else "train" if package in _TRAIN else None
+    extra = "verify" if package in _VERIFY else "train" if package in _TRAIN else None
     if extra is None:
         return None
     return f"this needs {package}, which is not installed: pip install 'raycrt[{extra}]'"

@@ -65,21 +65,26 @@ def _clock(seconds: float) -> str:
 
 
 def _lines(name: str, total: int, console: Console) -> Report:
-    """A `Report` that prints a line: items done of the total, time passed, time left, a note."""
+    """A `Report` that prints a line: items done of the total, time passed, time left once there is
+    a pace, a note."""
     began = time.monotonic()
     last = -_SECONDS
-    start: int | None = None
+    origin: tuple[int, float] | None = None
 
     def report(done: int, note: str) -> None:
-        nonlocal last, start
-        # Items done by an earlier run do not count towards the pace of this one.
-        start = max(0, done - 1) if start is None else start
-        passed = time.monotonic() - began
-        if passed - last < _SECONDS and done < total:
+        nonlocal last, origin
+        now = time.monotonic()
+        # The pace is that of the items after the first one, before which everything has to start;
+        # items of an earlier run have none here.
+        if origin is None and done:
+            origin = done, now
+        if now - began - last < _SECONDS and done < total:
             return
-        last = passed
-        left = remaining(total - done, done - start, passed)
-        text = f"{name} {done}/{total}, {_clock(passed)}, {left} left  {note}"
+        last = now - began
+        first, since = origin or (done, now)
+        known = done > first or done >= total
+        left = f", {remaining(total - done, done - first, now - since)} left" if known else ""
+        text = f"{name} {done}/{total}, {_clock(last)}{left}  {note}"
         console.print(text.rstrip(), highlight=False, soft_wrap=True)
 
     return report

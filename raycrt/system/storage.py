@@ -32,14 +32,17 @@ _EXTRAS = {"s3": "s3", "s3a": "s3"}
 _SECONDS_BETWEEN_COPIES = 15.0
 
 
-def place(text: str | Place) -> Place:
-    """The place that `text` names; `InvalidInput` for a URI that none can be."""
-    if not isinstance(text, str):
-        if isinstance(text, Path) and _URI.match(f"{text}/"):
-            raise InvalidInput("a URI must be given as text, but this one is a path")
-        return text
-    if not _URI.match(text):
+def is_uri(text: str | Path) -> bool:
+    """Whether `text` is a URI, or the path that has been made of one, with one slash."""
+    return _URI.match(f"{text}/") is not None
+
+
+def without_client(text: str | Path) -> Path | str:
+    """The path that `text` names, or its URI; `InvalidInput` for a URI that names no place."""
+    if not is_uri(text):
         return Path(text)
+    if isinstance(text, Path):
+        raise InvalidInput("a URI must be given as text, but this one is a path")
     scheme, _, rest = text.partition(":")
     if re.search(r"[?#]", rest) or "@" in rest.lstrip("/").partition("/")[0]:
         raise InvalidInput(
@@ -48,13 +51,28 @@ def place(text: str | Place) -> Place:
         )
     if not rest.startswith("//") or not rest.strip("/"):
         raise InvalidInput(f"a URI must have the form scheme://bucket/path, but got {text}")
-    if scheme == "file":
-        return Path("/" + rest[2:].partition("/")[2])
+    if scheme.lower() != "file":
+        return text.rstrip("/")
+    host, _, path = rest[2:].partition("/")
+    if host not in ("", "localhost"):
+        raise InvalidInput(f"a file:// URI must have the form file:///path, but got {text}")
+    return Path("/" + path)
+
+
+def place(text: str | Place) -> Place:
+    """The place that `text` names; `InvalidInput` for a URI that none can be."""
+    if not isinstance(text, str | Path):
+        return text
+    named = without_client(text)
+    if isinstance(named, Path):
+        return named
     from upath import UPath
+
+    scheme = named.partition(":")[0]
 
     try:
         # What other processes write is seen at once.
-        found = UPath(text, use_listings_cache=False)
+        found = UPath(named, use_listings_cache=False)
         _ = found.fs
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
@@ -64,6 +82,9 @@ def place(text: str | Place) -> Place:
         raise InvalidInput(
             f"a URI must have a scheme that fsspec knows, such as s3://, but got {text}"
         ) from None
+    except Exception as error:
+        # Some clients connect here.
+        raise InvalidInput(f"{text} must be in reach: {told(error)}") from None
     return found
 
 

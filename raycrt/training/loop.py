@@ -208,8 +208,7 @@ def _epoch(
     for index, batch in enumerate(batches.epoch(epoch)):
         done = (epoch * steps + index) / (spec.train.epochs * steps)
         radius = like.new_tensor(spec.train.radius * ramp_share(spec.train, done))
-        inputs = batch.inputs.to(like)
-        labels = batch.labels.to(like.device)
+        inputs, labels = batch.moved_to(like)
         if spec.train.augmentation.moves and done < spec.train.augmentation.until:
             seed = spec.run.seed * 1_000_003 + epoch * steps + index
             maps = random_maps(batch.rows, inputs.shape[1:], spec.train.augmentation, seed)

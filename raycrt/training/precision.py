@@ -24,15 +24,19 @@ DTYPES = {
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
     """Within the block, and only there, "tf32" lets devices that have TF32 round the factors of
-    float32 products to 10 bits; certificates refuse such products."""
+    float32 products to 10 bits; certificates refuse such products. With any other precision factors
+    are not rounded, those of convolutions, which cuDNN would round, included."""
     backends: Any = torch.backends
-    before = backends.fp32_precision
-    if precision == "tf32":
-        backends.fp32_precision = "tf32"
+    # What torch is told of one library takes precedence over what it is told of all.
+    places = (backends, backends.cudnn.conv, backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     try:
         yield
     finally:
-        backends.fp32_precision = before
+        for place, setting in zip(places, before, strict=True):
+            place.fp32_precision = setting
 
 
 class View:

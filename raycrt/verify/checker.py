@@ -111,6 +111,14 @@ class Checker:
             good = np.where(certified, (radius > 0) & finite, radius == 0)
             good = np.where(constant, np.isposinf(radius), good)
             notes.must(good, name + " is {} with the status {!r}.", radius, rows.status)
+        enclosed = rows.enclosure_radius
+        usable = certified & (self.region == "local") & (self.model.joined.depth > 2)
+        notes.must(
+            (enclosed == 0) | (usable & (enclosed > 0) & np.isfinite(enclosed)),
+            "enclosure_radius is {}, which does not fit the manifest, model or status {!r}.",
+            enclosed,
+            rows.status,
+        )
         certified |= constant
         inside = np.ones(len(rows), bool)
         for name in ("prediction", "binding", "runner_up"):

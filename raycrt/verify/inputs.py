@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from raycrt import data
 from raycrt.data import Arrays, Reader
 from raycrt.errors import InvalidInput
-from raycrt.specs import Spec
+from raycrt.specs import Place, Spec
 
 # Rows that are read at a time where they are in files.
 _STEP = 128
@@ -142,7 +141,7 @@ class InReader(Inputs):
         return Found(images=images, labels=found.labels, keys=keys)
 
 
-def of_run(spec: Spec, directory: Path | None, trusted: bool) -> InReader:
+def of_run(spec: Spec, directory: Place | None, trusted: bool) -> InReader:
     """The test rows of the data that `spec` names, as they are on this machine.
 
     `directory` replaces the one in `spec`, or the path of a source; a source that is a function is

@@ -6,7 +6,8 @@ replaces all slopes by their midpoints. B D J is the walk's last matrix plus a r
 
     sum_j |B_j deviation_j| |J_j|,   B_{j-1} = (B_j middle_j) W_j.
 
-With B = W_k this bounds |J_k| and the rows of J_k, hence the intervals of z_k. With B = sqrt(p_k)
+With B = W_k this bounds |J_k| and the rows of J_k, hence the intervals of z_k, which are
+intersected with those of the layer's enclosure (`raycrt.verify.enclosure`). With B = sqrt(p_k)
 W_k, Q_k the walk's last matrix and e_k the bound on its rest, `|sqrt(p_k) J_k v|^2 <= |Q_k v|^2 + 2
 |Q_k| e_k + e_k^2` for |v| = 1. Layer 0 needs no walk, so its weights p_0 keep their signs:
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raycrt.verify.enclosure import Enclosure
 from raycrt.verify.model import Model
 from raycrt.verify.norms import SLACK, UNIT, eigenvalue_upper, frobenius, gamma, norm_upper
 from raycrt.verify.radius import Errors
@@ -79,6 +81,7 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
     length = np.array(math.sqrt(float(x @ x)) * (1 + gamma(len(x) + 4)))
     layers: list[_Layer] = []
     z = model.weights[0] @ x + model.biases[0]
+    enclosed = Enclosure(model, x, radius).layers if model.depth > 2 else []
     for k, (error, _) in enumerate(errors.layers(length, UNIT)[:-1]):
         weight, loose = model.weights[k], model.loose(k)
         matrix, rest, row_rest = _walk(weight, loose, layers)
@@ -88,13 +91,19 @@ def _layers(model: Model, errors: Errors, x: np.ndarray, radius: float) -> list[
             steep = _row_lengths(model.largest(k) * layers[-1].steepest)
             rows = np.minimum(rows, steep * layers[-1].lipschitz * SLACK)
         half = (radius * rows + float(error)) * SLACK + 4 * UNIT * np.abs(z)
+        least, most = z - half, z + half
+        if k > 0:
+            centre = enclosed[k].centre
+            edge = enclosed[k].spread * SLACK + 4 * UNIT * np.abs(centre)
+            # Where an enclosure overflowed, the other interval counts.
+            least, most = np.fmax(least, centre - edge), np.fmin(most, centre + edge)
         layers.append(
             _Layer(
                 weight=weight,
                 error=model.weight_error(k),
                 loose=loose,
-                slope=model.hidden[k].slopes.on(z - half, z + half),
-                curvature=model.hidden[k].curvatures.on(z - half, z + half),
+                slope=model.hidden[k].slopes.on(least, most),
+                curvature=model.hidden[k].curvatures.on(least, most),
                 lipschitz=(norm_upper(matrix) + rest) * SLACK,
             )
         )

@@ -26,7 +26,7 @@ def gamma(n: int, unit: float = UNIT) -> float:
 def frobenius(matrix: np.ndarray | float) -> float:
     """A number >= the Frobenius norm of `matrix`."""
     matrix = np.asarray(matrix)
-    unit = _unit(matrix)
+    unit = unit_of(matrix)
     scaled = matrix / unit
     return float(np.sqrt((scaled * scaled).sum())) * (1 + gamma(matrix.size + 4)) * unit
 
@@ -81,13 +81,14 @@ def norm_upper(matrix: np.ndarray) -> float:
     rows, columns = matrix.shape
     if rows == columns and np.count_nonzero(matrix) == np.count_nonzero(matrix.diagonal()):
         return float(np.abs(matrix.diagonal()).max(initial=0.0))
-    unit = _unit(matrix)
+    unit = unit_of(matrix)
     return math.sqrt(gram_upper(matrix / unit)) * SLACK * unit
 
 
-def _unit(matrix: np.ndarray) -> float:
-    """A power of two near the largest entry. Dividing by it is exact; then squares do not overflow,
-    and they underflow only where they are negligible relative to the largest."""
+def unit_of(matrix: np.ndarray) -> float:
+    """A power of two near the largest entry; 1 where that is 0 or not finite. Dividing by it is
+    exact; then squares do not overflow, and they underflow only where they are negligible relative
+    to the largest."""
     largest = float(np.abs(matrix).max(initial=0.0))
     return math.ldexp(1.0, math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
 

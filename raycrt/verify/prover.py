@@ -9,6 +9,7 @@ import numpy as np
 
 from raycrt.verify.constant import constant_margins
 from raycrt.verify.curvature import TOLERANCE
+from raycrt.verify.enclosure import Enclosure
 from raycrt.verify.findings import Notes
 from raycrt.verify.local import local_curvature_upper
 from raycrt.verify.matrix import Matrices
@@ -19,6 +20,9 @@ from raycrt.verify.table import Rows
 
 # The logits at some points, and the slopes of all hidden layers there.
 Passed = tuple[np.ndarray, list[np.ndarray]]
+# Enclosures are proved on balls of this share of what is stated, which rounding cannot break and
+# which still hold the radii, rounded down by 5e-10.
+_ENCLOSED = 1 - 4e-10
 
 
 class Prover:
@@ -62,11 +66,11 @@ class Prover:
         certified: np.ndarray,
         notes: Notes,
     ) -> np.ndarray:
-        """Radii (n, classes) proved at `x` (n, features) or at witnesses.
+        """Radii (n, classes) proved at `x` (n, features), at witnesses or by enclosures.
 
         `passed` is the model's forward pass of x. `claims` (n, classes) are the radii that the
         `certified` rows (n,) have to reach; those not proved from a curvature m are tried with the
-        curvature matrix.
+        curvature matrix, or with the row's enclosure.
         """
         n, classes = claims.shape
         image, target = np.repeat(np.arange(n), classes), np.tile(np.arange(classes), n)
@@ -105,16 +109,40 @@ class Prover:
             )
             inside = np.sqrt((u * u).sum(1)) * (1 + TOLERANCE) <= reach
             np.maximum.at(proved, (row, target), np.where(inside, np.minimum(found, reach), 0.0))
+        left = certified[:, None] & (claims > proved) & np.isfinite(claims)
+        left[np.arange(n), prediction] = False
         if self.model.joined.depth == 2:
-            left = certified[:, None] & (claims > proved) & np.isfinite(claims)
-            left[np.arange(n), prediction] = False
             image, wanted = np.nonzero(left)
             here = left[row, target]
             row, target = np.concatenate([image, row[here]]), np.concatenate([wanted, target[here]])
             u = np.concatenate([np.zeros((len(image), x.shape[1])), u[here]])
             found = self._by_matrix(x, row, prediction[row], target, u, claims[row, target])
             np.maximum.at(proved, (row, target), found)
+        else:
+            self._by_enclosures(rows.enclosure_radius, x, prediction, left, proved)
         return proved
+
+    def _by_enclosures(
+        self,
+        stated: np.ndarray,
+        x: np.ndarray,
+        prediction: np.ndarray,
+        left: np.ndarray,
+        proved: np.ndarray,
+    ) -> None:
+        """Raise `proved` (n, classes) where `left`, by enclosures on balls of the radii `stated`
+        (n,), 0 where there is none."""
+        for i in np.nonzero((stated > 0) & np.isfinite(stated) & left.any(1))[0]:
+            ball, targets = float(stated[i]) * _ENCLOSED, np.nonzero(left[i])[0]
+            label = int(prediction[i])
+            floors = Enclosure(self.model.joined, x[i], ball).floors(label, targets)
+            if self.deployed is not None:
+                length = np.array((np.sqrt(x[i] @ x[i]) + ball) * ROOM)
+                lost = self.errors.margin(length, self.deployed)
+                lost = lost + self.errors.offsets(self.deployed)[label, targets]
+                floors = floors - lost * ROOM
+            held = np.where(floors > 0, ball, 0.0)
+            proved[i, targets] = np.maximum(proved[i, targets], held)
 
     def _constant(self, length: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """Radii (k,) of margins that are constant, up to rounding in the deployed arithmetic.

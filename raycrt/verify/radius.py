@@ -35,7 +35,7 @@ _LARGEST_FLOAT32 = 2.0**126
 SHORT = 1e-146
 # Library functions (exp, tanh, erf, ...) are assumed accurate to 4 units in the last place. Then
 # the error of each activation's value is at most this many units of |s(z)| + |z| ...
-_VALUE_UNITS = 16
+VALUE_UNITS = 16
 # ... and that of its slope this many units of max(1, sup|s'|): the worst case is z (1 - sigmoid(z))
 # in SiLU, where 1 - sigmoid(z) has an error of 4 units and is nonzero up to z = 37.
 _SLOPE_UNITS = 256
@@ -198,7 +198,7 @@ class Errors:
                 continue
             steepest = self.model.hidden[k].slopes.bound
             value = steepest * size + self.model.hidden[k].at_zero
-            local = _VALUE_UNITS * unit * (value + size + 2 * error)
+            local = VALUE_UNITS * unit * (value + size + 2 * error)
             local = local + 4 * SMALLEST[unit] * math.sqrt(len(weight))
             error, size = steepest * error + local, value
             given, own, shift = (size, error), np.zeros_like(length), 0.0

@@ -56,7 +56,7 @@ class Report:
 def verify_run(
     run: Place,
     *,
-    data_directory: Path | None = None,
+    data_directory: Place | None = None,
     trusted: bool = False,
     check: CheckFiles = check_files,
     watch: Watch = lambda name, items: items,

@@ -19,10 +19,11 @@ from raycrt.verify.pages import Footer
 
 # The versions of the format that are read here, see docs/certificates.md. From 4 on a class may be
 # proved from the curvature matrix, from 5 on radii may be infinite, from 6 on each row has the hash
-# of its input, and from 7 on its key in the source of the data.
-VERSIONS = (3, 4, 5, 6, 7)
+# of its input, from 7 on its key in the source of the data, and from 8 on the ball of an enclosure.
+VERSIONS = (3, 4, 5, 6, 7, 8)
 WITHOUT_HASHES = (3, 4, 5)
 WITHOUT_KEYS = (*WITHOUT_HASHES, 6)
+WITHOUT_ENCLOSURES = (*WITHOUT_KEYS, 7)
 MANIFEST = "manifest.json"
 ROWS = "rows"
 STATUSES = ("certified", "constant", "non_finite_input", "non_finite_network", "tied", "no_radius")
@@ -38,6 +39,7 @@ _COLUMNS = {
 }
 _HASH = {"input_sha256": pa.binary(32)}
 _KEY = {"key": pa.string()}
+_ENCLOSURE = {"enclosure_radius": pa.float64()}
 # Most bytes of a key.
 _KEY_BYTES = 1024
 # A manifest of 1,000 classes has some 20 MB.
@@ -58,7 +60,7 @@ class Malformed(ValueError):
 class Rows:
     """Rows as arrays (n,); `witness_row` and `witness_class` (k,) give the row and class of each
     `witness_point` (k, features) and `witness_curvature` (k,). `input_sha256` holds bytes and `key`
-    texts; None in versions without them."""
+    texts; None in versions without them. `enclosure_radius` is 0 where there is no enclosure."""
 
     index: np.ndarray
     label: np.ndarray
@@ -69,6 +71,7 @@ class Rows:
     runner_up: np.ndarray
     curvature: np.ndarray
     region_radius: np.ndarray
+    enclosure_radius: np.ndarray
     status: np.ndarray
     witness_row: np.ndarray
     witness_class: np.ndarray
@@ -87,7 +90,7 @@ def read_manifest(directory: Place) -> dict[str, Any]:
     if not file.is_file():
         raise InvalidInput(
             f"a certificates directory must hold {MANIFEST}, {directory} does not; "
-            f"`raycrt certify --out {directory.parent}` makes it"
+            f"`raycrt certify --out {directory.parent}` makes it of the model there"
         )
     return read_json(file)
 
@@ -171,6 +174,7 @@ def read_rows(
         with file.open("rb") as opened, pq.ParquetFile(opened) as parquet:
             columns = _COLUMNS | (_HASH if version not in WITHOUT_HASHES else {})
             columns |= _KEY if version not in WITHOUT_KEYS else {}
+            columns |= _ENCLOSURE if version not in WITHOUT_ENCLOSURES else {}
             _check_columns(parquet.schema_arrow, columns)
             for batch in parquet.iter_batches(at_once, columns=list(columns)):
                 yield _rows(pa.Table.from_batches([batch]), features)
@@ -230,6 +234,9 @@ def _rows(table: pa.Table, features: int) -> Rows:
         if table.column(name).null_count:
             raise Malformed(f"the column {name!r} holds nulls")
     plain = {name: table.column(name).to_numpy() for name in (*_INTEGERS, *_FLOATS)}
+    for name in _ENCLOSURE:
+        given = name in table.column_names
+        plain[name] = table.column(name).to_numpy() if given else np.zeros(len(table))
     classes = table.column("witness_classes").combine_chunks()
     points = table.column("witness_points").combine_chunks()
     counts = classes.value_lengths().to_numpy()

@@ -58,7 +58,7 @@ def stored(home: Path, rows: int) -> Spec:
             draws.random(out=some, dtype=np.float32)
         np.save(home / f"{name}-labels.npy", np.arange(number) % CLASSES)
     named = SPEC.override({"data.source": "arrays", "data.path": str(home)})
-    return data.described(named, inputs=False)
+    return data.opened_for_test(named)[0]
 
 
 def loop_seconds(model: Network, spec: Spec, rows: int, out: Path) -> float:

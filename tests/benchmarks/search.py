@@ -35,10 +35,10 @@ from raycrt import data, recipes
 from raycrt.distributed.session import session
 from raycrt.errors import require
 from raycrt.specs import DataSpec, Spec
+from raycrt.tuning.search import driver
+from raycrt.tuning.trials import space, store
+from raycrt.tuning.trials.trial import evaluate
 from tests.benchmarks import write
-from tuning.search import driver
-from tuning.trials import space, store
-from tuning.trials.trial import evaluate
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_START = 600.0

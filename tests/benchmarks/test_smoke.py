@@ -2,12 +2,13 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
 
 from raycrt.specs import ModelSpec
-from tests.benchmarks import certification, scale, tightness, training
+from tests.benchmarks import certification, crown, depth, gpu, scale, tightness, training
 from tests.models import random_network
 
 pytestmark = pytest.mark.slow
@@ -35,16 +36,19 @@ def _numbers(tree):
     return [tree] if isinstance(tree, int | float) else []
 
 
+TINY = certification.SPEC.override(
+    {
+        "model.width": 16,
+        "train.epochs": 1,
+        "train.radius": 0.3,
+        "data.name": "digits",
+        "data.limit": 150,
+    }
+)
+
+
 def test_certification(run, monkeypatch):
-    tiny = certification.SPEC.override(
-        {
-            "model.width": 16,
-            "train.epochs": 1,
-            "train.radius": 0.3,
-            "data.name": "digits",
-            "data.limit": 150,
-        }
-    )
+    tiny = TINY
     networks = {"components": tiny.override({"train.components": 16}), "pixels": tiny}
     curves = {
         "width": ([8, 16], lambda v: (ModelSpec(width=v), 4)),
@@ -77,7 +81,9 @@ def test_the_runner_up_alone_has_the_radius_that_it_has_among_all_classes():
     torch.testing.assert_close(one, both, rtol=1e-4, atol=0)
 
 
-def test_training(run, monkeypatch):
+@pytest.fixture
+def settings(monkeypatch):
+    """The settings of trainings, made small."""
     small = {"model.width": 8, "train.batch_size": 64}
     conv = {**small, "model.channels": (2,), "model.width": 8}
     settings = {
@@ -86,6 +92,36 @@ def test_training(run, monkeypatch):
     }
     for name, value in {"SETTINGS": settings, "DENSE_ROWS": 128, "CONVOLUTION_ROWS": 128}.items():
         monkeypatch.setattr(training, name, value)
+    return settings
+
+
+def test_a_gpu(run, settings, monkeypatch, capsys):
+    """The CPU in the place of both."""
+    monkeypatch.setattr(gpu, "GPU", "cpu")
+    monkeypatch.setattr(gpu, "gpu_name", lambda: "a GPU")
+    monkeypatch.setattr(certification, "SPEC", TINY)
+    monkeypatch.setattr(certification, "NETWORKS", {"pixels": TINY})
+    found = json.loads(run(gpu, "--rows", "20", "--rounds", "1"))
+    assert set(found["trained"]) == set(settings)
+    assert found["certified"]["pixels"]["radii_apart"] == 0
+    first, _, *rows = gpu.table(found).splitlines()
+    assert first == f"| what | {gpu.cpu_name()}, {found['threads']} threads | a GPU | ratio |"
+    assert len(rows) == 1 + len(settings)
+    assert rows[0].startswith("| 20 images certified, pixels | ")
+    assert capsys.readouterr().out.endswith("\n".join(rows) + "\n")
+
+
+def test_without_a_gpu_there_is_one_sentence_and_exit_code_2(run, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "gpu_name", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        run(gpu)
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.err == "torch finds no GPU on this machine, so there is nothing to measure\n"
+    assert not said.out
+
+
+def test_training(run, settings, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module: module)
     found = json.loads(run(training, "--rounds", "1"))
     assert set(found["epoch_seconds"]) == set(settings)
@@ -98,12 +134,28 @@ def test_tightness(run, monkeypatch):
     rows = [line.split("|")[1:-1] for line in lines[2:]]
     assert len(rows) == 2 * (len(tightness.BOUNDS) + 2)
     m = {(row[0].strip(), row[2].strip()): float(row[3]) for row in rows}
-    for depth in "23":
-        best = m[depth, "minimum (region: global)"]
-        assert best <= (1 + 1e-6) * min(m[depth, name] for name in tightness.BOUNDS)
+    for layers in "23":
+        best = m[layers, "minimum (region: global)"]
+        assert best <= (1 + 1e-6) * min(m[layers, name] for name in tightness.BOUNDS)
 
 
 @pytest.mark.cluster
 def test_scale(run):
     found = json.loads(run(scale, "--rows", "60000"))
     assert all(math.isfinite(number) and number > 0 for number in _numbers(found))
+
+
+@pytest.mark.skipif(not crown.installed(), reason="auto_LiRPA is missing")
+@pytest.mark.skipif("RAYCRT_DATA" not in os.environ, reason="MNIST is missing: RAYCRT_DATA")
+def test_depth(run, monkeypatch):
+    monkeypatch.setattr(depth, "NETWORKS", [(3, 20, "tanh")])
+    found = json.loads(run(depth, "--images", "2", "--epochs", "1"))
+    (network,) = found["networks"].values()
+    assert network["radius_ratio"] > 1 and network["broken"] == 0
+
+
+def test_depth_says_what_is_missing(run, monkeypatch, capsys):
+    monkeypatch.setattr(crown, "installed", lambda: False)
+    with pytest.raises(SystemExit):
+        run(depth)
+    assert "pip install" in capsys.readouterr().err

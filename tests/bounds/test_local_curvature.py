@@ -120,7 +120,7 @@ def test_no_point_of_a_fine_grid_inside_a_local_radius_changes_class(depth, name
     network = random_network(depth, features=2, width=16, classes=3, name=name, gain=3.0)
     images = 2 * _points(10, 2).float()
     found = Certifier(network, region="local", radii=(0.05, 0.2, 0.5, 1.0))(images)
-    assert torch.isfinite(found.region_radius).any()
+    assert (torch.isfinite(found.region_radius) | (found.enclosure_radius > 0)).any()
     angle = torch.linspace(0, 2 * math.pi, 361, dtype=torch.float64)
     circle = torch.stack([angle.cos(), angle.sin()], dim=1)
     exact = network.double()
@@ -170,14 +170,28 @@ def test_rows_with_radii_of_their_own_are_decided_as_by_a_stated_radius():
     assert (found.radius <= attack(network, images).distance).all()
 
 
-def test_rows_beyond_all_stated_radii_are_left_alone():
-    network = random_network(3, gain=1.5)
+@pytest.mark.parametrize("depth", [2, 4])
+def test_the_best_ball_is_searched_whatever_radii_are_stated(depth):
+    network = random_network(depth, gain=1.5)
+    images = _points(30).float()
+    wide = Certifier(network)(images)
+    found = Certifier(network, region="local")(images)
+    assert (found.radius >= wide.radius).all()
+    # With two layers and signs kept, balls of these images prove no more.
+    assert depth == 2 or (found.radius > 1.1 * wide.radius).sum() > 10
+    for ball in (0.7, 0.9, 1.1, 1.4):
+        decided = Certifier(network, region="local")(images, at=ball * found.radius)
+        assert (decided.radius <= found.radius * 1.02).all()
+    assert (found.radius <= attack(network, images).distance).all()
+
+
+def test_a_row_at_its_own_radius_gets_no_other_ball():
+    network = random_network(2, gain=1.5)
     images = _points(30).float()
     wide = Certifier(network)(images)
     at = float(wide.radius.median())
-    found = Certifier(network, region="local", radii=(at,))(images)
+    found = Certifier(network, region="local")(images, at=at)
     beyond = wide.radius > at
-    assert torch.equal(found.radius[beyond], wide.radius[beyond])
     assert torch.isinf(found.region_radius[beyond]).all()
 
 
@@ -214,8 +228,6 @@ def test_margins_below_float32_rounding_are_not_certified_for_float32():
 
 def test_bad_options():
     network = random_network(2)
-    with pytest.raises(InvalidInput, match="region local has radii, or a finite `at`"):
-        Certifier(network, region="local")(_points(3))
     with pytest.raises(InvalidInput, match="radii that balls are to prove go with region local"):
         Certifier(network, radii=(0.5, 1.0))
     with pytest.raises(InvalidInput, match="region is global or local"):

@@ -118,6 +118,16 @@ def test_every_norm_of_planted_matrices(method, name, columns):
     assert truth * (1 - 1e-12) <= bound(matrix) <= truth * loose * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 8])
+@pytest.mark.parametrize("size", [5e-324, 1e-310, 1e-170, 1e-60, 1e-44, 1e150, 1e300])
+def test_no_size_of_entries_loses_a_norm(size, steps):
+    """Squares of these entries under- or overflow; zero beside them stays zero."""
+    matrices = torch.stack([torch.eye(2), torch.zeros(2, 2)]).double() * size
+    bound, zero = gram_iteration_upper(matrices, steps).tolist()
+    assert size <= bound <= max(1.5 * size, 2.3e-308)
+    assert zero == 0
+
+
 @pytest.mark.parametrize("method", NORMS)
 def test_what_the_sums_of_a_product_lose_is_added(method):
     """Squares of 2^-54 next to squares of 1 vanish from every partial sum: 256 eps of the whole."""

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import tuning.cli
+import raycrt.tuning.cli
 from raycrt import data, recipes
 from raycrt.certification import storage
 from raycrt.cli import main as cli
@@ -20,10 +20,10 @@ from raycrt.errors import InvalidInput
 from raycrt.evaluation import report
 from raycrt.networks import checkpoint, network
 from raycrt.specs.provenance import Training
+from raycrt.tuning import pipeline
+from raycrt.tuning.search import driver
 from raycrt.verify import verify_run
 from tests.verify.runs import spec_of, write_run
-from tuning import pipeline
-from tuning.search import driver
 
 RAYCRT = Path(sys.executable).parent / "raycrt"
 
@@ -73,7 +73,7 @@ def given(monkeypatch):
     """Runs commands on no more than their options; the specs that they would run with."""
     specs = []
     app = typer.Typer()
-    for command in (cli.train, cli.certify, tuning.cli.search, tuning.cli.demo):
+    for command in (cli.train, cli.certify, raycrt.tuning.cli.search, raycrt.tuning.cli.demo):
         app.command()(command)
     for module, name in (
         (stages, "train"),
@@ -95,7 +95,7 @@ def given(monkeypatch):
 def refused(monkeypatch, tmp_path):
     """Runs commands that are refused before Ray would start; what they say."""
     app = typer.Typer()
-    for command in (cli.train, cli.certify, tuning.cli.search, tuning.cli.demo):
+    for command in (cli.train, cli.certify, raycrt.tuning.cli.search, raycrt.tuning.cli.demo):
         app.command()(command)
 
     def start():

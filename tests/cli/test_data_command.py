@@ -30,7 +30,7 @@ def test_it_describes_and_draws_what_it_reads(store, shell, tmp_path):
     said = shell("data", spec.path, "--out", out)
     shape = "90 (features)" if store == "csv" else "3 x 6 x 5 (channels, height, width)"
     high = 255 if store == "csv" else 1
-    assert f"data: {spec.source} {spec.path.name}\nshape: {shape}\nvalues: 0 .. {high}" in said
+    assert f"data: {spec.title}\nshape: {shape}\nvalues: 0 .. {high}" in said
     assert TABLE in said
     assert f"options: --set data.source={spec.source} --set data.path={spec.path}" in said
     drawn = np.asarray(Image.open(out).convert("RGB"))
@@ -95,3 +95,10 @@ def test_commands_name_the_range_of_pixels_on_standard_error(tmp_path, capsys):
     assert said.out == "" and "note: pixels of arrays rows.npz are " in said.err
     spec_from("digits", [*given, "data.scale=auto"], None, False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("out", ["x.txt", "x", "rows.csv/x.png", "."])
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, shell, out):
+    (tmp_path / "rows.csv").write_text("not,read\n")
+    said = shell("data", "digits", "--out", tmp_path / out, code=2)
+    assert "--out must be a .png file that can be made" in said

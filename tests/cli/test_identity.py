@@ -11,7 +11,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-import tuning.cli
+import raycrt.tuning.cli
 from raycrt import data
 from raycrt.certification import storage
 from raycrt.cli import main as cli
@@ -20,17 +20,23 @@ from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint, network
 from raycrt.specs import Spec, identity, validate
 from raycrt.specs.provenance import Training
+from raycrt.tuning import pipeline
+from raycrt.tuning.analysis import study
+from raycrt.tuning.search import driver
 from raycrt.verify import verify_run
 from tests.conftest import TINY
 from tests.verify.runs import manifest_of, write_run
-from tuning import pipeline
-from tuning.analysis import study
-from tuning.search import driver
 
 TINY_SPEC = validate(yaml.safe_load(TINY)).override({"data.limit": 20})
 SPEC = TINY_SPEC.override({"certify.batch_size": 16, "model.activation": "softplus"})
 APP = typer.Typer()
-for command in (cli.train, cli.certify, cli.report, tuning.cli.search, tuning.cli.demo):
+for command in (
+    cli.train,
+    cli.certify,
+    cli.report,
+    raycrt.tuning.cli.search,
+    raycrt.tuning.cli.demo,
+):
     APP.command()(command)
 
 
@@ -101,6 +107,7 @@ TRAINING = {
     "data.validation=0.3": "data.validation",
     "run.workers=7": None,
     "run.cpus_per_worker=0.5": None,
+    "run.resources.team=1": None,
     "run.gpus_per_worker=1": None,
     "certify.at=[0.3]": None,
 }

@@ -11,7 +11,7 @@ from raycrt.api import recipe
 from raycrt.data import Split
 from raycrt.specs import Spec
 from raycrt.training.options import rules
-from tuning.trials import space
+from raycrt.tuning.trials import space
 
 
 def _rows(directory, shape, apart=1.0, rows=60):
@@ -39,6 +39,15 @@ def test_the_recipe_can_be_searched_and_trained(shell, tmp_path, shape, convolve
     # The nearest row of another class is 1 away.
     assert spec.train.radius == spec.search.radius == spec.certify.at[1] == 0.25
     assert spec.search.rungs[-1] < spec.train.epochs <= 60
+
+
+@pytest.mark.parametrize(("minutes", "longer"), [(0.3, True), (1, False), (5, False)])
+def test_a_time_that_is_too_short_is_said_to_be(shell, tmp_path, monkeypatch, minutes, longer):
+    monkeypatch.setattr(recipe, "_seconds_of_an_epoch", lambda *given: 0.02)
+    out = tmp_path / "run"
+    said = shell("init", out, "--data", _rows(tmp_path, (5,)), "--minutes", minutes)
+    assert (f"more than the {minutes} asked for, with the fewest epochs" in said) == longer
+    assert said.count("#") - 1 == (out / "recipe.yaml").read_text().count("#")
 
 
 def test_the_distance_is_that_of_the_nearest_row_of_another_class():

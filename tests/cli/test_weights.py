@@ -52,10 +52,16 @@ class TestCommand:
 
         return run
 
+    def test_too_few_logits_for_the_data(self, tmp_path: Path, certify) -> None:
+        torch.save(dense(64, 50, 3).state_dict(), tmp_path / "w.ckpt")
+        output, *_ = certify(tmp_path / "w.ckpt", "--set", "model.activation=tanh")
+        assert "each of the 10 classes of digits, but" in output and "has 3; --recipe" in output
+
     def test_different_widths(self, tmp_path: Path, certify) -> None:
         torch.save(dense(64, 50, 25, 10).state_dict(), tmp_path / "w.ckpt")
         output, found, told = certify(tmp_path / "w.ckpt", "--set", "model.activation=tanh")
         assert "model: 64-50-25-10, tanh" in output
+        assert "recipe: digits (no --recipe names another); certified are its test" in output
         assert found.activation.name == "tanh"
         assert [layer.width for layer in told.layers] == [50, 25]
 

@@ -93,7 +93,7 @@ def head() -> Iterator[Head]:
             shutil.rmtree(base, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def laptop() -> Iterator[Run]:
     """Run a command where no cluster is known: it starts a Ray of its own."""
     base = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))

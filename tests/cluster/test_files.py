@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from raycrt import recipes
+from raycrt import __version__, recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = yaml.safe_load((ROOT / "cluster/ray-cluster.yaml").read_text())
@@ -68,15 +68,19 @@ def test_provider_has_the_keys_that_ray_does_not_check() -> None:
 
 
 @pytest.mark.parametrize("command", STARTS, ids=["head", "worker"])
-def test_start_commands_have_options_of_ray_start_and_ask_for_the_token(command: str) -> None:
+def test_start_commands_have_options_of_ray_start(command: str) -> None:
     from ray.scripts.scripts import start
 
-    setup, _, arguments = command.partition("ray start ")
+    arguments = command.partition("ray start ")[2]
     known = {option for parameter in start.params for option in parameter.opts}
     used = {word.partition("=")[0] for word in shlex.split(arguments)}
     assert used <= known
-    assert "RAY_AUTH_MODE=token" in setup
     assert "--disable-usage-stats" in used
+
+
+def test_the_login_profile_asks_for_the_token() -> None:
+    [written] = [line for line in CLUSTER["setup_commands"] if "> ~/raycrt/profile" in line]
+    assert "RAY_AUTH_MODE=token" in written
 
 
 def test_dashboard_of_the_head_is_on_loopback() -> None:
@@ -89,7 +93,7 @@ def test_what_is_copied_to_the_nodes_exists_and_is_what_the_package_is_made_of()
     ours = {source for source in mounts.values() if not source.startswith("~")}
     missing = {source for source in ours if not (ROOT / source).exists()}
     assert not missing
-    assert {PROJECT["readme"], "pyproject.toml", "raycrt", "tuning", "cluster"} <= ours
+    assert {"docs/package/README.md", "pyproject.toml", "raycrt", "tuning", "cluster"} <= ours
     copied = set(re.findall(r"COPY \S+ (.+) \S+$", DOCKERFILE, flags=re.MULTILINE))
     assert set(" ".join(copied).split()) == ours
 
@@ -124,14 +128,14 @@ def test_one_version_of_ray_and_of_the_image_everywhere() -> None:
     )
     assert RAYJOB["spec"]["rayClusterSpec"]["rayVersion"] == pinned
     assert re.search(rf"^FROM rayproject/ray:{re.escape(pinned)}-py311$", DOCKERFILE, re.MULTILINE)
-    image = f"raycrt:{PROJECT['version']}"
+    image = f"raycrt:{__version__}"
     assert {c["image"] for pod in pods() for c in pod["containers"]} == {image}
     assert f"--tag {image} " in DOCKERFILE
 
 
 def test_rayjob_runs_a_recipe_and_writes_to_a_volume_that_all_pods_share() -> None:
     words = shlex.split(RAYJOB["spec"]["entrypoint"])
-    assert words[:3] == ["python", "-m", "cluster.pipeline"]
+    assert words[:3] == ["python", "-m", "raycrt.cluster.pipeline"]
     options = dict(zip(words[3::2], words[4::2], strict=True))
     assert recipes.load(options["--recipe"])
     for pod in pods():

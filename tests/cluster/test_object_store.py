@@ -17,8 +17,8 @@ from raycrt.distributed.train import last_checkpoint
 from raycrt.networks.checkpoint import load_model, load_state, weights_hash
 from raycrt.system.outputs import DRIVER
 from raycrt.system.storage import Place, place
+from raycrt.tuning.analysis import study
 from tests.conftest import TINY
-from tuning.analysis import study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 RAYCRT = Path(sys.executable).parent / "raycrt"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from raycrt.certification import storage
-from raycrt.networks.checkpoint import MODEL, load_model, weights_hash
+from raycrt.networks.checkpoint import MODEL
+from tests.cluster.runs import check
 
 if TYPE_CHECKING:
     from tests.cluster.conftest import Head, Run
@@ -50,19 +50,13 @@ def test_the_pipeline_as_a_job_equals_the_pipeline_on_a_laptop(
     local = laptop("raycrt", "demo", "--out", str(here), *settings())
     assert local.returncode == 0, local.stdout + local.stderr
 
-    winners = [(run / "search" / "best.yaml").read_text() for run in (there, here)]
-    assert winners[0] == winners[1]
-    models = [load_model(run / "train")[0] for run in (there, here)]
-    assert weights_hash(models[0]) == weights_hash(models[1])
-    tables = [storage.read(run / "certificates")[0] for run in (there, here)]
-    assert tables[0].num_rows > 0
-    assert tables[0].equals(tables[1])
+    check(there, here)
 
     # The job script finds what the first job left on the storage that all nodes share.
     written = (there / "train" / MODEL).stat().st_mtime_ns
     again = head.run(
-        *(sys.executable, "-m", "cluster.submit", "--address", head.address, "--"),
-        *("python", "-m", "cluster.pipeline", "--out", str(there), *settings()),
+        *(sys.executable, "-m", "raycrt.cluster.submit", "--address", head.address, "--"),
+        *("python", "-m", "raycrt.cluster.pipeline", "--out", str(there), *settings()),
     )
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("finished before") == 3

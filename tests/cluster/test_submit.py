@@ -6,14 +6,15 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
 
-from cluster import submit
+from raycrt.cluster import submit
 from raycrt.errors import InvalidInput
 
 if TYPE_CHECKING:
     from tests.cluster.conftest import Head
 
-SUBMIT = (sys.executable, "-m", "cluster.submit")
+SUBMIT = (sys.executable, "-m", "raycrt.cluster.submit")
 
 
 class Details:
@@ -90,6 +91,72 @@ def test_watch_gives_up_on_a_server_that_stays_away(monkeypatch: pytest.MonkeyPa
         submit.watch(server, "job")  # type: ignore[arg-type]
 
 
+class Lossy:
+    """A job server whose jobs end as told, one by one; the log of a lost one is lost too."""
+
+    def __init__(self, *ends: str) -> None:
+        self.ends, self.names = list(ends), list[str | None]()
+
+    def submit_job(self, **job: object) -> str:
+        self.names.append(job["submission_id"])  # type: ignore[arg-type]
+        assert job["entrypoint_num_cpus"] == 1
+        return f"job {len(self.names)}"
+
+    def get_job_info(self, identity: str) -> object:
+        from ray.job_submission import JobDetails, JobStatus, JobType
+
+        end = self.ends[len(self.names) - 1]
+        return JobDetails(
+            type=JobType.SUBMISSION,
+            status=JobStatus.SUCCEEDED if end == "SUCCEEDED" else JobStatus.FAILED,
+            entrypoint=identity,
+            error_type=None if end == "SUCCEEDED" else end,
+            driver_exit_code=3 if end == EXITED else None,
+        )
+
+    def get_job_logs(self, identity: str) -> str:
+        if self.ends[len(self.names) - 1] == LOST:
+            raise RuntimeError("no agent")
+        return ""
+
+
+LOST, EXITED = "JOB_SUPERVISOR_ACTOR_DIED", "JOB_ENTRYPOINT_COMMAND_ERROR"
+
+
+@pytest.mark.parametrize(
+    ("ends", "names", "code"),
+    [
+        ((LOST, LOST, "SUCCEEDED"), ["a", "a-1", "a-2"], 0),
+        ((LOST, EXITED, "SUCCEEDED"), ["a", "a-1"], 3),
+        ((LOST, LOST, LOST), ["a", "a-1", "a-2"], 1),
+    ],
+)
+def test_only_a_job_that_is_lost_is_submitted_again(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ends: tuple[str, ...],
+    names: list[str],
+    code: int,
+) -> None:
+    server = Lossy(*ends)
+    monkeypatch.setattr(submit, "connect", lambda address: server)
+    monkeypatch.setattr(submit.logging, "disable", lambda level: None)
+    with pytest.raises(typer.Exit) as exited:
+        submit.main(["true"], submission_id="a", entrypoint_num_cpus=1, retries=2)
+    assert exited.value.exit_code == code
+    assert server.names == names
+    assert capsys.readouterr().err.count("submitting it again") == len(names) - 1
+
+
+def test_what_is_not_waited_for_is_not_submitted_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(submit.logging, "disable", lambda level: None)
+    with pytest.raises(typer.Exit):
+        submit.main(["true"], wait=False, retries=1)
+    assert "--retries is with --wait" in capsys.readouterr().err
+
+
 @pytest.mark.cluster
 def test_a_job_gets_its_words_and_variables_and_gives_back_its_exit_code(head: Head) -> None:
     code = "import os, sys; print('got', os.environ['RAYCRT_DATA'], sys.argv); sys.exit(3)"
@@ -109,7 +176,7 @@ def test_a_job_gets_its_words_and_variables_and_gives_back_its_exit_code(head: H
 def test_the_pipeline_refuses_to_write_into_the_copy_that_is_deleted(head: Head) -> None:
     done = head.run(
         *(*SUBMIT, "--address", head.address, "--"),
-        *("python", "-m", "cluster.pipeline", "--out", "runs/lost"),
+        *("python", "-m", "raycrt.cluster.pipeline", "--out", "runs/lost"),
     )
     assert done.returncode == 2, done.stderr
     assert "absolute path" in done.stdout

@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from raycrt import data
+from raycrt.data import sources
 from raycrt.data.parts import streaming
 from raycrt.data.parts.reader import InFiles
 from raycrt.data.sources.source import Source
 from raycrt.data.splits import NAMES
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, Spec, validate
+from raycrt.system.storage import place
 
 CLASSES = ("ape", "bat", "cow")
 SHAPE = (3, 6, 5)
@@ -57,7 +60,7 @@ class Store:
     `spoil(directory)` damages them and returns what a message must name. `splits` is false where
     only training rows can be stored, `ordered` where rows are read in another order (by class),
     `flat` where inputs are vectors, `scale` what pixels are divided by, `by_number` true where a
-    row can be read without those before it.
+    row can be read without those before it, `on_stores` false where its files must be on a disk.
     """
 
     kind: str
@@ -68,6 +71,7 @@ class Store:
     flat: bool = False
     scale: int = 255
     by_number: bool = False
+    on_stores: bool = True
 
     def spec(self, directory: Path, parts: Mapping[str, Part]) -> Spec:
         return validate({"data": self.write(directory, parts)})
@@ -85,6 +89,13 @@ def digest(spec: str) -> str:
     """A hash of all splits, read in another working directory."""
     os.chdir("/")
     return _digest(data.load(DataSpec.model_validate_json(spec)))
+
+
+def _copied(path: str, name: str) -> str:
+    """The URI of a copy of the file or the directory `path` in a store in memory."""
+    uri = f"memory://{name}/{Path(path).name}"
+    place(uri).fs.put(path, place(uri).path, recursive=True)
+    return uri
 
 
 def _digest(found: data.Dataset) -> str:
@@ -160,6 +171,11 @@ class SourceLaws(DataLaws):
             labels=torch.cat([getattr(found, name).labels for name in NAMES]),
         )
         _same_rows(store, whole, part(60), ordered=False)
+
+    def test_features_have_names_where_they_are_columns(self, store, spec):
+        number = int(np.prod(data.described(spec).data.shape))
+        names = tuple(f"f{k}" for k in range(number)) if store.flat else ()
+        assert data.features(spec.data) == names
 
     def test_splits_are_stratified(self, spec):
         uneven = spec.override({"data.test": 0.25, "data.validation": 0.2})
@@ -246,11 +262,11 @@ class SourceLaws(DataLaws):
         )
         spec = store.spec(tmp_path, given)
         described = data.described(spec)
-        assert data.described(spec, inputs=False) == described
+        assert data.opened_for_test(spec)[0] == described
         whole, found = data.read(described.data).test, data.test_rows(described.data)
         assert isinstance(found, InFiles) == (store.by_number and store.splits)
         again = pickle.loads(pickle.dumps(found))
-        assert len(pickle.dumps(found)) < 3000
+        assert len(pickle.dumps(found)) < 5000
         for reader in (found, again):
             assert (len(reader), reader.shape) == (len(whole), described.data.shape)
             for first, last, step in ((0, len(whole), 5), (3, len(whole) - 1, 4), (2, 3, 9)):
@@ -267,6 +283,53 @@ class SourceLaws(DataLaws):
         assert np.array_equal(
             data.test_rows(limited).first(9).images, data.read(limited).test.images
         )
+
+    def test_a_store_that_is_lost_meanwhile_is_named(self, store, tmp_path, monkeypatch):
+        if not (store.on_stores and store.by_number):
+            pytest.skip("its rows are not read from a store by their numbers")
+        here = store.spec(tmp_path, {"train": part(30), "test": part(23, seed=1)})
+        uri = _copied(str(here.data.path), tmp_path.name)
+        reader = data.opened_for_test(here.override({"data.path": uri}))[1]
+
+        class Lost(Exception):
+            """As a client has them: it is no OSError."""
+
+        def lost(*_: object, **__: object) -> bytes:
+            raise Lost("could not connect")
+
+        for method in ("cat_file", "_open"):
+            monkeypatch.setattr(MemoryFileSystem, method, lost)
+        with pytest.raises(InvalidInput, match=f"{uri}.*could not connect"):
+            list(reader.between(0, 23, 5))
+
+    @pytest.mark.parametrize("splits", [("train",), ("train", "test")], ids="-".join)
+    def test_it_is_the_same_on_a_store(self, store, tmp_path, splits):
+        if len(splits) > 1 and not store.splits:
+            pytest.skip("only training rows can be stored")
+        if "path" not in sources.SOURCES[store.kind].uses:
+            pytest.skip("the key is not used")
+        here = store.spec(tmp_path, {name: part(21, seed=k) for k, name in enumerate(splits)})
+        there = here.override({"data.path": _copied(str(here.data.path), tmp_path.name)})
+        if not store.on_stores:
+            _refused(there, "data.path must be on a disk")
+            return
+        local, remote = data.described(here), data.opened_for_test(there)[0]
+        assert remote == data.described(there) == local.override({"data.path": there.data.path})
+        assert data.described(there.override({"run.stream": True})).data == remote.data
+        assert sources.detect(place(there.data.path)) == store.kind
+        pairs = [
+            (getattr(data.read(local.data), name), getattr(data.read(remote.data), name))
+            for name in NAMES
+        ]
+        reader = data.test_rows(remote.data)
+        parts = pickle.loads(pickle.dumps(reader)).between(0, len(reader), 5)
+        pairs.append((pairs[-1][0], functools.reduce(data.Arrays.with_rows, parts)))
+        for own, other in pairs:
+            assert np.array_equal(own.images, other.images)
+            assert np.array_equal(own.labels, other.labels)
+            assert (own.keys is None) == (other.keys is None)
+            names = [] if own.keys is None else own.keys.tolist()
+            assert names == ([] if other.keys is None else other.keys.tolist())
 
     def test_a_share_too_small_for_a_class_is_refused(self, spec):
         small = spec.override({"data.test": 0.01})

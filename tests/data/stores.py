@@ -177,7 +177,9 @@ STORES = {
     "parquet": Store("table", _parquet, lambda d: cut(d / "train.parquet"), by_number=True),
     "lists": Store("table", _lists, lambda d: cut(d / "train.parquet"), by_number=True),
     "csv": Store("table", _csv, _spoilt_csv, flat=True, scale=1),
-    "huggingface": Store("huggingface", _huggingface, _spoilt_huggingface, by_number=True),
+    "huggingface": Store(
+        "huggingface", _huggingface, _spoilt_huggingface, by_number=True, on_stores=False
+    ),
     "webdataset": Store("webdataset", _tar, _spoilt_tar, by_number=True),
     "torchvision": Store(
         "torchvision",
@@ -185,6 +187,7 @@ STORES = {
         lambda d: _spoilt_image(d / "eurosat" / "2750"),
         splits=False,
         ordered=False,
+        on_stores=False,
     ),
-    "function": Store("function", _function, _spoilt_function),
+    "function": Store("function", _function, _spoilt_function, on_stores=False),
 }

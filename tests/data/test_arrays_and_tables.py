@@ -206,6 +206,17 @@ def test_tables_that_are_no_data_set_are_refused(name, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_wrong_column_is_answered_with_the_one_that_was_meant(tmp_path):
+    columns = [f"feature {k}" for k in range(40)]
+    spec = _csv(tmp_path, [",".join([*columns, "target"]), ",".join(["1"] * 40 + ["n"])])
+    with pytest.raises(
+        InvalidInput, match=r"nearest known is 'target', .*\(25 more\).*'feature 39', 'target'$"
+    ):
+        data.check(spec.model_copy(update={"label": "targt"}))
+    with pytest.raises(InvalidInput, match=r"has no 'featur 7'; the nearest known is 'feature 7'"):
+        data.check(spec.model_copy(update={"input": ("featur 7",)}))
+
+
 def test_files_of_a_split_are_read_in_order_and_rows_named_in_them(tmp_path):
     for part in range(2):
         _csv(tmp_path, ["height,age,label", *ROWS[20 * part :][:20]], f"train-{part}.csv")

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
 import tarfile
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from raycrt import data
+from raycrt.data import sources
+from raycrt.data.formats import row_groups
 from raycrt.data.parts import reader as readers
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec
+from raycrt.system.storage import place
 
 
 def _table(*names: str) -> pa.Table:
@@ -110,3 +117,90 @@ def test_a_table_that_is_damaged_since_is_named(tmp_path):
     file.unlink()
     with pytest.raises(InvalidInput, match=r"test\.parquet must be a table that can be read"):
         list(reader.between(0, 12, 4))
+
+
+def test_rows_of_a_row_group_that_are_asked_for_in_order_are_read_once(tmp_path, monkeypatch):
+    pq.write_table(_table("a", "b"), tmp_path / "test.parquet", row_group_size=12)
+    reader = readers.test_rows(DataSpec(source="table", path=tmp_path))
+    whole = data.read(reader.spec).test.images
+    asked: list[object] = []
+    own = row_groups.opened
+    monkeypatch.setattr(row_groups, "opened", lambda file: asked.append(file) or own(file))
+    parts = [part for first in (0, 3, 7) for part in reader.between(first, first + 3, 2)]
+    assert len(asked) == 1
+    assert np.array_equal(np.concatenate([p.images for p in parts]), whole[[*range(6), 7, 8, 9]])
+    again = np.concatenate([part.images for part in reader.between(1, 12, 2)])
+    assert np.array_equal(again, whole[1:]) and len(asked) == 2
+
+
+def test_row_groups_that_are_others_since_are_refused(tmp_path):
+    reader = readers.test_rows(_stored(tmp_path, test=_table("a", "b")))
+    pq.write_table(_table("a", "b"), tmp_path / "test.parquet", row_group_size=4)
+    with pytest.raises(InvalidInput, match=r"data must stay as it is, .*test\.parquet"):
+        list(reader.between(5, 12, 4))
+
+
+def test_arrays_that_have_become_shorter_are_refused(tmp_path):
+    for name, array in (("images", np.zeros((12, 4), np.float32)), ("labels", np.arange(12) % 3)):
+        np.save(tmp_path / f"test-{name}.npy", array)
+    reader = readers.test_rows(DataSpec(source="arrays", path=tmp_path))
+    for name, array in (("images", np.zeros((9, 4), np.float32)), ("labels", np.arange(9) % 3)):
+        np.save(tmp_path / f"test-{name}.npy", array)
+    with pytest.raises(InvalidInput, match="has 4 rows where 7 were, from row 5 on"):
+        list(reader.between(5, 12, 4))
+
+
+def test_labels_of_tar_files_that_are_no_numbers_any_more_are_refused(tmp_path):
+    reader = readers.test_rows(_tar(tmp_path / "test.tar", ["0", "1"]))
+    _tar(tmp_path / "test.tar", ["0", "cat"])
+    with pytest.raises(InvalidInput, match="which were whole numbers, have 'cat' now"):
+        list(pickle.loads(pickle.dumps(reader)).between(0, 2, 2))
+
+
+def test_rows_of_arrays_on_a_store_are_asked_for_alone(monkeypatch):
+    uri = f"memory://asked/{uuid.uuid4().hex}"
+    there = place(uri).fs
+    for name, array in (("images", np.ones((600, 9), np.float32)), ("labels", np.arange(600) % 3)):
+        with there.open(f"{place(uri).path}/test-{name}.npy", "wb") as file:
+            np.save(file, array)
+    reader = readers.test_rows(DataSpec(source="arrays", path=uri))
+    asked: list[tuple[str, int, int]] = []
+    own = MemoryFileSystem.cat_file
+
+    def cat_file(self, path, start=None, end=None, **more):
+        asked.append((path, start, end))
+        return own(self, path, start, end, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
+    list(reader.between(100, 300, 50))
+    rows = [end - start for path, start, end in asked if "images" in path and start > 0]
+    assert rows == [50 * 9 * 4] * 4
+
+
+def test_hidden_folders_are_not_looked_into(tmp_path, monkeypatch):
+    for name in ("ape", "bat", ".Trash-1000/ape"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((3, 3), np.uint8)).save(tmp_path / name / "0.png")
+    own = os.scandir
+
+    def scandir(path):
+        assert ".Trash" not in str(path)
+        return own(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert sources.detect(tmp_path) == "folder"
+    spec = DataSpec(source="folder", path=tmp_path)
+    assert [*sources.of(spec).class_names()] == ["ape", "bat"]
+
+
+def test_whole_numbers_that_no_label_can_be_are_refused(tmp_path):
+    np.save(tmp_path / "test-images.npy", np.zeros((2, 4), np.float32))
+    np.save(tmp_path / "test-labels.npy", np.array([1, 2**63], np.uint64))
+    _refused(DataSpec(source="arrays", path=tmp_path), r"a label must be below 2\^63")
+
+
+def test_arrays_have_the_suffix_of_numpy_as_it_writes_it(tmp_path):
+    np.save(tmp_path / "test-images.npy", np.zeros((2, 4), np.float32))
+    np.save(tmp_path / "test-labels.npy", np.arange(2))
+    (tmp_path / "X_TEST.NPY").write_bytes(b"no array")
+    assert len(readers.test_rows(DataSpec(source="arrays", path=tmp_path))) == 2

@@ -1,5 +1,6 @@
 """Images in files: their formats and units, and what is refused with the file's name."""
 
+import os
 import shutil
 import struct
 import zlib
@@ -157,7 +158,7 @@ def test_files_that_may_not_be_read_are_named(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(tmp_path / "ape"))
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InvalidInput, match=r"files of folder \S+ must be readable: .*ape"):
         data.check(spec)
 

@@ -64,8 +64,7 @@ def test_numbers_in_tar_files_are_in_the_order_of_numbers(tmp_path, images):
     assert described.class_names == ("1", "2", "10")
     test = data.read(described).test
     assert test.labels.tolist() == [1, 2, 0]
-    home = tmp_path.name
-    assert test.keys.tolist() == [f"{home}/test-0.tar/{name}" for name in "cab"]
+    assert test.keys.tolist() == [f"test-0.tar/{name}" for name in "cab"]
 
 
 @pytest.mark.parametrize(
@@ -84,8 +83,18 @@ def test_tar_files_that_are_not_as_they_must_be_are_named(tmp_path, images, chan
             read(spec.data)
 
 
-def test_a_uri_is_no_place_of_data():
-    with pytest.raises(InvalidInput, match="must be a path: data is read from a disk"):
-        validate({"data": {"source": "folder", "path": "s3://bucket/photos"}})
-    with pytest.raises(InvalidInput, match="data is read from a disk, not from a URI, got s3://"):
-        named("s3://key:secret@bucket/photos")
+def test_a_uri_of_data_has_no_credentials_and_is_for_sources_alone():
+    stated = validate({"data": {"source": "folder", "path": "s3://bucket/photos"}})
+    assert stated.data.path == "s3://bucket/photos" and stated.data.title == "folder photos"
+    for secret in ("s3://key:secret@bucket/photos", "s3://bucket/photos?token=secret"):
+        with pytest.raises(InvalidInput, match="must hold no credentials") as raised:
+            validate({"data": {"source": "folder", "path": secret}})
+        assert "secret" not in str(raised.value)
+        with pytest.raises(InvalidInput, match="must hold no credentials"):
+            named(secret)
+    with pytest.raises(InvalidInput, match="must be a path: this data is read from a disk"):
+        validate({"data": {"name": "mnist", "directory": "s3://bucket/mnist"}})
+    with pytest.raises(InvalidInput, match="a URI must be given as text"):
+        validate({"data": {"source": "folder", "path": Path("s3://bucket/photos")}})
+    with pytest.raises(InvalidInput, match=r"data\.path must exist"):
+        named("memory://nothing/here")

@@ -44,7 +44,7 @@ def work_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         reader: Reader,
         out: Path,
         pending: list[Shard],
-    ) -> Iterator[Written | str]:
+    ) -> Iterator[Written | actors.Refusal]:
         actor = actors.Certify(network, curvature.numpy(), spec, reader, out)
         for shard in pending:
             made.append(shard.first)

@@ -12,7 +12,7 @@ def test_a_ray_that_starts_is_announced_on_standard_error(address, monkeypatch, 
     running = SimpleNamespace(is_initialized=lambda: False, shutdown=lambda: None)
     monkeypatch.setattr(session, "ray", running)
     monkeypatch.setattr(session, "_init", lambda **options: None)
-    for check in ("check_address", "check_machine", "keep_token_private"):
+    for check in ("check_address", "check_node", "check_machine", "keep_token_private"):
         monkeypatch.setattr(preflight, check, lambda *given: None)
     monkeypatch.setenv("RAY_ADDRESS", address or "")
     with session.session():

@@ -24,7 +24,7 @@ def test_the_board_of_a_run_has_all_numbers(finished_run):
     spec = Spec.load(finished_run / "train")
     board = EventAccumulator(str(finished_run / "train" / "tensorboard")).Reload()
     tags = set(board.Tags()["scalars"])
-    steps = {"loss", "train_accuracy", "train_robust", "radius", "learning_rate", "rows_per_second"}
+    steps = {"loss", "accuracy", "robust", "radius", "learning_rate", "rows_per_second"}
     assert {f"train/{name}" for name in steps} <= tags
     # The final training is on all rows, so that none of those assessed is held out.
     shares = {"clean", "met", "mean_radius", "curvature"} | {

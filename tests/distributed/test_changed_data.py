@@ -9,13 +9,15 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from raycrt import data
 from raycrt.certification import storage
-from raycrt.distributed import actors, stages, verification
+from raycrt.distributed import actors, certification, stages, verification
 from raycrt.errors import InvalidInput
 from raycrt.networks import network
 from raycrt.specs import Spec, validate
+from raycrt.system.storage import place
 from tests.distributed.inprocess import work_here
 
 
@@ -52,7 +54,7 @@ class Run:
 
     def certify(self):
         torch.manual_seed(0)
-        spec = data.described(self.spec, inputs=False)
+        spec = data.opened_for_test(self.spec)[0]
         stages.certify(spec, network.build(spec.model, (4,), 3), self.out)
 
     def refused(self, said):
@@ -84,6 +86,36 @@ def test_rows_in_another_order_are_refused(run, changed):
     run.store(run.inputs, run.labels)
     run.certify()
     assert run.made == [8] and storage.read(run.out)[0].equals(run.whole)
+
+
+def test_other_data_is_refused_where_all_certificates_are_there(run):
+    run.certify()
+    run.made.clear()
+    run.store(run.inputs + 1, run.labels)
+    run.refused("begins with another row than 0 of the data is now")
+
+
+def test_a_store_that_is_lost_is_not_asked_for_every_shard(run, monkeypatch):
+    uri = f"memory://lost/{run.data.parent.name}"
+    place(uri).fs.put(str(run.data), place(uri).path, recursive=True)
+    run.store(np.resize(run.inputs, (80, 4)), np.resize(run.labels, 80))
+    monkeypatch.setattr(certification, "_OUT_OF_REACH", 2)
+
+    class Lost(Exception):
+        """As a client has them."""
+
+    def lost(*_: object, **__: object) -> bytes:
+        raise Lost("could not connect")
+
+    spec = run.spec.override({"data.path": uri})
+    described, reader = data.opened_for_test(spec)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lost)
+    monkeypatch.setattr(MemoryFileSystem, "_open", lost)
+    with pytest.raises(InvalidInput, match=r"could not connect.*the shards that are done are in"):
+        stages.certify(
+            described, network.build(described.model, (4,), 3), run.out / "new", reader=reader
+        )
+    assert run.made == [0, 8]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"rows": 24', '{"rows": 24, "spec": null}'])

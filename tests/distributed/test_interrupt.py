@@ -14,8 +14,8 @@ import pytest
 
 from raycrt.distributed import train as training
 from raycrt.networks import checkpoint
+from raycrt.tuning.analysis import study
 from tests.conftest import TINY
-from tuning.analysis import study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(840)]
 

@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Spec]:
             "run": {"workers": {"low": 1, "high": 2}, "cpus_per_worker": 0.5},
         }
     )
-    spec = data.described(spec, inputs=False)
+    spec = data.opened_for_test(spec)[0]
     model = network.build(spec.model, (FEATURES,), 2)
     checkpoint.save_model(home / "run" / "train", model, spec)
     return home / "run", spec

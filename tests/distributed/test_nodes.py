@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from raycrt import data
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.distributed import certification, lines
 from raycrt.distributed import train as training
+from raycrt.distributed.worker import Stopped
 from raycrt.networks import checkpoint
 from raycrt.specs import validate
 from raycrt.training.loop import Metrics
@@ -71,6 +76,42 @@ def test_a_training_outlives_every_node_but_its_drivers(cluster: Cluster, tmp_pa
     training.fit(SPEC, tmp_path, watch=watch)
     assert lost
     assert seen[-1] == SPEC.train.epochs
+
+
+def test_a_training_goes_on_with_the_nodes_that_are_there(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_SIZES", 1.0)
+    sizes: list[float] = []
+    epochs: list[int] = []
+    fewer, stop = threading.Event(), threading.Event()
+
+    def watch(epoch: int, metrics: Metrics) -> None:
+        epochs.append(epoch)
+        if sizes[-1:] == [metrics["workers"]]:
+            return
+        sizes.append(metrics["workers"])
+        if sizes == [2]:
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        elif sizes == [2, 1]:
+            fewer.set()
+        else:
+            stop.set()
+
+    spec = SPEC.override({"run.workers": {"low": 1, "high": 2}, "train.epochs": 100_000})
+    with ThreadPoolExecutor(1) as pool:
+        fit = partial(training.fit, watch=watch, stop=stop, seconds_between_checkpoints=0)
+        ended = pool.submit(fit, spec, tmp_path)
+        try:
+            assert fewer.wait(240)
+            # Only the main thread can start a node.
+            cluster.add_node(num_cpus=1)
+            with pytest.raises(Stopped):
+                ended.result()
+        finally:
+            stop.set()
+    assert sizes == [2, 1, 2]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(epochs))
 
 
 def test_a_certification_outlives_a_node_that_certifies(cluster: Cluster, tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ TOO_MUCH = {
         RunSpec(workers=1, gpus_per_worker=1),
         "with 1 CPU and 1 GPU each, .* 2 CPU, 0 GPU: room for 0",
     ),
+    "of a team": (
+        RunSpec(workers=1, resources={"team": 1}),
+        "with 1 CPU and 1 team each, .* 2 CPU, 0 team: room for 0",
+    ),
     "part of a GPU": (RunSpec(workers=1, gpus_per_worker=0.5), "and 0.5 GPU each"),
 }
 
@@ -57,9 +61,10 @@ def test_what_fits_exactly_is_not_held_up(cluster, run, capsys):
 
 def test_workers_are_on_whole_nodes_that_live(cluster):
     cluster += [
-        {"Alive": True, "Resources": {"CPU": 3.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0, "team": 1.0}},
         {"Alive": False, "Resources": {"CPU": 9.0}},
     ]
     room.check(RunSpec(workers=2, cpus_per_worker=2))
+    room.check(RunSpec(workers=2, resources={"team": 0.5}))
     with pytest.raises(InvalidInput, match="2 CPU; 3 CPU: room for 2"):
         room.check(RunSpec(workers=3, cpus_per_worker=2))

@@ -122,7 +122,7 @@ def images(tmp_path):
     """The spec of a folder of images with a test split, and a model for it."""
     store = STORES["folder"]
     spec = store.spec(tmp_path / "data", {"train": part(9), "test": part(20, seed=1)})
-    spec = data.described(spec.override({"certify": SPEC.certify.model_dump()}), inputs=False)
+    spec = data.opened_for_test(spec.override({"certify": SPEC.certify.model_dump()}))[0]
     torch.manual_seed(0)
     model = network.build(spec.model, data.shape(spec.data), len(data.class_names(spec.data)))
     return spec, model
@@ -201,7 +201,8 @@ def test_processes_that_end_before_they_certify_are_not_begun_for_ever(tmp_path,
             with pytest.raises(Killed):
                 actors.Certify(*given)
         (refused,) = actors.told(actors.Certify(*given)({"first": [0], "last": [8]}))
-    assert refused == "10 processes ended before they could certify a row"
+    assert isinstance(refused, actors.Refusal)
+    assert refused.sentence == "10 processes ended before they could certify a row"
     stages.certify(SPEC, _model(), tmp_path)
     assert made == [0, 8, 16, 8]
     assert all(file.suffix == ".parquet" for file in (tmp_path / storage.ROWS).iterdir())

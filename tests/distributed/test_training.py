@@ -3,10 +3,12 @@
 import os
 import signal
 
+import psutil
 import pytest
 import torch
 
 from raycrt import data
+from raycrt.distributed import process_group
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session
 from raycrt.networks import checkpoint
@@ -48,6 +50,22 @@ def test_rows_held_out_are_named_so_and_assessed_at_four_epochs(tmp_path):
     assert not any(key.startswith("training_rows/") for key in seen[30])
 
 
+def test_workers_on_one_node_meet_on_loopback(tmp_path):
+    seen = tmp_path / "seen"
+
+    def measure(end):
+        ours = psutil.Process().net_connections("tcp")
+        listening = [use.laddr for use in ours if use.status == psutil.CONN_LISTEN]
+        seen.write_text("\n".join(f"{place.ip} {place.port}" for place in listening))
+        return {}
+
+    training.fit(SPEC.override({"train.epochs": 1}), tmp_path, measure=measure)
+    places = [line.split() for line in seen.read_text().splitlines()]
+    # Besides torch's store and gloo there is Ray's own port, which asks for a token.
+    assert sorted(ip for ip, _ in places) == ["127.0.0.1", "127.0.0.1", "::"]
+    assert any(int(port) in process_group.PORTS for ip, port in places if ip != "::")
+
+
 def test_a_killed_worker_changes_no_bit(tmp_path):
     whole = training.fit(SPEC, tmp_path / "whole")
     killed, seen = [], []
@@ -75,6 +93,31 @@ def test_a_killed_worker_changes_no_bit(tmp_path):
     assert checkpoint.weights_hash(checkpoint.load_model(tmp_path / "killed")[0]) == (
         checkpoint.weights_hash(whole)
     )
+
+
+def test_a_worker_that_dies_before_all_have_met_is_replaced(tmp_path, monkeypatch):
+    died = tmp_path / "died"
+
+    def dies(rank, *others):
+        if rank == 0:
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        process_group._join(rank, *others)
+
+    class Backend(process_group._Backend):
+        def on_start(self, worker_group, backend_config):
+            with pytest.MonkeyPatch.context() as patch:
+                if not died.exists():
+                    patch.setattr(process_group, "_join", dies)
+                super().on_start(worker_group, backend_config)
+
+    class Group(process_group.ProcessGroup):
+        backend_cls = Backend
+
+    monkeypatch.setattr(training, "ProcessGroup", Group)
+    # The workers take all CPUs, so that there is no room for others beside them.
+    training.fit(SPEC.override({"run.cpus_per_worker": 1, "train.epochs": 1}), tmp_path)
+    assert died.exists()
 
 
 def test_after_a_nan_the_run_ends_and_goes_on_from_its_last_good_checkpoint(tmp_path):

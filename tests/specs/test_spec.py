@@ -1,5 +1,6 @@
 """Specs: every mistake is one line that names field, value, rule and the nearest known key."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,16 @@ from pydantic import BaseModel
 
 from raycrt import recipes
 from raycrt.errors import InvalidInput
-from raycrt.specs import DataSpec, Spec, parse_override, strict_yaml, validate
+from raycrt.specs import DataSpec, Spec, parse_override, paths, strict_yaml, validate
 from raycrt.training.options import rules
 
 MISTAKES = {
     "unknown section": ({"trian": {}}, r"trian: unknown key; the nearest known is 'train'"),
     "unknown key": ({"train": {"gama": 1}}, r"train.gama: unknown key.*'train.gamma'"),
-    "impossible value": ({"model": {"depth": 0}}, r"model.depth: .*greater than or equal to 1.* 0"),
+    "impossible value": ({"model": {"depth": 0}}, r"model.depth: must be at least 1, but got 0$"),
     "one layer": ({"model": {"depth": 1}}, r"depth must be at least 2 unless channels"),
     "kernel of nothing": ({"model": {"kernel": 5}}, r"kernel and stride must be left at 3 and 2"),
-    "no channels": ({"model": {"channels": [0]}}, r"model.channels.0: .*greater than or equal to"),
+    "no channels": ({"model": {"channels": [0]}}, r"model.channels.0: must be at least 1"),
     "width of nothing": (
         {"model": {"channels": [4], "depth": 1, "width": 8}},
         r"width must be left at 1024 where depth is 1",
@@ -33,16 +34,56 @@ MISTAKES = {
         {"certify": {"at": [1, 0.5]}},
         r"certify.at: must be positive and strictly increasing",
     ),
-    "data": ({"data": {"name": "mnits"}}, r"data.name: .*'mnits'"),
-    "seed beyond 64 bits": ({"run": {"seed": 2**64}}, r"run.seed: .*less than or equal to"),
-    "negative seed": ({"run": {"seed": -1}}, r"run.seed: .*greater than or equal to 0"),
+    "activation with a kink": (
+        {"model": {"activation": "relu"}},
+        r"activation: must be one of .* \(a kink has no second derivative .*\), but got 'relu'",
+    ),
+    "data": ({"data": {"name": "mnits"}}, r"data.name: .*nearest known is 'mnist', .*'mnits'"),
+    "workers": ({"run": {"workers": 0}}, r"^run.workers: must be at least 1, but got 0$"),
+    "neither one nor a range": (
+        {"run": {"workers": "all"}},
+        r"^run.workers: must be an integer or a mapping, but got 'all'$",
+    ),
+    "range that goes down": (
+        {"run": {"workers": {"low": 3, "high": 2}}},
+        r"^run.workers: must have low <= high, but got {'low': 3, 'high': 2}$",
+    ),
+    "range without an end": (
+        {"run": {"workers": {"low": 0}}},
+        r"^run.workers.low: must be at least 1, but got 0 \(and 1 more\)$",
+    ),
+    "kernel of one": (
+        {"model": {"layers": [{"kind": "convolution", "channels": 4, "kernel": [3, 0]}]}},
+        r"^model.layers.0.kernel.1: must be at least 1, but got 0$",
+    ),
+    "keys of a rule alone": (
+        {"model": {"head": False, "width": 8}},
+        r"but got {'head': False}$",
+    ),
+    "seed beyond 64 bits": ({"run": {"seed": 2**64}}, r"run.seed: must be at most"),
+    "negative seed": ({"run": {"seed": -1}}, r"run.seed: must be at least 0"),
     "half a seed": ({"run": {"seed": 1.5}}, r"run.seed: .*integer.*1.5"),
     "truth for a number": ({"train": {"epochs": True}}, r"train.epochs: must be an integer.*True"),
     "text for a number": ({"train": {"gamma": "1_0"}}, r"train.gamma: must be a number.*'1_0'"),
     "text for a radius": ({"search": {"radius": ["infinity"]}}, r"search.radius.*'infinity'"),
-    "endless training": ({"train": {"epochs": 10**30}}, r"train.epochs: .*less than or equal to"),
+    "endless training": ({"train": {"epochs": 10**30}}, r"train.epochs: must be at most 1000000"),
     "GPUs in parts": ({"run": {"gpus_per_worker": 1.5}}, r"run.gpus_per_worker: must be whole"),
     "no CPU": ({"run": {"cpus_per_worker": 1e-9}}, r"run.cpus_per_worker: .*0.0001"),
+    "a resource of Ray's own": ({"run": {"resources": {"gpu": 1}}}, r"run.resources: .*unlike gpu"),
+    "none of a resource": ({"run": {"resources": {"a": 0}}}, r"run.resources.a: .*0.0001"),
+    "password of a database": (
+        {"search": {"storage": "postgresql+psycopg://me:hidden@host/name"}},
+        r"search.storage: must hold no password.*but got a URI$",
+    ),
+    "password in a query": (
+        {"search": {"storage": "postgresql+psycopg://host/name?user=me&password=hidden"}},
+        r"search.storage: must hold no password.*but got a URI$",
+    ),
+    "password of a tracker": (
+        {"run": {"mlflow": "https://me:hidden@host"}},
+        r"run.mlflow: .*a URI$",
+    ),
+    "secret of a bucket": ({"search": {"directory": "s3://key:hidden@b"}}, r"directory: .*a URI$"),
     "rungs that go back": ({"search": {"rungs": [3, 2]}}, r"search.rungs: .*strictly increasing"),
     "value of a thousand words": ({"data": {"name": "x" * 9000}}, r"data.name: .{,300}$"),
     "empty range": (
@@ -58,6 +99,34 @@ def test_mistakes(name):
     with pytest.raises(InvalidInput, match=message) as caught:
         validate(tree)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", paths(Spec))
+def test_what_is_refused_is_named_in_words_of_specs(path):
+    """No value that a key may not have is refused in words of Python or of pydantic."""
+    foreign = r"tuple|dict|string|bool|instance|input should|constrained|Spec\b|numbers\.|\[key\]"
+    refused = 0
+    for value in ("?", 0, -1, 1.5, True, None, [1, 2], [], {"a": 1}, 1e30, [[]], [{"a": []}]):
+        try:
+            Spec().override({path: value})
+        except InvalidInput as error:
+            refused += 1
+            where, _, rule = str(error).partition(": ")
+            assert where == path or where.startswith(f"{path}.") or path.startswith(f"{where}.")
+            said = rule.partition(", but got ")[0]
+            assert said and not re.search(foreign, said), error
+    assert refused > 3
+
+
+@pytest.mark.parametrize("path", paths(Spec))
+def test_a_misspelt_key_is_answered_with_the_one_that_was_meant(path):
+    section, _, key = path.rpartition(".")
+    for misspelt in (f"{section}.{key[1:]}x", f"{section[1:]}x.{key}"):
+        with pytest.raises(InvalidInput, match="nearest known is ") as refused:
+            Spec().override({misspelt: 1})
+        assert str(refused.value).startswith(misspelt)
+    with pytest.raises(InvalidInput, match=f"nearest known is '{path}'$"):
+        Spec().override({f"{section[0]}{section[2:]}{section[1]}.{key}": 1})
 
 
 def _integers(record, prefix=""):
@@ -136,7 +205,7 @@ def test_a_spec_is_a_mapping(tree):
 def test_overrides():
     spec = Spec().override({"train.gamma": 0.5, "model.depth": 3})
     assert (spec.train.gamma, spec.model.depth) == (0.5, 3)
-    with pytest.raises(InvalidInput, match="'trian' is not a section of a spec"):
+    with pytest.raises(InvalidInput, match=r"'trian' is not a section of a spec; .* 'train.gamma'"):
         Spec().override({"trian.gamma": 1})
     with pytest.raises(InvalidInput, match="unknown key"):
         Spec().override({"train.gama": 1})

@@ -62,10 +62,10 @@ def test_an_option_that_is_there_is_not_added(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["pipeline.py", "--resume", "--out", "/a"])
-    with pytest.raises(Left), reported("--resume", program="python -m cluster.pipeline"):
+    with pytest.raises(Left), reported("--resume", program="python -m raycrt.cluster.pipeline"):
         send(signal.SIGTERM)
     told_of = capfd.readouterr().err
-    assert told_of.endswith("to go on: python -m cluster.pipeline --resume --out /a\n")
+    assert told_of.endswith("to go on: python -m raycrt.cluster.pipeline --resume --out /a\n")
 
 
 def test_what_waits_in_c_forgets_which_signal_it_was(ended: list[int]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from raycrt.errors import InvalidInput
 from raycrt.system import outputs
+from raycrt.tuning.search import driver
 from tests.tuning.driver import LANDSCAPE
-from tuning.search import driver
 
 # A driver that has started a process of its own, as Ray does.
 DRIVER = """

@@ -78,6 +78,8 @@ def test_a_local_path_is_a_plain_path(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("file://host/run", "must have the form file:///path, but got file://host/run"),
+        ("dir://x", "dir://x must be in reach"),
         ("s4://bucket/run", "scheme that fsspec knows, such as s3://, but got s4://bucket/run"),
         ("s3:/bucket/run", "form scheme://bucket/path, but got s3:/bucket/run"),
         ("s3://", "form scheme://bucket/path"),

@@ -15,7 +15,7 @@ from raycrt.training.objectives import OBJECTIVES, Losses, Objective
 from raycrt.training.optimizers import OPTIMIZERS, Optimizer
 from raycrt.training.options import effects, rules
 from raycrt.training.registry import register
-from tuning.trials import space
+from raycrt.tuning.trials import space
 
 IDLE = {
     "gamma of pgd": (
@@ -186,5 +186,5 @@ def test_bounds_of_conditional_parameters_are_checked_where_they_have_effect():
         "train.gamma": {"low": -1, "high": 1},
     }
     spec = validate({"train": {"objective": "standard"}, "search": {"space": domains}})
-    with pytest.raises(InvalidInput, match=r"train\.gamma: .*greater than or equal to 0"):
+    with pytest.raises(InvalidInput, match=r"train\.gamma: .*must be at least 0"):
         space.check(spec)

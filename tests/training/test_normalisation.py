@@ -116,9 +116,9 @@ def test_a_uniform_scale_changes_no_radius():
     ("sections", "message"),
     [
         ({"data": {"normalize": {"mean": [0.1, 0.2], "std": [1.0, 1.0]}}}, "for each channel"),
-        ({"data": {"normalize": {"mean": [0.1], "std": [0.0]}}}, "greater than 0"),
+        ({"data": {"normalize": {"mean": [0.1], "std": [0.0]}}}, "must be above 0"),
         ({"data": {"normalize": {"mean": [0.1], "std": [1.0, 2.0]}}}, "one number each"),
-        ({"data": {"normalize": {"mean": [0.1]}}}, "required"),
+        ({"data": {"normalize": {"mean": [0.1]}}}, "std: must be given"),
         ({"train": {"components": 5}}, "train.components and train.linear_layers must be left out"),
         ({"data": {"normalize": None}, "model": {"normalize": True}}, "data.normalize states it"),
         ({"model": {"width": 1024, "layers": [{"kind": "permutation"}, *LAYERS]}}, "elsewhere"),

@@ -20,7 +20,7 @@ from raycrt.training.objectives import OBJECTIVES
 from raycrt.training.objectives.crt_all import CrtAll
 from raycrt.training.objectives.ibp import interval_margins
 from raycrt.training.options import effects
-from raycrt.training.precision import View
+from raycrt.training.precision import View, products_in
 from raycrt.training.regularizer import CurvatureEstimate
 from tests.models import random_network
 from tests.training.laws import FAST, TINY, ObjectiveLaws, same_weights
@@ -163,6 +163,22 @@ def test_low_precision_products_stay_near_and_keep_float32_weights():
     assert not torch.allclose(view.plain(x.bfloat16()).float(), network(x), atol=0.5)
     view.refresh()
     assert torch.allclose(view.plain(x.bfloat16()).float(), network(x), atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "inside"), [("tf32", "tf32"), ("float32", "ieee"), ("bfloat16", "ieee")]
+)
+def test_convolutions_too_round_factors_only_where_it_is_asked_for(precision, inside):
+    """Torch lets cuDNN round them by default, or is told to."""
+    for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+        before = place.fp32_precision
+        place.fp32_precision = "tf32"
+        try:
+            with products_in(precision):
+                assert place.fp32_precision == inside
+            assert place.fp32_precision == "tf32"
+        finally:
+            place.fp32_precision = before
 
 
 def test_tf32_is_for_the_steps_alone(monkeypatch):

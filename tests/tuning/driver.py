@@ -10,10 +10,10 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 
 from raycrt.specs import Spec, validate
-from tuning.analysis import study
-from tuning.analysis.study import TrialRecord
-from tuning.search.searcher import Halving, StudySearch
-from tuning.trials import space, store
+from raycrt.tuning.analysis import study
+from raycrt.tuning.analysis.study import TrialRecord
+from raycrt.tuning.search.searcher import Halving, StudySearch
+from raycrt.tuning.trials import space, store
 
 Value = Callable[[dict[str, Any], int], float]
 

@@ -15,10 +15,10 @@ from raycrt.distributed import stages
 from raycrt.evaluation import report
 from raycrt.specs import Spec, validate
 from raycrt.system.interruption import Terminated
+from raycrt.tuning import pipeline
+from raycrt.tuning.analysis import study
+from raycrt.tuning.search import driver, finals
 from tests.conftest import TINY
-from tuning import pipeline
-from tuning.analysis import study
-from tuning.search import driver, finals
 
 SPEC = validate(yaml.safe_load(TINY))
 STAGES = ["search", "train", "certify", "report"]
@@ -41,7 +41,7 @@ def test_the_same_command_goes_on_with_the_stage_that_was_stopped(
             if name in stops:
                 raise signal
             work()
-            return SimpleNamespace(headline="", markdown=Path("a"), plot=Path("b"))
+            return SimpleNamespace(headline="", markdown=Path("a"), plot=Path("b"), found=None)
 
         return run
 
@@ -54,6 +54,8 @@ def test_the_same_command_goes_on_with_the_stage_that_was_stopped(
     monkeypatch.setattr(stages, "train", stage("train"))
     monkeypatch.setattr(pipeline, "_certify", stage("certify"))
     monkeypatch.setattr(report, "write", stage("report"))
+    monkeypatch.setattr(pipeline, "facts", lambda run, found: None)
+    monkeypatch.setattr(pipeline.write, "write", lambda facts, out: out / "c")
     quiet = Console(quiet=True)
     position = STAGES.index(broken)
     with pytest.raises(signal):

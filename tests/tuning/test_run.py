@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import nbformat
@@ -20,11 +22,12 @@ from nbclient import NotebookClient
 from raycrt import InvalidInput, recipes
 from raycrt.certification import storage
 from raycrt.networks import checkpoint
+from raycrt.system import trackers
+from raycrt.tuning import pipeline
+from raycrt.tuning.analysis import study
+from raycrt.tuning.search import driver
+from raycrt.tuning.trials import space
 from tests.conftest import TINY, Shell
-from tuning import pipeline
-from tuning.analysis import study
-from tuning.search import driver
-from tuning.trials import space
 
 pytestmark = pytest.mark.cluster
 RAYCRT = Path(sys.executable).parent / "raycrt"
@@ -47,8 +50,11 @@ def test_every_test_image_has_a_certificate_of_the_trained_winner(finished_run: 
 def test_the_log_ends_with_the_headline_and_files_that_exist(finished_run: Path) -> None:
     lines = (finished_run / "demo.log").read_text().strip().splitlines()
     files = [line for line in lines if line.startswith(str(finished_run))]
-    assert lines[-6:] == files[-6:]
+    assert lines[-9:] == [*files[-6:], "next:", *lines[-2:]]
     assert all(Path(file).exists() for file in files)
+    assert lines[-2].startswith(f"  raycrt verify {finished_run} ")
+    assert any(line.startswith("finals: trials ") for line in lines)
+    assert any(re.match(r"finals (\d)/\1, ", line) for line in lines)
     assert any("certified (all classes)" in line for line in lines)
     assert sum(line.startswith("trial ") for line in lines) == 5
 
@@ -101,9 +107,12 @@ def test_tensorboard_opens_the_logs(finished_run: Path) -> None:
 
     [logs] = (finished_run / "search" / "tune").glob("part-*/trial-00000")
     events = EventAccumulator(str(logs)).Reload()
-    values = [event.value for event in events.Scalars("ray/tune/certified")]
+    (end,) = events.Scalars("end/certified")
     table = pd.read_csv(finished_run / "search" / "trials.csv")
-    assert values[-1] == pytest.approx(table["certified"][0])
+    assert end.value == pytest.approx(table["certified"][0]) and end.step == table["epochs"][0]
+    assert [event.step for event in events.Scalars("rung/certified")] == [1]
+    tags = {tag.partition("/")[0] for tag in events.Tags()["scalars"]}
+    assert tags == {"rung", "end"}
 
 
 def test_tensorboard_has_the_parameters_of_each_trial_that_was_measured(finished_run: Path) -> None:
@@ -157,7 +166,7 @@ def test_trials_are_logged_to_mlflow_where_it_is_asked_for(tmp_path: Path) -> No
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(TINY)
     arguments = ["search", "--recipe", recipe, "--out", tmp_path / "run"]
-    values = (f"search.mlflow={uri}", "search.trials=3", "search.finalists=0")
+    values = (f"run.mlflow={uri}", "search.trials=3", "search.finalists=0")
     done = raycrt(*arguments, *(word for value in values for word in ("--set", value)))
     assert done.returncode == 0, done.stdout + done.stderr
     _, trials, record = study.load(tmp_path / "run")
@@ -171,8 +180,8 @@ def test_trials_are_logged_to_mlflow_where_it_is_asked_for(tmp_path: Path) -> No
 
 
 def test_without_mlflow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "find_spec", lambda name: None)
-    spec = recipes.load("digits").override({"search.mlflow": "http://127.0.0.1:1"})
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    spec = recipes.load("digits").override({"run.mlflow": "http://127.0.0.1:1"})
     with pytest.raises(InvalidInput, match=r"pip install 'raycrt\[mlflow\]'"):
         driver.run(spec, tmp_path / "search")
     assert not (tmp_path / "search").exists()
@@ -236,10 +245,48 @@ def test_the_notebook_reads_a_finished_run_and_the_search_that_is_kept(
     trials.write_text(table.to_csv(index=False))
     monkeypatch.setenv("RAYCRT_RUN", str(run))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
     assert not [output for output in outputs if output.get("name") == "stderr"]
     shown = next(o["data"]["text/plain"] for o in outputs if "text/plain" in o.get("data", {}))
     assert "1.25e-05" in shown and " 0.0000" not in shown
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_trainings_and_trials_are_logged_to_both_trackers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="trainings are logged to MLflow")
+    pytest.importorskip("wandb", reason="trainings are logged to Weights & Biases")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    uri, recipe = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    values = (f"run.mlflow={uri}", "run.wandb=mine")
+    options = [word for value in values for word in ("--set", value)]
+    few = ("--set", "search.trials=2", "--set", "search.finalists=0")
+    for command in (["search", *few], ["train"]):
+        done = raycrt(*command, "--recipe", recipe, "--out", tmp_path / "run", *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+    client = mlflow.tracking.MlflowClient(uri)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    (trained,) = (run for run in runs if "trial" not in run.data.params)
+    assert trained.info.status == "FINISHED" and trained.data.params["train.gamma"] == "0.001"
+    history = client.get_metric_history(trained.info.run_id, "train/loss")
+    assert [metric.step for metric in history] == [1, 2, 3]
+    assert len(list((tmp_path / "run" / "train" / "wandb").glob("offline-run-*"))) == 1
+    assert len(list((tmp_path / "run" / "search" / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_a_tracker_that_does_not_answer_is_named_before_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="trainings are logged to MLflow")
+    nobody: dict[str, Any] = {"wandb": None, "group": "a", "name": "b", "directory": None}
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with (
+        pytest.raises(InvalidInput, match="the tracker of a training must answer"),
+        trackers.opened(mlflow="http://127.0.0.1:9", settings={}, **nobody),
+    ):
+        pass

@@ -46,9 +46,10 @@ def write_run(
     seed: int = 0,
     change: Callable[[Network], None] = lambda model: None,
     training: Training | None = None,
+    device: str = "cpu",
 ) -> Path:
-    """A model with random weights, after a `change`, in `run / "train"` and its certificates beside
-    it; `training` is what it says of itself."""
+    """A model with random weights, after a `change`, in `run / "train"` and its certificates, which
+    `device` computes, beside it; `training` is what it says of itself."""
     torch.manual_seed(seed)
     model = network.build(spec.model, data.shape(spec.data), len(data.class_names(spec.data)))
     drawn(model)
@@ -58,10 +59,10 @@ def write_run(
         change(model)
     checkpoint.save_model(run / "train", model, spec, training)
     test = data.read(spec.data).test
-    certifier = Certifier.of(model, spec.certify)
+    certifier = Certifier.of(model.to(device), spec.certify)
     directory = run / "certificates"
     (directory / "rows").mkdir(parents=True)
-    for number, found in enumerate(certifier.batches(torch.from_numpy(test.images))):
+    for number, found in enumerate(certifier.batches(torch.from_numpy(test.images).to(device))):
         first = number * ROWS_IN_A_FILE
         rows = test.take(slice(first, first + ROWS_IN_A_FILE))
         table = storage.to_table(found, first, rows.labels, rows.images, rows.keys)
@@ -91,7 +92,7 @@ def rewrite_rows(run: Path, rows: list[dict], in_a_file: int = 1000) -> None:
     manifest states."""
     schema = storage.SCHEMA
     version = manifest_of(run).get("schema_version")
-    for name, since in (("input_sha256", 6), ("key", 7)):
+    for name, since in (("input_sha256", 6), ("key", 7), ("enclosure_radius", 8)):
         if version in range(3, since):
             schema = schema.remove(schema.get_field_index(name))
     directory = run / "certificates" / "rows"

@@ -554,14 +554,14 @@ def test_the_version_that_is_written_is_read():
 
 @pytest.mark.parametrize(
     ("honest", "version"),
-    [("dense", version) for version in (2, 8, "4", None)],
+    [("dense", version) for version in (2, 9, "4", None)],
     indirect=["honest"],
 )
 def test_other_versions_are_named_with_those_that_are_read(honest, tmp_path, version):
     run = shutil.copytree(honest, tmp_path / "run")
     edit_manifest(run, schema_version=version)
     sentences = [finding.sentence for finding in verify_run(run).findings]
-    assert sentences == ["schema_version must be 3 or 4 or 5 or 6 or 7 in the manifest."]
+    assert sentences == ["schema_version must be 3 or 4 or 5 or 6 or 7 or 8 in the manifest."]
 
 
 def test_rows_that_a_number_proves_pay_nothing(honest, tmp_path, monkeypatch):

@@ -12,13 +12,19 @@ from dataclasses import dataclass
 
 from scipy.stats import kendalltau
 
-from tuning.analysis.study import Z95, TrialRecord
+from raycrt.evaluation.intervals import Z95
+from raycrt.tuning.analysis.study import TrialRecord
 
 # A tau of 0.5 keeps three of four pairs in order.
 LEAST = 0.5
 # With 7 trials the interval of a tau below 0.63 reaches 0.
 FEWEST = 8
 AGREES, WEAK, TOO_FEW = "agrees", "weak", "too few trials to tell"
+_SENTENCES = {
+    AGREES: "agrees with the end",
+    WEAK: "agrees only weakly with the end",
+    TOO_FEW: "too few trials to tell whether it agrees with the end",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +32,8 @@ class Agreement:
     """Kendall's tau (tau-b) of a rung with the end over `trials` trials, and its 95 % interval.
 
     The interval is that of Fieller, Hartley and Pearson (1957): the inverse hyperbolic tangent of
-    tau is nearly normal with variance 0.437 / (trials - 4). `tau` is None with fewer than three
-    trials and where all are equal at the rung or at the end; `interval` is None where `tau` is, and
-    with fewer than five trials.
+    tau is nearly normal with variance 0.437 / (trials - 4). Both are None with fewer than eight
+    trials, of which no number says anything, and where all are equal at the rung or at the end.
     """
 
     trials: int
@@ -72,25 +77,33 @@ def warnings(records: Sequence[TrialRecord]) -> list[str]:
     ]
 
 
+def sentence(found: Agreement) -> str:
+    """The verdict, with tau, its interval and the number of trials."""
+    said = _SENTENCES[found.verdict]
+    if found.verdict == TOO_FEW:
+        return f"{said}: {found.trials} of the {FEWEST} needed"
+    return f"{said}, {words(found)}"
+
+
 def words(found: Agreement) -> str:
     """Tau, its interval and the number of trials, as text."""
-    if found.tau is None:
+    if found.tau is None or found.interval is None:
         return f"no tau, {found.trials} trials"
-    interval = "" if found.interval is None else " (95 %: {:.2f} to {:.2f})".format(*found.interval)
-    return f"Kendall tau {found.tau:.2f}{interval}, {found.trials} trials"
+    low, high = found.interval
+    return f"Kendall tau {found.tau:.2f} (95 %: {low:.2f} to {high:.2f}), {found.trials} trials"
 
 
 def _agreement(pairs: list[tuple[float, float]]) -> Agreement:
     count = len(pairs)
-    tau = float(kendalltau(*zip(*pairs, strict=True)).statistic) if count > 2 else math.nan
+    if count < FEWEST:
+        return Agreement(trials=count, tau=None, interval=None)
+    tau = float(kendalltau(*zip(*pairs, strict=True)).statistic)
     if not math.isfinite(tau):
         return Agreement(trials=count, tau=None, interval=None)
     return Agreement(trials=count, tau=tau, interval=_interval(tau, count))
 
 
-def _interval(tau: float, count: int) -> tuple[float, float] | None:
-    if count < 5:
-        return None
+def _interval(tau: float, count: int) -> tuple[float, float]:
     # A perfect order, whose interval would be a point, is lowered by half a swapped pair.
     most = 1 - 2 / (count * (count - 1))
     centre = math.atanh(max(-most, min(most, tau)))

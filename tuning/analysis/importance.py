@@ -15,9 +15,9 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from raycrt.specs import Spec
-from tuning.analysis import landscape
-from tuning.analysis.agreement import TOO_FEW
-from tuning.analysis.study import TrialRecord
+from raycrt.tuning.analysis import landscape
+from raycrt.tuning.analysis.agreement import TOO_FEW
+from raycrt.tuning.analysis.study import TrialRecord
 
 EVALUATOR = "PED-ANOVA"
 ENOUGH = "enough trials"

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from raycrt.evaluation.intervals import wilson
 from raycrt.specs import Spec
 from raycrt.specs.search import Domain
-from tuning.analysis.study import TrialRecord
-from tuning.trials import space
+from raycrt.tuning.analysis.study import TrialRecord
+from raycrt.tuning.trials import space
 
 _CELLS = 6
 # The number of cells of a range in the table of single parameters.
@@ -21,8 +22,8 @@ _PREFERRED = ("train.gamma", "model.depth")
 
 
 def slices(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, Any]]]:
-    """For each searched parameter its value and `certified`, with its interval, in each complete
-    trial that has it."""
+    """For each searched parameter its value and `certified`, with its interval and the number of
+    rows, in each complete trial that has it."""
     return {
         path: [
             {
@@ -30,6 +31,7 @@ def slices(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, A
                 "value": t.params[path],
                 "certified": t.certified,
                 "interval": list(t.interval),
+                "rows": t.rows,
             }
             for t in records
             if t.complete and path in t.params
@@ -40,19 +42,32 @@ def slices(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, A
 
 def marginals(records: list[TrialRecord], spec: Spec) -> dict[str, list[dict[str, Any]]]:
     """For each searched parameter, the choices or the parts of its range that hold complete trials:
-    their number, and the mean and the best of their `certified`."""
+    their number, and the mean and the best of their `certified`, both with intervals."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path, points in slices(records, spec).items():
         names, cell = _cells(path, spec.search.space[path], _PARTS)
-        shares: list[list[float]] = [[] for _ in names]
+        parted: list[list[dict[str, Any]]] = [[] for _ in names]
         for point in points:
-            shares[cell(point["value"])].append(point["certified"])
+            parted[cell(point["value"])].append(point)
         found[path] = [
-            {"cell": name, "trials": len(here), "mean": mean(here), "best": max(here)}
-            for name, here in zip(names, shares, strict=True)
+            {"cell": name, **_of_cell(here)}
+            for name, here in zip(names, parted, strict=True)
             if here
         ]
     return found
+
+
+def _of_cell(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The number of some trials, their mean and the best of them."""
+    average = mean(point["certified"] for point in points)
+    best = max(points, key=lambda point: point["certified"])
+    return {
+        "trials": len(points),
+        "mean": average,
+        "mean_interval": list(wilson(average, min(point["rows"] for point in points))),
+        "best": best["certified"],
+        "best_interval": best["interval"],
+    }
 
 
 def contour(
@@ -62,7 +77,8 @@ def contour(
 
     They are gamma and depth where both are searched, else the two that matter most. `certified`
     and `trials` have a row for each of `y_cells` and a column for each of `x_cells`; the mean of a
-    cell without a trial is null. None where fewer than two parameters are searched.
+    cell without a trial is null. `half_width` is half the widest of the means' intervals. None
+    where fewer than two parameters are searched.
     """
     ordered = sorted(spec.search.space, key=lambda path: -importances.get(path, 0.0))
     if len(ordered) < 2:
@@ -71,9 +87,11 @@ def contour(
     columns, column = _cells(x, spec.search.space[x], _CELLS)
     rows, row = _cells(y, spec.search.space[y], _CELLS)
     found: list[list[list[float]]] = [[[] for _ in columns] for _ in rows]
+    least = min((trial.rows for trial in records if trial.complete), default=0)
     for trial in records:
         if trial.complete and x in trial.params and y in trial.params:
             found[row(trial.params[y])][column(trial.params[x])].append(trial.certified)
+    intervals = [wilson(mean(cell), least) for line in found for cell in line if cell]
     return {
         "x": x,
         "y": y,
@@ -81,6 +99,7 @@ def contour(
         "y_cells": rows,
         "certified": [[sum(cell) / len(cell) if cell else None for cell in r] for r in found],
         "trials": [[len(cell) for cell in r] for r in found],
+        "half_width": max(((high - low) / 2 for low, high in intervals), default=0.0),
     }
 
 

@@ -22,7 +22,7 @@ _SIZE = (6.0, 4.0)
 
 
 def draw(found: dict[str, Any], spec: Spec, out: Place) -> list[Place]:
-    """Write a PNG into `out` for each non-empty part of `tables.summary`; return the files."""
+    """Write a PNG into `out` for each non-empty part of a `summary`; return the files."""
     outputs.made(out)
     radii = ", ".join(f"{radius:g}" for radius in found["radii"])
     label = f"certified at {radii}, %"
@@ -59,13 +59,13 @@ def _history(steps: list[dict[str, Any]], label: str) -> Figure:
 def _importances(importances: dict[str, dict[str, Any]], evaluator: str) -> Figure:
     figure, axes = _figure()
     for path, found in reversed(importances.items()):
-        share, interval = found["share"], found["interval"]
-        axes.barh(path, share, color="0.85" if interval is None else "C0")
+        interval = found["interval"]
+        axes.barh(path, 0 if interval is None else found["share"], color="C0")
         if interval is not None:
             axes.plot(interval, (path, path), color="black", linewidth=1.5)
     axes.set(xlabel=f"share of importance for the best tenth ({evaluator})", xlim=(0, 1))
     if any(found["interval"] is None for found in importances.values()):
-        axes.set_title("grey: too few trials to tell")
+        axes.set_title("without a bar: too few trials to tell")
     return figure
 
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import dataclass, field
 from itertools import accumulate
-from statistics import NormalDist, mean
+from statistics import mean
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from raycrt.errors import InvalidInput
+from raycrt.evaluation.intervals import wilson
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
 from raycrt.system.storage import Place, content
-from tuning.trials import store
-from tuning.trials.trial import AT
+from raycrt.tuning.trials import store
+from raycrt.tuning.trials.trial import AT
 
 TRIALS, BEST, FINALISTS = "trials.csv", "best.yaml", "finalists.csv"
-# Intervals of 95 %.
-Z95 = NormalDist().inv_cdf(0.975)
 
 _NAMES = {
     TrialState.COMPLETE: "complete",
@@ -114,20 +112,6 @@ def pareto(records: list[TrialRecord]) -> list[TrialRecord]:
         if not front or trial.clean > front[-1].clean:
             front.append(trial)
     return front
-
-
-def wilson(share: float, rows: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share observed on `rows` independent rows.
-
-    For a mean of several shares of the same rows (over radii or seeds) it is conservative: a row's
-    mean lies in [0, 1], so its variance is at most that of a binary outcome.
-    """
-    if rows == 0:
-        return 0.0, 1.0
-    z2 = Z95**2
-    centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
-    half = Z95 / (1 + z2 / rows) * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def history(records: list[TrialRecord]) -> list[tuple[TrialRecord, float]]:

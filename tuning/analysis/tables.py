@@ -1,85 +1,39 @@
-"""The results of a search, as a dictionary and as printed tables."""
+"""The results of a search, printed as tables that are no wider than the terminal."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from raycrt.evaluation.intervals import SAME
 from raycrt.specs import Spec
-from raycrt.system.storage import Place
-from tuning.analysis import agreement, importance, landscape, study
-from tuning.analysis.agreement import Agreement
-from tuning.analysis.study import TrialRecord
+from raycrt.specs.short_names import short_names
+from raycrt.tuning.analysis import agreement, importance
+from raycrt.tuning.analysis.agreement import Agreement
 
 _SHOWN = 10
-
-
-def summary(run: Place) -> dict[str, Any]:
-    """Everything that `raycrt study` prints, as numbers, lists and dictionaries."""
-    spec, trials, record = study.load(run)
-    count = {state: sum(t.state == state for t in trials) for state in study.STATES}
-    saved = study.saved_epochs(trials, spec)
-    seconds, spared = sum(trial.seconds for trial in trials), study.saved_seconds(trials, spec)
-    ran = sum(trial.epochs for trial in trials)
-    importances = importance.importances(record, trials, spec)
-    return {
-        "study": record.study_name,
-        "radii": list(spec.search.radii),
-        "states": count,
-        "best": [_entry(trial) for trial in study.ranking(trials)[:_SHOWN]],
-        "finalists": _finalists(study.finalists(run)),
-        "pareto": [_entry(trial) for trial in study.pareto(trials)],
-        "importance_evaluator": importance.EVALUATOR,
-        "importances": {
-            path: {**asdict(found), "verdict": found.verdict} for path, found in importances.items()
-        },
-        "importances_left_out": importance.left_out(trials, spec),
-        "slices": landscape.slices(trials, spec),
-        "marginals": landscape.marginals(trials, spec),
-        "contour": landscape.contour(
-            trials, spec, {path: found.share for path, found in importances.items()}
-        ),
-        "history": [
-            {
-                "number": trial.number,
-                "certified": trial.certified,
-                "interval": list(trial.interval),
-                "best": best,
-            }
-            for trial, best in study.history(trials)
-        ],
-        "cost": {
-            "seconds": seconds,
-            "trials": [_cost(trial) for trial in trials],
-            "epochs": ran,
-            "epochs_saved_by_pruning": saved,
-            "share_saved": saved / (saved + ran) if saved + ran else 0.0,
-            "seconds_saved_by_pruning": spared,
-        },
-        "rung_agreement": {
-            epoch: {**asdict(found), "verdict": found.verdict}
-            for epoch, found in agreement.agreements(trials).items()
-        },
-        "failures": [{"number": t.number, "reason": t.reason} for t in trials if t.reason],
-    }
-
-
-def to_json(found: dict[str, Any]) -> str:
-    """`summary` as JSON."""
-    return json.dumps(found, indent=2) + "\n"
+_CERTIFIED, _CLEAN = "certified, % (95 %)", "clean, % (95 %)"
 
 
 def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
-    """Print `summary` as tables."""
+    """Print the results of one search, a `summary`."""
     states = ", ".join(f"{count} {state}" for state, count in found["states"].items() if count)
     console.print(f"study {found['study']}: {states}", highlight=False)
     radii = ", ".join(f"{radius:g}" for radius in found["radii"])
-    _print_trials(f"best trials (certified at {radii})", found["best"], spec, console)
-    _print_trials("Pareto front, certified against clean", found["pareto"], spec, console)
+    best = found["best"]
+    _print_trials(f"best trials (certified at {radii})", best, console)
+    if len(best) > 1:
+        console.print(_told_apart(best), highlight=False)
+    if len(found["radii"]) > 1:
+        _print_radii(best, console)
+    _print_parameters("parameters of the best trials", best, spec, console)
+    _print_trials("Pareto front, certified against clean", found["pareto"], console)
+    shown = [entry["number"] for entry in best]
+    others = [entry for entry in found["pareto"] if entry["number"] not in shown]
+    _print_parameters("parameters of others on the front", others, spec, console)
     if found["finalists"]:
         _print_finalists(found["finalists"], console)
     _print_marginals(found["marginals"], console)
@@ -96,9 +50,89 @@ def show(found: dict[str, Any], spec: Spec, console: Console) -> None:
         console.print(f"trial {failure['number']} failed: {failure['reason']}", markup=False)
 
 
+def share(value: float, interval: Sequence[float]) -> str:
+    """A share and its interval in per cent: 80.7 (79.6 - 81.8)."""
+    low, high = (100 * bound for bound in interval)
+    return f"{100 * value:.1f} ({low:.1f} - {high:.1f})"
+
+
+def print_columns(
+    title: str, first: tuple[str, list[str]], columns: list[tuple[str, list[str]]], console: Console
+) -> None:
+    """Print a table as several where it is too wide, each with the `first` column and as many of
+    the others as fit; a column is its head and its cells."""
+    left = list(columns)
+    while left:
+        fitting = 1
+        while fitting < len(left) and _width([first, *left[: fitting + 1]]) <= console.width:
+            fitting += 1
+        part = [first, *left[:fitting]]
+        table = Table(*(head for head, _ in part), title=title)
+        for row in zip(*(cells for _, cells in part), strict=True):
+            table.add_row(*row)
+        console.print(table)
+        title, left = f"{title.removesuffix(', continued')}, continued", left[fitting:]
+
+
+def _width(columns: list[tuple[str, list[str]]]) -> int:
+    """The width of a table with borders."""
+    return 1 + sum(3 + max(map(len, [head, *cells])) for head, cells in columns)
+
+
+def _told_apart(best: list[dict[str, Any]]) -> str:
+    """How many of the best trials may be as good as the first."""
+    first, *others = best
+    same = sum(entry["verdict"] == SAME for entry in others)
+    return (
+        f"on {first['rows']} validation rows {same} of the other {len(others)} trials cannot be "
+        f"told apart from trial {first['number']}: the 95 % interval of the difference holds 0"
+    )
+
+
+def _numbers(entries: list[dict[str, Any]]) -> tuple[str, list[str]]:
+    return "trial", [str(entry["number"]) for entry in entries]
+
+
+def _print_trials(title: str, entries: list[dict[str, Any]], console: Console) -> None:
+    columns = [
+        (_CERTIFIED, [share(e["certified"], e["interval"]) for e in entries]),
+        (_CLEAN, [share(e["clean"], e["clean_interval"]) for e in entries]),
+        ("mean radius", [f"{e['mean_radius']:.3f}" for e in entries]),
+        ("s", [f"{e['seconds']:.1f}" for e in entries]),
+    ]
+    print_columns(title, _numbers(entries), columns, console)
+
+
+def _print_radii(entries: list[dict[str, Any]], console: Console) -> None:
+    columns = [
+        (
+            f"at {radius}",
+            [share(e["certified_at"][radius], e["certified_at_interval"][radius]) for e in entries],
+        )
+        for radius in (entries[0]["certified_at"] if entries else ())
+    ]
+    print_columns("certified at each radius, % (95 %)", _numbers(entries), columns, console)
+
+
+def _print_parameters(
+    title: str, entries: list[dict[str, Any]], spec: Spec, console: Console
+) -> None:
+    paths = [path for path in spec.search.space if any(path in e["params"] for e in entries)]
+    short = short_names(spec.search.space)
+    columns = [
+        (short[path], [_value(entry["params"].get(path, "")) for entry in entries])
+        for path in paths
+    ]
+    print_columns(title, _numbers(entries), columns, console)
+
+
+def _value(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _verdict(values: dict[str, Any]) -> str:
     known = {name: values[name] for name in ("trials", "tau", "interval")}
-    return f"{values['verdict']} with the end, {agreement.words(Agreement(**known))}"
+    return agreement.sentence(Agreement(**known))
 
 
 def _print_importances(
@@ -108,8 +142,10 @@ def _print_importances(
     title += f", {complete} complete trials, {importance.FEWEST} needed"
     table = Table("parameter", "share", "95 %", "evidence", title=title)
     for path, found in importances.items():
-        interval = "" if found["interval"] is None else "{:.2f} - {:.2f}".format(*found["interval"])
-        table.add_row(path, f"{found['share']:.2f}", interval, found["verdict"])
+        told = ("", "")
+        if found["interval"] is not None:
+            told = f"{found['share']:.2f}", "{:.2f} - {:.2f}".format(*found["interval"])
+        table.add_row(path, *told, found["verdict"])
     if table.row_count:
         console.print(table)
     else:
@@ -118,26 +154,30 @@ def _print_importances(
 
 def _print_finalists(entries: list[dict[str, Any]], console: Console) -> None:
     """Print the finalists; the interval is that of the mean over the seeds, for the rows of one."""
-    head = ("trial", "certified", "95 %", "clean", "radius", "seeds", "each seed")
     rows = entries[0]["rows"]
-    table = Table(*head, title=f"finals: means over the seeds, {rows} rows counted once")
+    title = f"finals: means over the seeds, {rows} rows counted once"
+    table = Table("trial", "seed", _CERTIFIED, _CLEAN, "mean radius", title=title)
     for entry in entries:
-        shares = f"{entry['certified']:.1%}", _percents(entry["interval"]), f"{entry['clean']:.1%}"
-        each = ", ".join(
-            f"{run['certified']:.1%} ({_percents(run['interval'])})" for run in entry["runs"]
-        )
-        radius = f"{entry['mean_radius']:.3f}"
-        table.add_row(str(entry["number"]), *shares, radius, str(entry["seeds"]), each)
+        for name, run in (("mean", entry), *((str(run["seed"]), run) for run in entry["runs"])):
+            table.add_row(
+                str(entry["number"]) if name == "mean" else "",
+                name,
+                share(run["certified"], run["interval"]),
+                share(run["clean"], run["clean_interval"]),
+                f"{run['mean_radius']:.3f}",
+            )
+        table.add_section()
     console.print(table)
 
 
 def _print_marginals(marginals: dict[str, list[dict[str, Any]]], console: Console) -> None:
-    table = Table("parameter", "value", "trials", "mean", "best", title="certified by parameter")
+    title = "certified by parameter, % (95 %)"
+    table = Table(Column("parameter", overflow="fold"), "trials", "mean", "best", title=title)
     for path, cells in marginals.items():
-        for index, cell in enumerate(cells):
-            shares = f"{cell['mean']:.1%}", f"{cell['best']:.1%}"
-            name = "" if index else path
-            table.add_row(name, cell["cell"], str(cell["trials"]), *shares)
+        table.add_row(path)
+        for cell in cells:
+            shares = [share(cell[key], cell[f"{key}_interval"]) for key in ("mean", "best")]
+            table.add_row(f"  {cell['cell']}", str(cell["trials"]), *shares)
         table.add_section()
     if table.row_count:
         console.print(table)
@@ -145,12 +185,12 @@ def _print_marginals(marginals: dict[str, list[dict[str, Any]]], console: Consol
 
 def _print_history(steps: list[dict[str, Any]], console: Console) -> None:
     """Print each trial that was better than all trials before it."""
-    table = Table("trial", "best certified", title="history")
+    table = Table("trial", f"best {_CERTIFIED}", title="history")
     best = -1.0
     for step in steps:
         if step["best"] > best:
             best = step["best"]
-            table.add_row(str(step["number"]), f"{best:.1%}")
+            table.add_row(str(step["number"]), share(best, step["interval"]))
     if table.row_count:
         console.print(table)
 
@@ -175,74 +215,20 @@ def _print_cost(cost: dict[str, Any], console: Console) -> None:
 
 def _print_contour(contour: dict[str, Any], console: Console) -> None:
     """Print the mean of `certified` and the number of trials in each cell that holds trials."""
-    title = f"certified by {contour['x']} and {contour['y']} (trials)"
-    table = Table(contour["y"], *contour["x_cells"], title=title)
-    for name, shares, counts in zip(
-        contour["y_cells"], contour["certified"], contour["trials"], strict=True
-    ):
-        pairs = zip(shares, counts, strict=True)
-        table.add_row(name, *("" if s is None else f"{s:.1%} ({n})" for s, n in pairs))
-    console.print(table)
-
-
-def _finalists(rows: list[study.Row]) -> list[dict[str, Any]]:
-    """The finalists with the intervals of their means, and each of their trainings with its own."""
-    found: list[dict[str, Any]] = []
-    for mean in study.standings(rows):
-        runs = [row for row in rows if row["number"] == mean["number"]]
-        each = [{**row, "interval": _interval(row)} for row in runs]
-        found.append({**mean, "interval": _interval(mean), "runs": each})
-    return found
-
-
-def _interval(row: study.Row) -> list[float]:
-    return list(study.wilson(row["certified"], int(row["rows"])))
-
-
-def _cost(trial: TrialRecord) -> dict[str, Any]:
-    kept = ("number", "state", "seconds", "epochs")
-    return {name: getattr(trial, name) for name in kept}
-
-
-def _percents(interval: list[float]) -> str:
-    return "{:.1f} - {:.1f}".format(*(100 * bound for bound in interval))
-
-
-def _entry(trial: TrialRecord) -> dict[str, Any]:
-    return {
-        "number": trial.number,
-        "certified": trial.certified,
-        "interval": list(trial.interval),
-        "clean_interval": list(study.wilson(trial.clean, trial.rows)),
-        "certified_at": {f"{radius:g}": share for radius, share in trial.certified_at.items()},
-        "clean": trial.clean,
-        "mean_radius": trial.mean_radius,
-        "seconds": trial.seconds,
-        "params": trial.params,
-    }
-
-
-def _print_trials(title: str, entries: list[dict[str, Any]], spec: Spec, console: Console) -> None:
-    radii = [f"{radius:g}" for radius in spec.search.radii]
-    several = radii if len(radii) > 1 else []
-    stated = [f"at {radius}" for radius in several]
-    head = ["trial", "certified", "95 %", *stated, "clean", "radius", "s"]
-    table = Table(*head, "parameters", title=title)
-    for entry in entries:
-        params = (
-            f"{path.split('.')[-1]} {value:.3g}"
-            if isinstance(value, float)
-            else f"{path.split('.')[-1]} {value}"
-            for path, value in entry["params"].items()
+    columns = [
+        (
+            name,
+            [
+                "" if row[column] is None else f"{100 * row[column]:.1f} ({counts[column]})"
+                for row, counts in zip(contour["certified"], contour["trials"], strict=True)
+            ],
         )
-        table.add_row(
-            str(entry["number"]),
-            f"{entry['certified']:.1%}",
-            _percents(entry["interval"]),
-            *(f"{entry['certified_at'].get(radius, 0.0):.1%}" for radius in several),
-            f"{entry['clean']:.1%}",
-            f"{entry['mean_radius']:.3f}",
-            f"{entry['seconds']:.1f}",
-            ", ".join(params),
-        )
-    console.print(table)
+        for column, name in enumerate(contour["x_cells"])
+    ]
+    title = f"certified, %, by {contour['x']} and {contour['y']} (trials)"
+    print_columns(title, (contour["y"], contour["y_cells"]), columns, console)
+    console.print(
+        f"95 % intervals of these means reach {100 * contour['half_width']:.1f} points or less to "
+        "either side",
+        highlight=False,
+    )

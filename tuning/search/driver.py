@@ -14,7 +14,6 @@ Everything ends up in one directory:
 from __future__ import annotations
 
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -22,6 +21,7 @@ from optuna.trial import TrialState
 from pyarrow.fs import FileSelector, FileSystem
 from ray import tune
 from ray.tune import Callback
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
@@ -32,16 +32,22 @@ from raycrt.errors import InvalidInput, require
 from raycrt.foreign import factory
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, identity
-from raycrt.system import outputs
-from raycrt.system.storage import Place, for_arrow
-from tuning.analysis import study
-from tuning.search import finals, progress
-from tuning.search.searcher import Deaths, Halving, Median, StudySearch
-from tuning.trials import process, resources, space, store
+from raycrt.system import outputs, trackers
+from raycrt.system.storage import Place, for_arrow, is_remote
+from raycrt.tuning.analysis import study
+from raycrt.tuning.search import finals, progress
+from raycrt.tuning.search.board import Board
+from raycrt.tuning.search.searcher import Deaths, Halving, Median, StudySearch
+from raycrt.tuning.trials import process, resources, space, store
 
 TUNE = "tune"
 # How often a trial is restarted whose process dies (not one whose training fails).
 _DEATHS = 2
+
+# Tune would give these of the driver's environment to trials in a way that Ray writes to its logs.
+ENV_VARS_TO_PROPAGATE.difference_update(
+    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+)
 
 # The keys that identify a search. Its length, location and resources may change.
 _SEARCHED = ("space", "radius", "rows", "rungs", "rung_rows", "constraints", "pareto")
@@ -71,7 +77,7 @@ def run(spec: Spec, home: Place, *, resume: bool = False, console: Console | Non
     _check_directory(spec)
     if spec.search.workers > 1:
         train.folder_of_rows(spec, home)
-    loggers, first = _loggers(spec), _first(spec)
+    loggers, first = _loggers(spec, home), _first(spec)
     with outputs.held(home):
         _claim(spec, home, resume)
         record = store.start_study(spec, home, first)
@@ -112,17 +118,21 @@ def _first(spec: Spec) -> list[space.Params]:
     return first + [point for point in combinations if point not in first]
 
 
-def _loggers(spec: Spec) -> list[Callback]:
-    """The loggers of trials besides Tune's own."""
-    if spec.search.mlflow is None:
-        return []
-    if find_spec("mlflow") is None:
-        raise InvalidInput("search.mlflow needs MLflow: pip install 'raycrt[mlflow]'")
-    # MLflow takes most of a second to import.
-    from ray.air.integrations.mlflow import MLflowLoggerCallback
+def _loggers(spec: Spec, home: Place) -> list[Callback]:
+    """What trials are logged to."""
+    trackers.require_installed(mlflow=spec.run.mlflow, wandb=spec.run.wandb)
+    name, found = store.study_name(spec), list[Callback]([Board(spec.train.epochs)])
+    # Both take most of a second to import.
+    if spec.run.mlflow is not None:
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    name = store.study_name(spec)
-    return [MLflowLoggerCallback(tracking_uri=spec.search.mlflow, experiment_name=name)]
+        found.append(MLflowLoggerCallback(tracking_uri=spec.run.mlflow, experiment_name=name))
+    if spec.run.wandb is not None:
+        from ray.air.integrations.wandb import WandbLoggerCallback
+
+        folder = None if is_remote(home) else str(home.absolute())
+        found.append(WandbLoggerCallback(project=spec.run.wandb, group=name, dir=folder))
+    return found
 
 
 def _run_trials(
@@ -146,7 +156,7 @@ def _run_trials(
                 tree=data.located(spec).model_dump(mode="json"),
                 home=str(home.resolve()),
             ),
-            resources.for_process(spec),
+            tune.PlacementGroupFactory([resources.for_process(spec)]),
         ),
         tune_config=tune.TuneConfig(
             num_samples=left,

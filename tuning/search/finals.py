@@ -15,14 +15,16 @@ from rich.console import Console
 
 from raycrt import data
 from raycrt.errors import require
+from raycrt.evaluation.intervals import wilson
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate
+from raycrt.system import progress
 from raycrt.system.storage import Place, place, remove
 from raycrt.training.loop import TrainingDiverged
-from tuning.analysis import study
-from tuning.analysis.study import TrialRecord
-from tuning.trials import resources, space, workers
-from tuning.trials.trial import Measurement, evaluate, nothing_certified
+from raycrt.tuning.analysis import study
+from raycrt.tuning.analysis.study import TrialRecord
+from raycrt.tuning.trials import resources, space, workers
+from raycrt.tuning.trials.trial import Measurement, evaluate, nothing_certified
 
 
 def choose(spec: Spec, home: Place, records: list[TrialRecord], console: Console) -> TrialRecord:
@@ -37,10 +39,18 @@ def choose(spec: Spec, home: Place, records: list[TrialRecord], console: Console
     chosen = ranked[: spec.search.finalists]
     chosen += [trial for trial in default if trial not in chosen]
     asked = {(trial.number, seed) for trial in chosen for seed in seeds(spec)}
-    rows = _train_all(spec, home, chosen)
+    named = ", ".join("0 (the recipe)" if t.number == 0 else str(t.number) for t in chosen)
+    console.print(
+        f"finals: trials {named}, each trained with {spec.search.seeds} new seeds and judged on "
+        "all validation rows",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with progress.shown("finals", len(asked), console) as report:
+        rows = _train_all(spec, home, chosen, report)
     order = study.standings([row for row in rows if (row["number"], row["seed"]) in asked])
     for row in order:
-        low, high = study.wilson(row["certified"], int(row["rows"]))
+        low, high = wilson(row["certified"], int(row["rows"]))
         console.print(
             f"finalist {row['number']}: certified {row['certified']:.1%} "
             f"(95 %: {100 * low:.1f} - {100 * high:.1f}), "
@@ -56,17 +66,25 @@ def seeds(spec: Spec) -> range:
     return range(spec.run.seed + 1, spec.run.seed + 1 + spec.search.seeds)
 
 
-def _train_all(spec: Spec, home: Place, chosen: list[TrialRecord]) -> list[study.Row]:
-    """Run the trainings missing in `finalists.csv`, as many at a time as fit; return all rows."""
+def _train_all(
+    spec: Spec, home: Place, chosen: list[TrialRecord], report: progress.Report
+) -> list[study.Row]:
+    """Run the trainings missing in `finalists.csv`, as many at a time as fit, and `report` how many
+    there are; return all rows."""
     file = home / study.FINALISTS
     rows = study.finalists(home)
     done = {(row["number"], row["seed"]) for row in rows}
     need = resources.for_process(spec)
     task = ray.remote(_train).options(
-        num_cpus=need.get("cpu", 0), num_gpus=need.get("gpu", 0), memory=need.get("memory")
+        num_cpus=need.pop("CPU", 0),
+        num_gpus=need.pop("GPU", 0),
+        memory=need.pop("memory", None),
+        resources=need,
     )
     tree = data.located(spec).model_dump(mode="json")
     waiting = [(t, seed) for t in chosen for seed in seeds(spec) if (t.number, seed) not in done]
+    ended = len(chosen) * len(seeds(spec)) - len(waiting)
+    report(ended, "")
     at_a_time = resources.trials(spec)
     pending: dict[ray.ObjectRef, tuple[int, int]] = {}
     while waiting or pending:
@@ -81,6 +99,8 @@ def _train_all(spec: Spec, home: Place, chosen: list[TrialRecord]) -> list[study
         rows.append({name: named[name] for name in study.FINALIST_COLUMNS})
         rows.sort(key=lambda row: (row["number"], row["seed"]))
         _write(file, rows)
+        ended += 1
+        report(ended, f"trial {number}, seed {seed}: certified {named['certified']:.1%}")
     return rows
 
 

@@ -20,9 +20,9 @@ from rich.text import Text
 from raycrt.specs import Spec
 from raycrt.system.progress import remaining
 from raycrt.system.storage import Place, is_remote
-from tuning.analysis import agreement, study
-from tuning.analysis.study import TrialRecord
-from tuning.trials import store
+from raycrt.tuning.analysis import agreement, study
+from raycrt.tuning.analysis.study import TrialRecord
+from raycrt.tuning.trials import store
 
 _SECONDS = 0.5
 _SHOWN = 8

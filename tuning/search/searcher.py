@@ -23,9 +23,9 @@ from ray.tune.search.optuna import OptunaSearch
 from raycrt.specs import Spec
 from raycrt.system import storage
 from raycrt.system.storage import Place
-from tuning.trials import space, store
-from tuning.trials.process import NUMBER
-from tuning.trials.trial import AT, METRIC, Measurement
+from raycrt.tuning.trials import space, store
+from raycrt.tuning.trials.process import NUMBER
+from raycrt.tuning.trials.trial import AT, METRIC, Measurement
 
 MODE = "max"
 _MEASURED = {field.name for field in fields(Measurement)}

@@ -14,8 +14,8 @@ from raycrt.networks import checkpoint
 from raycrt.specs import DataSpec, validate
 from raycrt.system.storage import place
 from raycrt.training.loop import EpochEnd
-from tuning.trials import space, store, workers
-from tuning.trials.trial import METRIC, Measurement, evaluate
+from raycrt.tuning.trials import space, store, workers
+from raycrt.tuning.trials.trial import METRIC, Measurement, evaluate
 
 # The key of a trial's number in its configuration, beside the drawn parameters by their paths.
 NUMBER = "trial"

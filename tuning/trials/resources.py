@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycrt.distributed.room import for_worker, nodes, ray_name, times
+from raycrt.distributed.room import for_worker, nodes, require_usable_gpus, times
 from raycrt.errors import require
 from raycrt.specs import Spec
 
@@ -12,7 +12,8 @@ _DRIVER = {"memory": 512.0 * 2**20}
 
 
 def for_process(spec: Spec) -> dict[str, float]:
-    """The resources of a trial's process, which trains itself or only starts its workers."""
+    """The resources of a trial's process, which trains itself or only starts its workers, by Ray's
+    names."""
     return for_worker(spec.run) if spec.search.workers == 1 else dict(_DRIVER)
 
 
@@ -28,11 +29,12 @@ def trials(spec: Spec) -> int:
 
 def check(spec: Spec) -> None:
     """Raise `InvalidInput` if not even one trial fits: its workers would wait forever."""
+    require_usable_gpus(spec.run)
     need = for_worker(spec.run)
     require(
         trials(spec) >= 1,
         "the cluster has room for one trial",
         workers=spec.search.workers,
         each=need,
-        nodes=[{name: node.get(ray_name(name), 0) for name in need} for node in nodes()],
+        nodes=[{name: node.get(name, 0) for name in need} for node in nodes()],
     )

@@ -23,8 +23,8 @@ from raycrt.errors import InvalidInput, require
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
 from raycrt.system.storage import Place, is_remote
-from tuning.trials import segments, space
-from tuning.trials.journal import Journal
+from raycrt.tuning.trials import segments, space
+from raycrt.tuning.trials.journal import Journal
 
 JOURNAL, IDENTITY = "study.journal", "search-id"
 # User attributes of a trial: the identity of the search that runs it (formerly its directory), the

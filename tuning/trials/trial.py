@@ -10,19 +10,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-import torch
-
 from raycrt import Certifier, Network
 from raycrt.data import Dataset, Split
 from raycrt.evaluation.accuracy import accuracy
 from raycrt.specs import Spec
+from raycrt.system import devices
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd, State
 
 # The measurement that is maximised.
 METRIC = "certified"
 # Steps of the solver at a rung. They rank trials as well as 60 steps do; the closed form alone does
-# not (docs/search.md).
+# not (docs/searching.md).
 _RUNG_STEPS = 5
 # Prefix of the share certified at one radius, as a study keeps it: "certified_at/0.5".
 AT = "certified_at/"
@@ -83,9 +82,7 @@ def evaluate(
             last[:] = [replace(measured, seconds=time.monotonic() - began)]
             report(last[0], end)
 
-    # Ray does not hide GPUs from a trial that requested none.
-    gpu = spec.run.gpus_per_worker > 0 and torch.cuda.is_available()
-    device = "cuda" if gpu else "cpu"
+    device = devices.of(spec.run.gpus_per_worker)
     loop.train(spec, dataset.train, report=at_epoch, state=state, device=device)
     return last[0]
 

@@ -13,12 +13,12 @@ from typing import Any
 from ray.train import ControllerError
 
 from raycrt import data
-from raycrt.distributed import train
+from raycrt.distributed import leftovers, train
 from raycrt.specs import DataSpec, Spec
 from raycrt.system.storage import Place
 from raycrt.training.loop import EpochEnd, Metrics
-from tuning.trials import resources
-from tuning.trials.trial import METRIC, Measurement, judge
+from raycrt.tuning.trials import resources
+from raycrt.tuning.trials.trial import METRIC, Measurement, judge
 
 
 def evaluate(
@@ -66,6 +66,8 @@ def _fit(spec: Spec, folder: Place, *, stop: threading.Event, **options: Any) ->
     a trial start all or none, so that no two trials wait for resources that the other one holds.
     """
     while True:
+        # This process may take the place of one whose node died.
+        leftovers.free()
         try:
             train.fit(spec, folder, stop=stop, **options)
             return

@@ -45,8 +45,8 @@ class Norms(Generic[Kind]):
     def offset_magnitude_upper(self) -> Tensor:
         """Numbers >= |b_i|, and >= the size of all terms that are summed to compute b_i, float64
         (out_features,)."""
-        size = (self.layer.out_features,)
-        return torch.full(size, self.offset_norm_upper(), dtype=torch.float64)
+        size, device = (self.layer.out_features,), self.layer.offset().device
+        return torch.full(size, self.offset_norm_upper(), dtype=torch.float64, device=device)
 
     def matrix_error_upper(self) -> float:
         """A number >= |matrix() - W|: 0 where every entry is a stored weight."""
@@ -80,7 +80,8 @@ class Norms(Generic[Kind]):
 
     def norm_upper(self) -> float:
         """A number >= the spectral norm |W|."""
-        ones = torch.ones(self.layer.out_features, dtype=torch.float64)
+        size, device = self.layer.out_features, self.layer.offset().device
+        ones = torch.ones(size, dtype=torch.float64, device=device)
         return math.sqrt(self.gram_upper(ones))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
+from contextlib import closing, contextmanager
 
 import pyarrow as pa
 from pyarrow import csv
+
+from raycrt.system.reading import opened
+from raycrt.system.storage import Place
 
 # An integer is a float too, so that a column of both is one of floats. What else a column may be is
 # decided by all of its values.
@@ -16,7 +18,7 @@ _WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
 _COLUMN = re.compile(r"In CSV column #(\d+)")
 
 
-def schema(file: Path) -> pa.Schema:
+def schema(file: Place) -> pa.Schema:
     """The types that `csv.read_csv(file)` finds, which never holds more than a column of text.
 
     A type is that of the first block, made wider where a later one does not fit. Raises
@@ -24,7 +26,7 @@ def schema(file: Path) -> pa.Schema:
     """
     types: dict[str, pa.DataType] = {}
     while True:
-        with closing(_opened(file, types)) as reader:
+        with _reader(file, types) as reader:
             found: pa.Schema = reader.schema
             try:
                 for _ in reader:
@@ -42,23 +44,27 @@ def schema(file: Path) -> pa.Schema:
         return found
 
 
-def names(file: Path) -> list[str]:
+def names(file: Place) -> list[str]:
     """The names of the columns."""
-    with closing(_opened(file, {})) as reader:
+    with _reader(file, {}) as reader:
         return list(reader.schema.names)
 
 
-def tables(file: Path, types: pa.Schema) -> Iterator[pa.Table]:
+def tables(file: Place, types: pa.Schema) -> Iterator[pa.Table]:
     """The rows of a file in order, a block at a time, with the `types` of its `schema`."""
-    with closing(_opened(file, dict(zip(types.names, types.types, strict=True)))) as reader:
+    with _reader(file, dict(zip(types.names, types.types, strict=True))) as reader:
         for batch in reader:
             yield pa.Table.from_batches([batch])
 
 
-def _opened(file: Path, types: dict[str, pa.DataType]) -> csv.CSVStreamingReader:
-    return csv.open_csv(file, convert_options=csv.ConvertOptions(column_types=types))
+@contextmanager
+def _reader(file: Place, types: dict[str, pa.DataType]) -> Iterator[csv.CSVStreamingReader]:
+    stated = csv.ConvertOptions(column_types=types)
+    with opened(file) as content, closing(csv.open_csv(content, convert_options=stated)) as reader:
+        yield reader
 
 
-def _of_all(file: Path, name: str) -> pa.DataType:
-    one = csv.read_csv(file, convert_options=csv.ConvertOptions(include_columns=[name]))
+def _of_all(file: Place, name: str) -> pa.DataType:
+    with opened(file) as content:
+        one = csv.read_csv(content, convert_options=csv.ConvertOptions(include_columns=[name]))
     return one.schema.field(name).type

@@ -7,6 +7,7 @@ only when `download` is set.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,16 @@ def check(spec: DataSpec) -> None:
         part = _reader(spec)
         rows, _ = (len(part(train)[1]) for train in (True, False))
     _held_out(spec, rows)
+
+
+def lying_in(root: Path) -> list[str]:
+    """The names of the data sets whose files are in `root`."""
+    found = []
+    for name in (str(name) for name in CLASS_NAMES if name != "digits"):
+        with suppress(InvalidInput):
+            _find(name, root)
+            found.append(name)
+    return found
 
 
 def _held_out(spec: DataSpec, rows: int) -> int:

@@ -11,13 +11,14 @@ from functools import cached_property
 from typing import Any
 
 from raycrt.data import sources
-from raycrt.data.datasets import read
-from raycrt.data.parts.outline import outline
+from raycrt.data.datasets import check_effects, described, read, with_numbers
+from raycrt.data.parts.outline import Outline, outline
 from raycrt.data.sources.source import Indexed, Rows
 from raycrt.data.splits import Arrays
 from raycrt.data.values import checks, labels
 from raycrt.data.values.statistics import scaled_inputs
-from raycrt.specs import DataSpec
+from raycrt.errors import InvalidInput
+from raycrt.specs import DataSpec, Spec
 from raycrt.specs.data import Statistics
 
 
@@ -28,10 +29,30 @@ def test_rows(spec: DataSpec) -> Reader:
     set. Then only the labels of all rows are read here; an input that is not finite is left for
     the certifier, which gives such a row no radius. `InvalidInput` as in `raycrt.data.read`.
     """
-    found = None if spec.limit is not None else outline(spec)
-    if found is None or "test" not in found.splits:
+    return _reader(spec, None if spec.limit is not None else outline(spec))
+
+
+def opened_for_test(spec: Spec) -> tuple[Spec, Reader]:
+    """`spec` as `described`, and the reader of its test rows.
+
+    Inputs of a source in files are left unread, if no number follows from them.
+    """
+    check_effects(spec.data)
+    drawn = "auto" in (spec.data.normalize, spec.data.scale)
+    seen = None if drawn or spec.run.stream else outline(spec.data)
+    if seen is None:
+        found = described(spec)
+        return found, test_rows(found.data)
+    known = {"data.shape": seen.shape, "data.class_names": seen.numbering.names}
+    found, _ = with_numbers(spec.override(known | sources.of(spec.data).placed()), None)
+    return found, _reader(found.data, seen)
+
+
+def _reader(spec: DataSpec, seen: Outline | None) -> Reader:
+    if seen is None or spec.limit is not None or "test" not in seen.splits:
         return InMemory(spec)
-    return InFiles(spec.model_copy(update={"shape": found.shape}), found.numbering)
+    described = spec.model_copy(update={"shape": seen.shape})
+    return InFiles(described, seen.numbering, seen.splits["test"])
 
 
 class Reader:
@@ -80,21 +101,12 @@ class InMemory(Reader):
 
 
 class InFiles(Reader):
-    """Rows in files, of which only those that are asked for are read; `numbering` has the classes
-    of all labels."""
+    """Rows in files, of which only those that are asked for are read: the rows `test`, with the
+    classes of all labels in `numbering`."""
 
-    def __init__(self, spec: DataSpec, numbering: labels.Numbering) -> None:
+    def __init__(self, spec: DataSpec, numbering: labels.Numbering, test: Indexed) -> None:
         super().__init__(spec)
-        self.numbering = numbering
-
-    @cached_property
-    def _test(self) -> Indexed:
-        found = sources.of(self.spec).indexed("test")
-        assert found is not None
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"spec": self.spec, "numbering": self.numbering}
+        self.numbering, self.test = numbering, test
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,18 +114,27 @@ class InFiles(Reader):
         return self.spec.shape
 
     def __len__(self) -> int:
-        return self._test.number
+        return self.test.number
 
     def between(self, first: int, last: int, step: int) -> Iterator[Arrays]:
         kept: Arrays | None = None
-        for rows in self._test.between(first, last, step):
+        number = 0
+        for rows in self.test.between(first, last, step):
+            if not len(rows.inputs):
+                break
             found = self._checked(rows)
+            number += len(found)
             kept = found if kept is None else kept.with_rows(found)
             if len(kept) >= step:
                 yield kept.take(slice(step))
                 kept = kept.take(slice(step, None)) if len(kept) > step else None
         if kept is not None:
             yield kept
+        if number != last - first:
+            raise InvalidInput(
+                f"data must stay as it is, but {self.spec.title} has {number} rows where "
+                f"{last - first} were, from row {first} on"
+            )
 
     def _checked(self, rows: Rows) -> Arrays:
         checks.check_shape(rows, self.shape)

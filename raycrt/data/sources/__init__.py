@@ -6,13 +6,12 @@ Every file in this folder is imported here, so that adding a file adds a source.
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
-from pathlib import Path
 
-from raycrt.data.sources.source import SOURCES, Rows, Source
+from raycrt.data.sources.source import SOURCES, Rows, Source, existing
 from raycrt.errors import InvalidInput, nearest
 from raycrt.specs import DataSpec
+from raycrt.system.storage import Place
 
 __all__ = ["SOURCES", "Rows", "Source", "detect", "kind", "of"]
 
@@ -39,11 +38,13 @@ def of(spec: DataSpec) -> Source:
     return kind(str(spec.source))(spec)
 
 
-def detect(path: Path) -> str:
+def detect(path: Place) -> str:
     """The kind of the data set at `path`, by the names of its files."""
-    if not os.path.exists(path):
-        raise InvalidInput(f"a data set must exist, but there is nothing at {path}")
-    found = sorted(name for name, source in SOURCES.items() if source.recognises(path))
+    existing(path)
+    try:
+        found = sorted(name for name, source in SOURCES.items() if source.recognises(path))
+    except OSError as error:
+        raise InvalidInput(f"the files in {path} must be readable: {error}") from None
     if len(found) != 1:
         raise InvalidInput(
             f"data.source must name the kind of {path}, which by its files is "

@@ -6,18 +6,21 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
-from raycrt.data.formats import archives
-from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
+from raycrt.data.formats import archives, npy
+from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, files_with, register
 from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
+from raycrt.system.reading import opened
+from raycrt.system.storage import Place, is_directory
 
 _INPUTS, _LABELS = ("images", "image", "x", "inputs"), ("labels", "label", "y", "targets")
 _NAMES = "class_names"
+_LABELS_AT_A_TIME = 1_000_000
 
 
 @register("arrays", uses=("path", "input", "label", "resize"))
@@ -26,8 +29,8 @@ class Arrays(Source):
     `x_train`, `train_images`, `test-labels`. `class_names` may name the classes."""
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        return path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npy")))
+    def recognises(cls, path: Place) -> bool:
+        return path.suffix == ".npz" or bool(_files(path))
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
         return {split: partial(self._rows, *pair) for split, pair in self._pairs().items()}
@@ -68,35 +71,51 @@ class Arrays(Source):
 
     def _blocks(self, name: str) -> Iterator[np.ndarray]:
         """The array `name`, some rows at a time."""
-        path, rows = self.path, self.at_a_time
-        file = path / f"{name}.npy" if path.is_dir() else path
-        with _reported(file):
-            if path.is_dir():
-                whole = self._mapped(name)
+        rows = self.at_a_time
+        if self._is_folder:
+            whole = self._mapped(name)
+            with _reported(self.path / f"{name}.npy"):
                 yield from (whole[k : k + rows] for k in range(0, len(whole), rows))
-            else:
+        else:
+            with _reported(self.path), opened(self.path) as file:
                 yield from archives.blocks(file, name, rows)
 
-    def _mapped(self, name: str) -> np.ndarray:
+    def _mapped(self, name: str) -> np.ndarray | npy.InFile:
         """The array of a .npy file, read where it is used."""
         file = self.path / f"{name}.npy"
         with _reported(file):
-            return _with_rows(np.load(file, mmap_mode="r", allow_pickle=False), file)
+            return _with_rows(npy.rows(file), file)
 
     def indexed(self, split: str) -> Indexed | None:
-        if not self.path.is_dir():
+        if not self._is_folder:
             return None
         name, labels = self._pairs()[split]
         rows, classes = self._mapped(name), self._mapped(labels)
         if len(rows) != len(classes):
             raise InvalidInput(self._other_number(name, len(rows), labels, len(classes)))
+        return Indexed(
+            number=len(rows),
+            between=partial(self._between, name, labels),
+            labels=partial(self._labels, labels),
+        )
 
-        def between(first: int, last: int, step: int) -> Iterator[Rows]:
-            for start in range(first, last, step):
-                some = slice(start, min(start + step, last))
-                yield self._part(name, rows[some], classes[some], start)
+    def _between(self, name: str, labels: str, first: int, last: int, step: int) -> Iterator[Rows]:
+        rows, classes = self._mapped(name), self._mapped(labels)
+        for start in range(first, last, step):
+            some = slice(start, min(start + step, last))
+            with _reported(self.path / f"{name}.npy"):
+                part = rows[some], classes[some]
+            yield self._part(name, *part, start)
 
-        return Indexed(number=len(rows), between=between, labels=lambda: iter([classes]))
+    def _labels(self, name: str) -> Iterator[np.ndarray]:
+        classes = self._mapped(name)
+        with _reported(self.path / f"{name}.npy"):
+            for start in range(0, len(classes), _LABELS_AT_A_TIME):
+                yield classes[start : start + _LABELS_AT_A_TIME]
+
+    @cached_property
+    def _is_folder(self) -> bool:
+        return is_directory(self.path)
 
     def class_names(self) -> Sequence[str] | None:
         if _NAMES not in self._arrays():
@@ -108,14 +127,13 @@ class Arrays(Source):
 
     def _arrays(self) -> list[str]:
         path = self.path
-        if path.is_dir():
-            return [file.stem for file in sorted(path.glob("*.npy"))]
-        with _reported(path):
-            opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise InvalidInput(f"data.path must be an .npz file or a directory, not {path}")
-        with opened:
-            return list(opened)
+        if self._is_folder:
+            return [file.stem for file in _files(path)]
+        with _reported(path), opened(path) as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise InvalidInput(f"data.path must be an .npz file or a directory, not {path}")
+            return list(found)
 
     def _named(self, names: Sequence[str], bases: Sequence[str]) -> dict[str, str]:
         """The array called one of `bases` for each split; `train` where it names no split."""
@@ -132,11 +150,10 @@ class Arrays(Source):
         return found
 
     def _array(self, name: str) -> np.ndarray:
-        path = self.path
-        file = path / f"{name}.npy" if path.is_dir() else path
-        with _reported(file):
-            loaded = np.load(file, allow_pickle=False)
-            return _with_rows(loaded if path.is_dir() else loaded[name], file)
+        file = self.path / f"{name}.npy" if self._is_folder else self.path
+        with _reported(file), opened(file) as content:
+            loaded = np.load(content, allow_pickle=False)
+            return np.asarray(_with_rows(loaded if self._is_folder else loaded[name], file))
 
     def _rows(self, inputs: str, labels: str) -> Rows:
         return self._part(inputs, self._array(inputs), self._array(labels))
@@ -153,10 +170,14 @@ class Arrays(Source):
         )
 
 
-def _with_rows(found: np.ndarray, file: Path) -> np.ndarray:
-    if not found.ndim:
+def _files(path: Place) -> list[Place]:
+    return [file for file in files_with(path, (".npy",)) if file.suffix == ".npy"]
+
+
+def _with_rows(found: Any, file: Place) -> Any:
+    if not found.shape:
         raise InvalidInput(f"an array must have rows, but one in {file} is a single number")
-    return np.asarray(found)
+    return found
 
 
 def _split(name: str, bases: Sequence[str]) -> str | None:
@@ -174,7 +195,7 @@ def _split(name: str, bases: Sequence[str]) -> str | None:
 
 
 @contextmanager
-def _reported(file: Path) -> Iterator[None]:
+def _reported(file: Place) -> Iterator[None]:
     """Within it a `file` that numpy cannot read is `InvalidInput`."""
     try:
         yield

@@ -13,11 +13,13 @@ from pyarrow import types as kinds
 
 from raycrt.data.sources.source import Rows
 from raycrt.data.values import pixels
-from raycrt.errors import InvalidInput
+from raycrt.errors import InvalidInput, nearest
 
 # Names under which pandas stores the index of a table.
 _INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 _LABELS = ("label", "labels", "class", "target", "y")
+# Columns that an error names of many, from the beginning and from the end.
+_ENDS = 8
 
 
 class Columns:
@@ -33,8 +35,25 @@ class Columns:
         """Inputs and labels; `InvalidInput` where a column or a value is missing."""
         if not len(self.table):
             raise InvalidInput(f"a table must have at least one row, but {self.where} has none")
-        label, keys = self.label, self._keys()
-        beside = (label, self.options.key)
+        names, whole = self._inputs()
+        return Rows(
+            inputs=self._whole(names[0]) if whole else self._features(names),
+            labels=self.labels(),
+            where=self.where,
+            place=self.place,
+            columns=() if whole else tuple(names),
+            keys=self._keys(),
+        )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the features, in order; none where one column has whole inputs."""
+        names, whole = self._inputs()
+        return () if whole else tuple(names)
+
+    def _inputs(self) -> tuple[list[str], bool]:
+        """The columns with the inputs, and whether it is one with a whole input in each row."""
+        beside = (self.label, self.options.key)
         names = list(self.options.input or (n for n in self.table.column_names if n not in beside))
         index = [name for name in names if not name or _INDEX.fullmatch(name)]
         if index and self.options.input is None:
@@ -45,9 +64,10 @@ class Columns:
             )
         missing = [name for name in names if name not in self.table.column_names]
         if missing or not names:
+            near = nearest(missing[0], self.table.column_names) if missing else ""
             raise InvalidInput(
                 f"{self.where} must have the columns of data.input, but has no "
-                f"{', '.join(map(repr, missing)) or 'column besides the label'}"
+                f"{', '.join(map(repr, missing)) or 'column besides the label'}{near}"
             )
         whole = [name for name in names if _is_whole(self.table.schema.field(name).type)]
         if len(whole) > 1 or (whole and self.options.input not in (None, (whole[0],))):
@@ -55,14 +75,7 @@ class Columns:
                 "data.input must name one column of images or lists, or only columns of numbers, "
                 f"but {self.where} has {_shown(names)}"
             )
-        return Rows(
-            inputs=self._whole(whole[0]) if whole else self._features(names),
-            labels=self.labels(),
-            where=self.where,
-            place=self.place,
-            columns=() if whole else tuple(names),
-            keys=keys,
-        )
+        return (whole, True) if whole else (names, False)
 
     def labels(self) -> list[Any]:
         """The labels alone."""
@@ -136,7 +149,8 @@ def label_among(columns: Sequence[str], stated: str | None, where: str) -> str:
     if len(found) != 1:
         raise InvalidInput(
             f"{where} must have one column of labels, {' or '.join(map(repr, names))} "
-            f"(the key data.label), but its columns are {_shown(columns)}"
+            f"(the key data.label){nearest(stated or '', columns)}, but its columns are "
+            f"{_shown(columns)}"
         )
     return found[0]
 
@@ -177,4 +191,9 @@ def _bytes(value: Any, place: str) -> bytes:
 
 
 def _shown(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
+    """`names` in one line; of many the first and the last ones, among which labels usually are."""
+    quoted = [repr(name) for name in names]
+    if len(names) > 2 * _ENDS:
+        left = len(names) - 2 * _ENDS
+        quoted = [*quoted[:_ENDS], f"... ({left} more) ...", *quoted[-_ENDS:]]
+    return ", ".join(quoted)

@@ -65,7 +65,7 @@ class Function(Source):
 
     @property
     def _directory(self) -> str:
-        return os.getcwd() if self.options.path is None else str(self.path)
+        return os.getcwd() if self.options.path is None else str(self.local_path)
 
     @cached_property
     def _returned(self) -> Mapping[str, Any]:

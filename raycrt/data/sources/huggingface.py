@@ -6,14 +6,14 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from raycrt.data.sources.columns import Columns, label_among
-from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
+from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, files_with, register
 from raycrt.errors import InvalidInput
+from raycrt.system.storage import Place
 
 _FILES = ("dataset_dict.json", "state.json")
 
@@ -28,26 +28,34 @@ class HuggingFace(Source):
     named = True
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        return any((path / name).is_file() for name in _FILES)
+    def recognises(cls, path: Place) -> bool:
+        return bool({file.name for file in files_with(path, (".json",))} & set(_FILES))
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
         found = self._parts()
         return {split: partial(self._rows, split, part) for split, part in found.items()}
 
     def indexed(self, split: str) -> Indexed:
+        return Indexed(
+            number=len(self._parts()[split]),
+            between=partial(self._between, split),
+            labels=partial(self._labels, split),
+        )
+
+    def _between(self, split: str, first: int, last: int, step: int) -> Iterator[Rows]:
         whole = self._parts()[split]
+        for start in range(first, last, step):
+            yield self._rows(split, whole.select(range(start, min(start + step, last))), start)
 
-        def between(first: int, last: int, step: int) -> Iterator[Rows]:
-            for start in range(first, last, step):
-                yield self._rows(split, whole.select(range(start, min(start + step, last))), start)
+    def _labels(self, split: str) -> Iterator[list[Any]]:
+        whole = self._parts()[split]
+        for start in range(0, len(whole), self.at_a_time):
+            some = whole.select(range(start, min(start + self.at_a_time, len(whole))))
+            yield self._columns(split, some, start).labels()
 
-        def labels() -> Iterator[Any]:
-            for start in range(0, len(whole), self.at_a_time):
-                some = whole.select(range(start, min(start + self.at_a_time, len(whole))))
-                yield self._columns(split, some, start).labels()
-
-        return Indexed(number=len(whole), between=between, labels=labels)
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process opens it itself.
+        return {key: value for key, value in self.__dict__.items() if key != "_opened"}
 
     def _parts(self) -> dict[str, Any]:
         """The data set of each split."""
@@ -71,9 +79,13 @@ class HuggingFace(Source):
         first = next(iter(self._parts().values()))
         return label_among(first.column_names, self.options.label, self._where)
 
+    def features(self) -> tuple[str, ...]:
+        split, part = next(iter(self._parts().items()))
+        return self._columns(split, part.select([0]), 0).features
+
     @property
     def _where(self) -> str:
-        return self.argument or str(self.path)
+        return self.argument or str(self.local_path)
 
     @cached_property
     def _opened(self) -> Any:
@@ -90,7 +102,7 @@ class HuggingFace(Source):
             with nullcontext() if self.options.download else _offline(datasets.config):
                 if self.argument:
                     return datasets.load_dataset(self.argument)
-                return datasets.load_from_disk(str(self.path))
+                return datasets.load_from_disk(str(self.local_path))
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             said = " ".join(str(error).split())
             raise InvalidInput(

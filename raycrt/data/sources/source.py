@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,6 +20,8 @@ from raycrt.data.splits import NAMES
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec
 from raycrt.specs.data import ALWAYS, OF_SOURCES
+from raycrt.system.reading import below, is_there
+from raycrt.system.storage import Place, is_directory, is_remote, place
 
 # The environment variable with the directory of data sets.
 DIRECTORY_VARIABLE = "RAYCRT_DATA"
@@ -79,7 +82,7 @@ class Source:
         self.argument = str(spec.source).partition(":")[2]
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
+    def recognises(cls, path: Place) -> bool:
         """Whether `path` is by its names a data set of this kind."""
         return False
 
@@ -112,21 +115,41 @@ class Source:
         """The name of the column or array with the labels, if the source has names for these."""
         return None
 
+    def features(self) -> tuple[str, ...]:
+        """The names of the features of an input, in order, if the source has some."""
+        return ()
+
     def placed(self) -> dict[str, Any]:
         """Keys of `data` to set for processes with another environment and working directory."""
         return {}
 
-    @property
-    def path(self) -> Path:
+    @cached_property
+    def path(self) -> Place:
         """`data.path`; `InvalidInput` unless it is there and can be read."""
-        path = self.options.path
-        if path is None:
+        if self.options.path is None:
             raise InvalidInput(f"data.path must name the files of data.source={self.kind}")
-        if not os.path.exists(path):
-            raise InvalidInput(f"data.path must exist, but there is nothing at {path}")
-        if not os.access(path, os.R_OK):
-            raise InvalidInput(f"data.path must be readable, but {path} is not")
-        return Path(path)
+        return existing(place(self.options.path))
+
+    @property
+    def local_path(self) -> Path:
+        """`path`; `InvalidInput` where it is a URI."""
+        path = self.path
+        if is_remote(path):
+            raise InvalidInput(f"data.path must be on a disk for data.source={self.kind}: {path}")
+        return path
+
+
+def existing(path: Place) -> Place:
+    """`path`; `InvalidInput` unless it is there and can be read."""
+    try:
+        found = is_there(path)
+    except OSError as error:
+        raise InvalidInput(f"data.path must be in reach, but is not: {error}") from None
+    if not found:
+        raise InvalidInput(f"data.path must exist, but there is nothing at {path}")
+    if not is_remote(path) and not os.access(path, os.R_OK):
+        raise InvalidInput(f"data.path must be readable, but {path} is not")
+    return path
 
 
 def files_directory(stated: Path | None, title: str, otherwise: str = "") -> Path:
@@ -141,21 +164,20 @@ def files_directory(stated: Path | None, title: str, otherwise: str = "") -> Pat
     return Path(os.path.abspath(os.path.expanduser(directory)))
 
 
-def files_with(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+def files_with(folder: Place, suffixes: Sequence[str]) -> list[Place]:
     """The files in `folder` with one of the `suffixes`, in the order of their names; none where it
     is no folder."""
-    if not folder.is_dir():
-        return []
-    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in suffixes]
+    names = below(folder, 1)[1] if is_directory(folder) else []
+    return [folder / name for name in sorted(names) if Path(name).suffix.lower() in suffixes]
 
 
-def of_splits(path: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+def of_splits(path: Place, suffixes: Sequence[str]) -> dict[str, list[Place]]:
     """The files of each split in a folder, by the first word of their names; a single file is
     `train`. `InvalidInput` where names are those of no splits."""
-    if not path.is_dir():
+    if not is_directory(path):
         return {"train": [path]}
     files = files_with(path, suffixes)
-    named: dict[str, list[Path]] = {}
+    named: dict[str, list[Place]] = {}
     for file in files:
         named.setdefault(re.split(r"[-_.]", file.name)[0].lower(), []).append(file)
     if files and set(named) <= set(SPLITS):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from raycrt.data.sources.source import (
     register,
 )
 from raycrt.errors import InvalidInput
+from raycrt.system.storage import Place
 
 _SUFFIXES = (".csv", ".parquet", ".pq")
 
@@ -38,13 +38,13 @@ class Table(Source):
     """
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
+    def recognises(cls, path: Place) -> bool:
         return path.suffix.lower() in _SUFFIXES or bool(files_with(path, _SUFFIXES))
 
     def splits(self) -> Mapping[str, Callable[[], Rows]]:
         return {split: partial(self._rows, files) for split, files in self._files().items()}
 
-    def _files(self) -> dict[str, list[Path]]:
+    def _files(self) -> dict[str, list[Place]]:
         """The files of each split."""
         return of_splits(self.path, _SUFFIXES)
 
@@ -69,27 +69,35 @@ class Table(Source):
         groups = RowGroups.of(files)
         if groups is None:
             return None
-        empty = _empty(_once(groups.schema, files[0]))
+        _once(groups.schema, files[0])
+        return Indexed(
+            number=groups.rows,
+            between=partial(self._between, groups),
+            labels=partial(self._labels, groups, files[0]),
+        )
 
-        def between(first: int, last: int, step: int) -> Iterator[Rows]:
-            for start, file, table in groups.between(first, last, step):
-                yield Columns(table, self.options, str(file), partial(_place, start, file)).rows()
+    def _between(self, groups: RowGroups, first: int, last: int, step: int) -> Iterator[Rows]:
+        for start, file, table in groups.between(first, last, step):
+            yield Columns(table, self.options, str(file), partial(_place, start, file)).rows()
 
-        def labels() -> Iterator[Any]:
-            label = Columns(empty, self.options, str(files[0]), str).label
-            for start, file, table in groups.between(0, groups.rows, self.at_a_time, [label]):
-                place = partial(_place, start, file)
-                yield Columns(table, self.options, str(file), place).labels()
-
-        return Indexed(number=groups.rows, between=between, labels=labels)
+    def _labels(self, groups: RowGroups, file: Place) -> Iterator[list[Any]]:
+        label = label_among(groups.schema.names, self.options.label, str(file))
+        for start, file, table in groups.between(0, groups.rows, self.at_a_time, [label]):
+            place = partial(_place, start, file)
+            yield Columns(table, self.options, str(file), place).labels()
 
     def label(self) -> str:
         file = next(iter(self._files().values()))[0]
-        with readable(file):
-            found = typed_csv.names(file) if _is_csv(file) else parquet.read_schema(file).names
+        with readable(file) as content:
+            found = typed_csv.names(file) if _is_csv(file) else parquet.read_schema(content).names
         return label_among(found, self.options.label, str(file))
 
-    def _rows(self, files: Sequence[Path]) -> Rows:
+    def features(self) -> tuple[str, ...]:
+        file = next(iter(self._files().values()))[0]
+        table = _empty(_schema(file))
+        return Columns(table, self.options, str(file), partial(_place, 0, file)).features
+
+    def _rows(self, files: Sequence[Place]) -> Rows:
         tables = [_read(file) for file in files]
         ends = np.cumsum([len(part) for part in tables])
 
@@ -100,15 +108,15 @@ class Table(Source):
         return Columns(_concatenated(tables, files), self.options, _where(files), place).rows()
 
 
-def _place(first: int, file: Path, row: int) -> str:
+def _place(first: int, file: Place, row: int) -> str:
     return f"row {first + row} of {file}"
 
 
-def _where(files: Sequence[Path]) -> str:
+def _where(files: Sequence[Place]) -> str:
     return str(files[0]) if len(files) == 1 else f"{files[0]} and others"
 
 
-def _concatenated(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
+def _concatenated(tables: Sequence[pa.Table], files: Sequence[Place]) -> pa.Table:
     """The tables of the `files` of one split as one."""
     if len({tuple(table.column_names) for table in tables}) > 1:
         raise InvalidInput(f"files of one split must have the same columns, not so {_where(files)}")
@@ -122,31 +130,31 @@ def _concatenated(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table
         ) from None
 
 
-def _is_csv(file: Path) -> bool:
+def _is_csv(file: Place) -> bool:
     return file.suffix.lower() == ".csv"
 
 
-def _schema(file: Path) -> pa.Schema:
+def _schema(file: Place) -> pa.Schema:
     """The columns of a file with their types; none of them twice."""
-    with readable(file):
-        found = typed_csv.schema(file) if _is_csv(file) else parquet.read_schema(file)
+    with readable(file) as content:
+        found = typed_csv.schema(file) if _is_csv(file) else parquet.read_schema(content)
     return _once(found, file)
 
 
-def _tables(file: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+def _tables(file: Place, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
     """The rows of a file of this `schema` in order, so many or a block at a time."""
-    with readable(file):
+    with readable(file) as content:
         if _is_csv(file):
             yield from typed_csv.tables(file, schema)
             return
-        with parquet.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(rows):
+        with parquet.ParquetFile(content) as parts:
+            for batch in parts.iter_batches(rows):
                 yield pa.Table.from_batches([batch])
 
 
-def _read(file: Path) -> pa.Table:
-    with readable(file):
-        table = csv.read_csv(file) if _is_csv(file) else parquet.read_table(file)
+def _read(file: Place) -> pa.Table:
+    with readable(file) as content:
+        table = csv.read_csv(content) if _is_csv(file) else parquet.read_table(content)
     _once(table.schema, file)
     return table
 
@@ -158,7 +166,7 @@ def _empty(schema: pa.Schema) -> pa.Table:
     )
 
 
-def _once(schema: pa.Schema, file: Path) -> pa.Schema:
+def _once(schema: pa.Schema, file: Place) -> pa.Schema:
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
         raise InvalidInput(f"a column must be there once, but {file} has two of {twice[0]!r}")

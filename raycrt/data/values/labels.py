@@ -100,6 +100,8 @@ def _values(rows: Rows) -> np.ndarray:
     if labels.dtype.kind == "f":
         _refuse(rows, np.isnan(labels), "each row must have a label", "has none")
         _refuse(rows, labels % 1 != 0, "a label must be a whole number or text", "has a fraction")
+    if labels.dtype.kind in "uf":
+        _refuse(rows, labels >= 2.0**63, "a label must be below 2^63", "has a larger one")
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8", "replace")
     if labels.dtype.kind == "U":

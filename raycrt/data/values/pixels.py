@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from raycrt.errors import InvalidInput
 if TYPE_CHECKING:
     from PIL import Image
 
+# Names of files of images end in one of these.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 # Numbers of channels by which the axis of channels is recognised.
 _CHANNELS = (1, 3, 4)
 _WHOLE = {"uint8": 255, "uint16": 65535}
@@ -76,12 +77,12 @@ def of_arrays(
     return resized(scaled(numbers, place), size, place)
 
 
-def decoded(file: Path | bytes, place: str) -> np.ndarray:
-    """The image in a file, or in the bytes of one, as float32 (channels, height, width)."""
+def decoded(content: bytes, place: str) -> np.ndarray:
+    """The image in the bytes of a file as float32 (channels, height, width)."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        with Image.open(io.BytesIO(content)) as image:
             return of_image(image, place)
     except UnidentifiedImageError:
         raise InvalidInput(f"{place} must be an image, but its format is not known") from None

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycrt.activations import ACTIVATIONS, Activation, softplus
+from raycrt.activations import ACTIVATIONS, KINK, Activation, softplus
 from raycrt.errors import InvalidInput, require
 from raycrt.foreign.modules.elementwise import Elementwise
 from raycrt.foreign.modules.rescaling import Rescaling
@@ -52,7 +52,6 @@ def is_layer(module: nn.Module) -> bool:
 
 
 _KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh)
-KINK = "a kink has no second derivative to bound; Softplus is a smooth alternative"
 
 
 def activation_of(step: Step) -> Activation | None:

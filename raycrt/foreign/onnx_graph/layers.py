@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raycrt.activations import KINK
 from raycrt.errors import InvalidInput, require
-from raycrt.foreign.modules.layers import KINK
 from raycrt.foreign.onnx_graph import shapes
 from raycrt.foreign.onnx_graph.graph import Graph
 from raycrt.foreign.onnx_graph.nodes import SUPPORTED, attributes, described, expect, given

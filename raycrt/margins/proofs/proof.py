@@ -90,7 +90,7 @@ class RadiusProof:
         radius = _root(lowered, size, m)
         if self.deployed is not None:
             # No input in the claimed ball has a larger norm.
-            lowered = lowered - self._deployment_error(label, image_norm + radius)
+            lowered = lowered - self.deployment_error(label, image_norm + radius)
             radius = _root(lowered, size, m)
         return torch.where(size > _FLAT, radius * ROUND_DOWN, 0.0)
 
@@ -110,13 +110,13 @@ class RadiusProof:
         low, high = torch.full_like(lowered, -_LOGARITHMS), torch.full_like(lowered, _LOGARITHMS)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            fits = lowered > self._deployment_error(label, image_norm + middle.exp2())
+            fits = lowered > self.deployment_error(label, image_norm + middle.exp2())
             low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
         radius = low.exp2()
-        fits = lowered > self._deployment_error(label, image_norm + radius)
+        fits = lowered > self.deployment_error(label, image_norm + radius)
         return torch.where(fits, radius * ROUND_DOWN, 0.0)
 
-    def _deployment_error(self, label: Tensor, input_norm: Tensor) -> Tensor:
+    def deployment_error(self, label: Tensor, input_norm: Tensor) -> Tensor:
         """Upper bounds (n, classes) on the deployment's errors in the margins of `label` (n,) at
         inputs of norm `input_norm` (n, classes)."""
         assert self.deployed is not None

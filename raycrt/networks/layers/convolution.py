@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycrt.errors import require
+from raycrt.networks.floating_point import plain_sums
 from raycrt.networks.layers.affine import AffineMap
 
 # A height and a width.
@@ -93,21 +94,25 @@ class Correlation(AffineMap):
 
     def apply_kernel(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         images = x.reshape(-1, *self.in_shape)
-        z = F.conv2d(images, kernel, bias, self.stride, self.padding, self.dilation, self.groups)
+        with plain_sums(images):
+            z = F.conv2d(
+                images, kernel, bias, self.stride, self.padding, self.dilation, self.groups
+            )
         return z.reshape(*x.shape[:-1], self.out_features)
 
     def apply_adjoint(self, cotangent: Tensor, kernel: Tensor) -> Tensor:
         images = cotangent.reshape(-1, *self.out_shape)
-        x = F.conv_transpose2d(
-            images,
-            kernel,
-            None,
-            self.stride,
-            self.padding,
-            self._rest,
-            self.groups,
-            self.dilation,
-        )
+        with plain_sums(images):
+            x = F.conv_transpose2d(
+                images,
+                kernel,
+                None,
+                self.stride,
+                self.padding,
+                self._rest,
+                self.groups,
+                self.dilation,
+            )
         return x.reshape(*cotangent.shape[:-1], self.in_features)
 
     def ungrouped(self, kernel: Tensor) -> Tensor:

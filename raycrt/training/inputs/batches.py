@@ -20,6 +20,15 @@ class Batch:
     labels: Tensor
     rows: int
 
+    def moved_to(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels on the device of `like`, inputs in its type.
+
+        Rows in main memory are copied to a GPU from pages that stay there, while the process goes
+        on.
+        """
+        inputs, labels = (_moved(part, like.device) for part in (self.inputs, self.labels))
+        return inputs.to(like.dtype), labels
+
 
 class Batches(Protocol):
     """The batches of a training: those of one epoch after the other."""
@@ -50,6 +59,12 @@ class InMemory:
         for chosen in order.split(self.batch_size):
             ours = self.split.take(chosen[self.rank :: self.size])
             yield Batch(inputs=ours.images, labels=ours.labels, rows=len(chosen))
+
+
+def _moved(part: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and part.device.type == "cpu":
+        part = part.pin_memory()
+    return part.to(device, non_blocking=True)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:

@@ -34,7 +34,7 @@ def verify_bundle(
     file: Place,
     *,
     arrays: Path | None = None,
-    data_directory: Path | None = None,
+    data_directory: Place | None = None,
     trusted: bool = False,
     check: CheckFiles = check_files,
     watch: Watch = lambda name, items: items,

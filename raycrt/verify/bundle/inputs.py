@@ -12,7 +12,7 @@ import numpy as np
 from raycrt import data
 from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput, require
-from raycrt.specs import Spec
+from raycrt.specs import Place, Spec
 from raycrt.verify.bundle.names import INPUTS, LABELS
 from raycrt.verify.inputs import InArrays, Inputs, of_run
 
@@ -27,7 +27,7 @@ def of_bundle(
     place: Path,
     rows: object,
     file: Path | None,
-    directory: Path | None,
+    directory: Place | None,
     trusted: bool,
 ) -> Inputs:
     """The test rows that the unpacked bundle in `place` is about; `rows` is their number there.
@@ -146,6 +146,8 @@ def _array(file: Path) -> np.ndarray:
 
 def _loaded(file: Path) -> Any:
     """The array, or the arrays by name, in a file of the reader's own."""
+    if file.suffix.lower() not in (".npy", ".npz"):
+        raise InvalidInput(f"--data must be an .npy or .npz file, but got {file}")
     try:
         found = np.load(file, allow_pickle=False)
         if isinstance(found, np.ndarray):

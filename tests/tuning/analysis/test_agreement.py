@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from raycrt.tuning.analysis import agreement
+from raycrt.tuning.analysis.study import TrialRecord
 from tests.tuning.analysis.test_study import record
-from tuning.analysis import agreement
-from tuning.analysis.study import TrialRecord
 
 
 def trials(count: int, rung: Callable[[int], float]) -> list[TrialRecord]:
@@ -55,7 +55,9 @@ def test_a_rung_that_all_pass_alike_is_weak_and_of_few_trials_nothing_is_said() 
     [same] = agreement.agreements(trials(9, lambda n: 0.5)).values()
     assert (same.tau, same.verdict) == (None, agreement.WEAK)
     few = trials(7, lambda n: -n)
-    assert agreement.agreements(few)[3].verdict == agreement.TOO_FEW
+    found = agreement.agreements(few)[3]
+    assert (found.tau, found.interval, found.verdict) == (None, None, agreement.TOO_FEW)
+    assert agreement.sentence(found).endswith("agrees with the end: 7 of the 8 needed")
     assert agreement.warnings(few) == []
 
 

@@ -13,13 +13,13 @@ import optuna
 import pytest
 from rich.console import Console
 
+from raycrt.tuning.analysis import importance, plots, study, summary, tables
+from raycrt.tuning.analysis.agreement import TOO_FEW
+from raycrt.tuning.analysis.importance import ENOUGH, Importance
+from raycrt.tuning.analysis.study import TrialRecord
+from raycrt.tuning.trials import space, store
 from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE, drive
-from tuning.analysis import importance, plots, study, tables
-from tuning.analysis.agreement import TOO_FEW
-from tuning.analysis.importance import ENOUGH, Importance
-from tuning.analysis.study import TrialRecord
-from tuning.trials import space, store
 
 Params = dict[str, Any]
 
@@ -130,7 +130,7 @@ def test_what_is_said_is_said_everywhere(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
     drive(spec, tmp_path, lambda params, epoch: params["model.depth"] / 10, budget=27 * 9)
     spec.save(tmp_path)
-    found = json.loads(tables.to_json(tables.summary(tmp_path)))
+    found = json.loads(summary.to_json(summary.of(tmp_path)))
     assert found["importance_evaluator"] == "PED-ANOVA"
     for entry in found["importances"].values():
         assert entry["interval"] is None and entry["verdict"] == "too few trials to tell"
@@ -140,7 +140,8 @@ def test_what_is_said_is_said_everywhere(tmp_path: Path) -> None:
     assert said.count("too few trials to tell") >= len(found["importances"])
     assert "PED-ANOVA, as in optuna-dashboard" in said and "9 complete trials, 41 needed" in said
     [axes] = plots._importances(found["importances"], "PED-ANOVA").axes
-    assert axes.get_title() == "grey: too few trials to tell" and not axes.lines
+    assert axes.get_title() == "without a bar: too few trials to tell" and not axes.lines
+    assert not any(bar.get_width() for bar in axes.patches)
     record, trials = store.load_study(spec, tmp_path), study.load(tmp_path)[1]
     shares = importance.importances(record, trials, spec)
     assert {path: entry["share"] for path, entry in found["importances"].items()} == {

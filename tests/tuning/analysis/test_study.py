@@ -13,12 +13,13 @@ from rich.console import Console
 from scipy.stats import binomtest
 
 from raycrt import InvalidInput
+from raycrt.evaluation.intervals import wilson
 from raycrt.specs import Spec, validate
+from raycrt.tuning import cli
+from raycrt.tuning.analysis import landscape, plots, study, summary, tables
+from raycrt.tuning.analysis.study import TrialRecord
+from raycrt.tuning.search import driver
 from tests.tuning.driver import LANDSCAPE, drive
-from tuning import cli
-from tuning.analysis import landscape, plots, study, tables
-from tuning.analysis.study import TrialRecord
-from tuning.search import driver
 
 PICTURES = ["history", "importances", "pareto", "slices", "contour"]
 
@@ -45,7 +46,7 @@ def record(number: int, certified: float, clean: float, **more: Any) -> TrialRec
 @pytest.mark.parametrize(("hits", "rows"), [(0, 10), (7, 10), (250, 359), (359, 359)])
 def test_the_interval_is_wilsons(hits: int, rows: int) -> None:
     expected = binomtest(hits, rows).proportion_ci(0.95, method="wilson")
-    assert study.wilson(hits / rows, rows) == pytest.approx((expected.low, expected.high))
+    assert wilson(hits / rows, rows) == pytest.approx((expected.low, expected.high))
 
 
 def test_the_front_holds_what_nothing_beats_in_both() -> None:
@@ -88,7 +89,7 @@ def test_what_did_not_vary_is_named_not_dropped(tmp_path: Path) -> None:
     )
     drive(spec, tmp_path, value, budget=27 * 12)
     spec.save(tmp_path)
-    found = tables.summary(tmp_path)
+    found = summary.of(tmp_path)
     assert found["importances_left_out"] == {
         "train.batch_size": "512 in every complete trial that has it"
     }
@@ -107,7 +108,10 @@ def test_each_parameter_is_looked_at_alone_where_trials_lie() -> None:
     trials = [at(0, 1e-5, 0.2), at(1, 2e-5, 0.4), at(2, 1.0, 0.7), at(3, 1.0, 0.9, state="pruned")]
     found = landscape.marginals(trials, LANDSCAPE)
     low, high = found["train.gamma"]
-    assert low == {"cell": "1e-05 - 0.000464", "trials": 2, "mean": pytest.approx(0.3), "best": 0.4}
+    assert (low["cell"], low["trials"], low["best"]) == ("1e-05 - 0.000464", 2, 0.4)
+    assert low["mean"] == pytest.approx(0.3)
+    assert low["mean_interval"] == pytest.approx(wilson(0.3, trials[0].rows))
+    assert low["best_interval"] == list(wilson(0.4, trials[1].rows))
     assert (high["trials"], high["best"]) == (1, 0.7)
     assert [cell["trials"] for cell in found["model.depth"]] == [3]
     assert found["model.activation"] == []
@@ -164,7 +168,7 @@ def test_the_pictures_and_slices_show_the_trials(tmp_path: Path) -> None:
     spec = LANDSCAPE.override({"search.algorithm": "random", "search.scheduler": "none"})
     drive(spec, tmp_path, lambda params, epoch: params["model.depth"] / 10, budget=27 * 8)
     spec.save(tmp_path)
-    found = tables.summary(tmp_path)
+    found = summary.of(tmp_path)
     assert [len(points) for points in found["slices"].values()] == [8] * 4
     for point in found["slices"]["model.depth"]:
         assert point["certified"] == pytest.approx(point["value"] / 10)
@@ -179,7 +183,7 @@ def test_axes_hold_the_intervals_of_what_they_show() -> None:
         {
             "number": n,
             "certified": s,
-            "interval": study.wilson(s, 4800),
+            "interval": wilson(s, 4800),
             "best": max(shares[: n + 1]),
         }
         for n, s in enumerate(shares)
@@ -190,10 +194,10 @@ def test_axes_hold_the_intervals_of_what_they_show() -> None:
     assert axes.get_ylim()[0] <= low and axes.get_ylim()[1] >= high
     [points] = axes.containers
     assert points.lines[0].get_ydata() == pytest.approx([100 * share for share in shares])
-    front = [{**s, "clean": 0.98, "clean_interval": study.wilson(0.98, 4800)} for s in steps]
+    front = [{**s, "clean": 0.98, "clean_interval": wilson(0.98, 4800)} for s in steps]
     [axes] = plots._pareto(front, "certified, %").axes
     assert axes.get_ylim()[0] <= low and axes.get_ylim()[1] >= high
-    assert axes.get_xlim()[0] <= 100 * study.wilson(0.98, 4800)[0]
+    assert axes.get_xlim()[0] <= 100 * wilson(0.98, 4800)[0]
 
 
 @pytest.mark.slow
@@ -209,7 +213,7 @@ def test_files_are_written_before_anything_is_printed(
 
     monkeypatch.setattr(tables, "show", closed)
     with pytest.raises(BrokenPipeError):
-        cli.study(tmp_path, export=tmp_path / "winner.yaml")
+        cli.study([tmp_path], export=tmp_path / "winner.yaml")
     assert (tmp_path / "study" / "history.png").is_file()
     assert (tmp_path / "study" / "study.json").is_file() and (tmp_path / "winner.yaml").is_file()
 
@@ -220,14 +224,18 @@ def test_the_command_prints_and_writes_all_of_it_unasked(tmp_path: Path, capfd: 
     home = tmp_path / "search"
     drive(spec, home, lambda params, epoch: params["model.depth"] / 10, budget=27 * 8)
     spec.save(home)
-    cli.study(tmp_path)
+    cli.study([tmp_path])
     said = capfd.readouterr().out
     for title in ("best trials", "Pareto", "by parameter", "history", "cost per trial"):
         assert title in said
     files = [Path(line) for line in said.splitlines() if line.startswith(str(tmp_path))]
-    assert [file.name for file in files] == ["study.json", *(f"{name}.png" for name in PICTURES)]
+    assert [file.name for file in files] == [
+        "study.html",
+        "study.json",
+        *(f"{name}.png" for name in PICTURES),
+    ]
     assert {file.parent for file in files} == {tmp_path / "study"}
-    cli.study(tmp_path, as_json=True, out=tmp_path / "there")
+    cli.study([tmp_path], as_json=True, out=tmp_path / "there")
     said = capfd.readouterr().out
     found = json.loads(said)
     assert (tmp_path / "there" / "study.json").read_text() == said.rstrip("\n") + "\n"
@@ -242,7 +250,7 @@ def test_a_place_that_takes_no_files_is_named_before_anything_is_said(
     (tmp_path / "file").touch()
     places = {"out": tmp_path / "study", option: tmp_path / "file" / "below"}
     with pytest.raises(InvalidInput, match="must be a directory that takes files"):
-        cli.study(run, as_json=True, **places)
+        cli.study([run], as_json=True, **places)
     assert not capsys.readouterr().out
 
 
@@ -277,10 +285,10 @@ def test_finalists_have_intervals_of_rows_counted_once_and_of_each_seed(tmp_path
     (tmp_path / study.FINALISTS).write_text(
         "number,seed,certified,clean,mean_radius,rows\n0,1,0.9,0.9,0.5,100\n0,2,0.7,0.9,0.5,100\n"
     )
-    [finalist] = tables.summary(tmp_path)["finalists"]
-    assert finalist["interval"] == list(study.wilson(0.8, 100))
+    [finalist] = summary.of(tmp_path)["finalists"]
+    assert finalist["interval"] == list(wilson(0.8, 100))
     each = [(run["seed"], run["interval"]) for run in finalist["runs"]]
-    assert each == [(1, list(study.wilson(0.9, 100))), (2, list(study.wilson(0.7, 100)))]
+    assert each == [(1, list(wilson(0.9, 100))), (2, list(wilson(0.7, 100)))]
 
 
 def test_a_directory_without_a_search_is_refused(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from raycrt.distributed import train
 from raycrt.specs import Spec
+from raycrt.tuning.search import driver, finals
+from raycrt.tuning.trials import resources, store
 from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE
-from tuning.search import driver, finals
-from tuning.trials import resources, store
 
 
 class Told(Exception):
@@ -62,5 +62,5 @@ def test_finals(spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(resources, "trials", lambda spec: 1)
     spec.save(tmp_path)
     with pytest.raises(Told) as told:
-        finals._train_all(spec, tmp_path, [record(0, 0.5, 0.9)])
+        finals._train_all(spec, tmp_path, [record(0, 0.5, 0.9)], lambda done, note: None)
     assert told.value.args[0]["data"]["directory"] == str(tmp_path / "images")

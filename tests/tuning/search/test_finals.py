@@ -9,11 +9,12 @@ from rich.console import Console
 
 from raycrt import InvalidInput
 from raycrt.specs import Spec
+from raycrt.system.progress import Report
+from raycrt.tuning.analysis import study
+from raycrt.tuning.analysis.study import Row, TrialRecord
+from raycrt.tuning.search import finals
 from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE
-from tuning.analysis import study
-from tuning.analysis.study import Row, TrialRecord
-from tuning.search import finals
 
 
 def test_finalists_are_trained_with_seeds_that_no_trial_had() -> None:
@@ -27,7 +28,7 @@ def test_what_breaks_a_constraint_is_neither_trained_in_the_finals_nor_wins(
 ) -> None:
     trained: list[int] = []
 
-    def train(spec: Spec, home: Path, chosen: list[TrialRecord]) -> list[Row]:
+    def train(spec: Spec, home: Path, chosen: list[TrialRecord], report: Report) -> list[Row]:
         trained.extend(trial.number for trial in chosen)
         judged = {"clean": 0.9, "mean_radius": 0.5, "rows": 100}
         return [{"number": t.number, "seed": 1, "certified": t.certified, **judged} for t in chosen]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from raycrt.tuning.analysis import study
+from raycrt.tuning.trials import store
 from tests.conftest import TINY
-from tuning.analysis import study
-from tuning.trials import store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 # Trials of a search, by the workers of each.

@@ -13,11 +13,11 @@ from ray.cluster_utils import Cluster
 
 from raycrt import InvalidInput
 from raycrt.specs import validate
+from raycrt.tuning.analysis import study
+from raycrt.tuning.analysis.study import TrialRecord
+from raycrt.tuning.search import driver
+from raycrt.tuning.trials import store
 from tests.conftest import TINY
-from tuning.analysis import study
-from tuning.analysis.study import TrialRecord
-from tuning.search import driver
-from tuning.trials import store
 
 SPEC = validate(yaml.safe_load(TINY)).override(
     {

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from raycrt.tuning.search import progress
+from raycrt.tuning.trials import space, store
 from tests.tuning.analysis.test_study import record
 from tests.tuning.driver import LANDSCAPE, drive
-from tuning.search import progress
-from tuning.trials import space, store
 
 
 def value(params: dict[str, Any], epoch: int) -> float:

@@ -12,10 +12,10 @@ import yaml
 
 from raycrt.distributed.session import session
 from raycrt.specs import validate
+from raycrt.tuning.analysis import study
+from raycrt.tuning.search import driver
+from raycrt.tuning.trials import space, store
 from tests.conftest import TINY
-from tuning.analysis import study
-from tuning.search import driver
-from tuning.trials import space, store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SPEC = validate(yaml.safe_load(TINY)).override(

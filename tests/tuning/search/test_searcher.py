@@ -18,12 +18,12 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from raycrt.specs import Spec
+from raycrt.tuning.analysis import importance, study
+from raycrt.tuning.search import driver
+from raycrt.tuning.search.searcher import Deaths, Halving, Median, StudySearch
+from raycrt.tuning.trials import space, store
+from raycrt.tuning.trials.process import NUMBER
 from tests.tuning.driver import LANDSCAPE, drive, result
-from tuning.analysis import importance, study
-from tuning.search import driver
-from tuning.search.searcher import Deaths, Halving, Median, StudySearch
-from tuning.trials import space, store
-from tuning.trials.process import NUMBER
 
 GRID = LANDSCAPE.override(
     {
@@ -65,6 +65,7 @@ def test_tpe_with_asha_beats_random_at_the_same_budget(tmp_path: Path) -> None:
     assert mean(best["tpe"]) > mean(best["random"]) + 0.05
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials_and_another_seed_others(tmp_path: Path) -> None:
     def params(home: str, spec: Spec) -> list[dict[str, Any]]:
         return [t.params for t in drive(spec, tmp_path / home, landscape, budget=200)]
@@ -75,6 +76,7 @@ def test_the_same_seed_gives_the_same_trials_and_another_seed_others(tmp_path: P
     assert params("c", LANDSCAPE.override({"run.seed": 1}))[1:] != first[1:]
 
 
+@pytest.mark.slow
 def test_a_search_that_died_goes_on_exactly_as_it_would_have(tmp_path: Path) -> None:
     whole = drive(LANDSCAPE, tmp_path / "whole", landscape, budget=250)
     victim = next(t.number for t in whole if t.number > 5 and t.complete)

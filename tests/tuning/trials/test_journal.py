@@ -13,11 +13,11 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from raycrt.errors import InvalidInput
+from raycrt.tuning import cli
+from raycrt.tuning.analysis import study
+from raycrt.tuning.trials import journal, store
+from raycrt.tuning.trials.journal import Journal
 from tests.tuning.driver import LANDSCAPE, drive
-from tuning import cli
-from tuning.analysis import study
-from tuning.trials import journal, store
-from tuning.trials.journal import Journal
 
 BUDGET = 27 * 3
 
@@ -78,7 +78,7 @@ def test_study_reads_a_torn_journal_and_writes_nothing_into_the_search(home: Pat
     complete = study.load(home)[1]
     tear(home)
     before = {file.name: file.read_bytes() for file in home.iterdir() if file.is_file()}
-    cli.study(home.parent)
+    cli.study([home.parent])
     assert {file.name: file.read_bytes() for file in home.iterdir() if file.is_file()} == before
     assert len(study.load(home)[1]) == len(complete)
 

@@ -16,10 +16,10 @@ import pytest
 from optuna.trial import TrialState
 
 from raycrt import InvalidInput
+from raycrt.tuning.analysis import study
+from raycrt.tuning.trials import store
 from tests.tuning.driver import LANDSCAPE, drive
 from tests.tuning.search.test_searcher import landscape
-from tuning.analysis import study
-from tuning.trials import store
 
 pytestmark = pytest.mark.slow
 

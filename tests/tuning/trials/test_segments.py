@@ -5,8 +5,8 @@ import pytest
 from optuna.storages import JournalStorage
 
 from raycrt.system import outputs, storage
-from tuning.trials import segments
-from tuning.trials.segments import Segments
+from raycrt.tuning.trials import segments
+from raycrt.tuning.trials.segments import Segments
 
 pytestmark = pytest.mark.slow
 

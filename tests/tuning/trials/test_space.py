@@ -15,8 +15,8 @@ from ray.tune.search import sample
 from raycrt import InvalidInput, recipes
 from raycrt.specs import Spec, validate
 from raycrt.training import objectives
+from raycrt.tuning.trials import space
 from tests.models import random_network
-from tuning.trials import space
 
 
 def spec_with(domains: dict[str, Any], **sections: Any) -> Spec:

@@ -19,10 +19,10 @@ from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd
+from raycrt.tuning.trials import process, store
+from raycrt.tuning.trials.trial import Measurement, evaluate, judge, measure, nothing_certified
 from tests.distributed.inprocess import OfArrays, work_here
 from tests.models import random_network
-from tuning.trials import process, store
-from tuning.trials.trial import Measurement, evaluate, judge, measure, nothing_certified
 
 SPEC = validate(
     {
@@ -103,11 +103,12 @@ def test_a_trial_without_gpus_takes_none_though_there_is_one(
 ) -> None:
     taken: list[str] = []
 
-    def train(*given: Any, device: str, **options: Any) -> None:
-        taken.append(device)
+    def train(*given: Any, device: torch.device, **options: Any) -> None:
+        taken.append(device.type)
         raise SystemExit
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(loop, "train", train)
     with pytest.raises(SystemExit):
         evaluate(SPEC.override({"run.gpus_per_worker": gpus}), data.load(SPEC.data))

@@ -22,12 +22,12 @@ from raycrt import InvalidInput, data
 from raycrt.distributed import train
 from raycrt.distributed.session import session
 from raycrt.specs import Spec, validate
+from raycrt.tuning.analysis import study
+from raycrt.tuning.search import driver
+from raycrt.tuning.search.searcher import StudySearch
+from raycrt.tuning.trials import resources, space, store, trial, workers
+from raycrt.tuning.trials.trial import Measurement
 from tests.conftest import TINY
-from tuning.analysis import study
-from tuning.search import driver
-from tuning.search.searcher import StudySearch
-from tuning.trials import resources, space, store, trial, workers
-from tuning.trials.trial import Measurement
 
 SPEC = validate(yaml.safe_load(TINY)).override(
     {"train.epochs": 60, "search.rungs": [5, 30], "search.radius": [0.1, 0.3]}
@@ -47,6 +47,7 @@ def nodes(*resources: dict[str, float]) -> list[dict[str, Any]]:
         (nodes({"CPU": 8, "GPU": 1}), {"search.workers": 2, "run.gpus_per_worker": 0.1}, 4),
         (nodes({"CPU": 64, "memory": 1.2e9}), {"search.workers": 2}, 2),
         (nodes({"CPU": 64, "memory": 0}), {}, 64),
+        (nodes({"CPU": 9, "team": 2}, {"CPU": 9}), {"run.resources": {"team": 1}}, 2),
         (nodes({"CPU": 64}), {"search.concurrent": 3}, 3),
         (nodes({"CPU": 2}), {"search.concurrent": 3}, 2),
     ],
