@@ -20,12 +20,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
-from raycrt import recipes
+from raycrt import data, recipes
 from raycrt.certification import storage
 from raycrt.errors import require
 from raycrt.evaluation.accuracy import Summary
 from raycrt.evaluation.tally import summarise
+from raycrt.networks import network as networks
+from raycrt.specs import Spec
 from raycrt.specs.provenance import Training
 from raycrt.verify import verify_run
 
@@ -90,6 +93,12 @@ def with_table(readme: str, results: list[Result]) -> str:
     return _TABLE.sub(lambda place: place[1] + table(results) + place[2], readme)
 
 
+def layers_of(spec: Spec) -> int:
+    """The number of layers with an activation after each but the last."""
+    with torch.device("meta"):
+        return networks.build(spec.model, data.shape(spec.data), 10).depth
+
+
 def record(run: Path, recipe: str, hardware: str, directory: Path = RESULTS) -> None:
     """Keep the rows of a certified run of `recipe`, once the checker has proved each of them."""
     rows, manifest = storage.read(run / "certificates")
@@ -113,7 +122,7 @@ def record(run: Path, recipe: str, hardware: str, directory: Path = RESULTS) -> 
         "command": "; ".join(f"raycrt {step}" for step in steps),
         "seed": ran["run"]["seed"],
         "hardware": hardware,
-        "layers": len(spec.model.channels) + spec.model.depth,
+        "layers": layers_of(spec),
         "radius": max(spec.search.radii),
     }
     (directory / f"{recipe}.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -21,7 +21,7 @@ def test_every_result_is_of_a_recipe_and_its_seed():
     for result in results.stored():
         spec = recipes.load(result.recipe)
         assert result.seed == spec.run.seed
-        assert result.layers == len(spec.model.channels) + spec.model.depth
+        assert result.layers == results.layers_of(spec)
         assert f"--recipe {result.recipe} " in result.command
         assert result.summary.rows == 10_000
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raycrt.errors import require
-from raycrt.networks.layers.affine import Dense
+from raycrt.networks.layers.affine import AffineMap, Dense
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import TORCH, Nonlinearity
 
@@ -60,6 +60,15 @@ class Subspace(nn.Module):
         first = network.layers[0]
         weight = first.matrix().double() @ self.basis
         return self._replaced(network, weight, first.offset().double() - weight @ self.mean)
+
+    @torch.no_grad()
+    def before(self, network: Network) -> Network:
+        """The network on images whose first map is the projection onto the coordinates."""
+        like = next(network.parameters())
+        projection = _dense(self.basis, -self.basis @ self.mean, like)
+        trained: list[AffineMap] = list(copy.deepcopy(network.maps))  # type: ignore[arg-type]
+        whole = Network([projection, *trained], [None, *network.between])
+        return whole.requires_grad_(like.requires_grad)
 
     @torch.no_grad()
     def unfold(self, network: Network) -> Network:

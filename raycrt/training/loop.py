@@ -80,9 +80,12 @@ def fresh(spec: Spec) -> Network:
 
 def _trained_part(spec: Spec) -> Network:
     """The network that is trained: without the isometries that are put in front at the end, and in
-    principal coordinates if `train.components` is set."""
-    part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
+    principal coordinates if `train.components` is set, without the list's layer that makes them."""
     components = spec.train.components
+    if spec.model.layers and components is not None:
+        part = spec.model.model_copy(update={"layers": spec.model.layers[1:]})
+    else:
+        part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
     return _drawn(spec, part, data.shape(spec.data) if components is None else (components,))
 
 
@@ -170,7 +173,9 @@ def train(
         plan = spec.train
         trained = model if average is None else cast(Network, average.module)
         deep = deepened(trained, plan.linear_layers, plan.linear_scale)
-        return deep if subspace is None else subspace.fold(deep)
+        if subspace is None:
+            return deep
+        return subspace.before(deep) if spec.model.layers else subspace.fold(deep)
 
     for epoch in range(first, spec.train.epochs):
         with products_in(spec.train.precision):

@@ -27,52 +27,77 @@ class CurvatureEstimate(nn.Module):
         self.pairwise = pairwise
         generator = torch.Generator().manual_seed(0)
         like = next(network.parameters())
-        pairs = network.classes**2
-        for index, layer in enumerate(network.layers[:-1]):
-            count = pairs + 1 if pairwise else 1
-            start = torch.randn(count, layer.in_features, generator=generator).to(like)
-            self.register_buffer(f"vectors_{index}", nn.functional.normalize(start, dim=1))
+        count = network.classes**2 + 1 if pairwise else 1
+        for k in range(network.depth - 1):
+            for j in self._starts(k):
+                size = network.layers[j].in_features
+                start = torch.randn(count, size, generator=generator).to(like)
+                self.register_buffer(f"vectors_{k}_{j}", nn.functional.normalize(start, dim=1))
         for _ in range(_START_STEPS):
             self.update(network)
 
-    def _vectors(self, index: int) -> Tensor:
-        return self.get_buffer(f"vectors_{index}")
+    def _starts(self, k: int) -> range:
+        """The layers j for which products W_k ... W_j are estimated."""
+        return range(k + 1) if self.pairwise else range(k, k + 1)
+
+    def _vectors(self, k: int, j: int) -> Tensor:
+        return self.get_buffer(f"vectors_{k}_{j}")
 
     @torch.no_grad()
     def update(self, network: Network) -> None:
         """One power step per vector towards the first eigenvector of its weighted Gram matrix."""
-        weights = self._weights(network) if self.pairwise else None
-        for index, layer in enumerate(network.layers[:-1]):
-            vectors = self._vectors(index)
-            image = layer.linear(vectors)
-            if weights is not None:
-                image[:-1] *= weights[index].flatten(0, 1)
-            moved = layer.transpose(image)
-            length = moved.norm(dim=1, keepdim=True)
-            vectors.copy_(torch.where(length > 0, moved / length.clamp(min=1e-30), vectors))
+        weights = self._acting_weights(network) if self.pairwise else None
+        for k in range(network.depth - 1):
+            for j in self._starts(k):
+                vectors = self._vectors(k, j)
+                image = _image(network, vectors, k, j, masked=self.pairwise)
+                if weights is not None:
+                    image *= weights[k]
+                moved = _pulled_back(network, image, k, j, masked=self.pairwise)
+                length = moved.norm(dim=1, keepdim=True)
+                vectors.copy_(torch.where(length > 0, moved / length.clamp(min=1e-30), vectors))
 
     def norms(self, network: Network) -> list[Tensor]:
         """Estimates of |W_I| for the hidden layers, differentiable in the weights."""
         return [
-            layer.linear(self._vectors(index)[-1]).norm()
-            for index, layer in enumerate(network.layers[:-1])
+            layer.linear(self._vectors(k, k)[-1]).norm()
+            for k, layer in enumerate(network.layers[:-1])
         ]
 
     def margins(self, network: Network) -> Tensor:
-        """m (classes, classes): estimates of the sum over layers of
-        `lambda_max(W_I^T diag(p_I) W_I) (slope^(I-1) prod_{J<I} |W_J|)^2`."""
+        """m (classes, classes): estimates of what the certifier proves by averaged operators
+        (`raycrt.bounds.global_curvature`), the sum over layers of `|diag(p_k)^(1/2) J_k|^2` with
+        `|A J_k| <= |A C_k0| + sum_j dev |A C_k,j+1| Lip(z_j)`."""
         assert self.pairwise, "curvature.margins needs pairwise = True"
-        weights = self._weights(network)
-        norms = self.norms(network)
-        total = torch.zeros_like(weights[0][..., 0])
-        lipschitz_before = torch.ones_like(norms[0])
-        for index, layer in enumerate(network.layers[:-1]):
-            image = layer.linear(self._vectors(index)[:-1])
-            rayleigh = (weights[index].flatten(0, 1) * image.square()).sum(1)
-            total = total + rayleigh.view_as(total) * lipschitz_before.square()
-            slope = network.nonlinearities[index].slope_bound
-            lipschitz_before = lipschitz_before * slope * norms[index]
-        return total
+        lipschitz: list[Tensor] = []
+        total = torch.zeros(network.classes**2).to(self._vectors(0, 0))
+        for k, weights in enumerate(self._acting_weights(network)):
+            through = self._squared(network, weights, k, 0)
+            if k > 0:
+                root = _root(through)
+                for j, before in enumerate(lipschitz):
+                    low, high = network.nonlinearities[j].activation.slope_range
+                    after = _root(self._squared(network, weights, k, j + 1))
+                    root = root + (high - low) / 2 * after * before
+                through = root.square()
+            total = total + through[:-1]
+            lipschitz.append(_root(through[-1]))
+        return total.view(network.classes, network.classes)
+
+    def _squared(self, network: Network, weights: Tensor, k: int, j: int) -> Tensor:
+        """Estimates (pairs + 1,) of `|diag(weights)^(1/2) C_kj|^2`."""
+        image = _image(network, self._vectors(k, j), k, j, masked=True)
+        return (weights * image.square()).sum(1)
+
+    def _acting_weights(self, network: Network) -> list[Tensor]:
+        """For each hidden layer the weights p_k (pairs, width) and, in a last row, 1 for the
+        features that its activation acts on."""
+        return [
+            torch.cat([each.flatten(0, 1), nonlinearity.acts(each)[None]])
+            for each, nonlinearity in zip(
+                self._weights(network), network.nonlinearities, strict=True
+            )
+        ]
 
     def _weights(self, network: Network) -> list[Tensor]:
         """p_I (classes, classes, width) >= -F_I s'', by interval propagation."""
@@ -109,3 +134,34 @@ class CurvatureEstimate(nn.Module):
             largest = influence[:, : hidden[index].active].amax(1)
             total = total + lipschitz[index].square() * largest
         return max(each.curvature_bound for each in hidden) * total
+
+
+def _middle(network: Network, k: int, like: Tensor) -> Tensor:
+    """The midpoints (width,) of the slopes between layers k and k + 1."""
+    low, high = network.nonlinearities[k].slope_ends(like)
+    return (low + high) / 2
+
+
+def _image(network: Network, vectors: Tensor, k: int, j: int, *, masked: bool) -> Tensor:
+    """`C_kj v`, `C_kj = W_k mid W_{k-1} ... mid W_j`, of vectors (n, in_features of layer j); if
+    `masked`, of their entries alone that the activation before layer j acts on."""
+    if masked and j > 0:
+        vectors = vectors * network.nonlinearities[j - 1].acts(vectors)
+    image = network.layers[j].linear(vectors)
+    for between in range(j, k):
+        image = network.layers[between + 1].linear(image * _middle(network, between, image))
+    return image
+
+
+def _pulled_back(network: Network, image: Tensor, k: int, j: int, *, masked: bool) -> Tensor:
+    """The transpose of `_image`, of vectors (n, out_features of layer k)."""
+    for between in range(k - 1, j - 1, -1):
+        image = network.layers[between + 1].transpose(image)
+        image = image * _middle(network, between, image)
+    vectors = network.layers[j].transpose(image)
+    return vectors * network.nonlinearities[j - 1].acts(vectors) if masked and j > 0 else vectors
+
+
+def _root(squared: Tensor) -> Tensor:
+    """The square root, with gradient 0 at 0."""
+    return squared.clamp(min=1e-24).sqrt()

@@ -160,6 +160,10 @@ TRAINING = {
         {"model": {"channels": [4], "depth": 3}, "train": {"linear_layers": 1}},
         r"train.components and train.linear_layers must be left out where model.channels",
     ),
+    "isometries before a list": (
+        {"model": {"layers": [{"kind": "dense", "width": 4}]}, "train": {"linear_layers": 1}},
+        r"train.linear_layers must be left out where model.layers",
+    ),
     "nothing for muon": (
         {"model": {"channels": [4], "depth": 1}, "train": {"optimizer": "muon"}},
         r"train.optimizer muon must have a hidden dense layer",

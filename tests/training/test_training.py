@@ -77,6 +77,9 @@ def test_a_network_of_coordinates_folds_into_one_of_images():
     assert whole.features == 10
     assert torch.allclose(whole(images), inner(subspace(images)), atol=1e-10)
     assert torch.allclose(margin_curvature(whole), margin_curvature(inner), rtol=1e-6)
+    behind = subspace.before(inner)
+    assert behind.depth == inner.depth
+    assert torch.allclose(behind(images), inner(subspace(images)), atol=1e-10)
     back = subspace.unfold(whole)
     for a, b in zip(back.parameters(), inner.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-10)
@@ -97,6 +100,54 @@ def test_a_deepened_network_has_nearly_the_same_logits_and_curvature(layers, nam
     assert deepened(network, 0, 1e-3) is network
     with pytest.raises(InvalidInput, match=r"train\.linear_layers.*inputs=5, width=3"):
         deepened(random_network(2, width=3), 1, 1e-3)
+
+
+# A second layer that reads the first one's neurons and the coordinates; logits read both layers.
+PASSING: list[dict[str, object]] = [
+    {"kind": "dense", "width": 8, "activation": "none"},
+    {
+        "kind": "stack",
+        "parts": [[{"kind": "dense", "width": 6, "activation": "none"}], [{"kind": "identity"}]],
+        "activation": "softplus",
+    },
+    {
+        "kind": "stack",
+        "parts": [
+            [{"kind": "dense", "width": 7, "activation": "none"}],
+            [{"kind": "selection", "sizes": [6, 8], "kept": [0]}],
+        ],
+        "activation": "softplus",
+    },
+]
+
+
+def test_a_list_of_layers_is_trained_behind_its_projection(tmp_path):
+    spec = TINY.override({"train.components": 8, "model": {"layers": PASSING}})
+    split = data.load(spec.data).train
+    network = loop.train(spec, split)
+    checkpoint.save_model(tmp_path, network, spec, Training.of(spec))
+    stored = checkpoint.load_model(tmp_path)[0]
+    assert same_weights(network, stored) and stored.depth == 3
+    projection, subspace = stored.maps[0], Subspace(split.images, 8)
+    assert torch.equal(projection.matrix(), subspace.basis.to(stored.dtype))
+    assert not same_weights(stored, loop.fresh(spec))
+    assert same_weights(network, loop.train(spec, split))
+
+
+@pytest.mark.parametrize(
+    ("layers", "components", "why"),
+    [
+        (PASSING, 9, r"must begin with the projection onto train\.components.*width: 9"),
+        ([{"kind": "identity", "activation": "tanh"}], 64, r"must begin with.*identity"),
+        ([{"kind": "dense", "width": 8}], 8, r"must begin with the projection"),
+        ([{"kind": "dense", "width": 65, "activation": "none"}], 65, r"components <= pixels"),
+    ],
+)
+def test_a_list_begins_with_the_projection_onto_its_components(layers, components, why):
+    layers = [*layers, {"kind": "dense", "width": 5}]
+    spec = TINY.override({"train.components": components, "model": {"layers": layers}})
+    with pytest.raises(InvalidInput, match=why):
+        loop.train(spec, data.load(spec.data).train)
 
 
 def test_a_deepened_model_fits_its_spec(tmp_path):
@@ -242,6 +293,17 @@ def test_the_dual_margin_lies_below_every_margin_in_the_ball(depth):
         assert (margin(x + radius * v) >= lower - 1e-6).all()
 
 
+def by_products_of_norms(network, estimate):
+    """The bound whose Jacobians are bounded by products of the layers' norms (classes, classes)."""
+    total, before = torch.zeros(network.classes, network.classes).double(), 1.0
+    for k, weights in enumerate(estimate._weights(network)):
+        matrix = network.layers[k].matrix().detach()
+        gram = torch.einsum("ni,abn,nj->abij", matrix, weights.detach(), matrix)
+        total += torch.linalg.eigvalsh(gram)[..., -1] * before**2
+        before *= float(torch.linalg.matrix_norm(matrix, 2)) * network.activation.slope_bound
+    return total
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 def test_the_curvature_estimate_approaches_a_valid_bound(depth):
     network = random_network(depth).double()
@@ -251,6 +313,10 @@ def test_the_curvature_estimate_approaches_a_valid_bound(depth):
     margins, proved = estimate.margins(network).detach(), margin_curvature(network)
     if depth == 2:
         assert torch.allclose(margins, proved, rtol=1e-4, atol=1e-6)
+    else:
+        products = by_products_of_norms(network, estimate)
+        assert (margins <= products * (1 + 1e-4) + 1e-12).all()
+        assert (margins < products * 0.99).any()
     assert (margins >= proved * (1 - 1e-4)).all()
 
 

@@ -11,7 +11,7 @@ from raycrt.data.values import statistics
 from raycrt.errors import InvalidInput, require
 from raycrt.networks.architecture import Architecture
 from raycrt.specs import Spec
-from raycrt.specs.affine import DenseLayer, PermutationLayer
+from raycrt.specs.affine import LINEAR, DenseLayer, PermutationLayer
 from raycrt.specs.data import Statistics
 from raycrt.specs.layers import LayerSpec, ResidualLayer, with_inner
 from raycrt.training.options import effects
@@ -49,11 +49,17 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
     with torch.device("meta"):  # Layers that do not fit are refused; no weight is made.
         Architecture(model, shape, len(data.class_names(spec.data)))
     if model.convolves or model.layers:
-        if train.components is not None or train.linear_layers:
+        if model.convolves and (train.components is not None or train.linear_layers):
             raise InvalidInput(
-                "train.components and train.linear_layers must be left out where model.channels "
-                "has convolutions, which need images, and where model.layers lists the layers"
+                "train.components and train.linear_layers must be left out where model.channels or "
+                "model.layers has convolutions, which need images"
             )
+        if train.linear_layers:
+            raise InvalidInput(
+                "train.linear_layers must be left out where model.layers lists the layers"
+            )
+        if train.components is not None:
+            _check_projection(model.layers[0], train.components, math.prod(shape))
         if train.optimizer == "muon" and not any(map(_has_matrices, model.hidden_layers)):
             raise InvalidInput(
                 "train.optimizer muon must have a hidden dense layer to update: model.depth >= 2"
@@ -61,12 +67,7 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
         return
     pixels = math.prod(shape)
     inputs = train.components or pixels
-    require(
-        inputs <= pixels,
-        "train.components <= pixels of an image",
-        components=inputs,
-        pixels=pixels,
-    )
+    _check_components(inputs, pixels)
     require(
         train.linear_layers <= model.depth - 2,
         "train.linear_layers must leave at least 2 of the model.depth layers",
@@ -79,6 +80,26 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
         inputs=inputs,
         width=model.width,
     )
+
+
+def _check_components(components: int, pixels: int) -> None:
+    require(
+        components <= pixels,
+        "train.components <= pixels of an image",
+        components=components,
+        pixels=pixels,
+    )
+
+
+def _check_projection(first: LayerSpec, components: int, pixels: int) -> None:
+    """The first layer of a list is the projection onto the components, which is not trained."""
+    _check_components(components, pixels)
+    dense = first if isinstance(first, DenseLayer) else None
+    if dense is None or dense.activation != LINEAR or dense.width != components:
+        raise InvalidInput(
+            "model.layers must begin with the projection onto train.components, {kind: dense, "
+            f"width: {components}, activation: none}}, but its first layer is {first!r}"
+        )
 
 
 def _has_matrices(layer: LayerSpec) -> bool:
