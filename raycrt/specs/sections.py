@@ -222,7 +222,7 @@ class CertifySpec(Record):
     steps: int = Field(60, ge=0, le=TURNS, description="solver steps per class at most")
     batch_size: int = Field(256, ge=1, le=ROWS, description="rows certified at a time")
     region: Literal["global", "local"] = Field(
-        "global", description="proofs hold everywhere, or also on a ball around each image"
+        "global", description="local: proofs on a ball around each image too, which take longer"
     )
     deployment: Literal["exact", "float32"] = Field(
         "exact", description="arithmetic of the network for which the radii hold"
