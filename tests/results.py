@@ -76,12 +76,12 @@ def table(results: list[Result]) -> str:
 def _table(radius: float, results: list[Result]) -> str:
     columns = ["recipe", "layers", "clean"]
     columns += [f"all classes at {radius:g}", f"runner-up only at {radius:g}"]
-    columns += [f"all classes at {SMALL}", "images", "seed", "hardware"]
+    columns += [f"all classes at {SMALL}"] * (radius != SMALL) + ["images", "seed", "hardware"]
     rows = [columns, ["---"] * len(columns)]
     for result in results:
         summary = result.summary
         shares = [summary.clean, result.certified, summary.certified_runner_up[radius]]
-        shares.append(summary.certified[SMALL])
+        shares += [summary.certified[SMALL]] * (radius != SMALL)
         cells = [f"`{result.recipe}`", result.layers, *(f"{100 * share:.2f} %" for share in shares)]
         rows.append([str(c) for c in [*cells, summary.rows, result.seed, result.hardware]])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

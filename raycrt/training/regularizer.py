@@ -15,11 +15,11 @@ _START_STEPS = 10
 
 
 class CurvatureEstimate(nn.Module):
-    """Estimates of |W_I| and of the curvature m[y, t] for all pairs of classes, with gradients.
+    """Estimates of |W_I| or of the curvature m[y, t] for all pairs of classes, with gradients.
 
     `norms()` are estimates of the spectral norms, `bound(y, t)` is the closed form of the paper's
-    Theorem 4, `margins()` the (classes, classes) matrix of the bound used by `crt-all`, which
-    needs the vectors of all pairs of classes (`pairwise`).
+    Theorem 4. With `pairwise` there are vectors for all pairs of classes and for products of
+    layers instead: `margins()` is the (classes, classes) matrix of the bound used by `crt-all`.
     """
 
     def __init__(self, network: Network, *, pairwise: bool) -> None:
@@ -59,6 +59,7 @@ class CurvatureEstimate(nn.Module):
 
     def norms(self, network: Network) -> list[Tensor]:
         """Estimates of |W_I| for the hidden layers, differentiable in the weights."""
+        assert not self.pairwise, "curvature.bound needs pairwise = False"
         return [
             layer.linear(self._vectors(k, k)[-1]).norm()
             for k, layer in enumerate(network.layers[:-1])

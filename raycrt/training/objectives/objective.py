@@ -35,7 +35,7 @@ class Objective(nn.Module):
     """
 
     uses: ClassVar[frozenset[str]]
-    # True for `curvature.margins` (and `bound`), False for `curvature.bound` alone, else None.
+    # True for `curvature.margins`, False for `curvature.bound`, else None.
     pairwise: ClassVar[bool | None] = None
 
     def __init__(self, network: Network, spec: TrainSpec, subspace: Subspace | None = None) -> None:
