@@ -245,7 +245,8 @@ def test_the_notebook_reads_a_finished_run_and_the_search_that_is_kept(
     trials.write_text(table.to_csv(index=False))
     monkeypatch.setenv("RAYCRT_RUN", str(run))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    beside = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=beside).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
     assert not [output for output in outputs if output.get("name") == "stderr"]
