@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from raycrt.bounds.enclosure import Layer, NetworkEnclosure, leading_directions
-from raycrt.bounds.layers.norms import norms
+from raycrt.bounds.layers.norms import formed, norms
 from raycrt.bounds.rounding import RoundingErrors
 from raycrt.bounds.spectral import (
     EPS,
@@ -39,7 +39,6 @@ from raycrt.bounds.spectral import (
     gamma,
     gram_iteration_upper,
 )
-from raycrt.errors import require
 from raycrt.networks.network import Network
 from raycrt.networks.nonlinearity import Nonlinearity
 
@@ -67,14 +66,12 @@ class LocalCurvature:
     def of(network: Network, errors: RoundingErrors) -> LocalCurvature:
         """Raises `InvalidInput` if the matrix of a layer is too large to be formed."""
         network = network.in_float64()
-        sizes = [layer.out_features * layer.in_features for layer in network.layers]
-        require(
-            all(layer.dense for layer in network.layers),
-            "every layer's matrix can be formed where region is 'local'",
-            entries=sizes,
+        enclosure = NetworkEnclosure.of(network) if network.depth > 2 else None
+        matrices, matrix_errors = (
+            (enclosure.matrices, enclosure.matrix_errors)
+            if enclosure is not None
+            else formed(network.layers)
         )
-        matrices = [layer.matrix() for layer in network.layers]
-        matrix_errors = [norms(layer).matrix_error_upper() for layer in network.layers]
         return LocalCurvature(
             network=network,
             matrices=matrices,
@@ -82,7 +79,7 @@ class LocalCurvature:
             sizes=[_frobenius(w) + e for w, e in zip(matrices, matrix_errors, strict=True)],
             first_norm=norms(network.layers[0]).norm_upper(),
             errors=errors,
-            enclosure=NetworkEnclosure.of(network) if network.depth > 2 else None,
+            enclosure=enclosure,
         )
 
     def __call__(

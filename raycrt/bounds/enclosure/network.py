@@ -10,9 +10,8 @@ from torch import Tensor
 
 from raycrt.bounds.enclosure.forms import Forms
 from raycrt.bounds.enclosure.quadratics import Quadratics, fit
-from raycrt.bounds.layers.norms import norms
+from raycrt.bounds.layers.norms import formed, norms
 from raycrt.bounds.spectral import EPS, SLACK, gamma
-from raycrt.errors import require
 from raycrt.networks.network import Network
 
 # An error of this multiple of |J| R counts as large: (t + e)^2 >= 0 then bounds its square.
@@ -57,17 +56,12 @@ class NetworkEnclosure:
     def of(network: Network) -> NetworkEnclosure:
         """Raises `InvalidInput` if the matrix of a layer is too large to be formed."""
         network = network.in_float64()
-        sizes = [layer.out_features * layer.in_features for layer in network.layers]
-        require(
-            all(layer.dense for layer in network.layers),
-            "every layer's matrix can be formed where region is 'local'",
-            entries=sizes,
-        )
+        matrices, matrix_errors = formed(network.layers)
         return NetworkEnclosure(
             network=network,
-            matrices=[layer.matrix() for layer in network.layers],
+            matrices=matrices,
             offsets=[layer.offset() for layer in network.layers],
-            matrix_errors=[norms(layer).matrix_error_upper() for layer in network.layers],
+            matrix_errors=matrix_errors,
             offset_errors=[
                 norms(layer).offset_magnitude_upper().to(network.device) * gamma(layer.terms + 4)
                 for layer in network.layers

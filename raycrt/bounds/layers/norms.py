@@ -7,6 +7,7 @@ it from a float64 copy of the map.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import singledispatch
 from typing import Generic, TypeVar
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from raycrt.bounds.layers.torus import torus_norm_upper
 from raycrt.bounds.spectral import SLACK, nonnegative_norm_upper, weighted_gram_upper
+from raycrt.errors import require
 from raycrt.networks.layers.affine import AffineMap, Chain, Dense
 from raycrt.networks.layers.convolution import AveragePool, Correlation
 from raycrt.networks.layers.diagonal import Diagonal
@@ -106,6 +108,20 @@ def interval_by_matrix(layer: AffineMap, low: Tensor, high: Tensor) -> tuple[Ten
 def norms(layer: AffineMap) -> Norms:
     """The proved bounds on `layer`, selected by its kind."""
     return Norms(layer)
+
+
+def formed(layers: Sequence[AffineMap]) -> tuple[list[Tensor], list[float]]:
+    """The matrices of `layers` and, for each, a number >= |matrix - W|; `InvalidInput` if one is
+    too large to be formed."""
+    require(
+        all(layer.dense for layer in layers),
+        "every layer's matrix can be formed where region is 'local'",
+        entries=[layer.out_features * layer.in_features for layer in layers],
+    )
+    return (
+        [layer.matrix() for layer in layers],
+        [norms(layer).matrix_error_upper() for layer in layers],
+    )
 
 
 class DenseNorms(Norms[Dense]):
