@@ -22,12 +22,16 @@ from raycrt.margins.tolerances import Tolerances
 _FIRST = 0.1
 # The power of the radius with which what an enclosure loses is expected to grow at first; powers
 # that are seen count within the limits.
-_POWER, _POWERS = 3.0, (1.0, 8.0)
+_POWER, _POWERS = 3.0, (1.0, 30.0)
+# On balls that are far too large everything is saturated, and less is seen than this power.
+_LEAST_POWER = 2.5
 # The next ball is to use this share of the margin, and is at most this factor from the last. Where
 # it is not between a ball that holds and one that does not, the middle of these is tried.
 _AIM, _FACTOR = 0.99, 8.0
 # Smaller shares may be rounding alone, which is not to choose the balls.
 _LEAST_USED = 1e-6
+# Balls that use more than this share are far too large, not just saturated.
+_FAR = 1e3
 _MOST_BALLS = 16
 
 
@@ -89,13 +93,15 @@ class _Image:
             if 0 < seen[1] != used < math.inf and seen[1] < math.inf:
                 power = math.log(used / seen[1]) / math.log(ball / seen[0])
                 power = min(max(power, _POWERS[0]), _POWERS[1])
+            if low == 0:
+                power = max(power, _LEAST_POWER)
             factor = (_AIM / used) ** (1 / power)
             following = ball * min(max(factor, 1 / _FACTOR), _FACTOR)
-            if low == 0 < least and factor < 1 / _FACTOR:
-                # Far too large, so halve the distance to the least in powers.
+            if low == 0 < least and used > _FAR:
+                # Halve the distance to the least in powers.
                 following = min(following, math.sqrt(ball) * math.sqrt(least))
             if low > 0 and high < math.inf:
-                edge = (high - low) / (8 if low < following < high else 2)
+                edge = (high - low) / (32 if low < following < high else 2)
                 following = min(max(following, low + edge), high - edge)
             if low > 0 and min(following, high) < low * (1 + self.tolerances.best_ball):
                 break

@@ -77,7 +77,7 @@ class Tolerances:
     # enclosure proves.
     curved: float = 0.7
     # The best ball is searched up to this share, with at most this many balls for its curvature.
-    best_ball: float = 1e-2
+    best_ball: float = 5e-3
     balls: int = 6
     # A point counts as on the decision boundary if its margin is this small relative to |g| |u|.
     on_boundary: float = 0.05

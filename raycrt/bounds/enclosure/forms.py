@@ -23,7 +23,7 @@ from torch import Tensor
 from raycrt.bounds.spectral import SLACK, gamma, gram_iteration_upper
 
 # Directions in which forms are formed.
-_DIRECTIONS = 32
+_DIRECTIONS = 48
 _ITERATIONS = 3
 _PRODUCTS = 5
 # More than the sums lose to underflow, relative to the largest numbers in them.
@@ -37,8 +37,10 @@ class Forms:
     """Rows J (m, features), of norms at most `lengths` (m,), with products that all forms share.
 
     `rows` and `lengths` are J's divided by the powers of two `units` (m,), one for each layer.
-    `directions` (features, p) are orthonormal up to rounding, `loose` bounds by how much. Every
-    computed square of a norm is right to `share` times `(sum_l |w_l| |J_l|^2)^2`.
+    `directions` (features, p) are orthonormal up to rounding, `loose` bounds by how much. Of every
+    layer's rows, `squares` has the entries of K^2 and of K times (J V)(J V)^T with these rows and
+    all before them. Every computed square of a norm is right to `share` times
+    `(sum_l |w_l| |J_l|^2)^2`.
     """
 
     rows: Tensor
@@ -47,15 +49,13 @@ class Forms:
     directions: Tensor
     loose: float
     across: Tensor
-    squares: tuple[Tensor, Tensor]
-    parts: tuple[slice, ...]
+    squares: tuple[tuple[Tensor, Tensor], ...]
 
     @staticmethod
     def along(directions: Tensor) -> Forms:
         """No rows yet, with `directions` (features, p) in which forms will be formed."""
         features, p = directions.shape
         apart = directions.T @ directions - torch.eye(p).to(directions)
-        none = directions.new_zeros(0, 0)
         return Forms(
             rows=directions.new_zeros(0, features),
             lengths=directions.new_zeros(0),
@@ -63,8 +63,7 @@ class Forms:
             directions=directions,
             loose=float(torch.linalg.matrix_norm(apart)) * SLACK + p * gamma(features),
             across=directions.new_zeros(0, p),
-            squares=(none, none),
-            parts=(),
+            squares=(),
         )
 
     def joined_by(self, rows: Tensor, lengths: Tensor) -> Forms:
@@ -74,7 +73,6 @@ class Forms:
         across = rows @ self.directions
         all_rows, all_across = torch.cat([self.rows, rows]), torch.cat([self.across, across])
         products, inside = rows @ all_rows.T, across @ all_across.T
-        new = products.square(), products * inside
         return Forms(
             rows=all_rows,
             lengths=torch.cat([self.lengths, lengths]),
@@ -82,8 +80,7 @@ class Forms:
             directions=self.directions,
             loose=self.loose,
             across=all_across,
-            squares=(_grown(self.squares[0], new[0]), _grown(self.squares[1], new[1])),
-            parts=(*self.parts, slice(len(self.rows), len(all_rows))),
+            squares=(*self.squares, (products.square(), products * inside)),
         )
 
     @property
@@ -96,11 +93,9 @@ class Forms:
         weights, unit = self._scaled(weights, slice(None))
         mass = (weights.abs() @ self.lengths.square()) * SLACK
         least = self.share * mass.square()
-        p = self.across.shape[1]
-        pairs = (self.across[:, :, None] * self.across[:, None, :]).flatten(1)
-        formed = (weights @ pairs).unflatten(1, (p, p))
+        formed = self._formed(weights)
         both = formed.square().sum((1, 2))
-        whole, one = (self._twice(weights, part) for part in self.squares)
+        whole, one = self._twice(weights)
         beside = (one - both + 2 * least).clamp(min=0).sqrt()
         outside = (whole - 2 * one + both + 4 * least).clamp(min=0).sqrt()
         inside = gram_iteration_upper(formed, _PRODUCTS)
@@ -109,20 +104,36 @@ class Forms:
         found = (inside + outside) / 2 + (half.square() + beside.square()).sqrt()
         return (torch.minimum(found * SLACK, mass) + _LOST) * unit * SLACK + _NOTHING
 
-    def _twice(self, weights: Tensor, symmetric: Tensor) -> Tensor:
-        """`w A w` (k,) for each of the `weights` (k, m) and a symmetric A (m, m)."""
-        found = torch.zeros_like(weights[:, 0])
-        for part in self.parts:
-            own, below = weights[:, part], weights[:, : part.start]
-            found = found + ((own @ symmetric[part, part]) * own).sum(1)
-            found = found + 2 * ((own @ symmetric[part, : part.start]) * below).sum(1)
-        return found
+    def _formed(self, weights: Tensor) -> Tensor:
+        """V^T Q V (k, p, p) for each of the `weights` (k, m), from the entries below its diagonal
+        and on it."""
+        p = self.across.shape[1]
+        i, j = torch.tril_indices(p, p, device=weights.device)
+        formed = weights.new_empty(len(weights), p, p)
+        formed[:, i, j] = formed[:, j, i] = weights @ (self.across[:, i] * self.across[:, j])
+        return formed
 
-    def norms_of_positive(self, weights: Tensor, rows: slice) -> Tensor:
-        """The same, by the Frobenius norm, for coefficients >= 0 (k, n) of some `rows`."""
+    def _twice(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """`w A w` (k,) for each of the `weights` w (k, m) and both symmetric A of the `squares`."""
+        whole = one = torch.zeros_like(weights[:, 0])
+        for squares in self.squares:
+            n, m = squares[0].shape
+            own = weights[:, m - n : m]
+            # What is beside the layer's own block is there only once, and counts twice.
+            above = torch.cat([2 * weights[:, : m - n], own], 1)
+            whole, one = (
+                found + ((own @ square) * above).sum(1)
+                for found, square in zip((whole, one), squares, strict=True)
+            )
+        return whole, one
+
+    def norms_of_positive(self, weights: Tensor, layer: int) -> Tensor:
+        """The same, by the Frobenius norm, for coefficients >= 0 (k, n) of the rows of a layer."""
+        n, m = self.squares[layer][0].shape
+        rows = slice(m - n, m)
         weights, unit = self._scaled(weights, rows)
         mass = (weights @ self.lengths[rows].square()) * SLACK
-        square = ((weights @ self.squares[0][rows, rows]) * weights).sum(1)
+        square = ((weights @ self.squares[layer][0][:, rows]) * weights).sum(1)
         found = torch.minimum((square + self.share * mass.square()).sqrt() * SLACK, mass)
         return (found + _LOST) * unit * SLACK + _NOTHING
 
@@ -139,12 +150,6 @@ def _power_of_two(largest: Tensor) -> Tensor:
     """Powers of two near the numbers `largest`; 1 for those that are 0 or not finite."""
     unit = largest / (2 * torch.frexp(largest).mantissa)
     return torch.where(torch.isfinite(unit), unit, 1.0)
-
-
-def _grown(symmetric: Tensor, lower: Tensor) -> Tensor:
-    """A symmetric matrix with further rows, `lower`, and the same as columns."""
-    old = len(symmetric)
-    return torch.cat([torch.cat([symmetric, lower[:, :old].T], 1), lower])
 
 
 def leading_directions(rows: Tensor) -> Tensor:

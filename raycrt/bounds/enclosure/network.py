@@ -95,7 +95,7 @@ class NetworkEnclosure:
         offset_error = errors[label] + errors[targets] + 2 * EPS * offset.abs()
         known = self._above(layers, row, offset, offset_error, 2 * self.matrix_errors[-1])
         ball = _Ball(layers, forms, known.chain, radius)
-        error = ball.squares() + ball.products(up=ball.negative, down=ball.positive) + known.noise
+        error = ball.squares() + ball.products()[1] + known.noise
         found = known.centre - (radius * known.lengths + error) * SLACK
         found = found - 4 * EPS * known.centre.abs() - self._lost(x, radius)
         return found.nan_to_num(nan=-torch.inf, posinf=-torch.inf)
@@ -122,11 +122,8 @@ class NetworkEnclosure:
                     layers, matrix, self.offsets[k], self.offset_errors[k], self.matrix_errors[k]
                 )
                 ball = _Ball(layers, forms, known.chain, radius)
-                either = (
-                    ball.products(up=ball.positive, down=ball.negative),
-                    ball.products(up=ball.negative, down=ball.positive),
-                )
-                error = (ball.squares() + torch.maximum(*either) + known.noise) * SLACK
+                products = torch.maximum(*ball.products())
+                error = (ball.squares() + products + known.noise) * SLACK
             error = error + lost
             spread = (known.lengths * radius + error) * SLACK
             edge = spread + 4 * EPS * known.centre.abs()
@@ -241,32 +238,48 @@ class _Ball:
         bends = torch.cat([layer.quadratics.bend for layer in layers])
         self.radius, self.layers, self.forms = radius, layers, forms
         self.weights = torch.cat(chain, 1) * bends
-        self.positive, self.negative = self.weights.clamp(min=0), (-self.weights).clamp(min=0)
 
     def squares(self) -> Tensor:
         """Numbers (k,) >= |sum_l w_l t_l^2|."""
         return self.forms.norms(self.weights) * self.radius * self.radius * SLACK
 
-    def products(self, *, up: Tensor, down: Tensor) -> Tensor:
-        """Numbers (k,) >= sum_l (up - down)_l (2 t_l e_l + e_l^2), for `up`, `down` >= 0 (k, m).
+    def products(self) -> tuple[Tensor, Tensor]:
+        """Numbers (k,) >= sum_l w_l (2 t_l e_l + e_l^2), and such numbers for -w.
 
-        A term is at most `2 |t| |e| + e^2`, and at least `-2 |t| |e|` and `-t^2`, as its sum with
-        t^2 is a square.
+        With w >= 0 a term is at most `w (2 |t| |e| + e^2)`, and at least `-2 w |t| |e|` and
+        `-w t^2`, as its sum with w t^2 is a square: what is less where e is large.
         """
-        total, start = torch.zeros_like(up[:, 0]), 0
-        for layer in self.layers:
-            rows = slice(start, start := start + len(layer.centre))
-            more, less = up[:, rows], down[:, rows]
-            large = (layer.error > _LARGE * self.radius * layer.lengths).to(more)
-            linear = 2 * layer.error * (more + less * (1 - large))
-            # Cauchy and Schwarz: sum b |t| <= (sum b |J| * sum b / |J| t^2)^(1/2).
-            form = self.forms.norms_of_positive(linear / layer.lengths, rows)
-            total = total + (linear @ layer.lengths * form).sqrt() * self.radius
-            total = (
-                total + self.forms.norms_of_positive(less * large, rows) * self.radius * self.radius
-            )
-            total = total + more @ layer.error.square()
-        return total * SLACK * (1 + 2 * gamma(4))
+        above = below = torch.zeros_like(self.weights[:, 0])
+        start = 0
+        for k, layer in enumerate(self.layers):
+            weights = self.weights[:, start : start + len(layer.centre)]
+            start += len(layer.centre)
+            up, down = weights.clamp(min=0), (-weights).clamp(min=0)
+            large = layer.error > _LARGE * self.radius * layer.lengths
+            if bool(large.any()):
+                above = above + self._mixed(k, up + down * ~large) + self._whole(k, down * large)
+                below = below + self._mixed(k, down + up * ~large) + self._whole(k, up * large)
+            else:
+                mixed = self._mixed(k, up + down)
+                above, below = above + mixed, below + mixed
+            square = layer.error.square()
+            above, below = above + up @ square, below + down @ square
+        room = SLACK * (1 + 2 * gamma(4))
+        return above * room, below * room
+
+    def _mixed(self, k: int, weights: Tensor) -> Tensor:
+        """Numbers (k,) >= sum_l 2 w_l |t_l| |e_l| over the neurons of layer k, for `weights` >= 0.
+
+        Cauchy and Schwarz: sum b |t| <= (sum b |J| * sum b / |J| t^2)^(1/2).
+        """
+        layer = self.layers[k]
+        linear = 2 * layer.error * weights
+        form = self.forms.norms_of_positive(linear / layer.lengths, k)
+        return (linear @ layer.lengths * form).sqrt() * self.radius
+
+    def _whole(self, k: int, weights: Tensor) -> Tensor:
+        """Numbers (k,) >= sum_l w_l t_l^2 over the neurons of layer k, for `weights` >= 0."""
+        return self.forms.norms_of_positive(weights, k) * self.radius * self.radius
 
 
 def _lengths(rows: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ import numpy as np
 from raycrt.verify.norms import SLACK, frobenius, gamma, unit_of
 
 # Columns of V, and the steps of the iteration that finds them.
-_DIRECTIONS = 32
+_DIRECTIONS = 48
 _ITERATIONS = 3
 # Products with which norms of small matrices are bounded.
 _PRODUCTS = 5
