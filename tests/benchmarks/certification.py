@@ -9,7 +9,7 @@
 (d) the memory that a call takes beyond what the process has;
 and how near the radii are to the truth, and how many margins are searched. Needs MNIST in
 RAYCRT_DATA; trains its own networks: one on 256 principal components, as the recipes for MNIST do,
-one on all pixels, and one on components for longer and on all rows.
+one on all pixels, and one of each for longer and on all rows.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ NETWORKS = {
     "longer": SPEC.override(
         {"train.components": 256, "train.gamma": 0.01, "train.epochs": 10, "data.limit": None}
     ),
+    # The same on all pixels, with small curvature: no few directions, and most margins are near.
+    "long_on_pixels": SPEC.override({"train.gamma": 0.08, "train.epochs": 8, "data.limit": None}),
 }
 PAPER_ROWS = 200
 NEAR_ROWS = 300
