@@ -90,6 +90,8 @@ class _Image:
                 break
             used = max(self._used(ball), _LEAST_USED)
             low, high = (ball, high) if used < 1 else (low, ball)
+            if _AIM <= used < 1:
+                break
             if 0 < seen[1] != used < math.inf and seen[1] < math.inf:
                 power = math.log(used / seen[1]) / math.log(ball / seen[0])
                 power = min(max(power, _POWERS[0]), _POWERS[1])

@@ -15,6 +15,7 @@ fourth powers of lengths underflow only where they are negligible.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -85,8 +86,9 @@ class Forms:
 
     @property
     def share(self) -> float:
-        terms = 2 * len(self.rows) + sum(self.directions.shape) + 16
-        return 16 * gamma(terms) + 16 * self.loose
+        features, p = self.directions.shape
+        terms = 2 * len(self.rows) + features + p + 16
+        return 4 * (4 + math.sqrt(p)) * gamma(terms) + 16 * self.loose
 
     def norms(self, weights: Tensor) -> Tensor:
         """Numbers (k,) >= |Q| for coefficients `weights` (k, m) of any sign."""
