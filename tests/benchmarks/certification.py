@@ -1,6 +1,6 @@
 """`make bench`: the certifier's speed, as ratios against named baselines in the same run.
 
-    python -m tests.benchmarks.certification [--out FILE] [--rows N]
+    python -m tests.benchmarks.certification [--out FILE] [--rows N] [--networks NAME ...]
 
 (a) images/s for all classes against the published algorithm for the runner-up class alone, and
     against this certifier for that class alone;
@@ -330,6 +330,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/bench/certification.json"))
     parser.add_argument("--rows", type=int, default=4096)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     options = parser.parse_args()
     # One core, as a worker of Ray Data has; both sides of a ratio are measured so.
     torch.set_num_threads(1)
@@ -340,7 +341,8 @@ def main() -> None:
         "torch": torch.__version__,
         "rows": len(images),
     }
-    for name, spec in NETWORKS.items():
+    for name in options.networks:
+        spec = NETWORKS[name]
         found = data.load(spec.data)
         model = loop.train(spec, found.train).requires_grad_(False)
         labels = found.test.labels[: len(images)]
