@@ -195,7 +195,9 @@ class TrainSpec(Options):
         None, gt=0, lt=1, description="decay of the weight average; none keeps the last weights"
     )
     precision: Literal["float32", "float64", "tf32", "bfloat16"] = Field(
-        "float32", description="of the step's products; tf32 and bfloat16 keep float32 weights"
+        "float32",
+        description="of the step's products where the device has them, else float32; tf32 and "
+        "bfloat16 keep float32 weights",
     )
     components: int | None = Field(
         None,

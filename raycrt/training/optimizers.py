@@ -8,6 +8,8 @@ import torch
 
 from raycrt.networks.network import Network
 from raycrt.specs import TrainSpec
+from raycrt.training.muon import Float32Muon
+from raycrt.training.precision import has_bfloat16
 from raycrt.training.registry import register
 
 
@@ -70,7 +72,9 @@ class Muon(Optimizer):
         matrices = [p for layer in network.layers[:-1] for p in layer.parameters() if p.dim() == 2]
         hidden = {id(p) for p in matrices}
         rest = [p for p in network.parameters() if id(p) not in hidden]
-        muon = torch.optim.Muon(matrices, lr=options.muon_rate, weight_decay=0.0, momentum=0.95)
+        quick = has_bfloat16(network.device)
+        kind = torch.optim.Muon if quick else Float32Muon
+        muon = kind(matrices, lr=options.muon_rate, weight_decay=0.0, momentum=0.95)
         return [muon, torch.optim.Adam(rest, lr=options.learning_rate, betas=(0.9, 0.99))]
 
 

@@ -39,15 +39,28 @@ def products_in(precision: str) -> Iterator[None]:
             place.fp32_precision = setting
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether `device` has products in bfloat16; those that torch computes in software on other
+    processors take some sixty times as long as in float32."""
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return True
+
+
 class View:
     """`network` as a training step evaluates it, in the dtype of the products.
+
+    With "bfloat16" it is bfloat16 on devices that have such products, else float32.
 
     `plain` has no gradients and is up to date after `refresh`; calling the view is differentiable
     in the network's own weights.
     """
 
     def __init__(self, network: Network, precision: str) -> None:
-        self.network, self.low = network, precision == "bfloat16"
+        self.network = network
+        self.low = precision == "bfloat16" and has_bfloat16(network.device)
         self.plain = network.copied(torch.bfloat16) if self.low else network
 
     @torch.no_grad()

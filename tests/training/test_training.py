@@ -199,7 +199,8 @@ def test_rates_warm_up_and_fall_to_zero():
     assert loop.rate_share(TrainSpec(), 0.0) == 1
 
 
-def test_low_precision_products_stay_near_and_keep_float32_weights():
+def test_low_precision_products_stay_near_and_keep_float32_weights(monkeypatch):
+    monkeypatch.setattr("raycrt.training.precision.has_bfloat16", lambda device: True)
     network = random_network(3)
     view = View(network, "bfloat16")
     x = torch.randn(9, 5)
@@ -214,6 +215,13 @@ def test_low_precision_products_stay_near_and_keep_float32_weights():
     assert not torch.allclose(view.plain(x.bfloat16()).float(), network(x), atol=0.5)
     view.refresh()
     assert torch.allclose(view.plain(x.bfloat16()).float(), network(x), atol=0.5)
+
+
+def test_a_processor_without_bfloat16_products_takes_float32_ones(monkeypatch):
+    monkeypatch.setattr("raycrt.training.precision.has_bfloat16", lambda device: False)
+    network = random_network(3)
+    x = torch.randn(9, 5)
+    assert torch.equal(View(network, "bfloat16")(x), network(x))
 
 
 @pytest.mark.parametrize(
