@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from raycrt import data, recipes
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.errors import require
 from raycrt.evaluation.accuracy import Summary
 from raycrt.evaluation.tally import summarise

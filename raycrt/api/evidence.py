@@ -13,9 +13,9 @@ from torch import nn
 from raycrt import data
 from raycrt.api.rows import Rows, split_of
 from raycrt.api.training import listed
-from raycrt.certification import manifest, storage
 from raycrt.certification.certifier import Certifier
 from raycrt.certification.options import Options
+from raycrt.certification.table import manifest, storage
 from raycrt.errors import require
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec

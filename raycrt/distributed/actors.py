@@ -15,10 +15,10 @@ import torch
 from ray.data import ActorPoolStrategy
 from torch import Tensor
 
-from raycrt.certification import storage
 from raycrt.certification.certifier import Certifier
-from raycrt.certification.journal import Beginnings
-from raycrt.certification.shards import Shard, ShardCertifier, Written
+from raycrt.certification.table import storage
+from raycrt.certification.table.journal import Beginnings
+from raycrt.certification.table.shards import Shard, ShardCertifier, Written
 from raycrt.data import Reader
 from raycrt.distributed import room
 from raycrt.errors import InvalidInput

@@ -1,8 +1,8 @@
 """Certification on a pool of Ray Data actors, with the same rows as in one process.
 
 The unit of work is a shard of consecutive rows: an actor reads, certifies and writes it
-(`raycrt.certification.shards`). Only the numbers of rows and counts pass through the driver. A
-worker that dies neither loses nor duplicates a row, and a run that is resumed certifies only the
+(`raycrt.certification.table.shards`). Only the numbers of rows and counts pass through the driver.
+A worker that dies neither loses nor duplicates a row, and a run that is resumed certifies only the
 missing shards.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from raycrt.certification import manifest, shards, storage
-from raycrt.certification.journal import Beginnings
 from raycrt.certification.options import Options
-from raycrt.certification.shards import Shard
+from raycrt.certification.table import manifest, shards, storage
+from raycrt.certification.table.journal import Beginnings
+from raycrt.certification.table.shards import Shard
 from raycrt.data import Reader
 from raycrt.distributed import actors
 from raycrt.distributed.actors import Refusal

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from raycrt import data
 from raycrt.bounds.curvature import EXAMPLES, FEW_CLASSES, margin_curvature
-from raycrt.certification import storage as certificates
+from raycrt.certification.table import storage as certificates
 from raycrt.data import Reader
 from raycrt.distributed import certification, room
 from raycrt.distributed import train as training

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from raycrt import data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.errors import require
 from raycrt.evaluation.accuracy import Summary
 from raycrt.evaluation.tally import Counts

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.evaluation.certified import Certified
 from raycrt.evaluation.intervals import paired_difference, verdict
 

@@ -13,7 +13,7 @@ from math import inf
 import numpy as np
 import pyarrow as pa
 
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.errors import require
 from raycrt.evaluation.accuracy import Summary
 from raycrt.system.storage import Place

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load
 
 from raycrt import data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.errors import InvalidInput, require
 from raycrt.evaluation.tally import summarise
 from raycrt.evidence import archive, card, onnx_model, origin

@@ -27,8 +27,8 @@ import torch
 
 from raycrt import Certifier, data
 from raycrt.bounds.curvature import margin_curvature
-from raycrt.certification import shards, storage
-from raycrt.certification.shards import ShardCertifier
+from raycrt.certification.table import shards, storage
+from raycrt.certification.table.shards import ShardCertifier
 from raycrt.distributed import certification
 from raycrt.distributed.session import session
 from raycrt.networks import checkpoint, network

@@ -26,7 +26,7 @@ import pyarrow as pa
 import torch
 
 from raycrt import Certifier, data
-from raycrt.certification import shards, storage
+from raycrt.certification.table import shards, storage
 from raycrt.networks import checkpoint, network
 from raycrt.specs import Spec, validate
 

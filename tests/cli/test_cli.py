@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import raycrt.tuning.cli
 from raycrt import data, recipes
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.cli import main as cli
 from raycrt.distributed import stages
 from raycrt.errors import InvalidInput

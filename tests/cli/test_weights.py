@@ -13,7 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from raycrt import data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.cli import main as cli
 from raycrt.cli import options
 from raycrt.distributed import stages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.networks.checkpoint import load_model, weights_hash
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raycrt import data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.specs import Spec
 from raycrt.system.storage import Place, place
 from tests.cluster.test_object_store import raycrt

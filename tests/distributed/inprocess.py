@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from raycrt.certification.shards import Shard, Written
+from raycrt.certification.table.shards import Shard, Written
 from raycrt.data import Arrays, Reader, Split
 from raycrt.distributed import actors
 from raycrt.networks.network import Network

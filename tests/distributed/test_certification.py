@@ -10,7 +10,7 @@ import torch
 
 from raycrt import Certifier, data
 from raycrt.bounds.curvature import margin_curvature
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.distributed import certification
 from raycrt.errors import InvalidInput
 from raycrt.evaluation.tally import summarise

@@ -12,7 +12,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from raycrt import data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.distributed import actors, certification, stages, verification
 from raycrt.errors import InvalidInput
 from raycrt.networks import network

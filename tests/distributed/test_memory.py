@@ -15,7 +15,7 @@ import ray
 
 from raycrt import data
 from raycrt.bounds.curvature import margin_curvature
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.distributed import certification, verification
 from raycrt.networks import checkpoint, network
 from raycrt.specs import Spec, validate

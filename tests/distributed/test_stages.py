@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raycrt import data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.data.parts import reader
 from raycrt.distributed import actors, stages
 from raycrt.errors import InvalidInput

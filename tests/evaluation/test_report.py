@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raycrt import Certifier, Status
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.evaluation import report
 from tests.models import random_network
 from tests.verify.runs import rewrite_rows, rows_of, spec_of, write_run

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import yaml
 
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.errors import InvalidInput
 from raycrt.evidence import origin
 from raycrt.evidence.bundle import pack

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from raycrt import data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.distributed import stages
 from raycrt.distributed import train as training
 from raycrt.distributed.session import session

@@ -20,7 +20,7 @@ import pytest
 from nbclient import NotebookClient
 
 from raycrt import InvalidInput, recipes
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.networks import checkpoint
 from raycrt.system import trackers
 from raycrt.tuning import pipeline

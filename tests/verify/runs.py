@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from raycrt import Certifier, data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.networks import checkpoint, network
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, validate

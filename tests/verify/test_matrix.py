@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from raycrt import data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.specs import Spec
 from raycrt.verify import verify_run
 from raycrt.verify.curvature import curvature_upper, neuron_curvature

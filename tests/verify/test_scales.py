@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from raycrt import Certifier
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.verify.checker import Checker
 from raycrt.verify.curvature import curvature_upper
 from raycrt.verify.inputs import InArrays

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.errors import InvalidInput
 from raycrt.verify import verify_run
 from raycrt.verify.checker import Checker

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from raycrt import data
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.errors import InvalidInput
 from raycrt.evaluation.attacks import attack
 from raycrt.evaluation.certified import Certified

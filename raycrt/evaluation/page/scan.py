@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.evaluation.tally import COLUMNS, Tally
 from raycrt.system.storage import Place
 

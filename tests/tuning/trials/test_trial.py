@@ -11,7 +11,7 @@ import torch
 
 from raycrt import InvalidInput, data
 from raycrt.bounds.curvature import margin_curvature
-from raycrt.certification import storage
+from raycrt.certification.table import storage
 from raycrt.distributed import certification
 from raycrt.evaluation.assessment import assess
 from raycrt.evaluation.tally import summarise

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raycrt.certification import storage
 from raycrt.certification.certifier import Certifier
-from raycrt.certification.journal import Journal
+from raycrt.certification.table import storage
+from raycrt.certification.table.journal import Journal
 from raycrt.data import Arrays, Reader
 from raycrt.errors import InvalidInput
 from raycrt.system.outputs import replacing

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from raycrt import Certifier
-from raycrt.certification import shards, storage
-from raycrt.certification.shards import Shard, ShardCertifier
+from raycrt.certification.table import shards, storage
+from raycrt.certification.table.shards import Shard, ShardCertifier
 from raycrt.data import Arrays, Reader
 from raycrt.errors import InvalidInput
 from tests.models import random_network
