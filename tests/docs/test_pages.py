@@ -9,8 +9,10 @@ import pytest
 from typer.main import get_command
 
 from raycrt.activations import ACTIVATIONS
+from raycrt.bounds.enclosure import forms as solver
 from raycrt.cli.main import assembled
 from raycrt.specs import Spec, paths, strict_yaml, validate
+from raycrt.verify.enclosure import forms as checker
 from tests.docs.blocks import OTHERS, PAGES, ROOT, blocks, run
 
 LANGUAGES = {"python", "console", "yaml", "text", "{toctree}"}
@@ -124,3 +126,10 @@ def test_pages_of_python_run(page, here):
 @pytest.mark.parametrize("page", LONG, ids=_name)
 def test_pages_with_commands_run(page, here):
     run(page, here)
+
+
+def test_the_format_states_the_directions_that_both_programs_have():
+    page = (ROOT / "docs" / "certificates.md").read_text()
+    stated = re.search(r"raycrt takes min\((\d+), features\) columns", page)
+    assert stated is not None
+    assert {int(stated[1])} == {solver._DIRECTIONS, checker._DIRECTIONS}
