@@ -16,8 +16,8 @@ from raycrt.bounds.curvature import EXAMPLES, FEW_CLASSES, margin_curvature
 from raycrt.certification.table import storage as certificates
 from raycrt.data import Reader
 from raycrt.distributed import certification, room
-from raycrt.distributed import train as training
 from raycrt.distributed.session import session
+from raycrt.distributed.training import train as training
 from raycrt.errors import InvalidInput, require
 from raycrt.networks import checkpoint
 from raycrt.networks.network import Network

@@ -15,7 +15,8 @@ import raycrt.tuning.cli
 from raycrt import data
 from raycrt.certification.table import storage
 from raycrt.cli import main as cli
-from raycrt.distributed import stages, train
+from raycrt.distributed import stages
+from raycrt.distributed.training import train
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint, network
 from raycrt.specs import Spec, identity, validate

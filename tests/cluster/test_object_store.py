@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raycrt.certification.table import storage
-from raycrt.distributed.train import last_checkpoint
+from raycrt.distributed.training.train import last_checkpoint
 from raycrt.networks.checkpoint import load_model, load_state, weights_hash
 from raycrt.system.outputs import DRIVER
 from raycrt.system.storage import Place, place

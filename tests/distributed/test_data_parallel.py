@@ -50,11 +50,11 @@ SPECS["normalised"] = SPEC.override(
 BY_SIZE = {2: {"crt-all": SPEC.override({"train.epochs": 2})}, 3: SPECS}
 
 # What each worker would import by itself.
-PRELOADED = [__name__, "raycrt.distributed.worker", "sklearn.datasets", "torch._dynamo"]
+PRELOADED = [__name__, "raycrt.distributed.training.worker", "sklearn.datasets", "torch._dynamo"]
 
 
 def _worker(rank: int, size: int, folder: str) -> None:
-    from raycrt.distributed.worker import data_parallel
+    from raycrt.distributed.training.worker import data_parallel
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from raycrt.distributed import train as training
+from raycrt.distributed.training import train as training
 from raycrt.networks import checkpoint
 from raycrt.tuning.analysis import study
 from tests.conftest import TINY

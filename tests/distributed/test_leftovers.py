@@ -9,7 +9,7 @@ import ray
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
-from raycrt.distributed import leftovers
+from raycrt.distributed.training import leftovers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 

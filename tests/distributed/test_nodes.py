@@ -15,9 +15,10 @@ from ray.cluster_utils import Cluster
 
 from raycrt import data
 from raycrt.bounds.curvature import margin_curvature
-from raycrt.distributed import certification, lines
-from raycrt.distributed import train as training
-from raycrt.distributed.worker import Stopped
+from raycrt.distributed import certification
+from raycrt.distributed.training import lines
+from raycrt.distributed.training import train as training
+from raycrt.distributed.training.worker import Stopped
 from raycrt.networks import checkpoint
 from raycrt.specs import validate
 from raycrt.training.loop import Metrics

@@ -5,7 +5,7 @@ import socket
 import psutil
 import pytest
 
-from raycrt.distributed import process_group
+from raycrt.distributed.training import process_group
 
 
 @pytest.fixture(autouse=True)

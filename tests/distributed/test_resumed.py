@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from raycrt.distributed import train
+from raycrt.distributed.training import train
 from raycrt.evaluation.certified import Certified
 from raycrt.evaluation.tally import Counts
 from raycrt.networks import checkpoint

@@ -12,7 +12,8 @@ import torch
 
 from raycrt import data
 from raycrt.data.parts import streaming as files
-from raycrt.distributed import session, streaming, train
+from raycrt.distributed import session
+from raycrt.distributed.training import streaming, train
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec, validate
 from raycrt.training.inputs.batches import InMemory, epoch_order

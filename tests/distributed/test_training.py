@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from raycrt import data
-from raycrt.distributed import process_group
-from raycrt.distributed import train as training
 from raycrt.distributed.session import session
+from raycrt.distributed.training import process_group
+from raycrt.distributed.training import train as training
 from raycrt.networks import checkpoint
 from raycrt.specs import validate
 from raycrt.training.loop import TrainingDiverged

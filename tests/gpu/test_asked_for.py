@@ -14,7 +14,8 @@ import raycrt
 from raycrt.bounds.curvature import margin_curvature
 from raycrt.bounds.spectral import eigenvalue_upper, weighted_gram_upper
 from raycrt.certification.certifier import Certifier
-from raycrt.distributed import process_group, room
+from raycrt.distributed import room
+from raycrt.distributed.training import process_group
 from raycrt.errors import InvalidInput
 from raycrt.networks.floating_point import plain_sums
 from raycrt.networks.network import Network

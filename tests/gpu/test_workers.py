@@ -14,8 +14,8 @@ from rich.console import Console
 from raycrt import data
 from raycrt.certification.table import storage
 from raycrt.distributed import stages
-from raycrt.distributed import train as training
 from raycrt.distributed.session import session
+from raycrt.distributed.training import train as training
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate
 from raycrt.training import loop

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raycrt.distributed import train as training
+from raycrt.distributed.training import train as training
 from raycrt.networks import checkpoint
 from tests.multinode.cluster import Cluster
 from tests.multinode.conftest import Say
@@ -24,7 +24,8 @@ SECONDS = 25
 TRAINING = f"""
 import sys
 from pathlib import Path
-from raycrt.distributed import session, train
+from raycrt.distributed import session
+from raycrt.distributed.training import train
 from raycrt.specs import validate
 spec = validate({{
     "model": {{"width": 16}},

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from raycrt.distributed.process_group import PORTS
+from raycrt.distributed.training.process_group import PORTS
 from tests.multinode.cluster import Cluster
 from tests.multinode.hosts import Host, awaited
 

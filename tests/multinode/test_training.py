@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raycrt.distributed import train as training
+from raycrt.distributed.training import train as training
 from raycrt.networks.checkpoint import load_model, weights_hash
 from tests.cluster.conftest import Run
 from tests.multinode.cluster import Cluster

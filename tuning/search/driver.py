@@ -26,8 +26,8 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from raycrt import data
-from raycrt.distributed import train
 from raycrt.distributed.session import dashboard, session
+from raycrt.distributed.training import train
 from raycrt.errors import InvalidInput, require
 from raycrt.foreign import factory
 from raycrt.networks import checkpoint

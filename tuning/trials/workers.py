@@ -13,7 +13,7 @@ from typing import Any
 from ray.train import ControllerError
 
 from raycrt import data
-from raycrt.distributed import leftovers, train
+from raycrt.distributed.training import leftovers, train
 from raycrt.specs import DataSpec, Spec
 from raycrt.system.storage import Place
 from raycrt.training.loop import EpochEnd, Metrics

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raycrt.distributed import train
+from raycrt.distributed.training import train
 from raycrt.specs import Spec
 from raycrt.tuning.search import driver, finals
 from raycrt.tuning.trials import resources, store

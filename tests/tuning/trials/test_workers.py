@@ -19,8 +19,8 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 from ray.util.state import list_actors
 
 from raycrt import InvalidInput, data
-from raycrt.distributed import train
 from raycrt.distributed.session import session
+from raycrt.distributed.training import train
 from raycrt.specs import Spec, validate
 from raycrt.tuning.analysis import study
 from raycrt.tuning.search import driver

@@ -26,8 +26,9 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raycrt import data
 from raycrt.data.parts.streaming import store
-from raycrt.distributed import lines, room, session, worker
-from raycrt.distributed.process_group import ProcessGroup
+from raycrt.distributed import room, session
+from raycrt.distributed.training import lines, worker
+from raycrt.distributed.training.process_group import ProcessGroup
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
 from raycrt.networks.network import Network

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raycrt import data
 from raycrt.data import Split
 from raycrt.data.parts.streaming import Stored
-from raycrt.distributed.streaming import Streamed
+from raycrt.distributed.training.streaming import Streamed
 from raycrt.evaluation.assessment import assess
 from raycrt.networks import checkpoint
 from raycrt.specs import DataSpec, Spec, validate

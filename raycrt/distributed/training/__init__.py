@@ -1,0 +1,1 @@
+"""Training on many workers of Ray Train."""
