@@ -23,8 +23,9 @@ from raycrt.cli.options import (
     spec_from,
 )
 from raycrt.errors import require
-from raycrt.system import interruption, outputs, pipes
-from raycrt.system.storage import Place, given, place
+from raycrt.system import interruption, pipes
+from raycrt.system.places import outputs
+from raycrt.system.places.storage import Place, given, place
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -28,8 +28,9 @@ from raycrt.cli.options import (
 )
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import Spec
-from raycrt.system import interruption, outputs
-from raycrt.system.storage import Place
+from raycrt.system import interruption
+from raycrt.system.places import outputs
+from raycrt.system.places.storage import Place
 
 
 def search(

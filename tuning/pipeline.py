@@ -20,8 +20,8 @@ from raycrt.evaluation.page.facts import facts
 from raycrt.foreign import factory
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, identity
-from raycrt.system import outputs
-from raycrt.system.storage import Place
+from raycrt.system.places import outputs
+from raycrt.system.places.storage import Place
 from raycrt.tuning.analysis import study
 from raycrt.tuning.search import driver
 from raycrt.tuning.trials import space

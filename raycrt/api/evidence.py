@@ -19,8 +19,8 @@ from raycrt.certification.table import manifest, storage
 from raycrt.errors import require
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
-from raycrt.system import outputs
-from raycrt.system.storage import Place, given
+from raycrt.system.places import outputs
+from raycrt.system.places.storage import Place, given
 
 ROWS = "rows.npz"
 

@@ -9,7 +9,7 @@ import typer
 
 from raycrt.cli.options import lasting
 from raycrt.cli.verify import DataDir, RunCode, Workers, proved, summary
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 
 def bundle(

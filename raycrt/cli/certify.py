@@ -23,8 +23,8 @@ from raycrt.cli.options import (
 )
 from raycrt.errors import InvalidInput
 from raycrt.specs import ModelSpec
-from raycrt.system import outputs
-from raycrt.system.storage import Place
+from raycrt.system.places import outputs
+from raycrt.system.places.storage import Place
 
 # Test rows that are compared with a model's own outputs, and whose range is looked at.
 _COMPARED, _LOOKED_AT = 10_000, 256

@@ -14,7 +14,7 @@ import typer
 from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, stated_spec
 from raycrt.errors import InvalidInput
 from raycrt.specs.data import DataName
-from raycrt.system.storage import is_uri, place
+from raycrt.system.places.storage import is_uri, place
 
 
 def data(

@@ -11,8 +11,8 @@ from raycrt.cli.data import named
 from raycrt.cli.options import DEFAULT_RECIPE, DataDir, Download, Overrides, lasting, stated_spec
 from raycrt.errors import InvalidInput
 from raycrt.specs import ModelSpec, Spec, strict_yaml
-from raycrt.system.outputs import made, write_atomically
-from raycrt.system.storage import Place
+from raycrt.system.places.outputs import made, write_atomically
+from raycrt.system.places.storage import Place
 
 if TYPE_CHECKING:
     from raycrt.api.recipe import Start

@@ -28,7 +28,8 @@ from raycrt.cli.report import report
 from raycrt.cli.train import train
 from raycrt.cli.verify import verify
 from raycrt.errors import InvalidInput
-from raycrt.system import extras, interruption, outputs, pipes
+from raycrt.system import extras, interruption, pipes
+from raycrt.system.places import outputs
 
 
 class _Helped:

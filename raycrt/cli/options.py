@@ -13,7 +13,7 @@ from raycrt import recipes
 from raycrt.cli.about import completion
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import Spec, identity, parse_override
-from raycrt.system.storage import Place, given
+from raycrt.system.places.storage import Place, given
 
 if TYPE_CHECKING:
     from raycrt.data.splits import Arrays, ArraySplits

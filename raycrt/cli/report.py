@@ -10,7 +10,7 @@ from raycrt.cli.options import lasting
 from raycrt.cli.verify import DataDir, RunCode
 from raycrt.errors import InvalidInput
 from raycrt.evaluation.page import ATTACKED
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 
 def _lasting(runs: list[str]) -> list[Place]:

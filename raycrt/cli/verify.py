@@ -12,7 +12,7 @@ import typer
 
 from raycrt.cli.options import found
 from raycrt.errors import InvalidInput, require
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 if TYPE_CHECKING:
     from raycrt.verify.report import Report
@@ -117,7 +117,8 @@ def proved(
     from rich.console import Console
 
     from raycrt.specs import RunSpec
-    from raycrt.system import outputs, progress
+    from raycrt.system import progress
+    from raycrt.system.places import outputs
     from raycrt.verify.bundle import verify_bundle
     from raycrt.verify.report import verify_run
 

@@ -15,7 +15,7 @@ from raycrt.data.values import checks, statistics
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec, Spec, identity
 from raycrt.specs.data import ALWAYS, OF_SOURCES
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 _DEFAULTS, _OF_FILES = DataSpec(), frozenset({"directory", "download"})
 

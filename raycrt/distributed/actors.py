@@ -24,8 +24,9 @@ from raycrt.distributed import room
 from raycrt.errors import InvalidInput
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
-from raycrt.system import devices, outputs, reading
-from raycrt.system.storage import Place
+from raycrt.system import devices
+from raycrt.system.places import outputs, reading
+from raycrt.system.places.storage import Place
 
 # Processes that may end while they load a model, one after the other.
 _BEGINNINGS = 10

@@ -26,7 +26,7 @@ from raycrt.errors import InvalidInput, require
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, identity, validate
 from raycrt.specs.provenance import Training
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 # Shards whose data was out of reach, after which no other is tried.
 _OUT_OF_REACH = 3

@@ -23,8 +23,9 @@ from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, SearchSpec, Spec, TrainSpec, identity
 from raycrt.specs.provenance import Rows, Training
-from raycrt.system import outputs, progress, storage, trackers
-from raycrt.system.storage import Place, is_remote
+from raycrt.system import progress, trackers
+from raycrt.system.places import outputs, storage
+from raycrt.system.places.storage import Place, is_remote
 from raycrt.training.loop import Metrics, TrainingDiverged
 
 # The metrics of an epoch that are printed; TensorBoard has all of them.

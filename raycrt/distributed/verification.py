@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy
 
 from raycrt.distributed import room
 from raycrt.errors import InvalidInput
-from raycrt.system.storage import Place, place
+from raycrt.system.places.storage import Place, place
 from raycrt.verify.checker import Checker
 from raycrt.verify.findings import Checked, Finding
 

@@ -14,7 +14,7 @@ from raycrt.evaluation.accuracy import Summary
 from raycrt.evaluation.tally import Counts
 from raycrt.specs import Spec, validate
 from raycrt.specs.provenance import Training
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from raycrt.evaluation.accuracy import Summary
 from raycrt.evaluation.certified import Certified
 from raycrt.evaluation.tally import Tally, over
 from raycrt.specs import Spec
-from raycrt.system import outputs
-from raycrt.system.storage import Place, content
+from raycrt.system.places import outputs
+from raycrt.system.places.storage import Place, content
 
 _TRIALS_SHOWN = 20
 _CHECK = "Radii are those that the rows state; `raycrt verify` proves each of them again.\n"

@@ -16,7 +16,7 @@ import pyarrow as pa
 from raycrt.certification.table import storage
 from raycrt.errors import require
 from raycrt.evaluation.accuracy import Summary
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 COLUMNS = ("label", "prediction", "radius", "radius_runner_up")
 

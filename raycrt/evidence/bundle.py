@@ -19,8 +19,8 @@ from raycrt.evaluation.tally import summarise
 from raycrt.evidence import archive, card, onnx_model, origin
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate
-from raycrt.system import outputs
-from raycrt.system.storage import Place
+from raycrt.system.places import outputs
+from raycrt.system.places.storage import Place
 from raycrt.verify.bundle import names
 from raycrt.verify.report import Report
 

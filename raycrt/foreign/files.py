@@ -17,7 +17,7 @@ from raycrt.foreign.weights.network import from_state_dict
 from raycrt.networks import checkpoint, weights_file
 from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec
-from raycrt.system.storage import Place, exists, given, is_directory, local
+from raycrt.system.places.storage import Place, exists, given, is_directory, local
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
 SUFFIXES = (".onnx", ".pt2", *_WEIGHTS)

@@ -21,8 +21,8 @@ from raycrt.networks import network, weights_file
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, provenance
 from raycrt.specs.provenance import Provenance, Training
-from raycrt.system.outputs import write_atomically
-from raycrt.system.storage import Place
+from raycrt.system.places.outputs import write_atomically
+from raycrt.system.places.storage import Place
 
 MODEL = "model.safetensors"
 STATE = "state.pt"

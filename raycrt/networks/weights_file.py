@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from raycrt.errors import InvalidInput
-from raycrt.system.storage import Place, local
+from raycrt.system.places.storage import Place, local
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Classes that torch does not read by default, but users store beside weights; creating them runs no

@@ -7,7 +7,7 @@ from itertools import takewhile
 
 from raycrt.errors import InvalidInput, nearest
 from raycrt.specs import Spec
-from raycrt.system.storage import given
+from raycrt.system.places.storage import given
 
 
 def names() -> list[str]:

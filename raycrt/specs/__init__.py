@@ -12,7 +12,7 @@ from raycrt.specs.sections import (
     WorkerRange,
 )
 from raycrt.specs.spec import Spec, parse_override, paths, validate
-from raycrt.system.storage import Place, given
+from raycrt.system.places.storage import Place, given
 
 __all__ = [
     "AugmentationSpec",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raycrt.specs.record import NEURONS, ROWS, SEED, Options, Real, Record
-from raycrt.system.storage import is_uri, without_client
+from raycrt.system.places.storage import is_uri, without_client
 
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 # The keys that every data set uses, and those that every source uses besides.

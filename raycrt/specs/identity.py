@@ -12,7 +12,7 @@ from typing import Any
 
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 # The keys that decide the rows of a data set before any is held out for validation.
 DATA = (

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, ModelSpec, Record, RunSpec, Spec, TrainSpec, identity
-from raycrt.system.storage import Place, local
+from raycrt.system.places.storage import Place, local
 
 _KEY = "raycrt"
 # Rows trained on: fit, training and validation rows together; train, training rows alone.

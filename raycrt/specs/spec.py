@@ -17,8 +17,8 @@ from raycrt.specs.data import DataSpec
 from raycrt.specs.record import Record
 from raycrt.specs.search import SearchSpec
 from raycrt.specs.sections import CertifySpec, ModelSpec, RunSpec, TrainSpec
-from raycrt.system.outputs import write_atomically
-from raycrt.system.storage import Place, exists, is_directory
+from raycrt.system.places.outputs import write_atomically
+from raycrt.system.places.storage import Place, exists, is_directory
 
 
 class Spec(Record):

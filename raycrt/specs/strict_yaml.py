@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from raycrt.errors import InvalidInput
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 # No spec is that long, and no integer in one has that many digits.
 _MOST_BYTES, _MOST_DIGITS = 2**20, 100

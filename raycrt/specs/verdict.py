@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pydantic import Field, ValidationError
 
 from raycrt.specs.record import Record
-from raycrt.system.outputs import write_atomically
-from raycrt.system.storage import Place, content
+from raycrt.system.places.outputs import write_atomically
+from raycrt.system.places.storage import Place, content
 
 _FILE = "verified/verdict.json"
 _BLOCK = 2**20

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from raycrt.errors import InvalidInput
-from raycrt.system.storage import told
+from raycrt.system.places.storage import told
 
 Log = Callable[[int, Mapping[str, float]], None]
 _NAMES = {"mlflow": "MLflow", "wandb": "Weights & Biases"}

@@ -15,8 +15,8 @@ import pytest
 from raycrt.certification.table import storage
 from raycrt.distributed.training.train import last_checkpoint
 from raycrt.networks.checkpoint import load_model, load_state, weights_hash
-from raycrt.system.outputs import DRIVER
-from raycrt.system.storage import Place, place
+from raycrt.system.places.outputs import DRIVER
+from raycrt.system.places.storage import Place, place
 from raycrt.tuning.analysis import study
 from tests.conftest import TINY
 

@@ -10,7 +10,7 @@ import pytest
 from raycrt import data
 from raycrt.certification.table import storage
 from raycrt.specs import Spec
-from raycrt.system.storage import Place, place
+from raycrt.system.places.storage import Place, place
 from tests.cluster.test_object_store import raycrt
 from tests.conftest import TINY
 from tests.data.laws import part

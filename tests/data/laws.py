@@ -23,7 +23,7 @@ from raycrt.data.sources.source import Source
 from raycrt.data.splits import NAMES
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec, Spec, validate
-from raycrt.system.storage import place
+from raycrt.system.places.storage import place
 
 CLASSES = ("ape", "bat", "cow")
 SHAPE = (3, 6, 5)

@@ -22,7 +22,7 @@ from raycrt.data.formats import row_groups
 from raycrt.data.parts import reader as readers
 from raycrt.errors import InvalidInput
 from raycrt.specs import DataSpec
-from raycrt.system.storage import place
+from raycrt.system.places.storage import place
 
 
 def _table(*names: str) -> pa.Table:

@@ -17,7 +17,7 @@ from raycrt.distributed import actors, certification, stages, verification
 from raycrt.errors import InvalidInput
 from raycrt.networks import network
 from raycrt.specs import Spec, validate
-from raycrt.system.storage import place
+from raycrt.system.places.storage import place
 from tests.distributed.inprocess import work_here
 
 

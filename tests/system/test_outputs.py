@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from raycrt.errors import InvalidInput
-from raycrt.system import outputs
+from raycrt.system.places import outputs
 from raycrt.tuning.search import driver
 from tests.tuning.driver import LANDSCAPE
 
@@ -17,7 +17,7 @@ from tests.tuning.driver import LANDSCAPE
 DRIVER = """
 import subprocess, sys, time
 from pathlib import Path
-from raycrt.system import outputs
+from raycrt.system.places import outputs
 with outputs.held(Path(sys.argv[1])):
     child = subprocess.Popen(["sleep", "100"], stdout=subprocess.DEVNULL)
     print(child.pid, flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raycrt.errors import InvalidInput
-from raycrt.system import lease, outputs, storage
+from raycrt.system.places import lease, outputs, storage
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from raycrt.errors import require
 from raycrt.specs import Spec
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 from raycrt.tuning.analysis import study, summary, tables
 
 FIRST = "the first"

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from raycrt.specs import Spec
-from raycrt.system import outputs
-from raycrt.system.storage import Place
+from raycrt.system.places import outputs
+from raycrt.system.places.storage import Place
 
 _SIZE = (6.0, 4.0)
 

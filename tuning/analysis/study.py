@@ -16,7 +16,7 @@ from raycrt.errors import InvalidInput
 from raycrt.evaluation.intervals import wilson
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
-from raycrt.system.storage import Place, content
+from raycrt.system.places.storage import Place, content
 from raycrt.tuning.trials import store
 from raycrt.tuning.trials.trial import AT
 

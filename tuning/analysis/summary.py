@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from raycrt.evaluation.intervals import difference, verdict, wilson
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 from raycrt.tuning.analysis import agreement, importance, landscape, study
 from raycrt.tuning.analysis.study import TrialRecord
 

@@ -32,8 +32,9 @@ from raycrt.errors import InvalidInput, require
 from raycrt.foreign import factory
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, identity
-from raycrt.system import outputs, trackers
-from raycrt.system.storage import Place, for_arrow, is_remote
+from raycrt.system import trackers
+from raycrt.system.places import outputs
+from raycrt.system.places.storage import Place, for_arrow, is_remote
 from raycrt.tuning.analysis import study
 from raycrt.tuning.search import finals, progress
 from raycrt.tuning.search.board import Board

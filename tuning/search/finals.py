@@ -19,7 +19,7 @@ from raycrt.evaluation.intervals import wilson
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate
 from raycrt.system import progress
-from raycrt.system.storage import Place, place, remove
+from raycrt.system.places.storage import Place, place, remove
 from raycrt.training.loop import TrainingDiverged
 from raycrt.tuning.analysis import study
 from raycrt.tuning.analysis.study import TrialRecord

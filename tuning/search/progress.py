@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from raycrt.specs import Spec
+from raycrt.system.places.storage import Place, is_remote
 from raycrt.system.progress import remaining
-from raycrt.system.storage import Place, is_remote
 from raycrt.tuning.analysis import agreement, study
 from raycrt.tuning.analysis.study import TrialRecord
 from raycrt.tuning.trials import store

@@ -21,8 +21,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from raycrt.specs import Spec
-from raycrt.system import storage
-from raycrt.system.storage import Place
+from raycrt.system.places import storage
+from raycrt.system.places.storage import Place
 from raycrt.tuning.trials import space, store
 from raycrt.tuning.trials.process import NUMBER
 from raycrt.tuning.trials.trial import AT, METRIC, Measurement

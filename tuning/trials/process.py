@@ -12,7 +12,7 @@ from ray import tune
 from raycrt import data
 from raycrt.networks import checkpoint
 from raycrt.specs import DataSpec, validate
-from raycrt.system.storage import place
+from raycrt.system.places.storage import place
 from raycrt.training.loop import EpochEnd
 from raycrt.tuning.trials import space, store, workers
 from raycrt.tuning.trials.trial import METRIC, Measurement, evaluate

@@ -14,8 +14,8 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
-from raycrt.system import lease, outputs, storage
-from raycrt.system.storage import Place
+from raycrt.system.places import lease, outputs, storage
+from raycrt.system.places.storage import Place
 
 # Bytes from which on a segment is left as it is.
 _FULL = 2**18

@@ -22,7 +22,7 @@ from sqlalchemy.event import listen
 from raycrt.errors import InvalidInput, require
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec
-from raycrt.system.storage import Place, is_remote
+from raycrt.system.places.storage import Place, is_remote
 from raycrt.tuning.trials import segments, space
 from raycrt.tuning.trials.journal import Journal
 

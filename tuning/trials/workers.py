@@ -15,7 +15,7 @@ from ray.train import ControllerError
 from raycrt import data
 from raycrt.distributed.training import leftovers, train
 from raycrt.specs import DataSpec, Spec
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 from raycrt.training.loop import EpochEnd, Metrics
 from raycrt.tuning.trials import resources
 from raycrt.tuning.trials.trial import METRIC, Measurement, judge

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from raycrt.system.outputs import write_atomically
-from raycrt.system.storage import Place
+from raycrt.system.places.outputs import write_atomically
+from raycrt.system.places.storage import Place
 
 _IN_VAIN = 2
 _ENDS = 3

@@ -20,8 +20,8 @@ from raycrt.certification.table import storage
 from raycrt.certification.table.journal import Journal
 from raycrt.data import Arrays, Reader
 from raycrt.errors import InvalidInput
-from raycrt.system.outputs import replacing
-from raycrt.system.storage import Place
+from raycrt.system.places.outputs import replacing
+from raycrt.system.places.storage import Place
 
 # The number of shards, as far as none has more than so many rows or less than a batch.
 _SHARDS, _ROWS = 250, 65_536

@@ -18,8 +18,8 @@ import torch
 
 from raycrt.certification.certificate import Certificates, Status
 from raycrt.errors import InvalidInput, require
-from raycrt.system.outputs import write_atomically
-from raycrt.system.storage import Place
+from raycrt.system.places.outputs import write_atomically
+from raycrt.system.places.storage import Place
 
 SCHEMA_VERSION = 8
 MANIFEST = "manifest.json"

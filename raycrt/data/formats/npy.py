@@ -10,8 +10,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from raycrt.errors import InvalidInput
-from raycrt.system.reading import opened, part
-from raycrt.system.storage import Place, is_remote
+from raycrt.system.places.reading import opened, part
+from raycrt.system.places.storage import Place, is_remote
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 

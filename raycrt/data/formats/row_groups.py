@@ -11,8 +11,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from raycrt.errors import InvalidInput
-from raycrt.system.reading import opened
-from raycrt.system.storage import Place
+from raycrt.system.places.reading import opened
+from raycrt.system.places.storage import Place
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager
 import pyarrow as pa
 from pyarrow import csv
 
-from raycrt.system.reading import opened
-from raycrt.system.storage import Place
+from raycrt.system.places.reading import opened
+from raycrt.system.places.storage import Place
 
 # An integer is a float too, so that a column of both is one of floats. What else a column may be is
 # decided by all of its values.

@@ -11,7 +11,7 @@ import pkgutil
 from raycrt.data.sources.source import SOURCES, Rows, Source, existing
 from raycrt.errors import InvalidInput, nearest
 from raycrt.specs import DataSpec
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 __all__ = ["SOURCES", "Rows", "Source", "detect", "kind", "of"]
 

@@ -15,8 +15,8 @@ from raycrt.data.formats import archives, npy
 from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, files_with, register
 from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
-from raycrt.system.reading import opened
-from raycrt.system.storage import Place, is_directory
+from raycrt.system.places.reading import opened
+from raycrt.system.places.storage import Place, is_directory
 
 _INPUTS, _LABELS = ("images", "image", "x", "inputs"), ("labels", "label", "y", "targets")
 _NAMES = "class_names"

@@ -11,8 +11,8 @@ import numpy as np
 from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, register
 from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
-from raycrt.system.reading import below, contents
-from raycrt.system.storage import Place, is_directory
+from raycrt.system.places.reading import below, contents
+from raycrt.system.places.storage import Place, is_directory
 
 # The levels of SPLIT/CLASS/FILE.
 _LEVELS = 3

@@ -13,7 +13,7 @@ import pyarrow as pa
 from raycrt.data.sources.columns import Columns, label_among
 from raycrt.data.sources.source import SPLITS, Indexed, Rows, Source, by_split, files_with, register
 from raycrt.errors import InvalidInput
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 _FILES = ("dataset_dict.json", "state.json")
 

@@ -20,8 +20,8 @@ from raycrt.data.splits import NAMES
 from raycrt.errors import InvalidInput, require
 from raycrt.specs import DataSpec
 from raycrt.specs.data import ALWAYS, OF_SOURCES
-from raycrt.system.reading import below, is_there
-from raycrt.system.storage import Place, is_directory, is_remote, place
+from raycrt.system.places.reading import below, is_there
+from raycrt.system.places.storage import Place, is_directory, is_remote, place
 
 # The environment variable with the directory of data sets.
 DIRECTORY_VARIABLE = "RAYCRT_DATA"

@@ -23,7 +23,7 @@ from raycrt.data.sources.source import (
     register,
 )
 from raycrt.errors import InvalidInput
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 _SUFFIXES = (".csv", ".parquet", ".pq")
 

@@ -21,8 +21,8 @@ from raycrt.data.sources.source import (
 )
 from raycrt.data.values import pixels
 from raycrt.errors import InvalidInput
-from raycrt.system.reading import opened
-from raycrt.system.storage import Place
+from raycrt.system.places.reading import opened
+from raycrt.system.places.storage import Place
 
 _SUFFIXES = (".tar",)
 _LABEL = "cls"

@@ -34,8 +34,8 @@ from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
 from raycrt.specs import Spec, WorkerRange
 from raycrt.specs.provenance import Rows, Training
-from raycrt.system import storage
-from raycrt.system.storage import Place
+from raycrt.system.places import storage
+from raycrt.system.places.storage import Place
 from raycrt.training.loop import EpochEnd, Metrics
 
 _SECONDS_BETWEEN_LOOKS = 0.5

@@ -26,7 +26,7 @@ from raycrt.networks import checkpoint
 from raycrt.specs import DataSpec, Spec, validate
 from raycrt.specs.provenance import Rows, Training
 from raycrt.system import devices
-from raycrt.system.storage import place
+from raycrt.system.places.storage import place
 from raycrt.training import loop
 from raycrt.training.loop import EpochEnd, Metrics, TrainingDiverged, Workers
 

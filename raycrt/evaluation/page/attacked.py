@@ -21,7 +21,7 @@ from raycrt.networks import checkpoint
 from raycrt.networks.network import Network
 from raycrt.specs import Spec
 from raycrt.system.extras import lacking
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 # Steps of the attack, and the classes that it tries, as during training.
 STEPS, CLASSES = 20, 3

@@ -11,7 +11,7 @@ from raycrt.evaluation.page import charts, curve, render, scan
 from raycrt.evaluation.paired import Difference, Judged
 from raycrt.evaluation.tally import over
 from raycrt.specs import identity
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 COMPARISON = "comparison.html"
 

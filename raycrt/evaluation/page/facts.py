@@ -23,7 +23,7 @@ from raycrt.evaluation.tally import Tally
 from raycrt.specs import verdict
 from raycrt.specs.data import Statistics
 from raycrt.specs.verdict import Verdict
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 # Predictions whose limiting classes are shown as a matrix; of more classes the commonest pairs are.
 _MATRIX = 20

@@ -19,8 +19,8 @@ from markupsafe import Markup
 
 from raycrt.evaluation.intervals import wilson
 from raycrt.evaluation.page.charts import Chart
-from raycrt.system.outputs import made, write_atomically
-from raycrt.system.storage import Place
+from raycrt.system.places.outputs import made, write_atomically
+from raycrt.system.places.storage import Place
 
 _HOME = "raycrt.evaluation.page"
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from raycrt.certification.table import storage
 from raycrt.evaluation.tally import COLUMNS, Tally
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 # Rows of a list that are shown; the others are counted.
 SHOWN = 200

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 
 from raycrt.specs.short_names import short_names
-from raycrt.system.storage import Place, content
+from raycrt.system.places.storage import Place, content
 
 # Rows of a table that are shown.
 SHOWN = 500

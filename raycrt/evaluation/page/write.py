@@ -10,7 +10,7 @@ from raycrt.evaluation.certified import Certified
 from raycrt.evaluation.page import attacked, charts, gallery, render, scan, search
 from raycrt.evaluation.page.facts import Facts
 from raycrt.specs import strict_yaml
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 
 PAGE = "report.html"
 # Rows of the ratio from which on a certificate counts as exact.

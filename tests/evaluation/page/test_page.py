@@ -12,7 +12,7 @@ from raycrt.evaluation.certified import Certified
 from raycrt.evaluation.intervals import wilson
 from raycrt.evaluation.page import charts, compare, render
 from raycrt.specs import verdict
-from raycrt.system.storage import place
+from raycrt.system.places.storage import place
 from tests.evaluation.page.runs import change_rows, named_run, page_of
 from tests.verify.runs import edit_manifest
 

@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 
-from raycrt.system import outputs, storage
+from raycrt.system.places import outputs, storage
 from raycrt.tuning.trials import segments
 from raycrt.tuning.trials.segments import Segments
 

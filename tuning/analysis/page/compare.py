@@ -7,7 +7,7 @@ from typing import Any
 
 from raycrt.evaluation.page import render
 from raycrt.evaluation.page.compare import COMPARISON, names
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 from raycrt.tuning.analysis.page import charts
 
 

@@ -8,7 +8,7 @@ from raycrt.evaluation.intervals import SAME
 from raycrt.evaluation.page import render
 from raycrt.specs import Spec
 from raycrt.specs.short_names import short_names
-from raycrt.system.storage import Place
+from raycrt.system.places.storage import Place
 from raycrt.tuning.analysis import importance
 from raycrt.tuning.analysis.page import charts, together
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from raycrt.system.storage import Place, content, is_remote, told
+from raycrt.system.places.storage import Place, content, is_remote, told
 
 if TYPE_CHECKING:
     from upath import UPath

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from raycrt.errors import InvalidInput
-from raycrt.system import lease
-from raycrt.system.storage import Place, is_remote, told
+from raycrt.system.places import lease
+from raycrt.system.places.storage import Place, is_remote, told
 
 # The file that names the process holding a directory; the lock is a separate, empty file.
 DRIVER, _LOCK = "driver", ".driver.lock"

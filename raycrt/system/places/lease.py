@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from raycrt.errors import InvalidInput
-from raycrt.system import storage
+from raycrt.system.places import storage
 
 if TYPE_CHECKING:
     from upath import UPath

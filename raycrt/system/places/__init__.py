@@ -1,0 +1,1 @@
+"""Places of runs and data, on disks and object stores."""
