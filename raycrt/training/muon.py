@@ -25,8 +25,10 @@ class Float32Muon(torch.optim.Muon):
                     self._move(weight, weight.grad, group)
 
     def _move(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        share = group["momentum"]
-        momentum = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+        share, state = group["momentum"], self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        momentum = state["momentum_buffer"]
         momentum.lerp_(gradient, 1 - share)
         ahead = gradient.lerp(momentum, share) if group["nesterov"] else momentum
         moved = _orthogonal(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])

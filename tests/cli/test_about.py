@@ -95,7 +95,7 @@ def test_values_and_defaults_are_told_apart(shell, tmp_path):
     said = shell("show", file)
     assert validate(strict_yaml.parse(said, "what is shown")) == own
     assert "  # passes over the training rows (default: 24)\n  epochs: 7\n" in said
-    assert "tf32, bfloat16\n  # (default: float32)\n  precision: tf32\n" in said
+    assert "float64, tf32, bfloat16\n  # (default: float32)\n  precision: tf32\n" in said
     assert "(default)\n  stride: 2\n" in said
     assert max(map(len, said.splitlines()[1:])) <= 80  # The first has the path.
 
