@@ -205,6 +205,11 @@ class TrainSpec(Options):
         le=NEURONS,
         description="principal directions of the images trained on; none: every pixel",
     )
+    mirror_invariant: bool = Field(
+        False,
+        description="tie weights so that an image and its mirror image have the same logits; "
+        "dense layers only",
+    )
     linear_layers: int = Field(
         0,
         ge=0,

@@ -16,23 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from raycrt import data
 from raycrt.data import Split
-from raycrt.errors import InvalidInput, require
-from raycrt.networks import network as networks
+from raycrt.errors import require
 from raycrt.networks.floating_point import quicken_softplus
-from raycrt.networks.layers.diagonal import Scaling, Standardization
 from raycrt.networks.network import Network
-from raycrt.specs import ModelSpec, Spec, TrainSpec
-from raycrt.specs.data import Statistics
+from raycrt.specs import Spec, TrainSpec
 from raycrt.training import objectives, optimizers
 from raycrt.training.batch_normalization import update_statistics
-from raycrt.training.folding import Subspace, deepened
+from raycrt.training.folding.part import TrainedPart
 from raycrt.training.inputs.augmentation import random_maps, warp
 from raycrt.training.inputs.batches import Batches, InMemory
 from raycrt.training.optimizers import Optimizer
 from raycrt.training.options import rules
-from raycrt.training.precision import DTYPES, products_in
+from raycrt.training.precision import products_in
 
 State = dict[str, Any]
 Metrics = dict[str, float]
@@ -73,49 +69,6 @@ class EpochEnd:
 Report = Callable[[EpochEnd], None]
 
 
-def fresh(spec: Spec) -> Network:
-    """The untrained network of `spec`, initialised from its seed."""
-    return _drawn(spec, spec.model, data.shape(spec.data))
-
-
-def _trained_part(spec: Spec) -> Network:
-    """The network that is trained: without the isometries that are put in front at the end, and in
-    principal coordinates if `train.components` is set, without the list's layer that makes them."""
-    components = spec.train.components
-    if spec.model.layers and components is not None:
-        part = spec.model.model_copy(update={"layers": spec.model.layers[1:]})
-    else:
-        part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
-    return _drawn(spec, part, data.shape(spec.data) if components is None else (components,))
-
-
-def _drawn(spec: Spec, model: ModelSpec, shape: tuple[int, ...]) -> Network:
-    torch.manual_seed(spec.run.seed)
-    classes = len(data.class_names(spec.data))
-    made = networks.build(model, shape, classes).to(DTYPES[spec.train.precision])
-    if isinstance(spec.data.normalize, Statistics):
-        first = made.maps[0]
-        assert isinstance(first, Standardization)
-        first.state(spec.data.normalize.mean, spec.data.normalize.std)
-    return made
-
-
-def _from(start: Network, spec: Spec) -> Network:
-    """A copy of `start` to be trained, with the weights of `spec.train.precision`."""
-    put_in = spec.train.components is not None or spec.train.linear_layers > 0
-    require(
-        not put_in,
-        "train.components and train.linear_layers are left out where weights are given",
-        components=spec.train.components,
-        linear_layers=spec.train.linear_layers,
-    )
-    copied = start.copied(DTYPES[spec.train.precision]).train().requires_grad_(True)
-    for layer in copied.modules():
-        if isinstance(layer, Scaling):  # The constants of a module.
-            layer.requires_grad_(False)
-    return copied
-
-
 def train(
     spec: Spec,
     split: Split | Batches,
@@ -128,7 +81,7 @@ def train(
 ) -> Network:
     """Train `spec` on `split`, in memory or a stream of its batches, and return the network.
 
-    It begins at the weights of `start`, a network of `spec.model`, or at `fresh` ones.
+    It begins at the weights of `start`, a network of `spec.model`, or at ones drawn from the seed.
 
     With the same spec, rows and number of workers the weights are the same to the last bit on one
     machine's CPU, whether or not rows are streamed, and whether or not training was stopped after
@@ -139,13 +92,9 @@ def train(
     workers = workers or Workers()
     rows = len(split)
     require(rows > 0, "at least one training row", rows=rows)
-    subspace = None
-    if spec.train.components is not None:
-        if not isinstance(split, Split):
-            raise InvalidInput("train.components must be left out where rows are streamed")
-        subspace = Subspace(split.images, spec.train.components).to(device)
-    model = (_trained_part(spec) if start is None else _from(start, spec)).to(device)
-    objective = objectives.build(model, spec.train, subspace)
+    part = TrainedPart.of(spec, split, start, device)
+    model = part.network
+    objective = objectives.build(model, spec.train, part.subspace)
     wrapped = workers.wrap(objective)
     optimizer = optimizers.build(model, spec.train)
     average = _averaged(model, spec.train.averaging)
@@ -170,12 +119,7 @@ def train(
         batches = split
 
     def whole() -> Network:
-        plan = spec.train
-        trained = model if average is None else cast(Network, average.module)
-        deep = deepened(trained, plan.linear_layers, plan.linear_scale)
-        if subspace is None:
-            return deep
-        return subspace.before(deep) if spec.model.layers else subspace.fold(deep)
+        return part.whole(model if average is None else cast(Network, average.module))
 
     for epoch in range(first, spec.train.epochs):
         with products_in(spec.train.precision):

@@ -13,6 +13,7 @@ from raycrt import data, recipes
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
 from raycrt.training import loop
+from raycrt.training.folding.part import fresh
 from raycrt.verify import verify_run
 from tests.verify.runs import write_run
 
@@ -111,7 +112,7 @@ def test_the_recipe_trains_a_model_that_loads(files, tmp_path):
     split = data.load(spec.data).train
     network = loop.train(spec, split)
     assert network.layers[0].out_features == 32 * 8 * 8
-    before = loop.fresh(spec)
+    before = fresh(spec)
     assert not torch.equal(before.layers[0].weight, network.layers[0].weight)
     checkpoint.save_model(tmp_path / "model", network, spec)
     assert torch.equal(

@@ -11,7 +11,7 @@ from raycrt.evaluation.tally import Counts
 from raycrt.networks import checkpoint
 from raycrt.specs import Spec, validate
 from raycrt.specs.provenance import Training
-from raycrt.training import loop
+from raycrt.training.folding.part import fresh
 
 SPEC = validate({"model": {"width": 4, "depth": 2}, "train": {"epochs": 3}})
 
@@ -23,7 +23,7 @@ def after(parts: list[Any], out: Path) -> Spec:
         spec = SPEC.override({"run.workers": workers})
         stated = train.with_former_workers(spec, train.last_checkpoint(out))
         kept = out / "ray" / "train" / f"checkpoint_{epoch}"
-        checkpoint.save_model(kept, loop.fresh(SPEC), stated, Training.of(stated, epoch=epoch))
+        checkpoint.save_model(kept, fresh(SPEC), stated, Training.of(stated, epoch=epoch))
         checkpoint.save_state(kept, {"epoch": epoch})
     return stated
 

@@ -9,6 +9,7 @@ from raycrt.evaluation.assessment import assess
 from raycrt.evaluation.attacks import attack
 from raycrt.specs import CertifySpec, validate
 from raycrt.training import loop
+from raycrt.training.folding.part import fresh
 
 SPEC = validate({"model": {"width": 24}, "train": {"epochs": 3}, "data": {"limit": 200}})
 
@@ -34,7 +35,7 @@ def test_shares_are_those_of_the_certifier_and_the_attack(channels, least):
 
 
 def test_weights_that_prove_nothing_meet_nothing():
-    network = loop.fresh(SPEC)
+    network = fresh(SPEC)
     with torch.no_grad():
         network.layers[0].weight[0, 0] = torch.nan
     split = Split(images=torch.rand(5, 1, 8, 8), labels=torch.zeros(5, dtype=torch.long))

@@ -12,6 +12,7 @@ from raycrt.networks.layers.convolution import Convolution
 from raycrt.networks.network import Network
 from raycrt.specs import validate
 from raycrt.training import loop, objectives
+from raycrt.training.folding.part import fresh
 from raycrt.training.objectives import OBJECTIVES
 from raycrt.training.options import effects
 from tests.models import random_network
@@ -97,7 +98,7 @@ class ObjectiveLaws:
     def test_a_convolution_trains_as_the_dense_layer_that_it_is(self, objective):
         """Loss and gradient of the dense weights are those of the network made of dense maps."""
         spec = effects.override(CONVOLUTIONAL, {"train.objective": objective})
-        network = loop.fresh(spec).double()
+        network = fresh(spec).double()
         first = network.layers[0]
         dense = Dense(first.in_features, first.out_features).double()
         dense.weight.data, dense.bias.data = first.matrix().detach(), first.offset().detach()

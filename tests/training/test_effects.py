@@ -11,6 +11,7 @@ from raycrt import data, recipes
 from raycrt.errors import InvalidInput
 from raycrt.specs import Spec, TrainSpec, strict_yaml, validate
 from raycrt.training import loop, objectives
+from raycrt.training.folding.part import fresh
 from raycrt.training.objectives import OBJECTIVES, Losses, Objective
 from raycrt.training.optimizers import OPTIMIZERS, Optimizer
 from raycrt.training.options import effects, rules
@@ -134,7 +135,7 @@ def test_a_class_is_all_that_a_new_objective_takes(focal):
 
 def test_an_objective_has_the_options_that_it_states_and_no_others(focal):
     spec = validate({"model": {"width": 8}, "train": {"objective": "focal"}})
-    made = focal(loop.fresh(spec), spec.train)
+    made = focal(fresh(spec), spec.train)
     assert made.options.gamma == 0
     with pytest.raises(AttributeError, match=r"^train\.targets is read but not in `uses`$"):
         _ = made.options.targets
@@ -154,7 +155,7 @@ def test_every_file_of_objectives_and_every_optimizer_is_registered():
 def test_an_objective_states_the_curvature_that_it_uses(focal, monkeypatch, pairwise):
     monkeypatch.setattr(focal, "pairwise", pairwise)
     spec = validate({"model": {"width": 8}, "train": {"objective": "focal"}})
-    network = loop.fresh(spec)
+    network = fresh(spec)
     with pytest.raises(AssertionError, match=r"pairwise.* True"):
         focal(network, spec.train).curvature.margins(network)
 

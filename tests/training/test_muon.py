@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from raycrt.training import optimizers
-from raycrt.training.muon import Float32Muon
+from raycrt.specs import TrainSpec
+from raycrt.training.optimizers import optimizer
+from raycrt.training.optimizers.muon import Float32Muon
 from tests.models import random_network
 
 
@@ -50,7 +51,7 @@ def test_a_state_of_torch_is_resumed():
 
 @pytest.mark.parametrize(("native", "kind"), [(True, torch.optim.Muon), (False, Float32Muon)])
 def test_the_processor_decides(monkeypatch, native, kind):
-    monkeypatch.setattr("raycrt.training.optimizers.has_bfloat16", lambda device: native)
+    monkeypatch.setattr("raycrt.training.optimizers.optimizer.has_bfloat16", lambda device: native)
     network = random_network(3)
-    muon, _ = optimizers.Muon.made(network, optimizers.TrainSpec())
+    muon, _ = optimizer.Muon.made(network, TrainSpec())
     assert type(muon) is kind

@@ -13,6 +13,7 @@ from raycrt.networks import checkpoint
 from raycrt.networks.layers.diagonal import Standardization
 from raycrt.specs import validate
 from raycrt.training import loop
+from raycrt.training.folding.part import fresh
 from raycrt.training.objectives import OBJECTIVES
 from raycrt.verify import verify_run
 from raycrt.verify.model import Model
@@ -100,8 +101,8 @@ def test_it_is_certified_as_one_layer_with_the_next_and_verified(tmp_path):
 def test_a_uniform_scale_changes_no_radius():
     """Radii are in the units of the data, whatever scale the weights are behind."""
     numbers = {"mean": [0.25], "std": [0.5]}
-    plain = loop.fresh(_spec(data={"normalize": None}))
-    behind = loop.fresh(_spec(data={"normalize": numbers}))
+    plain = fresh(_spec(data={"normalize": None}))
+    behind = fresh(_spec(data={"normalize": numbers}))
     with torch.no_grad():
         behind.maps[1].weight.copy_(plain.maps[0].weight * 0.5)
         behind.maps[1].bias.copy_(plain.maps[0].bias + plain.maps[0].weight.sum(1) * 0.25)

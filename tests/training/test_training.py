@@ -14,7 +14,9 @@ from raycrt.networks.floating_point import float32_is_plain
 from raycrt.specs import AugmentationSpec, Spec, TrainSpec
 from raycrt.specs.provenance import Training
 from raycrt.training import attacks, loop, objectives
-from raycrt.training.folding import Subspace, deepened
+from raycrt.training.folding.isometries import deepened
+from raycrt.training.folding.part import fresh
+from raycrt.training.folding.subspace import Subspace
 from raycrt.training.inputs import augmentation
 from raycrt.training.objectives import OBJECTIVES
 from raycrt.training.objectives.crt_all import CrtAll
@@ -130,7 +132,7 @@ def test_a_list_of_layers_is_trained_behind_its_projection(tmp_path):
     assert same_weights(network, stored) and stored.depth == 3
     projection, subspace = stored.maps[0], Subspace(split.images, 8)
     assert torch.equal(projection.matrix(), subspace.basis.to(stored.dtype))
-    assert not same_weights(stored, loop.fresh(spec))
+    assert not same_weights(stored, fresh(spec))
     assert same_weights(network, loop.train(spec, split))
 
 
@@ -429,7 +431,7 @@ def test_models_survive_the_disk(tmp_path, channels):
 
 
 def test_a_model_that_does_not_fit_its_spec_is_refused(tmp_path):
-    checkpoint.save_model(tmp_path, loop.fresh(TINY), TINY.override({"model.width": 25}))
+    checkpoint.save_model(tmp_path, fresh(TINY), TINY.override({"model.width": 25}))
     with pytest.raises(InvalidInput, match=r"must fit its spec\.yaml"):
         checkpoint.load_model(tmp_path)
     with pytest.raises(InvalidInput, match=r"must hold model\.safetensors"):

@@ -19,7 +19,7 @@ from raycrt.bounds.rounding import FirstLayerError, RoundingErrors
 from raycrt.errors import InvalidInput
 from raycrt.networks.network import build
 from raycrt.specs import ModelSpec
-from raycrt.training.folding import deepened
+from raycrt.training.folding.isometries import deepened
 from raycrt.verify.checker import Checker
 from raycrt.verify.convolution import Geometry, unrolled
 from raycrt.verify.curvature import curvature_upper

@@ -15,7 +15,7 @@ from raycrt.activations import ACTIVATIONS
 from raycrt.cli.verify import proved, verify
 from raycrt.errors import InvalidInput
 from raycrt.networks import checkpoint
-from raycrt.training import loop
+from raycrt.training.folding.part import fresh
 from raycrt.verify import verify_run
 from raycrt.verify.model import weights_sha256
 from tests.verify.runs import (
@@ -115,7 +115,7 @@ def test_float32_is_not_claimed_for_convolutions(tmp_path):
 def test_a_kernel_of_another_size_is_refused(tmp_path):
     run = write_run(tmp_path, spec_of(rows=20, model={"channels": [4]}))
     checkpoint.save_model(
-        run / "train", loop.fresh(spec_of(model={"channels": [4], "kernel": 5})), spec_of()
+        run / "train", fresh(spec_of(model={"channels": [4], "kernel": 5})), spec_of()
     )
     spec_of(rows=20, model={"channels": [4]}).save(run / "train")
     with pytest.raises(

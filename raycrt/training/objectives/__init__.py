@@ -10,7 +10,7 @@ import pkgutil
 
 from raycrt.networks.network import Network
 from raycrt.specs import TrainSpec
-from raycrt.training.folding import Subspace
+from raycrt.training.folding.subspace import Subspace
 from raycrt.training.objectives.objective import OBJECTIVES, Losses, Objective
 
 __all__ = ["OBJECTIVES", "Losses", "Objective", "build"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raycrt.networks.network import Network
 from raycrt.specs import TrainSpec
-from raycrt.training.folding import Subspace
+from raycrt.training.folding.subspace import Subspace
 from raycrt.training.precision import View
 from raycrt.training.regularizer import CurvatureEstimate
 

@@ -33,6 +33,8 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
             "model.normalize must be left out: data.normalize states it, and raycrt.data.described "
             "sets it"
         )
+    if train.mirror_invariant:
+        _check_mirror_invariant(spec, shape)
     layers = (each for layer in model.layers for each in with_inner(layer))
     if fresh and any(isinstance(layer, PermutationLayer) for layer in layers):
         raise InvalidInput(
@@ -80,6 +82,24 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
         inputs=inputs,
         width=model.width,
     )
+
+
+def _check_mirror_invariant(spec: Spec, shape: tuple[int, ...]) -> None:
+    model = spec.model
+    if len(shape) != 3 or model.convolves or model.layers or model.normalize:
+        raise InvalidInput(
+            "train.mirror_invariant must be left out unless the data is images (channels, height, "
+            "width) and all layers are dense, without model.channels, model.layers and "
+            f"data.normalize, but the data's shape is {shape} and the model is {model!r}"
+        )
+    require(
+        model.width % 2 == 0, "train.mirror_invariant needs an even model.width", width=model.width
+    )
+    if spec.train.augmentation.mirror:
+        raise InvalidInput(
+            "train.augmentation.mirror must be left out where train.mirror_invariant is set: "
+            "mirrored images have the same loss"
+        )
 
 
 def _check_components(components: int, pixels: int) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from raycrt.networks.network import Network
 from raycrt.specs import TrainSpec
-from raycrt.training.muon import Float32Muon
+from raycrt.training.optimizers.muon import Float32Muon
 from raycrt.training.precision import has_bfloat16
 from raycrt.training.registry import register
 
