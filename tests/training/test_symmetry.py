@@ -9,10 +9,12 @@ import torch
 
 from raycrt import data
 from raycrt.errors import InvalidInput
+from raycrt.specs import validate
 from raycrt.training import loop
 from raycrt.training.folding.part import fresh
 from raycrt.training.folding.subspace import Subspace
 from raycrt.training.folding.symmetry import Involution, tie, untied
+from raycrt.training.options import rules
 from tests.models import random_network
 from tests.training.laws import TINY, same_weights
 
@@ -91,6 +93,14 @@ def test_a_stopped_training_resumes_to_the_same_tied_weights():
 def test_what_cannot_be_tied_is_refused_before_any_work(options, why):
     with pytest.raises(InvalidInput, match=why):
         loop.train(MIRRORED.override(options), data.load(TINY.data).train)
+
+
+def test_data_that_is_not_images_is_refused_before_it_is_read(tmp_path):
+    facts = {"shape": [90], "class_names": ["ape", "bat"]}
+    rows = {"source": "arrays", "path": str(tmp_path / "none.npz"), **facts}
+    spec = validate({"model": {"width": 8}, "train": {"mirror_invariant": True}, "data": rows})
+    with pytest.raises(InvalidInput, match=r"unless the data is images.*shape is \(90,\)"):
+        rules.check_training(spec, fresh=True)
 
 
 def test_given_weights_are_not_tied():
