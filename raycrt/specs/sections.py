@@ -210,6 +210,13 @@ class TrainSpec(Options):
         description="tie weights so that an image and its mirror image have the same logits; "
         "dense layers only",
     )
+    shift_averaged: int = Field(
+        0,
+        ge=0,
+        le=SIDE,
+        description="pixels: the network is the mean, over four shifts of the image by so many up "
+        "or down and left or right, of one with a quarter of its neurons; dense layers only",
+    )
     linear_layers: int = Field(
         0,
         ge=0,

@@ -84,7 +84,7 @@ def test_a_stopped_training_resumes_to_the_same_tied_weights():
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"model.width": 9}, r"even model\.width.*width=9"),
+        ({"model.width": 9}, r"model\.width is a multiple of 2.*width=9"),
         ({"model": {"channels": [4], "depth": 3}}, r"all layers are dense"),
         ({"model": {"layers": [{"kind": "dense", "width": 4}]}}, r"all layers are dense"),
         ({"train.augmentation.mirror": True}, r"augmentation\.mirror must be left out"),

@@ -15,6 +15,7 @@ from raycrt.networks.network import Network
 from raycrt.specs import ModelSpec, Spec
 from raycrt.specs.data import Statistics
 from raycrt.training.folding.isometries import deepened
+from raycrt.training.folding.shifts import SHIFTS, averaged
 from raycrt.training.folding.subspace import Subspace
 from raycrt.training.folding.symmetry import Involution, tie, untied
 from raycrt.training.inputs.batches import Batches
@@ -53,9 +54,12 @@ class TrainedPart:
         if plan.mirror_invariant:
             trained = untied(trained)
         deep = deepened(trained, plan.linear_layers, plan.linear_scale)
-        if self.subspace is None:
-            return deep
-        return self.subspace.before(deep) if self.spec.model.layers else self.subspace.fold(deep)
+        if self.subspace is not None:
+            listed = bool(self.spec.model.layers)
+            deep = self.subspace.before(deep) if listed else self.subspace.fold(deep)
+        if plan.shift_averaged:
+            deep = averaged(deep, data.shape(self.spec.data), plan.shift_averaged)
+        return deep
 
 
 def fresh(spec: Spec) -> Network:
@@ -64,13 +68,17 @@ def fresh(spec: Spec) -> Network:
 
 
 def _trained_part(spec: Spec) -> Network:
-    """The network that is trained: without the isometries that are put in front at the end, and in
-    principal coordinates if `train.components` is set, without the list's layer that makes them."""
+    """The network that is trained: without the isometries that are put in front at the end, of a
+    width that leaves room for shifts, and in principal coordinates if `train.components` is set,
+    without the list's layer that makes them."""
     components = spec.train.components
-    if spec.model.layers and components is not None:
-        part = spec.model.model_copy(update={"layers": spec.model.layers[1:]})
+    if spec.model.layers:
+        listed = spec.model.layers if components is None else spec.model.layers[1:]
+        part = spec.model.model_copy(update={"layers": listed})
     else:
-        part = spec.model.model_copy(update={"depth": spec.model.depth - spec.train.linear_layers})
+        depth = spec.model.depth - spec.train.linear_layers
+        width = spec.model.width // (SHIFTS if spec.train.shift_averaged else 1)
+        part = spec.model.model_copy(update={"depth": depth, "width": width})
     return _drawn(spec, part, data.shape(spec.data) if components is None else (components,))
 
 
@@ -88,13 +96,13 @@ def _drawn(spec: Spec, model: ModelSpec, shape: tuple[int, ...]) -> Network:
 def _from(start: Network, spec: Spec) -> Network:
     """A copy of `start` to be trained, with the weights of `spec.train.precision`."""
     plan = spec.train
+    own = ("components", "linear_layers", "mirror_invariant", "shift_averaged")
+    stated = {key: getattr(plan, key) for key in own if getattr(plan, key)}
     require(
-        plan.components is None and plan.linear_layers == 0 and not plan.mirror_invariant,
-        "train.components, train.linear_layers and train.mirror_invariant are left out where "
-        "weights are given",
-        components=plan.components,
-        linear_layers=plan.linear_layers,
-        mirror_invariant=plan.mirror_invariant,
+        not stated,
+        "train.components, train.linear_layers, train.mirror_invariant and train.shift_averaged "
+        "are left out where weights are given",
+        **stated,
     )
     copied = start.copied(DTYPES[spec.train.precision]).train().requires_grad_(True)
     for layer in copied.modules():

@@ -14,6 +14,7 @@ from raycrt.specs import Spec
 from raycrt.specs.affine import LINEAR, DenseLayer, PermutationLayer
 from raycrt.specs.data import Statistics
 from raycrt.specs.layers import LayerSpec, ResidualLayer, with_inner
+from raycrt.training.folding.shifts import SHIFTS
 from raycrt.training.options import effects
 
 
@@ -33,8 +34,8 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
             "model.normalize must be left out: data.normalize states it, and raycrt.data.described "
             "sets it"
         )
-    if train.mirror_invariant:
-        _check_mirror_invariant(spec, shape)
+    if train.mirror_invariant or train.shift_averaged:
+        _check_symmetry(spec, shape)
     layers = (each for layer in model.layers for each in with_inner(layer))
     if fresh and any(isinstance(layer, PermutationLayer) for layer in layers):
         raise InvalidInput(
@@ -76,26 +77,42 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
         linear_layers=train.linear_layers,
         depth=model.depth,
     )
+    width = model.width // (SHIFTS if train.shift_averaged else 1)
     require(
-        train.linear_layers == 0 or inputs <= model.width,
-        "train.linear_layers needs no more inputs (or train.components) than model.width",
+        train.linear_layers == 0 or inputs <= width,
+        "train.linear_layers needs no more inputs (or train.components) than model.width, of which "
+        f"train.shift_averaged leaves one of {SHIFTS}",
         inputs=inputs,
         width=model.width,
+        shift_averaged=train.shift_averaged,
     )
 
 
-def _check_mirror_invariant(spec: Spec, shape: tuple[int, ...]) -> None:
-    model = spec.model
+def _check_symmetry(spec: Spec, shape: tuple[int, ...]) -> None:
+    model, mirrored, pixels = spec.model, spec.train.mirror_invariant, spec.train.shift_averaged
     if len(shape) != 3 or model.convolves or model.layers or model.normalize:
         raise InvalidInput(
-            "train.mirror_invariant must be left out unless the data is images (channels, height, "
-            "width) and all layers are dense, without model.channels, model.layers and "
-            f"data.normalize, but the data's shape is {shape} and the model is {model!r}"
+            "train.mirror_invariant and train.shift_averaged must be left out unless the data is "
+            "images (channels, height, width) and all layers are dense, without model.channels, "
+            "model.layers and data.normalize, but the data's shape is "
+            f"{shape} and the model is {model!r}"
         )
+    parts = (2 if mirrored else 1) * (SHIFTS if pixels else 1)
     require(
-        model.width % 2 == 0, "train.mirror_invariant needs an even model.width", width=model.width
+        model.width % parts == 0,
+        f"model.width is a multiple of {parts}, for train.mirror_invariant (2) and "
+        f"train.shift_averaged ({SHIFTS})",
+        width=model.width,
+        mirror_invariant=mirrored,
+        shift_averaged=pixels,
     )
-    if spec.train.augmentation.mirror:
+    require(
+        pixels < min(shape[1:]),
+        "train.shift_averaged < height and width of an image",
+        shift_averaged=pixels,
+        shape=shape,
+    )
+    if mirrored and spec.train.augmentation.mirror:
         raise InvalidInput(
             "train.augmentation.mirror must be left out where train.mirror_invariant is set: "
             "mirrored images have the same loss"
