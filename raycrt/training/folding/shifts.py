@@ -20,8 +20,8 @@ def averaged(network: Network, shape: Sequence[int], pixels: int) -> Network:
     """`x -> (g(S_1 x) + ... + g(S_4 x)) / 4` of the `network` g, a chain of dense layers.
 
     The S_k shift images of `shape` (channels, height, width) by `pixels`, which is less than both
-    sides, up or down and left or right, with zeros where nothing comes from. With V = W_L the layers
-    are
+    sides, up or down and left or right, with zeros where nothing comes from. With V the last matrix
+    of g, the layers are
 
         [W_1 S_1; ...; W_1 S_4],    diag(W_i, W_i, W_i, W_i) in the middle,    [V V V V] / 4,
 
