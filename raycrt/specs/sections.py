@@ -214,8 +214,8 @@ class TrainSpec(Options):
         0,
         ge=0,
         le=SIDE,
-        description="pixels: the network is the mean, over four shifts of the image by so many up "
-        "or down and left or right, of one with a quarter of its neurons; dense layers only",
+        description="pixels: the network is the mean of a trained one, with a quarter of its "
+        "neurons, over four diagonal shifts by so many pixels; dense layers only",
     )
     linear_layers: int = Field(
         0,

@@ -152,3 +152,8 @@ def test_the_weights_are_those_of_rows_in_memory(spec, tmp_path, monkeypatch):
 def test_a_named_data_set_is_in_memory():
     with pytest.raises(InvalidInput, match="a named data set fits into memory"):
         data.described(validate({"run": {"stream": True}}))
+
+
+def test_principal_components_of_streamed_rows_are_refused_before_any_work(spec, tmp_path):
+    with pytest.raises(InvalidInput, match=r"train\.components must be left out.*components=5"):
+        train.folder_of_rows(spec.override({"train.components": 5}), tmp_path)

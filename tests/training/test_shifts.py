@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -85,13 +87,20 @@ def test_a_trained_network_is_the_mean_of_the_one_without_the_option(options):
         ({"model": {"layers": [{"kind": "dense", "width": 4}]}}, r"all layers are dense"),
         (
             {"model.depth": 3, "train.linear_layers": 1, "model.width": 128},
-            r"shift_averaged leaves one of 4.*width=128",
+            r"model\.width / 4, as train\.shift_averaged is set.*width=128",
         ),
     ],
 )
 def test_what_cannot_be_averaged_is_refused_before_any_work(options, why):
     with pytest.raises(InvalidInput, match=why):
         loop.train(SHIFTED.override(options), data.load(TINY.data).train)
+
+
+def test_a_stopped_training_resumes_to_the_same_mean():
+    spec = SHIFTED.override({"train.epochs": 3, "train.averaging": 0.9})
+    split, states = data.load(spec.data).train, []
+    whole = loop.train(spec, split, report=lambda end: states.append(deepcopy(end.state())))
+    assert same_weights(whole, loop.train(spec, split, state=states[0]))
 
 
 def test_given_weights_are_not_averaged():

@@ -155,6 +155,11 @@ def folder_of_rows(spec: Spec, out: Place) -> Path | None:
         return None
     if storage.is_remote(out):
         raise InvalidInput(f"run.stream=true must have its --out on a disk, but got {out}")
+    if spec.train.components is not None:
+        raise InvalidInput(
+            "train.components must be left out where run.stream=true: principal directions are "
+            f"found on rows in memory, but got components={spec.train.components}"
+        )
     return (out / "rows").resolve()
 
 

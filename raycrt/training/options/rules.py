@@ -77,34 +77,32 @@ def check_training(spec: Spec, *, fresh: bool = True) -> None:
         linear_layers=train.linear_layers,
         depth=model.depth,
     )
-    width = model.width // (SHIFTS if train.shift_averaged else 1)
+    shifts = SHIFTS if train.shift_averaged else 1
     require(
-        train.linear_layers == 0 or inputs <= width,
-        "train.linear_layers needs no more inputs (or train.components) than model.width, of which "
-        f"train.shift_averaged leaves one of {SHIFTS}",
+        train.linear_layers == 0 or inputs <= model.width // shifts,
+        "train.linear_layers needs no more inputs (or train.components) than model.width"
+        + (f" / {shifts}, as train.shift_averaged is set" if shifts > 1 else ""),
         inputs=inputs,
         width=model.width,
-        shift_averaged=train.shift_averaged,
     )
 
 
 def _check_symmetry(spec: Spec, shape: tuple[int, ...]) -> None:
     model, mirrored, pixels = spec.model, spec.train.mirror_invariant, spec.train.shift_averaged
+    parts = {"train.mirror_invariant": 2} if mirrored else {}
+    parts |= {"train.shift_averaged": SHIFTS} if pixels else {}
+    keys = " and ".join(parts)
     if len(shape) != 3 or model.convolves or model.layers or model.normalize:
         raise InvalidInput(
-            "train.mirror_invariant and train.shift_averaged must be left out unless the data is "
-            "images (channels, height, width) and all layers are dense, without model.channels, "
-            "model.layers and data.normalize, but the data's shape is "
-            f"{shape} and the model is {model!r}"
+            f"{keys} must be left out unless the data is images (channels, height, width) and all "
+            "layers are dense, without model.channels, model.layers and data.normalize, but the "
+            f"data's shape is {shape} and the model is {model!r}"
         )
-    parts = (2 if mirrored else 1) * (SHIFTS if pixels else 1)
+    divisor = math.prod(parts.values())
     require(
-        model.width % parts == 0,
-        f"model.width is a multiple of {parts}, for train.mirror_invariant (2) and "
-        f"train.shift_averaged ({SHIFTS})",
+        model.width % divisor == 0,
+        f"model.width is a multiple of {divisor} where {keys} is set",
         width=model.width,
-        mirror_invariant=mirrored,
-        shift_averaged=pixels,
     )
     require(
         pixels < min(shape[1:]),
