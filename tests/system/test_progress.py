@@ -43,7 +43,8 @@ def test_the_pace_is_that_of_this_run_once_it_has_started(monkeypatch, before):
     assert second == f"train {before + 2}/100, 0:01:20, {left} left"
 
 
-def test_nothing_is_extrapolated_from_nothing():
+def test_nothing_is_extrapolated_from_nothing(monkeypatch):
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 0.0)
     console = _console(False)
     with progress.shown("certify", 10, console) as tell:
         tell(0, "")
