@@ -15,8 +15,6 @@ from raycrt.cli.main import assembled
 from raycrt.specs import Spec, paths
 from tests.docs.blocks import PAGES, ROOT
 
-pytestmark = pytest.mark.slow
-
 
 class _Page(HTMLParser):
     """The anchors of a page, and what it links to."""
@@ -99,6 +97,7 @@ def test_no_part_of_the_reference_is_left_out(site):
     assert not [file.name for file, page in site.items() if "generated:" in page.text]
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_by_their_program(tmp_path):
     figures = ROOT / "docs" / "figures"
     subprocess.run([sys.executable, figures / "draw.py", tmp_path], check=True, timeout=250)
