@@ -8,7 +8,7 @@ parameters they use (`raycrt.training.options.effects`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from optuna.distributions import (
@@ -133,8 +133,7 @@ def check(spec: Spec) -> None:
                 f"without {' and '.join(_FIXED)}"
             )
         integer = kind(path) is int
-        bounds = (domain.low, domain.high) if domain.choices is None else domain.choices
-        for value in bounds:
+        for value in _checked(domain, integer):
             whole = isinstance(value, int) and not isinstance(value, bool)
             if integer and not whole and value is not None:
                 raise InvalidInput(
@@ -143,7 +142,11 @@ def check(spec: Spec) -> None:
                 )
             if domain.choices is None and kind(path) not in (int, float):
                 raise InvalidInput(f"search.space.{path}: must have choices, as it is not a number")
-            rules.check_training(apply(spec, {**_deciding(spec, path), path: value}))
+            drawn = apply(spec, {**_deciding(spec, path), path: value})
+            try:
+                rules.check_training(drawn)
+            except InvalidInput as error:
+                raise InvalidInput(f"search.space.{path} allows {value!r}: {error}") from None
     for point in points(spec):
         rules.check_training(apply(spec, point))
         for path, value in point.items():
@@ -155,6 +158,16 @@ def check(spec: Spec) -> None:
     for given in spec.search.points:
         for path in given:
             require(path in spec.search.space, "search.points name searched paths", path=path)
+
+
+def _checked(domain: Domain, integer: bool) -> Sequence[Any]:
+    """The choices, or the bounds and, of integers, the one after the lower: where only multiples of
+    a number are allowed, it is not one."""
+    if domain.choices is not None:
+        return domain.choices
+    assert domain.low is not None and domain.high is not None
+    between = [domain.low + 1] if integer and domain.low < domain.high else []
+    return [domain.low, *between, domain.high]
 
 
 def _deciding(spec: Spec, path: str) -> Params:

@@ -257,6 +257,10 @@ def test_a_space_that_training_or_certification_refuses_is_refused() -> None:
     deep = {"model": {"depth": 4}, "train": {"linear_layers": 2}}
     with pytest.raises(InvalidInput, match=r"train\.linear_layers"):
         space.check(spec_with({"model.depth": {"low": 2, "high": 4}}, **deep))
+    halves = {"model": {"width": 64}, "train": {"mirror_invariant": True}}
+    with pytest.raises(InvalidInput, match=r"width allows 33: .* multiple of 2 .*width=33"):
+        space.check(spec_with({"model.width": {"low": 32, "high": 64}}, **halves))
+    space.check(spec_with({"model.width": {"choices": [32, 64]}}, **halves))
     convolutional = {"model": {"channels": [4]}, "certify": {"deployment": "float32"}}
     with pytest.raises(InvalidInput, match=r"certify\.deployment"):
         space.check(spec_with({"train.gamma": {"low": 0, "high": 1}}, **convolutional))
